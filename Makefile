@@ -1,0 +1,44 @@
+# Needs git, make and python3 with pip; everything else is installed into this folder.
+PYTHON ?= python3
+UV := .tools/bin/uv
+BIN := .venv/bin
+READY := .venv/.ready
+
+.PHONY: setup demo test check bench clean
+
+setup: $(READY)
+
+$(UV):
+	$(PYTHON) -m pip install --quiet --disable-pip-version-check --target .tools uv
+
+$(READY): pyproject.toml constraints.txt | $(UV)
+	@echo "installing into .venv (a minute or two)"
+	$(UV) venv --quiet --allow-existing .venv
+	$(UV) pip install --quiet --compile-bytecode -p $(BIN)/python -c constraints.txt -e '.[run,dev]'
+	@touch $@
+
+# A real S3 server for the tests, in an environment of its own.
+.venv-s3/.ready: | $(UV)
+	$(UV) venv --quiet --allow-existing .venv-s3
+	$(UV) pip install --quiet -p .venv-s3/bin/python -c constraints-s3.txt swift python-memcached setuptools
+	@touch $@
+
+# The main job on real images: a sweep over CBDM, its best model registered. `make demo` again shows
+# the finished sweep; `make clean demo` runs it anew.
+DEMO ?= --trials 6
+demo: $(READY)
+	$(BIN)/whipray sweep demo --recipe digits-demo --name demo $(DEMO) --resume
+
+test: $(READY) .venv-s3/.ready
+	$(BIN)/pytest
+
+check: $(READY)
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+bench: $(READY)
+	$(BIN)/python tests/benchmarks/bench.py
+
+clean:
+	rm -rf whipray-runs

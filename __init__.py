@@ -1,0 +1,1 @@
+"""whipray: class-balanced diffusion models on long-tailed images."""

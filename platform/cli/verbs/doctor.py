@@ -1,0 +1,43 @@
+"""whipray doctor: does everything that a run needs work here?"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from ..options import Endpoint, Json, StorageUri, TrackingUri
+from ..output import out, say_json
+
+PREFLIGHT_FAILED = 4
+
+
+def doctor(
+    ray: Annotated[
+        bool, typer.Option("--ray", help="Also try Ray: attach to RAY_ADDRESS or start one.")
+    ] = False,
+    storage: StorageUri = None,
+    endpoint: Endpoint = None,
+    tracking: TrackingUri = None,
+    as_json: Json = False,
+) -> None:
+    """Try libraries, devices, memory, disk, storage, MLflow and Ray; each with its fix."""
+    from ...doctor import checks
+    from ...experiment import TrackingConfig
+    from ...tracking import tracking_uri
+    from ..places import open_storage
+
+    root = open_storage(storage, endpoint)
+    uri = tracking_uri(TrackingConfig(uri=tracking), root)
+    found = []
+    for check in checks(root.config, uri, ray=ray):
+        found.append(check)
+        if not as_json:
+            state = "ok   " if check.ok else "fails"
+            out.print(f"{state}  {check.name:<10} {check.detail}", markup=False)
+            if check.fix:
+                out.print(f"       {'':<10} fix: {check.fix}", markup=False)
+    if as_json:
+        say_json({"checks": [vars(check) for check in found]})
+    if not all(check.ok for check in found):
+        raise typer.Exit(PREFLIGHT_FAILED)

@@ -1,0 +1,55 @@
+"""whipray models: what is registered."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from ..options import Endpoint, Json, StorageUri, TrackingUri
+from ..output import out, say_json, talk
+
+
+def models(
+    name: Annotated[str | None, typer.Argument(help="One model; default: all.")] = None,
+    storage: StorageUri = None,
+    endpoint: Endpoint = None,
+    tracking: TrackingUri = None,
+    as_json: Json = False,
+) -> None:
+    """List registered models, their versions and aliases."""
+    from ... import registry
+    from ...registry import resolve
+    from ..places import open_tracker
+
+    tracker = open_tracker(storage, endpoint, tracking)
+    if name is not None:
+        resolve(tracker, f"models:/{name}")  # says which names there are
+    found = [
+        v
+        for each in ([name] if name else registry.names(tracker))
+        for v in registry.versions(tracker, each)
+    ]
+    if as_json:
+        say_json({"models": [{**vars(version), "uri": version.uri} for version in found]})
+        return
+    if not found:
+        talk.print("nothing is registered yet; `whipray sweep cbdm` registers its best model")
+        return
+    table = Table(box=None, pad_edge=False)
+    for column in ("model", "version", "aliases", "from", "score"):
+        table.add_column(column)
+    for version in found:
+        tags = version.tags
+        rank_by = tags.get("whipray.rank_by", "")
+        score = tags.get(f"whipray.{rank_by.replace('/', '.')}", "")
+        origin = f"{tags.get('whipray.sweep', '')}/{tags.get('whipray.trial', '')}".strip("/")
+        table.add_row(
+            version.name,
+            version.version,
+            ", ".join(version.aliases),
+            origin,
+            f"{rank_by} {score}".strip(),
+        )
+    out.print(table)

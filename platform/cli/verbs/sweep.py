@@ -1,0 +1,109 @@
+"""whipray sweep: many trainings, the best one registered."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from ..options import DryRun, Json, Overrides
+from ..output import next_commands, out, say_json, sweep_table, talk, what
+from .train import show_plan
+
+
+def sweep(
+    space_name: Annotated[
+        str, typer.Argument(help="A search space's name or a YAML file.", metavar="SPACE")
+    ],
+    overrides: Overrides = None,
+    recipe: Annotated[
+        str, typer.Option("--recipe", help="A recipe's name or a YAML file.")
+    ] = "digits-lt",
+    name: Annotated[
+        str | None, typer.Option("--name", help="Of the sweep; default: space and recipe.")
+    ] = None,
+    trials: Annotated[
+        int | None, typer.Option("--trials", min=1, help="Searched trainings.")
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the sweep of this name, if there is one.")
+    ] = False,
+    dry_run: DryRun = False,
+    as_json: Json = False,
+) -> None:
+    """Search a space by training, guidance by sampling; register the best as @champion."""
+    from ...experiment import Experiment, load_experiment
+    from ...layers import Layer
+    from ...schema import known_keys
+    from ...spaces import read_space
+
+    space = read_space(space_name, known_keys(Experiment))
+    layers = [Layer(f"space {space_name}", space.base)]
+    asked = [f"tuning.trials={trials}"] if trials is not None else []
+    resolved = load_experiment(recipe, [*asked, *(overrides or [])], layers)
+    experiment = resolved.value
+    sweep_name = name or f"{space_name.rpartition('/')[2].removesuffix('.yaml')}-{experiment.name}"
+
+    from ...tuning.sweep import Sweep, check_points
+
+    check_points(experiment, space)
+    planned = Sweep(sweep_name, experiment, space)
+    known = planned.check_identity(resume)
+    if dry_run:
+        show_plan(resolved, _plan(planned, known), as_json)
+        return
+
+    from ...progress import StatusLine
+    from ...tuning.champion import crown
+
+    with StatusLine(talk, planned.status.text):
+        result = planned.run()
+        champion = crown(planned, result)
+    rank_by = experiment.evaluation.rank_by
+    best = result.best["number"] if result.best else None
+    grid = champion.grid if champion else None
+    if as_json:
+        say_json(
+            {
+                "sweep": sweep_name,
+                "mlflow_run": result.parent.run_id,
+                "rank_by": rank_by,
+                "trials": result.rows,
+                "best": best,
+                "model": champion.version.uri if champion else None,
+                "grid": grid,
+            }
+        )
+    else:
+        out.print(sweep_table(result.rows, rank_by, best))
+        talk.print(
+            "\nkid, fid: lower is better; agreement: share of images that a classifier of the real "
+            "images\nassigns to the class asked for; [95 % interval]. Compare only within one "
+            "extractor and reference."
+        )
+    if champion is None or result.best is None:
+        raise typer.Exit(1)
+    if not as_json:
+        alias = f"models:/{champion.version.name}@champion"
+        talk.print(f"\nchampion  trial {best} ({what(result.best)}) is {alias}", markup=False)
+        talk.print(f"grid      {grid}", markup=False)
+        next_commands(
+            "whipray ui",
+            f"whipray sample {alias} --classes 9 --per-class 16 --out tail.png",
+            f"whipray sweep {space_name} --recipe {recipe} --name {sweep_name} "
+            f"--trials {experiment.tuning.trials * 2} --resume",
+        )
+
+
+def _plan(planned: Any, known: bool) -> dict[str, Any]:
+    experiment, space = planned.experiment, planned.space
+    size = space.size("sample")
+    points = experiment.tuning.sample_points
+    return {
+        "sweep": f"{planned.name} ({'resumed' if known else 'new'})",
+        "trainings": f"{experiment.tuning.trials} searched, {len(space.baselines)} baselines",
+        "searched": ", ".join(space.train),
+        "seed points": len(space.seed_points),
+        "guidance": f"{min(points, size) if size else points} points on each checkpoint "
+        f"({', '.join(space.sample) or 'none searched'}), no training",
+    }

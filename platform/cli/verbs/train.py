@@ -1,0 +1,84 @@
+"""whipray train: one training, evaluated and recorded."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ..options import DryRun, Json, Overrides, Recipe
+from ..output import metrics_table, next_commands, out, say_json, talk
+
+if TYPE_CHECKING:
+    from ...experiment import Experiment
+    from ...layers import Resolved
+
+
+def train(
+    recipe: Recipe,
+    overrides: Overrides = None,
+    run: Annotated[
+        str | None, typer.Option("--run", help="Name of the run; default: the recipe's name.")
+    ] = None,
+    dry_run: DryRun = False,
+    as_json: Json = False,
+) -> None:
+    """Train one model, evaluate it and record both. The same command goes on where it stopped."""
+    from ...experiment import load_experiment
+
+    resolved = load_experiment(recipe, overrides or [])
+    experiment = resolved.value
+    name = run or experiment.name
+    if dry_run:
+        show_plan(resolved, {"run": name, "trainings": 1}, as_json)
+        return
+
+    from ...progress import StatusLine
+    from ...single import SingleRun
+
+    single = SingleRun(name, experiment)
+    with StatusLine(talk, single.status):
+        finished = single.go()
+    assert finished.best is not None
+    for note in finished.trained.notes:
+        talk.print(note, markup=False)
+    page = single.store.uri_of(f"{finished.best.folder}/report.html")
+    if as_json:
+        say_json({"run": name, "mlflow_run": single.run_id, **finished.summary(), "report": page})
+        return
+    out.print(metrics_table(finished.best.metrics))
+    talk.print(f"\nreport  {page}", markup=False)
+    talk.print(f"grid    {single.store.uri_of(finished.best.folder + '/grid.png')}", markup=False)
+    next_commands(
+        f"whipray evaluate {name} sampling.omega=1.5",
+        f"whipray sample {name} --per-class 8 --out samples.png",
+        "whipray ui",
+    )
+
+
+def show_plan(resolved: Resolved[Experiment], plan: dict[str, Any], as_json: bool) -> None:
+    """The resolved config with origins, and what would run."""
+    from ...layers import flatten, render
+
+    experiment = resolved.value
+    facts = {**plan, **_size(experiment)}
+    if as_json:
+        say_json({"plan": facts, "config": flatten(experiment), "origins": resolved.origins})
+        return
+    out.print(render(resolved, colour=out.is_terminal), markup=False, end="")
+    talk.print("\nwould run:")
+    for key, value in facts.items():
+        talk.print(f"  {key:<12}{value}", markup=False)
+
+
+def _size(experiment: Experiment) -> dict[str, Any]:
+    loop, scaling = experiment.training, experiment.scaling
+    steps = -(-loop.images // loop.batch_size)
+    return {
+        "objective": experiment.objective.name,
+        "steps": f"{steps:,} of {loop.batch_size} images",
+        "workers": f"{scaling.workers} x {scaling.cpus_per_worker} CPU, "
+        f"{scaling.gpus_per_worker:g} GPU, ZeRO {experiment.engine.zero_stage}, "
+        f"{experiment.engine.precision}",
+        "storage": experiment.storage.uri,
+    }

@@ -1,0 +1,113 @@
+"""How sure a number is: resampled images as weights, and the intervals that come of them.
+
+A metric takes two `Sample`s and returns draws (1 + B,): draw 0 is the estimate on the images as
+they are, the others are the same estimate on B resamples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from math import sqrt
+from statistics import NormalDist
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A number and the ends of its interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Features of one side, generated or real, with the weights of its resamples.
+
+    Args:
+        features: (n, d) float64.
+        labels: (n,) int64, the strata.
+        weights: (n, 1 + B) float64; column 0 is all ones, column b says how often each image is in
+            resample b. Every class keeps its number of images in every column.
+    """
+
+    features: Floats
+    labels: Ints
+    weights: Floats
+
+    def __len__(self) -> int:
+        return len(self.features)
+
+    def of(self, classes: Sequence[int]) -> Sample:
+        """The images of these classes, resampled as in the whole."""
+        rows = np.isin(self.labels, classes)
+        return Sample(self.features[rows], self.labels[rows], self.weights[rows])
+
+    def by_class(self) -> Iterator[Sample]:
+        """One sample a class, for the classes that are there."""
+        return (self.of([int(c)]) for c in np.unique(self.labels))
+
+
+def resample(
+    features: Floats, labels: Ints, resamples: int, generator: np.random.Generator
+) -> Sample:
+    """Draw resamples with replacement within each class: the design fixed the classes' numbers."""
+    weights = np.ones((len(labels), 1 + resamples))
+    for c in np.unique(labels):
+        rows = np.flatnonzero(labels == c)
+        equal = np.full(len(rows), 1 / len(rows))
+        weights[rows, 1:] = generator.multinomial(len(rows), equal, size=resamples).T
+    return Sample(features, labels, weights)
+
+
+def percentile_interval(draws: Floats, confidence: float) -> Estimate | None:
+    """The middle `confidence` of the resampled values; None where the metric is undefined."""
+    estimate, resampled = draws[0], draws[1:][np.isfinite(draws[1:])]
+    if not np.isfinite(estimate) or not len(resampled):
+        return None
+    tail = (1 - confidence) / 2
+    low, high = np.quantile(resampled, [tail, 1 - tail])
+    return Estimate(float(estimate), float(low), float(high))
+
+
+def recentred_interval(
+    draws: Floats, confidence: float, bounds: tuple[float, float]
+) -> Estimate | None:
+    """The percentile interval, moved so that its draws' mean is the estimate, within `bounds`.
+
+    For metrics that resampling shifts as well as spreads. FID grows as the number of different
+    images falls (its mean and covariance carry more noise, and noise only adds distance), and a
+    resample has about 63 % of them; recall's balls grow for the same reason. That shift is the
+    resampling's own, so only the spread is used. It is the interval of the metric at this number
+    of images: FID's bias from a finite number of images stays in it.
+    """
+    interval = percentile_interval(draws, confidence)
+    if interval is None:
+        return None
+    shift = interval.value - float(np.nanmean(draws[1:]))
+    low, high = (
+        min(max(end + shift, bounds[0]), bounds[1]) for end in (interval.low, interval.high)
+    )
+    return Estimate(interval.value, low, high)
+
+
+def wilson_interval(successes: int, trials: int, confidence: float) -> Estimate | None:
+    """A proportion with its score interval (Wilson 1927), which holds for few trials and at 0 or 1.
+
+    Resampling a proportion of 1 gives an interval of no width; this one does not.
+    """
+    if not trials:
+        return None
+    z = NormalDist().inv_cdf((1 + confidence) / 2)
+    share = successes / trials
+    shrink = 1 + z**2 / trials
+    middle = (share + z**2 / (2 * trials)) / shrink
+    half = z / shrink * sqrt(share * (1 - share) / trials + z**2 / (4 * trials**2))
+    return Estimate(share, max(0.0, middle - half), min(1.0, middle + half))

@@ -1,0 +1,141 @@
+"""The whole typed experiment: what is trained, and where and how it runs."""
+
+from __future__ import annotations
+
+import os
+from difflib import get_close_matches
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from ..trainers.config import Config
+from ..trainers.errors import UsageProblem
+from ..trainers.trainer_config import TrainerConfig
+from .evaluation.config import EvaluationConfig
+from .layers import Layer, Resolved, parse_override, read_yaml, resolve
+from .storage import StorageConfig
+
+
+class ScalingConfig(Config):
+    """Workers of one training."""
+
+    workers: int = Field(1, ge=1)
+    """Processes that share each batch. One trains in the calling process; more go through Ray
+    Train."""
+    cpus_per_worker: int = Field(1, ge=1)
+    gpus_per_worker: float = Field(0, ge=0)
+    max_failures: int = Field(3, ge=0)
+    """Lost workers after which a training gives up; it goes on from its last checkpoint before."""
+
+
+class TrackingConfig(Config):
+    """Where MLflow is. A server's password belongs into MLFLOW_TRACKING_PASSWORD, never here."""
+
+    uri: str | None = None
+    """None: MLFLOW_TRACKING_URI, or an SQLite file beside the runs."""
+    experiment: str = "whipray"
+    system_metrics: bool = True
+    """CPU, memory, disk, network and GPU figures with every run."""
+
+
+class EarlyStopConfig(Config):
+    """Asynchronous successive halving (Li et al. 2020) on the validation loss at checkpoints."""
+
+    min_images: int = Field(ge=1)
+    """First rung."""
+    reduction_factor: int = Field(3, ge=2)
+    """Share of trials that go on: 1 in so many; also the distance of rungs."""
+
+
+class TuningConfig(Config):
+    """How a sweep spends its trainings."""
+
+    trials: int = Field(12, ge=1)
+    """Searched trainings; baselines come on top."""
+    concurrent: int | None = Field(None, ge=1)
+    """Trainings at once; None: as many as the cluster has room for."""
+    sample_points: int = Field(12, ge=1)
+    """Points of the second level (guidance) tried on each finished checkpoint."""
+    seed: int = Field(0, ge=0)
+    early_stop: EarlyStopConfig | None = None
+
+
+class Experiment(TrainerConfig):
+    """One training with its surroundings; saved whole with every run."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    """Of the model that the training makes, in the registry too."""
+    keep_checkpoints: int = Field(2, ge=1)
+    evaluation: EvaluationConfig = EvaluationConfig()
+    scaling: ScalingConfig = ScalingConfig()
+    storage: StorageConfig = StorageConfig()
+    tracking: TrackingConfig = TrackingConfig()
+    tuning: TuningConfig = TuningConfig()
+
+
+FREE_ON_RESUME = (
+    "engine.",
+    "evaluation.",
+    "keep_checkpoints",
+    "name",
+    "sampling.",
+    "scaling.",
+    "storage.",
+    "tracking.",
+    "training.checkpoint_every_images",
+    "training.images",
+    "training.micro_batch",
+    "training.report_every_images",
+    "training.validation_images",
+    "tuning.",
+)
+"""Keys that a resumed run may change: where, how fast and how long it runs, not what it learns."""
+
+
+def recipe_names() -> list[str]:
+    """The packaged recipes."""
+    folder = files("whipray.trainers") / "recipes"
+    return sorted(
+        f.name.removesuffix(".yaml") for f in folder.iterdir() if f.name.endswith(".yaml")
+    )
+
+
+def recipe_layer(name_or_path: str) -> Layer:
+    """A packaged recipe by name, or a YAML file by path.
+
+    Raises:
+        UsageProblem: no such recipe or file.
+    """
+    if name_or_path.endswith((".yaml", ".yml")) or os.sep in name_or_path:
+        return read_yaml(Path(name_or_path))
+    if name_or_path not in recipe_names():
+        near = get_close_matches(name_or_path, recipe_names(), n=1)
+        hint = f"did you mean {near[0]}? " if near else ""
+        raise UsageProblem(
+            f"no recipe is named {name_or_path}",
+            f"{hint}there are {', '.join(recipe_names())}, or give a .yaml file",
+        )
+    file = files("whipray.trainers") / "recipes" / f"{name_or_path}.yaml"
+    return read_yaml(file, f"recipe {name_or_path}")
+
+
+def load_experiment(
+    recipe: str, overrides: list[str], extra: list[Layer] | None = None
+) -> Resolved[Experiment]:
+    """Recipe, then `extra` layers, then `key=value` overrides."""
+    layers = [recipe_layer(recipe), *(extra or []), *map(parse_override, overrides)]
+    return resolve(Experiment, layers)
+
+
+def with_values(experiment: Experiment, values: dict[str, Any], origin: str) -> Experiment:
+    """The experiment with dotted keys changed, checked again."""
+    return resolve(
+        Experiment, [Layer("base", experiment.model_dump(mode="json")), Layer(origin, values)]
+    ).value
+
+
+def cache_folder() -> Path:
+    """Decoded images and feature networks, by content: `WHIPRAY_CACHE` or ~/.cache/whipray."""
+    return Path(os.environ.get("WHIPRAY_CACHE", "~/.cache/whipray")).expanduser()

@@ -1,0 +1,65 @@
+"""Ray for as long as it is needed: the cluster that RAY_ADDRESS names, or one of this machine."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
+
+from ..trainers.errors import Problem
+from .training import quiet_logs
+
+SETTINGS = {
+    "RAY_AIR_NEW_OUTPUT": "0",  # the newer one prints tables even when told to be silent
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C reaches the sweep, which can be resumed
+    "TUNE_GLOBAL_CHECKPOINT_S": "3600",  # Tune's own snapshots are not what we resume from
+    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
+}
+
+
+@contextmanager
+def connected() -> Iterator[None]:
+    """Attach or start; a Ray of our own ends with the block.
+
+    Raises:
+        Problem: the cluster does not answer, or Ray does not start.
+    """
+    address = os.environ.get("RAY_ADDRESS")
+    for name, value in SETTINGS.items():
+        os.environ.setdefault(name, value)
+    if not address:  # a Ray of this machine alone listens on loopback; tokens are for clusters
+        os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+    import ray
+
+    quiet_logs()
+    if ray.is_initialized():  # by the caller, who ends it
+        yield
+        return
+    try:
+        # The dashboard serves the State API, which frees the places of Ray Train workers whose
+        # training was lost.
+        ray.init(
+            address=address,
+            include_dashboard=None if address else True,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+        )
+    except Exception as error:
+        where = f"at {address}" if address else "on this machine"
+        last = (str(error).strip().splitlines() or [type(error).__name__])[-1][:200]
+        raise Problem(
+            f"no Ray {where}: {last}",
+            "check RAY_ADDRESS, or run `whipray doctor --ray`"
+            if address
+            else "the same command again when the machine is less busy, or `whipray doctor --ray`",
+        ) from error
+    try:
+        with redirect_stdout(sys.stderr):  # Ray tells of lost workers on stdout, where data goes
+            yield
+    finally:
+        ray.shutdown()

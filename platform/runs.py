@@ -1,0 +1,176 @@
+"""A run from end to end: train, evaluate at several guidance strengths, record.
+
+`whipray train` does one of these, a sweep many.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from ..search_spaces.space import Space
+from ..trainers.engine import choose_device
+from ..trainers.errors import CheckpointProblem
+from ..trainers.export import export, load_exported
+from ..trainers.loop import Progress, check_same_run
+from .checkpoints import CheckpointStore
+from .evaluation.features import FeatureNet
+from .experiment import FREE_ON_RESUME, Experiment, cache_folder
+from .layers import flatten
+from .storage import Storage
+from .tracking import Run
+from .training import Tell, Trained, train_here, train_on_workers
+from .tuning.guidance import Evaluated, GuidanceSearch
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One run to do; pickles, so that it can be done anywhere."""
+
+    experiment: Experiment
+    store: Storage
+    """The run's place in the store."""
+    run: Run
+    """Its MLflow run, which this plan's doer alone writes."""
+    space: Space | None = None
+    """Its `sample:` level is searched."""
+
+
+@dataclass(frozen=True)
+class Watch:
+    """Who is told how a run goes."""
+
+    progress: Callable[[Progress], None] = lambda _progress: None
+    phase: Callable[[str], None] = lambda _line: None
+    stop: Tell = lambda _progress: False
+    """Early stopping: asked with each report."""
+
+
+@dataclass(frozen=True)
+class Finished:
+    """How a run ended."""
+
+    trained: Trained
+    best: Evaluated | None
+    """None where it was stopped early."""
+    tried: list[Evaluated] = field(default_factory=list)
+    generated: int = 0
+
+    def summary(self) -> dict[str, Any]:
+        """What a sweep keeps of it, as JSON types."""
+        assert self.best is not None
+        return {
+            "checkpoint": self.trained.checkpoint,
+            "images_seen": self.trained.images_seen,
+            "metrics": self.best.metrics,
+            "sampling": self.best.sampling.model_dump(mode="json"),
+            "evaluation": self.best.folder,
+            "provenance": self.best.provenance,
+        }
+
+
+def train(plan: Plan, watch: Watch, forward: tuple[Any, ...] = ()) -> Trained:
+    """The training alone; in this process, or on Ray Train workers when it has several.
+
+    Args:
+        forward: further Ray Train callbacks, for several workers.
+    """
+    if done := _finished_before(plan):
+        return done
+    if plan.experiment.scaling.workers > 1:
+        from .ray_callbacks import RecordProgress
+
+        return train_on_workers(
+            plan.experiment, plan.store, [RecordProgress(plan.run), *forward], watch.stop
+        )
+
+    def tell(progress: Progress) -> bool:
+        plan.run.metrics(progress.metrics, progress.images_seen)
+        watch.progress(progress)
+        return watch.stop(progress)
+
+    return train_here(plan.experiment, plan.store, tell)
+
+
+def _finished_before(plan: Plan) -> Trained | None:
+    """What an earlier process trained to the end, so that no worker is started for nothing."""
+    store = CheckpointStore(plan.store)
+    name = store.latest()
+    if name is None:
+        return None
+    try:
+        manifest = store.read_manifest(name)
+        store.check_sizes(name, manifest)
+    except CheckpointProblem:
+        return None  # the training passes over it, and says so
+    if manifest.images_seen < plan.experiment.training.images:
+        return None
+    now = plan.experiment.model_dump(mode="json")
+    check_same_run(flatten(manifest.config), flatten(now), FREE_ON_RESUME)
+    return Trained(name, manifest.images_seen, ["trained before"])
+
+
+def evaluate(plan: Plan, checkpoint: str, watch: Watch) -> Finished:
+    """Fetch, export, search the guidance, and record what was found."""
+    experiment = plan.experiment
+    device = choose_device()
+    data = experiment.data.load(cache_folder())
+    features = FeatureNet.fit_or_load(
+        data.reference, cache_folder(), experiment.evaluation.features, device
+    )
+    with TemporaryDirectory(prefix="whipray-") as scratch:
+        folder = Path(scratch) / "checkpoint"
+        folder.mkdir()
+        manifest = CheckpointStore(plan.store).fetch(checkpoint, folder)
+        model_folder = Path(scratch) / "model"
+        export(folder, manifest, model_folder, experiment.sampling)
+        model = load_exported(model_folder, device)
+        search = GuidanceSearch(experiment, model, data, features, plan.store, watch.phase)
+        tried = search.search(plan.space)
+        best = search.best(tried)
+        _record(plan, best, tried, manifest.images_seen)
+        trained = Trained(checkpoint, manifest.images_seen, [])
+        return Finished(trained, best, tried, search.generated)
+
+
+def _record(plan: Plan, best: Evaluated, tried: list[Evaluated], images_seen: int) -> None:
+    """The best point's numbers and files, and the whole curve over guidance."""
+    run, rank_by = plan.run, plan.experiment.evaluation.rank_by
+    run.metrics({**best.metrics, "omega": best.sampling.omega}, images_seen)
+    curve = [
+        {**point.values, "omega": point.sampling.omega, rank_by: point.metrics[rank_by]}
+        for point in tried
+    ]
+    run.document({"best": best.values, "tried": curve}, "evaluation/guidance.json")
+    run.document(best.provenance, "evaluation/provenance.json")
+    run.tags(
+        {
+            "whipray.store": plan.store.uri,
+            "whipray.evaluation": plan.store.uri_of(best.folder),
+        }
+    )
+    with TemporaryDirectory(prefix="whipray-") as scratch:
+        folder = Path(scratch)
+        for name in ("grid.png", "per_class.parquet", "report.html"):
+            plan.store.get_file(f"{best.folder}/{name}", folder / name)
+        run.folder(folder, "evaluation")
+
+
+def begin(plan: Plan) -> None:
+    """Write down what is about to run: the config, the code, the data's class counts."""
+    plan.run.config(plan.experiment)
+    plan.run.code()
+    data = plan.experiment.data.load(cache_folder())
+    plan.run.document(
+        {
+            "classes": list(data.train.class_names),
+            "train": data.train.class_counts.tolist(),
+            "reference": data.reference.class_counts.tolist(),
+            "train_fingerprint": data.train.fingerprint(),
+            "reference_fingerprint": data.reference.fingerprint(),
+        },
+        "dataset.json",
+    )

@@ -1,0 +1,92 @@
+"""One run outside of a sweep."""
+
+from __future__ import annotations
+
+import threading
+from contextlib import suppress
+from typing import Any
+
+from ..trainers.errors import Problem
+from ..trainers.loop import Progress
+from .experiment import Experiment
+from .progress import Clock
+from .runs import Finished, Plan, Watch, begin, evaluate, train
+from .storage import Storage
+from .tracking import Tracker
+
+
+class SingleRun:
+    """`runs/<name>` in the store; found again and continued by its name."""
+
+    def __init__(self, name: str, experiment: Experiment) -> None:
+        self.name, self.experiment = name, experiment
+        self.root = Storage(experiment.storage)
+        self.store = self.root.child(f"runs/{name}")
+        self.run_id = ""
+        self._clock, self._line, self._share = Clock(), "starting", 0.0
+
+    def status(self) -> str:
+        """For a status line."""
+        return " · ".join(
+            filter(None, [self._clock.elapsed(), self._line, self._clock.left(self._share)])
+        )
+
+    def go(self) -> Finished:
+        """Train what is left to train, evaluate, record.
+
+        Raises:
+            Problem: what stopped it; the MLflow run is then marked as failed.
+        """
+        tracker = Tracker(self.experiment.tracking, self.root)
+        run = tracker.run(f"run/{self.name}", self.name, {"whipray.kind": "run"})
+        self.run_id = run.run_id
+        plan = Plan(self.experiment, self.store, run)
+        watch = Watch(progress=self._trained, phase=self._phase)
+        try:
+            begin(plan)
+            with run.system_metrics(self.experiment.tracking.system_metrics):
+                trained = self._train(plan, watch)
+                finished = evaluate(plan, trained.checkpoint, watch)
+        except BaseException as error:
+            with suppress(Problem):  # the first problem is the one to tell
+                run.tags({"whipray.problem": str(error)[:500]})
+                run.finish("FAILED" if isinstance(error, Exception) else "KILLED")
+            raise
+        run.finish("FINISHED")
+        return Finished(trained, finished.best, finished.tried, finished.generated)
+
+    def _train(self, plan: Plan, watch: Watch) -> Any:
+        if self.experiment.scaling.workers == 1:
+            return train(plan, watch)
+        from .local_ray import connected
+
+        self._line = "starting Ray"
+        with connected():
+            from ray.util.queue import Queue
+
+            from .ray_callbacks import ForwardProgress
+
+            reports = Queue()
+            listener = threading.Thread(target=self._listen, args=(reports,), daemon=True)
+            listener.start()
+            self._line = f"starting {self.experiment.scaling.workers} workers"
+            return train(plan, watch, (ForwardProgress(reports),))
+
+    def _listen(self, reports: Any) -> None:
+        """What the workers report, until Ray is gone and the queue with it."""
+        with suppress(Exception):
+            while True:
+                report = reports.get()
+                self._trained(Progress(**report))
+
+    def _trained(self, progress: Progress) -> None:
+        share = progress.images_seen / progress.total_images
+        loss = progress.metrics["loss/total"]
+        speed = progress.metrics["images_per_second"]
+        self._share = 0.9 * share
+        self._line = f"{share:.0%} of {progress.total_images:,} images · loss {loss:.4f} · " + (
+            f"{speed:.0f} images/s"
+        )
+
+    def _phase(self, line: str) -> None:
+        self._share, self._line = 0.95, line

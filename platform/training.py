@@ -1,0 +1,167 @@
+"""One training: in this process with one worker, through Ray Train with more."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+from uuid import uuid4
+
+from ..trainers.errors import Problem
+from ..trainers.loop import Progress, Training, check_same_run
+from .checkpoints import CheckpointStore
+from .experiment import FREE_ON_RESUME, Experiment, cache_folder
+from .layers import flatten
+from .storage import Storage
+
+Tell = Callable[[Progress], bool]
+"""Takes each report; True asks the training to stop."""
+
+
+@dataclass(frozen=True)
+class Trained:
+    """How a training ended."""
+
+    checkpoint: str
+    """Name of the last checkpoint."""
+    images_seen: int
+    notes: list[str]
+    """Lines for a person, such as a damaged checkpoint that was passed over."""
+
+
+def train_here(experiment: Experiment, run: Storage, tell: Tell) -> Trained:
+    """Train as one worker of the current process group, from the run's last checkpoint if any.
+
+    Without a launcher's process group this process is the only worker.
+
+    Raises:
+        Problem: as `trainers.loop.Training`, and what the store has to say.
+    """
+    import torch
+
+    from ..trainers.engine import choose_device, join_workers
+    from .hooks import StoreHooks, resume_point, together
+
+    device = choose_device()
+    if device.type == "cpu":
+        torch.set_num_threads(experiment.scaling.cpus_per_worker)
+    store = CheckpointStore(run, experiment.keep_checkpoints)
+    record = experiment.model_dump(mode="json")
+    join_workers(device)
+    with TemporaryDirectory(prefix="whipray-") as scratch:
+        resume, notes = resume_point(store, Path(scratch))
+        if resume:
+            check_same_run(flatten(resume.manifest.config), flatten(record), FREE_ON_RESUME)
+            notes = [*notes, f"resumed from {resume.manifest.images_seen:,} images"]
+        data = together(lambda: experiment.data.load(cache_folder()))
+        training = Training(experiment, data, device, resume)
+    try:
+        progress = training.run(StoreHooks(store, tell), record)
+    finally:
+        training.engine.close()
+    last = store.latest()
+    assert last is not None  # a training ends with a checkpoint
+    return Trained(last, progress.images_seen, notes)
+
+
+def train_on_workers(
+    experiment: Experiment,
+    run: Storage,
+    callbacks: Sequence[Any],
+    tell: Tell = lambda _progress: False,
+) -> Trained:
+    """Train on `scaling.workers` Ray Train workers; lost ones come back at the last checkpoint.
+
+    Args:
+        callbacks: `ray.train.UserCallback`s, run by the controller; reports reach them as the
+            fields of `Progress`.
+        tell: called by worker 0 with each report; pickled, so it holds handles, not state.
+
+    Raises:
+        Problem: what stopped the workers, in one line.
+    """
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    scaling = experiment.scaling
+    on_gpu = scaling.gpus_per_worker > 0
+    resources: dict[str, float] = {"CPU": scaling.cpus_per_worker}
+    if on_gpu:
+        resources["GPU"] = scaling.gpus_per_worker
+    # A sweep may keep the workers waiting for room; that is no failure.
+    os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "86400")
+    loop: Any = _worker
+    trainer = TorchTrainer(
+        loop,
+        train_loop_config={
+            "experiment": experiment.model_dump(mode="json"),
+            "run": run,
+            "tell": tell,
+        },
+        scaling_config=ScalingConfig(
+            num_workers=scaling.workers, use_gpu=on_gpu, resources_per_worker=resources
+        ),
+        torch_config=TorchConfig(backend="nccl" if on_gpu else "gloo"),
+        run_config=RunConfig(
+            # Checkpoints go to our own store; Ray's folder holds its bookkeeping of this attempt.
+            name=f"train-{uuid4().hex[:12]}",
+            storage_path=str(cache_folder() / "ray"),
+            failure_config=FailureConfig(  # type: ignore[call-arg]
+                max_failures=scaling.max_failures, controller_failure_limit=3
+            ),
+            callbacks=list(callbacks),
+        ),
+    )
+    try:
+        result: Any = trainer.fit()
+    except Exception as error:
+        raise _as_problem(error, scaling.max_failures) from error
+    outcome = result.return_value
+    if isinstance(outcome, Problem):
+        raise outcome
+    trained: Trained = outcome
+    return trained
+
+
+def _worker(config: dict[str, Any]) -> Trained | Problem:
+    """A Ray Train worker. A problem that all workers share is an answer, not a crash to retry."""
+    from ray import train
+
+    quiet_logs()
+    tell: Tell = config["tell"]
+    rank = train.get_context().get_world_rank()
+
+    def report(progress: Progress) -> bool:
+        train.report(asdict(progress))
+        return rank == 0 and tell(progress)
+
+    try:
+        return train_here(Experiment.model_validate(config["experiment"]), config["run"], report)
+    except Problem as problem:
+        return problem
+
+
+def _as_problem(error: Exception, max_failures: int) -> Problem:
+    """Ray's nested errors as one line: the workers' own words."""
+    failures = getattr(error, "worker_failures", None) or {}
+    for rank, failure in sorted(failures.items()):
+        last = str(failure).strip().splitlines()[-1][:300]
+        return Problem(
+            f"worker {rank} failed more than {max_failures} times: {last}",
+            "see the Ray log for its traceback; the same command goes on from the last checkpoint",
+        )
+    last = (str(error).strip().splitlines() or [type(error).__name__])[-1][:300]
+    return Problem(
+        f"Ray Train stopped: {last}", "run `whipray doctor --ray`, then the same command"
+    )
+
+
+def quiet_logs() -> None:
+    """Libraries talk when something is wrong; Tune not even then: the study holds the reason."""
+    for name in ("ray", "ray.train", "alembic", "mlflow", "DeepSpeed", "botocore"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)

@@ -1,0 +1,124 @@
+"""Ray Tune asks, the study answers: a thin searcher over ask and tell."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+from ray.tune import Callback
+from ray.tune.search import Searcher
+
+from ..runs import Plan
+from .study import Point, Study
+from .trial import FAILED, FINISHED, OUTCOME, STOPPED
+
+PlanFor = Callable[[Point], Plan]
+
+
+class Points:
+    """The sweep's points in order, one looked at ahead.
+
+    Trainings of one shape (workers and their CPUs and GPUs) run side by side; when the next point
+    has another shape, the present ones end first. Two shapes would otherwise wait for each other's
+    CPUs: Ray Train's workers are placed outside of what Tune counts.
+    """
+
+    def __init__(self, study: Study, plan_for: PlanFor) -> None:
+        self.study = study
+        self.plan_for = plan_for
+        self._next: tuple[Point, Plan] | None = None
+        self._over = False
+
+    def peek(self) -> tuple[Point, Plan] | None:
+        """The next point, still to be taken."""
+        if self._next is None and not self._over:
+            point = self.study.ask()
+            self._over = point is None
+            self._next = (point, self.plan_for(point)) if point else None
+        return self._next
+
+    def take(self) -> tuple[Point, Plan] | None:
+        """The next point, taken."""
+        taken, self._next = self.peek(), None
+        return taken
+
+
+def shape(plan: Plan) -> tuple[int, int, float]:
+    """What a training asks of the cluster."""
+    scaling = plan.experiment.scaling
+    return scaling.workers, scaling.cpus_per_worker, scaling.gpus_per_worker
+
+
+class AskTell(Searcher):
+    """Hands out the points of one shape and tells the study how they ended."""
+
+    def __init__(self, points: Points, rank_by: str, referee: bool) -> None:
+        super().__init__()
+        self.points, self.rank_by, self.referee = points, rank_by, referee
+        self.numbers: dict[str, tuple[int, Plan]] = {}
+        first = points.peek()
+        self.shape = shape(first[1]) if first else None
+
+    def suggest(self, trial_id: str) -> Any:
+        """See `Searcher`."""
+        ahead = self.points.peek()
+        if ahead is None or shape(ahead[1]) != self.shape:
+            return Searcher.FINISHED
+        point, plan = ahead
+        self.points.take()
+        self.numbers[trial_id] = (point.number, plan)
+        return {"number": point.number, "plan": plan, "referee": self.referee}
+
+    def on_trial_complete(
+        self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
+    ) -> None:
+        """See `Searcher`."""
+        number, plan = self.numbers[trial_id]
+        result = result or {}
+        outcome = None if error else result.get(OUTCOME)
+        if outcome == FINISHED:
+            summary = json.loads(result["summary"])
+            value = summary["metrics"][self.rank_by]
+            self.points.study.complete(number, value, {"summary": summary})
+        elif outcome == STOPPED:
+            self.points.study.prune(number)
+        elif outcome == FAILED:
+            self.points.study.fail(number, result["problem"], diverged=result["diverged"])
+        else:
+            plan.run.finish("FAILED")
+            self.points.study.fail(number, "its process was lost, more often than is retried")
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing: the study keeps everything."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing: a resumed sweep opens the study."""
+
+
+class ShowProgress(Callback):
+    """Passes what trials report to whoever shows it."""
+
+    def __init__(self, show: Callable[[int, dict[str, Any]], None]) -> None:
+        self.show = show
+
+    def on_trial_result(
+        self,
+        iteration: int,  # noqa: ARG002
+        trials: list[Any],  # noqa: ARG002
+        trial: Any,
+        result: dict[str, Any],
+        **_info: Any,
+    ) -> None:
+        """See `Callback`."""
+        self.show(trial.config["number"], result)
+
+    def on_trial_error(
+        self,
+        iteration: int,  # noqa: ARG002
+        trials: list[Any],  # noqa: ARG002
+        trial: Any,
+        **_info: Any,
+    ) -> None:
+        """See `Callback`: its process was lost, more often than is retried."""
+        self.show(trial.config["number"], {OUTCOME: FAILED})

@@ -1,0 +1,120 @@
+"""Where a study lives: a journal file on one machine, or a database for several."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from pathlib import Path
+
+from optuna.exceptions import OptunaError
+from optuna.storages import BaseStorage, JournalStorage, RDBStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.storages.journal._file import BaseJournalFileLock
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import SQLAlchemyError
+
+from ...trainers.errors import Problem, UsageProblem
+
+SQLITE_WAIT_S = 60
+"""How long a writer waits for another; sqlite's own 5 s lost trials with 16 writers."""
+
+
+def open_storage(where: str | Path) -> BaseStorage:
+    """Open a journal file by its path, or a database by its SQLAlchemy URL.
+
+    Raises:
+        Problem: it cannot be opened; a password in the URL is not shown.
+    """
+    try:
+        return _database(where) if isinstance(where, str) and "://" in where else _journal(where)
+    except (OSError, ImportError, SQLAlchemyError, OptunaError) as error:
+        raise Problem(
+            f"{_without_secrets(where)}: the study's storage cannot be opened "
+            f"({type(error).__name__})",
+            "check the address and its rights; a database needs its driver installed",
+        ) from error
+
+
+def close_storage(storage: BaseStorage) -> None:
+    """Close the connections that a storage holds."""
+    if isinstance(storage, RDBStorage):
+        storage.remove_session()
+        storage.engine.dispose()
+
+
+def journal_path(where: str | Path) -> Path | None:
+    """The journal file, or None where the storage is a database."""
+    return None if isinstance(where, str) and "://" in where else Path(where)
+
+
+class DriverLock:
+    """Held by the one process that drives a sweep; the kernel lets go of it when that ends."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = os.open(path, os.O_CREAT | os.O_RDWR, 0o644)
+        try:
+            fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            os.close(self._file)
+            raise UsageProblem(
+                f"another process is driving this sweep (it holds {path})",
+                "follow that one, or stop it first",
+            ) from error
+
+    def release(self) -> None:
+        """Let another process drive the sweep."""
+        os.close(self._file)
+
+
+def _database(url: str) -> RDBStorage:
+    if make_url(url).get_backend_name() == "sqlite":
+        return RDBStorage(url, engine_kwargs={"connect_args": {"timeout": SQLITE_WAIT_S}})
+    return RDBStorage(url)
+
+
+def _journal(where: str | Path) -> JournalStorage:
+    path = Path(where)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = _KernelLock(path.with_name(path.name + ".lock"))
+    _cut_unfinished_line(path, lock)
+    return JournalStorage(JournalFileBackend(str(path), lock_obj=lock))
+
+
+class _KernelLock(BaseJournalFileLock):
+    """Excludes other writers. Optuna's own locks outlive a killed holder by 30 s; this does not."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._file = -1
+
+    def acquire(self) -> bool:
+        file = os.open(self._path, os.O_CREAT | os.O_RDWR, 0o644)
+        fcntl.flock(file, fcntl.LOCK_EX)
+        self._file = file
+        return True
+
+    def release(self) -> None:
+        os.close(self._file)
+
+
+def _cut_unfinished_line(path: Path, lock: _KernelLock) -> None:
+    """A writer that died inside a line would make the next writer's line unreadable."""
+    if not path.exists():
+        return
+    lock.acquire()
+    try:
+        content = path.read_bytes()
+        whole = content.rfind(b"\n") + 1
+        if whole < len(content):
+            os.truncate(path, whole)
+    finally:
+        lock.release()
+
+
+def _without_secrets(where: str | Path) -> str:
+    try:
+        if isinstance(where, str) and "://" in where:
+            return make_url(where).set(query={}).render_as_string(hide_password=True)
+    except SQLAlchemyError:
+        return "the database URL"
+    return str(where)

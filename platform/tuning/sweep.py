@@ -1,0 +1,354 @@
+"""A sweep: Optuna says what to train, Ray Tune trains it, MLflow and the store keep it.
+
+To resume is to run the same command again: a new Tune run over the same study, in which every
+trial's folder is named by its Optuna number, so that a re-queued trial finds its own checkpoint.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+from ...search_spaces.space import Space
+from ...trainers.errors import UsageProblem
+from ..evaluation.features import FeatureNet
+from ..experiment import Experiment, cache_folder, with_values
+from ..layers import flatten
+from ..progress import Clock
+from ..runs import Plan, begin
+from ..storage import MissingObject, Storage
+from ..tracking import Run, Tracker
+from .study import Point, Row, Study
+
+EVALUATION_SHARE = 0.15
+"""Of a trial's work, for the time left."""
+
+
+@dataclass(frozen=True)
+class SweepResult:
+    """What a sweep found."""
+
+    name: str
+    rows: list[Row]
+    """All trials, as `Study.table`."""
+    best: Row | None
+    """The best complete trial, baselines among them; None if none is complete."""
+    store: Storage
+    parent: Run
+
+
+class Sweep:
+    """One sweep by its name."""
+
+    def __init__(self, name: str, experiment: Experiment, space: Space) -> None:
+        """`experiment` is the base of every trial: recipe, the space's base, overrides."""
+        self.name, self.experiment, self.space = name, experiment, space
+        self.root = Storage(experiment.storage)
+        self.store = self.root.child(f"sweeps/{name}")
+        self.clock = Clock()
+        self.status = Status(experiment.tuning.trials + len(space.baselines), self.clock)
+
+    def check_identity(self, resume: bool) -> bool:
+        """Is it known, and the same? Writes nothing.
+
+        Returns:
+            whether there is one of this name already.
+
+        Raises:
+            UsageProblem: it exists and is not to be resumed, or what it runs differs.
+        """
+        try:
+            saved = json.loads(self.store.read_text("sweep.json"))
+        except MissingObject:
+            return False
+        if not resume:
+            raise UsageProblem(
+                f"there is a sweep {self.name} already",
+                "add --resume to go on with it, or give another --name",
+            )
+        now = self._identity()
+        if saved["space"] != now["space"]:
+            raise UsageProblem(
+                f"sweep {self.name} was begun with another search space",
+                "take up the space that it was begun with, or give another --name",
+            )
+        before, after = flatten(saved["experiment"]), flatten(now["experiment"])
+        for key in sorted(before.keys() | after.keys()):
+            if before.get(key) != after.get(key) and not key.startswith(FREE_IN_SWEEP):
+                raise UsageProblem(
+                    f"sweep {self.name} was begun with {key}={before.get(key)}, "
+                    f"not {after.get(key)}",
+                    "keep its value, or give another --name",
+                )
+        return True
+
+    def run(self) -> SweepResult:
+        """Do what is left to do; every step may be interrupted and done again.
+
+        Raises:
+            Problem: the store, the tracking server or the study cannot be used.
+        """
+        self.status.say("opening MLflow and the study")
+        self.store.write_text("sweep.json", json.dumps(self._identity(), indent=1))
+        tracker = Tracker(self.experiment.tracking, self.root)
+        tuning, config = self.experiment.tuning, self.experiment.evaluation
+        study = Study.open(
+            self._study_storage(),
+            self.name,
+            self.space,
+            seed=tuning.seed,
+            total=tuning.trials,
+            direction=config.direction,
+            early_stop=tuning.early_stop,
+        )
+        parent = tracker.run(
+            f"sweep/{self.name}", self.name, {"whipray.kind": "sweep", "whipray.sweep": self.name}
+        )
+        begin(Plan(self.experiment, self.store, parent))
+        parent.document(self.space.model_dump(mode="json"), "space.yaml")
+        try:
+            points = self._points(study, tracker, parent)
+            if points.peek() is not None:
+                with ThreadPoolExecutor(1) as pool:  # both take seconds, Ray mostly waiting
+                    features = pool.submit(self._prepare_features)
+                    self._train_all(points, features)
+            rows = study.table()
+        finally:
+            study.close()
+        result = SweepResult(self.name, rows, self._best(rows), self.store, parent)
+        self._conclude(result)
+        return result
+
+    # -- the pieces ---------------------------------------------------------------------------
+
+    def _points(self, study: Study, tracker: Tracker, parent: Run) -> Any:
+        from .bridge import Points
+
+        def plan_for(point: Point) -> Plan:
+            origin = f"baseline {point.baseline}" if point.baseline else f"trial {point.number}"
+            experiment = with_values(self.experiment, point.values, origin)
+            folder = f"trials/{point.number:04d}"
+            label = point.baseline or " ".join(
+                f"{key.rpartition('.')[2]}={_short(value)}" for key, value in point.values.items()
+            )
+            run = tracker.run(
+                f"sweep/{self.name}/{point.number}",
+                f"{point.number:03d} {label}",
+                {
+                    "whipray.kind": "baseline" if point.baseline else "trial",
+                    "whipray.sweep": self.name,
+                    "whipray.trial": str(point.number),
+                },
+                parent.run_id,
+            )
+            plan = Plan(experiment, self.store.child(folder), run, self.space)
+            begin(plan)
+            return plan
+
+        done = {row["number"] for row in study.finished()}
+        self.status.finished.update(done)
+        self.status.before = len(done)
+        return Points(study, plan_for)
+
+    def _prepare_features(self) -> None:
+        """Train the extractor once, here, rather than in every trial at the same time."""
+        data = self.experiment.data.load(cache_folder())
+        config = self.experiment.evaluation.features
+        FeatureNet.fit_or_load(data.reference, cache_folder(), config)
+
+    def _train_all(self, points: Any, features: Future[None]) -> None:
+        """One Tune run for each stretch of points of the same shape."""
+        import ray
+        from ray import tune
+
+        from .bridge import AskTell, ShowProgress, shape
+        from .trial import run_trial
+
+        with cluster(self.status):
+            features.result()
+            self.status.say("starting trainings")
+            referee = self._referee()
+            while ahead := points.peek():
+                workers, cpus, gpus = shape(ahead[1])
+                # With several workers the trial itself only waits; Tune wants it to hold something.
+                own: dict[str, float] = (
+                    {"cpu": cpus, "gpu": gpus} if workers == 1 else {"memory": 2**20}
+                )
+                room = int(ray.cluster_resources().get("CPU", 1) // (workers * cpus))
+                if gpus:
+                    room = int(ray.cluster_resources().get("GPU", 0) // (workers * gpus))
+                if room < 1:
+                    raise UsageProblem(
+                        f"a training asks for {workers} x {cpus} CPUs and {gpus:g} GPUs each, "
+                        "more than the cluster has",
+                        "lower scaling.workers, scaling.cpus_per_worker or scaling.gpus_per_worker",
+                    )
+                concurrent = min(room, self.experiment.tuning.concurrent or room)
+                rank_by = self.experiment.evaluation.rank_by
+                tune.Tuner(
+                    tune.with_resources(run_trial, own),
+                    tune_config=tune.TuneConfig(
+                        search_alg=AskTell(points, rank_by, referee is not None),
+                        max_concurrent_trials=concurrent,
+                        num_samples=-1,
+                        reuse_actors=True,  # a process imports PyTorch once, not once a trial
+                    ),
+                    run_config=tune.RunConfig(
+                        name=f"tune-{uuid4().hex[:12]}",
+                        storage_path=str(cache_folder() / "ray"),
+                        failure_config=tune.FailureConfig(
+                            max_failures=self.experiment.scaling.max_failures
+                        ),
+                        callbacks=[ShowProgress(self.status.report)],
+                        verbose=0,
+                    ),
+                ).fit()
+
+    def _referee(self) -> Any:
+        """The actor that early stopping asks, beside the study; None without early stopping."""
+        if self.experiment.tuning.early_stop is None:
+            return None
+        import ray
+
+        from .referee import Referee
+        from .trial import REFEREE
+
+        tuning = self.experiment.tuning
+        return (
+            ray.remote(Referee)
+            .options(name=REFEREE, num_cpus=0, lifetime=None)
+            .remote(
+                self._study_storage(),
+                self.name,
+                self.space,
+                tuning,
+                self.experiment.evaluation.direction,
+            )
+        )
+
+    def _study_storage(self) -> str | Path:
+        if url := os.environ.get("WHIPRAY_STUDY_URL"):
+            return url
+        folder = (
+            Path(self.store.path)
+            if self.store.is_folder
+            else (Path("whipray-runs/sweeps").resolve() / self.name)
+        )
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder / "study.journal"
+
+    def _identity(self) -> dict[str, Any]:
+        return {
+            "experiment": self.experiment.model_dump(mode="json"),
+            "space": self.space.model_dump(mode="json"),
+        }
+
+    def _best(self, rows: list[Row]) -> Row | None:
+        complete = [row for row in rows if row["state"] == "complete" and row["feasible"]]
+        sign = 1 if self.experiment.evaluation.direction == "minimize" else -1
+        return min(complete, key=lambda row: sign * float(row["value"]), default=None)
+
+    def _conclude(self, result: SweepResult) -> None:
+        """The parent run holds what all trials came to."""
+        rank_by = self.experiment.evaluation.rank_by
+        table = [
+            {
+                "trial": row["number"],
+                "state": row["state"],
+                "baseline": row["baseline"],
+                "values": row["values"],
+                "failure": row["failure"],
+                **(row["attrs"].get("summary") or {}),
+            }
+            for row in result.rows
+        ]
+        result.parent.document({"rank_by": rank_by, "trials": table}, "sweep.json")
+        if result.best is not None:
+            result.parent.metrics({f"best/{rank_by}": result.best["value"]}, 0)
+            result.parent.tags({"whipray.best_trial": str(result.best["number"])})
+        result.parent.finish("FINISHED")
+
+
+def check_points(experiment: Experiment, space: Space) -> None:
+    """Try every seed point and baseline on the config, before anything starts.
+
+    Raises:
+        UsageProblem: one of them gives a value that the config refuses.
+    """
+    for point in space.seed_points:
+        with_values(experiment, point, "seed point")
+    for baseline in space.baselines:
+        with_values(experiment, baseline.values(), f"baseline {baseline.name}")
+
+
+FREE_IN_SWEEP = (
+    "engine.",
+    "scaling.",
+    "storage.",
+    "tracking.",
+    "keep_checkpoints",
+    "tuning.trials",
+    "tuning.concurrent",
+)
+"""What a resumed sweep may change: where it runs and how many trials it does."""
+
+
+class Status:
+    """Where a sweep stands, in one line."""
+
+    def __init__(self, total: int, clock: Clock) -> None:
+        self.total, self.clock = total, clock
+        self.finished: set[int] = set()
+        self.before = 0
+        """Trials that an earlier driver finished; they say nothing of this one's speed."""
+        self.running: dict[int, tuple[float, str]] = {}
+        self.line = "starting"
+
+    def say(self, line: str) -> None:
+        """What is going on outside of trials."""
+        self.line = line
+
+    def report(self, number: int, result: dict[str, Any]) -> None:
+        """A trial's report."""
+        if "outcome" in result:
+            self.running.pop(number, None)
+            self.finished.add(number)
+        elif "phase" in result:
+            self.running[number] = (1 - EVALUATION_SHARE / 2, result["phase"])
+        elif "images_seen" in result:
+            share = result["images_seen"] / result["total_images"]
+            loss = result["metrics"].get("loss/total", float("nan"))
+            self.running[number] = (share * (1 - EVALUATION_SHARE), f"{share:.0%} loss {loss:.3f}")
+
+    def text(self) -> str:
+        """`1:20 · 3/7 trainings · #3 62% loss 0.12 · #4 omega 1: 128/400 images · about 2:10 left`"""
+        parts = [f"{self.clock.elapsed()} · {len(self.finished)}/{self.total} trainings"]
+        running = dict(self.running)
+        parts += [f"#{number} {what}" for number, (_, what) in sorted(running.items())]
+        if not running:
+            parts.append(self.line)
+        done = len(self.finished) - self.before + sum(share for share, _ in running.values())
+        left = self.clock.left(done / max(1, self.total - self.before))
+        return " · ".join(filter(None, [*parts, left]))
+
+
+@contextmanager
+def cluster(status: Status) -> Iterator[None]:
+    """Ray: the cluster that RAY_ADDRESS names, or one on this machine while inside."""
+    from ..local_ray import connected
+
+    status.say("starting Ray")
+    with connected():
+        status.say("training the feature network on the reference images")
+        yield
+
+
+def _short(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)

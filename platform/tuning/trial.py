@@ -1,0 +1,128 @@
+"""One training of a sweep, as Ray Tune runs it."""
+
+from __future__ import annotations
+
+import json
+import traceback
+from contextlib import suppress
+from typing import Any
+
+from ...trainers.errors import DivergenceProblem, Problem
+from ...trainers.loop import Progress
+from ..runs import Finished, Plan, Watch, evaluate, train
+from ..training import quiet_logs
+
+OUTCOME = "outcome"
+FINISHED, STOPPED, FAILED = "finished", "stopped", "failed"
+REFEREE = "whipray-referee"
+"""Name of the actor that decides on early stopping, where there is any."""
+
+
+def run_trial(config: dict[str, Any]) -> None:
+    """Train, evaluate, report.
+
+    Reports carry `images_seen`, `total_images` and `metrics` while training, `phase` while
+    evaluating; the last one has `outcome`.
+
+    Args:
+        config: `number` of the trial, its `plan`, and whether a `referee` is to be asked.
+    """
+    from ray import tune
+    from ray.exceptions import RayError
+
+    quiet_logs()
+    plan: Plan = config["plan"]
+    ask_referee = Referred(config["number"]) if config["referee"] else None
+
+    def progress(p: Progress) -> None:
+        tune.report(
+            {"images_seen": p.images_seen, "total_images": p.total_images, "metrics": p.metrics}
+        )
+
+    watch = Watch(
+        progress=progress,
+        phase=lambda line: tune.report({"phase": line}),
+        stop=ask_referee or (lambda _progress: False),
+    )
+    several = plan.experiment.scaling.workers > 1
+    try:
+        with plan.run.system_metrics(plan.experiment.tracking.system_metrics):
+            trained = train(plan, watch, _forward_to_tune() if several else ())
+            if trained.images_seen < plan.experiment.training.images:
+                plan.run.tags({"whipray.outcome": STOPPED})
+                plan.run.finish("FINISHED")
+                tune.report({OUTCOME: STOPPED})
+                return
+            tune.report({"phase": "evaluating"})
+            finished = (
+                _evaluate_on_a_worker(plan, trained.checkpoint)
+                if several
+                else evaluate(plan, trained.checkpoint, watch)
+            )
+    except RayError:  # a process was lost: Tune runs the trial again
+        raise
+    except Problem as problem:
+        _fail(plan, problem)
+        return
+    except Exception as error:  # noqa: BLE001  (would come again; the sweep goes on without it)
+        with suppress(Problem):
+            plan.run.document({"traceback": traceback.format_exc()}, "problem.json")
+        first = (str(error).strip().splitlines() or [""])[0][:300]
+        what = f"unexpected {type(error).__name__}: {first}"
+        _fail(plan, Problem(what, "its traceback is problem.json in its MLflow run"))
+        return
+    plan.run.tags({"whipray.outcome": FINISHED})
+    plan.run.finish("FINISHED")
+    # as text, because Tune flattens what is nested
+    tune.report({OUTCOME: FINISHED, "summary": json.dumps(finished.summary())})
+
+
+def _fail(plan: Plan, problem: Problem) -> None:
+    """The run and the sweep get to know why."""
+    from ray import tune
+
+    with suppress(Problem):  # the first problem is the one to tell
+        plan.run.tags({"whipray.outcome": FAILED, "whipray.problem": str(problem)})
+        plan.run.finish("FAILED")
+    diverged = isinstance(problem, DivergenceProblem)
+    tune.report({OUTCOME: FAILED, "problem": str(problem), "diverged": diverged})
+
+
+class Referred:
+    """Asks the sweep's referee whether to stop; pickles into Ray Train workers."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    def __call__(self, progress: Progress) -> bool:
+        """At checkpoints only: there the validation loss is, and nothing is lost by stopping."""
+        import ray
+
+        if "validation/denoising" not in progress.metrics:
+            return False
+        referee = ray.get_actor(REFEREE)
+        value = progress.metrics["validation/denoising"]
+        return bool(ray.get(referee.report.remote(self.number, progress.images_seen, value)))
+
+
+def _forward_to_tune() -> tuple[Any, ...]:
+    from ray.tune.integration.ray_train import TuneReportCallback
+
+    return (TuneReportCallback(),)
+
+
+def _evaluate_on_a_worker(plan: Plan, checkpoint: str) -> Finished:
+    """A trial with Ray Train workers holds no CPU or GPU itself: evaluate where there is one."""
+    import ray
+
+    scaling = plan.experiment.scaling
+    task = ray.remote(evaluate).options(
+        num_cpus=scaling.cpus_per_worker,
+        num_gpus=scaling.gpus_per_worker,
+        scheduling_strategy="DEFAULT",  # not in the trial's own placement group, which has no CPU
+    )
+    try:
+        finished: Finished = ray.get(task.remote(plan, checkpoint, Watch()))
+    except ray.exceptions.RayTaskError as error:
+        raise error.cause from None  # what happened, without Ray's words around it
+    return finished

@@ -1,0 +1,1 @@
+"""Ground floor: search spaces as YAML, and the code that reads them."""

@@ -1,0 +1,60 @@
+"""Trainings to be timed: the platform's own, on random 32x32 images."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from whipray.trainers.data import Splits
+from whipray.trainers.data.packed import PackedImages
+from whipray.trainers.engine import join_workers
+from whipray.trainers.loop import Training
+from whipray.trainers.trainer_config import TrainerConfig
+
+
+def random_images(count: int, classes: int = 10) -> PackedImages:
+    """Random bytes in CIFAR's shape, every class alike."""
+    generator = np.random.default_rng(0)
+    return PackedImages(
+        generator.integers(0, 256, (count, 3, 32, 32), dtype=np.uint8),
+        np.arange(count, dtype=np.int64) % classes,
+        tuple(str(c) for c in range(classes)),
+    )
+
+
+def build(
+    objective: dict[str, Any],
+    engine: dict[str, Any],
+    *,
+    channels: int,
+    batch: int,
+    device: torch.device,
+) -> Training:
+    """The U-Net of the papers at a width, ready to step.
+
+    No label is dropped: every row pays for its whole loss, so that ratios can be compared with
+    what the arithmetic asks for.
+    """
+    join_workers(device)
+    config = TrainerConfig.model_validate(
+        {
+            "data": {"source": "digits", "flip": True},  # its images are replaced
+            "model": {"base_channels": channels},
+            "objective": {"label_drop": 0.0, **objective},
+            "engine": engine,
+            "training": {"images": batch, "batch_size": batch},
+        }
+    )
+    images = random_images(8 * batch)
+    return Training(config, Splits(images, images), device, None)
+
+
+def step(training: Training, number: int) -> None:
+    """One step as the loop takes it: data, loss, gradients, update."""
+    optimizer, batch = training.config.optimizer, training.config.training.batch_size
+    after = (number + 1) * batch
+    loss = training._loss(number * batch, 0)
+    training.engine.backward(loss.total)
+    training.engine.step(optimizer.lr_at(after), optimizer.ema_decay_at(after, batch))

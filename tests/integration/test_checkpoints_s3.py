@@ -1,0 +1,140 @@
+"""Checkpoints on a real S3 server that refuses wrong keys and can be killed."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from support.checkpoints import make_checkpoint, save
+from support.servers import Server
+
+from whipray.platform.checkpoints import CheckpointStore, name_of
+from whipray.platform.storage import Storage, StorageConfig, StorageProblem
+from whipray.trainers.checkpoint import MANIFEST
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def bucket(swift: Server) -> str:
+    swift.make_bucket("runs")
+    return "runs"
+
+
+@pytest.fixture
+def open_store(
+    swift: Server, bucket: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> Callable[..., CheckpointStore]:
+    for name, value in swift.environment().items():
+        monkeypatch.setenv(name, value)
+
+    def open_it(bucket: str = bucket) -> CheckpointStore:
+        config = StorageConfig(uri=f"s3://{bucket}/{tmp_path.name}", endpoint_url=swift.endpoint)
+        return CheckpointStore(Storage(config), keep=1)
+
+    return open_it
+
+
+def test_checkpoints_come_back_and_old_ones_go(
+    open_store: Callable[..., CheckpointStore], tmp_path: Path
+) -> None:
+    store = open_store()
+    assert store.latest() is None
+    for images_seen in (800, 1600, 2400):
+        save(store, make_checkpoint(tmp_path, images_seen))
+    store.protect(name_of(800))
+    assert store.prune() == [name_of(1600)]
+    assert store.names() == [name_of(800), name_of(2400)]
+    fetched = store.fetch_latest_usable(tmp_path / "got")
+    assert fetched is not None
+    assert fetched.manifest.images_seen == 2400
+    assert not [path for path in store.storage.list() if path.startswith(name_of(1600))]
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"AWS_SECRET_ACCESS_KEY": "hunter2hunter2"}, "refuses the credentials|access denied"),
+        ({"AWS_ACCESS_KEY_ID": "nobody:here"}, "refuses the credentials|access denied"),
+        ({"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": ""}, "no credentials for the store"),
+        ({"bucket": "mispelt"}, "the bucket mispelt does not exist"),
+    ],
+    ids=["wrong secret", "unknown key", "no key", "no bucket"],
+)
+def test_a_store_that_refuses_is_told_apart_and_keeps_what_it_has(
+    open_store: Callable[..., CheckpointStore],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    swift: Server,
+    changed: dict[str, str],
+    said: str,
+) -> None:
+    saved = save(open_store(), make_checkpoint(tmp_path, 800))
+    new = make_checkpoint(tmp_path, 1600)
+
+    with monkeypatch.context() as patch:
+        for name, value in changed.items():
+            if name.startswith("AWS_"):
+                patch.setenv(name, value) if value else patch.delenv(name)
+        refused = open_store(changed.get("bucket", "runs"))
+        for use in (
+            lambda: save(refused, new),
+            lambda: refused.latest(),  # must not look like a run that has no checkpoint yet
+            lambda: refused.fetch(saved, tmp_path / "got"),
+            lambda: refused.fetch_latest_usable(tmp_path / "got"),
+        ):
+            with pytest.raises(StorageProblem, match=said) as caught:
+                use()
+            line = str(caught.value)
+            assert "\n" not in line
+            assert "hunter2" not in line
+            assert swift.secret_key not in line
+
+    assert open_store().names() == [saved]
+    assert open_store().fetch(saved, tmp_path / "got").images_seen == 800
+
+
+def test_a_server_killed_during_an_upload_leaves_the_checkpoint_before(
+    open_store: Callable[..., CheckpointStore], tmp_path: Path, swift: Server
+) -> None:
+    store = open_store()
+    saved = save(store, make_checkpoint(tmp_path, 800))
+    large = make_checkpoint(tmp_path, 1600, numbers=20_000_000)  # 80 MB a shard, in several parts
+    used_before = used(swift)
+
+    def kill_when_some_of_it_arrived() -> None:
+        while used(swift) < used_before + (12 << 20):
+            time.sleep(0.02)
+        swift.kill()
+
+    killer = threading.Thread(target=kill_when_some_of_it_arrived, daemon=True)
+    killer.start()
+    with pytest.raises(StorageProblem, match="does not answer"):
+        store.put_shard(large.name, large / "shard-0.safetensors")
+    killer.join()
+    with pytest.raises(StorageProblem, match="does not answer"):
+        store.commit(large.name, large / MANIFEST)
+
+    swift.start()
+    after = open_store()
+    assert after.names() == [saved]
+    fetched = after.fetch_latest_usable(tmp_path / "got")
+    assert fetched is not None
+    assert (fetched.name, fetched.damaged) == (saved, {})
+    save(after, large)
+    assert after.latest() == large.name
+    assert after.fetch(large.name, tmp_path / "got").images_seen == 1600
+
+
+def used(server: Server) -> int:
+    """Bytes in the server's folder."""
+    total = 0
+    for path in (server.folder / "devices").rglob("*"):
+        try:
+            total += path.stat().st_size
+        except FileNotFoundError:  # a temporary file that has just been renamed
+            continue
+    return total

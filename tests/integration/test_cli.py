@@ -1,0 +1,196 @@
+"""Commands against real surroundings: servers that are not there, Ctrl-C, a run from end to end."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from whipray.platform.checkpoints import name_of
+
+pytestmark = pytest.mark.slow
+
+WAIT_S = 300
+SECRET = "s3cr3t-0123456789"
+NOWHERE = "http://127.0.0.1:1"
+TINY = (
+    "training.report_every_images=320",
+    "training.checkpoint_every_images=640",
+    "training.validation_images=32",
+    "model.base_channels=8",
+    "model.norm_groups=4",
+    "evaluation.images_per_class=2",
+    "evaluation.bootstrap_resamples=20",
+    "evaluation.features.epochs=2",
+    "sampling.steps=2",
+    "tracking.system_metrics=false",
+)
+
+
+class Shell:
+    """Starts the command in a folder of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        own = ("RAY_", "MLFLOW_", "WHIPRAY_", "AWS_")
+        self.environment = {k: v for k, v in os.environ.items() if not k.startswith(own)}
+        self.environment |= {"WHIPRAY_CACHE": str(folder / "cache"), "OMP_NUM_THREADS": "1"}
+
+    def start(self, *arguments: str, **environment: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, "-m", "whipray.platform.cli.main", *arguments],
+            cwd=self.folder,
+            env=self.environment | environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def run(self, *arguments: str, **environment: str) -> tuple[int, str, str]:
+        with self.start(*arguments, **environment) as process:
+            out, err = process.communicate(timeout=WAIT_S)
+        return process.returncode, out, err
+
+
+@pytest.fixture
+def whipray(tmp_path: Path) -> Shell:
+    return Shell(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Shell:
+    """A run `tiny` that was interrupted once and then went on to its end."""
+    shell = Shell(tmp_path_factory.mktemp("trained"))
+    command = ("train", "digits-demo", "--run", "tiny", *TINY)
+    manifest = shell.folder / f"whipray-runs/runs/tiny/checkpoints/{name_of(640)}/manifest.json"
+    with shell.start(*command, "training.images=6400000") as process:
+        deadline = time.monotonic() + WAIT_S
+        while not manifest.exists():
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=WAIT_S)
+    assert process.returncode == 130
+    assert "Traceback" not in err
+    assert err.strip().splitlines()[-2:] == [
+        "error: interrupted",
+        "fix: the same command goes on where it was",
+    ]
+    last = max(path.name for path in manifest.parents[1].iterdir())
+    images = int(last.removeprefix("images-")) + 640
+    code, out, err = shell.run(*command, f"training.images={images}", "--json")
+    assert code == 0, err
+    assert "resumed from" in err
+    document = json.loads(out)
+    assert (document["run"], document["images_seen"]) == ("tiny", images)
+    return shell
+
+
+def test_an_interrupted_training_goes_on(trained: Shell) -> None:
+    code, out, err = trained.run("evaluate", "tiny", "--json")
+    assert code == 0, err
+    document = json.loads(out)
+    assert document["images_generated"] == 0  # the training's own evaluation
+    assert Path(document["report"]).is_file()
+
+
+def test_sample_draws_a_grid_and_single_images(trained: Shell) -> None:
+    code, out, err = trained.run(
+        "sample", "tiny", "--classes", "9,0", "--per-class", "2", "--out", "few", "--json"
+    )
+    assert code == 0, err
+    files = [trained.folder / file for file in json.loads(out)["files"]]
+    assert len(files) == 4
+    for file in files:
+        with Image.open(file) as image:
+            assert np.asarray(image).shape == (8, 8)
+    code, _, err = trained.run("sample", "tiny", "--per-class", "2", "--out", "grid.png")
+    assert code == 0, err
+    with Image.open(trained.folder / "grid.png") as grid:
+        assert grid.width > 2 * 8
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--classes", "12"), "there is no class 12"),
+        (("--classes", ","), "names no class"),
+        (("--out", "/proc/nothing/grid.png"), "cannot be written"),
+        (("--out", "/proc/nothing"), "cannot be written"),
+    ],
+)
+def test_sample_refuses(trained: Shell, arguments: tuple[str, str], said: str) -> None:
+    code, _, err = trained.run("sample", "tiny", "--per-class", "1", *arguments)
+    assert code == 2
+    assert said in err
+    assert "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environment"),
+    [
+        (("models",), {"MLFLOW_TRACKING_URI": f"http://me:{SECRET}@127.0.0.1:1"}),
+        (
+            ("sweep", "cbdm", "--recipe", "digits-demo"),
+            {"MLFLOW_TRACKING_URI": f"http://me:{SECRET}@127.0.0.1:1"},
+        ),
+        (
+            (
+                "train",
+                "digits-demo",
+                "storage.uri=s3://bucket/runs",
+                f"storage.endpoint_url={NOWHERE}",
+            ),
+            {
+                "MLFLOW_TRACKING_URI": "sqlite:///mlflow.db",
+                "AWS_ACCESS_KEY_ID": "key",
+                "AWS_SECRET_ACCESS_KEY": SECRET,
+            },
+        ),
+        (
+            ("evaluate", "tiny", "--storage", "s3://bucket/runs", "--endpoint", NOWHERE),
+            {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": SECRET},
+        ),
+    ],
+    ids=["models", "sweep", "train", "evaluate"],
+)
+def test_a_server_that_is_not_there_is_said_so(
+    whipray: Shell, arguments: tuple[str, ...], environment: dict[str, str]
+) -> None:
+    code, _, err = whipray.run(*arguments, **environment)
+    assert code == 1, err
+    lines = [line for line in err.splitlines() if line.startswith(("error: ", "fix: "))]
+    assert [line.partition(":")[0] for line in lines] == ["error", "fix"], err
+    assert "127.0.0.1:1" in lines[0]
+    assert "Traceback" not in err
+    assert SECRET not in err
+
+
+def test_doctor_is_content_with_an_empty_folder(whipray: Shell) -> None:
+    code, out, err = whipray.run("doctor", "--json")
+    assert code == 0, err
+    checks = {check["name"]: check["ok"] for check in json.loads(out)["checks"]}
+    assert checks["storage"]
+    assert checks["tracking"]
+
+
+def test_doctor_finds_servers_that_are_not_there(whipray: Shell) -> None:
+    keys = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": SECRET}
+    where = ("--storage", "s3://bucket", "--endpoint", NOWHERE, "--tracking", NOWHERE)
+    code, out, err = whipray.run("doctor", *where, "--json", **keys)
+    assert code == 4, err
+    checks = {check["name"]: check for check in json.loads(out)["checks"]}
+    for name in ("storage", "tracking"):
+        assert not checks[name]["ok"]
+        assert checks[name]["fix"]
+    assert checks["libraries"]["ok"]
+    assert SECRET not in out + err

@@ -1,0 +1,45 @@
+"""Small real checkpoints for tests of what carries and keeps them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+from whipray.platform.checkpoints import CheckpointStore, name_of
+from whipray.trainers.checkpoint import MANIFEST, Manifest, describe, write_manifest
+
+
+def make_checkpoint(folder: Path, images_seen: int, numbers: int = 64) -> Path:
+    """A checkpoint of two shards of `numbers` float32 each, filled by `images_seen`."""
+    folder = folder / name_of(images_seen)
+    folder.mkdir(parents=True)
+    tensors = {}
+    for shard in range(2):
+        name = f"shard-{shard}.safetensors"
+        tensor = torch.full((numbers,), float(images_seen + shard))
+        save_file({f"weights/layer{shard}": tensor}, folder / name)
+        tensors[f"weights/layer{shard}"] = name
+    manifest = Manifest(
+        images_seen=images_seen,
+        optimizer_steps=images_seen // 8,
+        config={"seed": 0},
+        image_shape=(1, 8, 8),
+        class_names=["many", "few"],
+        class_counts=[5, 1],
+        next_loss=1.0,
+        state_norms={},
+        tensors=tensors,
+        files={name: describe(folder / name) for name in tensors.values()},
+    )
+    write_manifest(folder, manifest)
+    return folder
+
+
+def save(store: CheckpointStore, folder: Path) -> str:
+    """What two ranks do with a checkpoint on their disk; its name."""
+    for shard in sorted(folder.glob("shard-*")):
+        store.put_shard(folder.name, shard)
+    store.commit(folder.name, folder / MANIFEST)
+    return folder.name

@@ -1,0 +1,185 @@
+"""Real S3 servers for tests: moto (in memory, checks no key) and OpenStack Swift (checks keys)."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from contextlib import closing
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+
+
+def free_port() -> int:
+    """A TCP port of this machine that nothing listens on right now."""
+    with closing(socket.socket()) as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def wait_for(url: str, processes: list[subprocess.Popen[bytes]], log: Path) -> None:
+    """Return when `url` answers; fail with the log's end when a process dies or after 90 s."""
+    deadline = time.monotonic() + 90
+    while time.monotonic() < deadline:
+        if any(process.poll() is not None for process in processes):
+            break
+        try:
+            urllib.request.urlopen(url, timeout=5).close()
+            return
+        except OSError:
+            time.sleep(0.2)
+    raise RuntimeError(f"{url} did not come up:\n{log.read_text()[-2000:]}")
+
+
+class Server:
+    """Some processes behind one S3 endpoint, which can be killed and started again."""
+
+    access_key = "test-key"
+    secret_key = "test-secret-0123456789"
+    health = "/"
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.log = folder / "server.log"
+        self.port = free_port()
+        self.processes: list[subprocess.Popen[bytes]] = []
+
+    @property
+    def endpoint(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def commands(self) -> list[list[str]]:
+        raise NotImplementedError
+
+    def start(self) -> None:
+        with self.log.open("ab") as log:
+            for command in self.commands():
+                self.processes.append(
+                    subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+                )
+        wait_for(self.endpoint + self.health, self.processes, self.log)
+
+    def kill(self) -> None:
+        """End every process with its children at once, as a power cut would."""
+        for process in self.processes:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        self.processes.clear()
+
+    def environment(self) -> dict[str, str]:
+        """What a client needs beside the endpoint; no profile and no cloud's metadata is read."""
+        return {
+            "AWS_ACCESS_KEY_ID": self.access_key,
+            "AWS_SECRET_ACCESS_KEY": self.secret_key,
+            "AWS_DEFAULT_REGION": "us-east-1",
+            "AWS_EC2_METADATA_DISABLED": "true",
+            "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
+            "AWS_CONFIG_FILE": os.devnull,
+        }
+
+    def make_bucket(self, name: str) -> None:
+        import boto3
+
+        boto3.client(
+            "s3",
+            endpoint_url=self.endpoint,
+            region_name="us-east-1",
+            aws_access_key_id=self.access_key,
+            aws_secret_access_key=self.secret_key,
+        ).create_bucket(Bucket=name)
+
+
+class Moto(Server):
+    """moto_server: quick, forgets everything when it ends, accepts every key."""
+
+    health = "/moto-api/"
+
+    def commands(self) -> list[list[str]]:
+        return [
+            [sys.executable, "-m", "moto.server", "--host", "127.0.0.1", "--port", str(self.port)]
+        ]
+
+
+class Swift(Server):
+    """OpenStack Swift with its S3 interface, one replica, in one folder.
+
+    It refuses wrong keys and keeps what it has acknowledged when it is killed.
+    """
+
+    venv = ROOT / ".venv-s3"
+    access_key = "lab:admin"
+    health = "/healthcheck"
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.ports = {kind: free_port() for kind in ("account", "container", "object")}
+        self.configs = folder / "etc"
+        self.configs.mkdir()
+        (folder / "devices" / "d1").mkdir(parents=True)
+        self._write_configs()
+        for kind, port in self.ports.items():
+            builder = f"{kind}.builder"
+            self._ring(builder, "create", "6", "1", "0")
+            self._ring(builder, "add", f"r1z1-127.0.0.1:{port}/d1", "1")
+            self._ring(builder, "rebalance")
+
+    def commands(self) -> list[list[str]]:
+        return [
+            [
+                str(self.venv / "bin/python"),
+                *("-W", "ignore"),
+                str(self.venv / f"bin/swift-{kind}-server"),
+                str(self.configs / f"{kind}-server.conf"),
+            ]
+            for kind in (*self.ports, "proxy")
+        ]
+
+    def _ring(self, *arguments: str) -> None:
+        subprocess.run(
+            [self.venv / "bin/swift-ring-builder", *arguments],
+            cwd=self.configs,
+            check=True,
+            capture_output=True,
+        )
+
+    def _write_configs(self) -> None:
+        import getpass
+
+        common = f"bind_ip = 127.0.0.1\nswift_dir = {self.configs}\nuser = {getpass.getuser()}\n"
+        (self.configs / "swift.conf").write_text(
+            "[swift-hash]\nswift_hash_path_suffix = tail\nswift_hash_path_prefix = head\n"
+            "[storage-policy:0]\nname = gold\ndefault = yes\n"
+        )
+        for kind, port in self.ports.items():
+            (self.configs / f"{kind}-server.conf").write_text(
+                f"[DEFAULT]\n{common}bind_port = {port}\nworkers = 0\n"
+                f"devices = {self.folder / 'devices'}\n"
+                "mount_check = false\ndisable_fallocate = true\n"
+                f"[pipeline:main]\npipeline = {kind}-server\n"
+                f"[app:{kind}-server]\nuse = egg:swift#{kind}\n"
+            )
+        pipeline = (
+            "catch_errors gatekeeper healthcheck proxy-logging cache listing_formats bulk "
+            "ratelimit s3api tempauth copy slo dlo versioned_writes symlink"
+        )
+        settings = {
+            "cache": "use = egg:swift#memcache\n",
+            "proxy-logging": "use = egg:swift#proxy_logging\n",
+            "s3api": "use = egg:swift#s3api\nlocation = us-east-1\ns3_acl = false\n"
+            "dns_compliant_bucket_names = no\n",
+            "tempauth": f"use = egg:swift#tempauth\nuser_lab_admin = {self.secret_key} .admin\n",
+        }
+        (self.configs / "proxy-server.conf").write_text(
+            f"[DEFAULT]\n{common}bind_port = {self.port}\nworkers = 0\n"
+            f"[pipeline:main]\npipeline = {pipeline} proxy-logging proxy-server\n"
+            "[app:proxy-server]\nuse = egg:swift#proxy\naccount_autocreate = true\n"
+            + "".join(
+                f"[filter:{name}]\n{settings.get(name, f'use = egg:swift#{name}' + chr(10))}"
+                for name in pipeline.split()
+            )
+        )

@@ -1,0 +1,151 @@
+"""Tiny trainings on scikit-learn's digits, and what is left of them."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+from unittest.mock import patch
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from whipray.platform.checkpoints import CheckpointStore, name_of
+from whipray.platform.experiment import Experiment
+from whipray.platform.layers import Layer, resolve
+from whipray.platform.storage import Storage, StorageConfig
+from whipray.platform.training import Trained, train_here
+from whipray.trainers.checkpoint import KINDS, Manifest, describe, read_tensors, write_manifest
+from whipray.trainers.data import Digits, Splits
+from whipray.trainers.data.batches import to_float
+from whipray.trainers.errors import DataProblem
+from whipray.trainers.loop import Progress, Training
+from whipray.trainers.objectives import Loss
+
+BATCH = 32
+TINY = {
+    "name": "tiny",
+    "data": {"source": "digits"},
+    # 9 and 18 channels: sizes that neither 2 nor 4 workers divide
+    "model": {
+        "base_channels": 9,
+        "channel_mult": [1, 2],
+        "blocks_per_level": 1,
+        "attention_resolutions": [4],
+        "norm_groups": 3,
+        "dropout": 0.0,
+    },
+    # fast enough that every step shows in the loss, the average well apart from the weights
+    "optimizer": {"lr": 5e-3, "warmup_images": 4 * BATCH, "ema_half_life_images": 2 * BATCH},
+    "training": {
+        "images": 8 * BATCH,
+        "batch_size": BATCH,
+        "report_every_images": BATCH,
+        "checkpoint_every_images": 4 * BATCH,
+        "validation_images": 37,
+    },
+    "keep_checkpoints": 10,
+}
+
+
+def tiny(**changes: Any) -> Experiment:
+    """Eight steps with a report each and a checkpoint at half time; `a__b=1` changes a.b."""
+    values = {key.replace("__", "."): value for key, value in changes.items()}
+    return resolve(Experiment, [Layer("tiny", TINY), Layer("test", values)]).value
+
+
+def at(folder: Path) -> Storage:
+    """The store of a run in a folder."""
+    return Storage(StorageConfig(uri=str(folder)))
+
+
+@dataclass(frozen=True)
+class Done:
+    """One worker's view of a training."""
+
+    trained: Trained
+    reports: list[Progress]
+
+    def losses(self) -> list[float]:
+        return [report.metrics["loss/total"] for report in self.reports]
+
+
+def train(experiment: Experiment, folder: Path, stop_at: int | None = None) -> Done:
+    """Train in the current process group; worker 0 asks to stop at the report of `stop_at`."""
+    reports: list[Progress] = []
+
+    def tell(progress: Progress) -> bool:
+        reports.append(progress)
+        return progress.images_seen == stop_at and dist.get_rank() == 0
+
+    return Done(train_here(experiment, at(folder), tell), reports)
+
+
+def copy_half_time(run: Path, to: Path) -> Path:
+    """A run that was interrupted after its checkpoint at half time."""
+    name = name_of(4 * BATCH)
+    shutil.copytree(run / "checkpoints" / name, to / "checkpoints" / name)
+    return to
+
+
+def state(run: Path, images_seen: int = 8 * BATCH) -> tuple[Manifest, dict[str, dict[str, Tensor]]]:
+    """A checkpoint: kind -> parameter -> tensor."""
+    with TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        manifest = CheckpointStore(at(run)).fetch(name_of(images_seen), folder)
+        return manifest, {kind: read_tensors(folder, manifest, kind) for kind in KINDS}
+
+
+def distance(a: dict[str, Tensor], b: dict[str, Tensor]) -> float:
+    """L2 norm of the difference over that of `a`, over all parameters."""
+    assert a.keys() == b.keys()
+    gap = sum(float((a[name] - b[name]).double().square().sum()) for name in a)
+    whole = sum(float(a[name].double().square().sum()) for name in a)
+    return float((gap / whole) ** 0.5)
+
+
+def rewrite(run: Path, kind: str, factor: float) -> None:
+    """Multiply one kind of tensor in the half-time checkpoint, keeping the hashes in step."""
+    from safetensors.torch import load_file, save_file
+
+    folder = run / "checkpoints" / name_of(4 * BATCH)
+    manifest = Manifest.model_validate_json((folder / "manifest.json").read_text())
+    for file in manifest.files:
+        tensors = load_file(folder / file)
+        changed = {
+            name: tensor * factor if name.startswith(f"{kind}/") else tensor
+            for name, tensor in tensors.items()
+        }
+        save_file({name: torch.clone(tensor) for name, tensor in changed.items()}, folder / file)
+    files = {file: describe(folder / file) for file in manifest.files}
+    write_manifest(folder, manifest.model_copy(update={"files": files}))
+
+
+def train_with_nan(experiment: Experiment, folder: Path, rank: int, after: int) -> Done:
+    """Train while one worker's images turn into NaN, `after` so many images."""
+    loss = Training._loss
+
+    def spoilt(self: Training, images_seen: int, piece: int) -> Loss:
+        bad = self.rank == rank and images_seen >= after and self.engine.network.training
+        factor = torch.nan if bad else 1.0
+        with patch("whipray.trainers.loop.to_float", lambda *args: to_float(*args) * factor):
+            return loss(self, images_seen, piece)
+
+    with patch.object(Training, "_loss", spoilt):
+        return train(experiment, folder)
+
+
+def train_without_data(experiment: Experiment, folder: Path, rank: int) -> Done:
+    """Train while one worker cannot read the images."""
+    load = Digits.load
+
+    def missing(self: Digits, cache: Path) -> Splits:
+        if dist.get_rank() == rank:
+            raise DataProblem("no images here", "mount them")
+        return load(self, cache)
+
+    with patch.object(Digits, "load", missing):
+        return train(experiment, folder)

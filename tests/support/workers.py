@@ -1,0 +1,85 @@
+"""Groups of worker processes, as a launcher would start them: real gloo between real processes.
+
+The processes are forked from one that has imported PyTorch and DeepSpeed, so a group costs next to
+nothing, and a test process that already runs threads never forks itself.
+"""
+
+from __future__ import annotations
+
+import importlib
+import multiprocessing
+import os
+import sys
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from typing import Any, Self
+from unittest.mock import patch
+
+from whipray.trainers.engine import _quiet_deepspeed
+
+from .servers import free_port
+
+_quiet_deepspeed()
+for slow in ("torch._dynamo", "deepspeed.runtime.zero.muon.muon_optimizer", "sklearn.datasets"):
+    importlib.import_module(slow)
+
+
+class Workers:
+    """`size` processes of one group; use as a context manager."""
+
+    def __init__(self, size: int) -> None:
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload([__name__])
+        port = free_port()
+        self.size = size
+        self._pipes: list[Connection] = []
+        self._processes = []
+        for rank in range(size):
+            here, there = context.Pipe()
+            process = context.Process(target=_serve, args=(there, rank, size, port), daemon=True)
+            with patch.dict(os.environ, PYTHONPATH=os.pathsep.join(sys.path)):  # to preload
+                process.start()
+            there.close()
+            self._pipes.append(here)
+            self._processes.append(process)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for pipe in self._pipes:
+            pipe.close()  # the end of its work
+        for process in self._processes:
+            process.join(20)
+            process.kill()
+
+    def run(self, action: Callable[..., Any], *args: Any) -> list[Any]:
+        """Call `action(*args)` on every worker at once; what each returned, or raised, by rank."""
+        for pipe in self._pipes:
+            pipe.send((action, args))
+        results = []
+        for rank, pipe in enumerate(self._pipes):
+            if not pipe.poll(120):
+                raise RuntimeError(f"worker {rank} hangs; the others said {results}")
+            results.append(pipe.recv())
+        return results
+
+
+def _serve(pipe: Connection, rank: int, size: int, port: int) -> None:
+    os.environ.update(
+        RANK=str(rank),
+        LOCAL_RANK=str(rank),
+        WORLD_SIZE=str(size),
+        MASTER_ADDR="127.0.0.1",
+        MASTER_PORT=str(port),
+    )
+    while True:
+        try:
+            action, args = pipe.recv()
+        except EOFError:
+            return
+        try:
+            result = action(*args)
+        except Exception as error:  # noqa: BLE001  (the caller's to judge)
+            result = error
+        pipe.send(result)

@@ -1,0 +1,198 @@
+"""Checkpoints in a folder; the same on S3 servers that fail is tests/integration."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from support.checkpoints import make_checkpoint, save
+
+from whipray.platform.checkpoints import CheckpointStore, name_of
+from whipray.platform.storage import Storage, StorageConfig, StorageProblem
+from whipray.trainers.checkpoint import MANIFEST, read_tensors
+from whipray.trainers.errors import CheckpointProblem
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> CheckpointStore:
+    return CheckpointStore(Storage(StorageConfig(uri=str(tmp_path / "run"))), keep=2)
+
+
+def folder_of(store: CheckpointStore, images_seen: int) -> Path:
+    return Path(store.storage.uri, name_of(images_seen))
+
+
+def truncate(folder: Path) -> None:
+    shard = folder / "shard-1.safetensors"
+    shard.write_bytes(shard.read_bytes()[:-1])
+
+
+def alter(folder: Path) -> None:
+    shard = folder / "shard-1.safetensors"
+    content = bytearray(shard.read_bytes())
+    content[-1] ^= 1
+    shard.write_bytes(content)
+
+
+def lose_a_file(folder: Path) -> None:
+    (folder / "shard-1.safetensors").unlink()
+
+
+def rename_in_manifest(folder: Path) -> None:
+    manifest = folder / MANIFEST
+    manifest.write_text(manifest.read_text().replace("shard-1.safetensors", "shard-9.safetensors"))
+
+
+def point_outside(folder: Path) -> None:
+    manifest = folder / MANIFEST
+    manifest.write_text(manifest.read_text().replace("shard-1.safe", "../../shard-1.safe"))
+
+
+def cut_manifest(folder: Path) -> None:
+    manifest = folder / MANIFEST
+    manifest.write_bytes(manifest.read_bytes()[:100] + b"\xff")
+
+
+def test_what_ranks_saved_comes_back(store: CheckpointStore, tmp_path: Path) -> None:
+    assert store.latest() is None
+    assert store.fetch_latest_usable(tmp_path / "got") is None
+    save(store, make_checkpoint(tmp_path, 800))
+    name = save(store, make_checkpoint(tmp_path, 12_800))
+    assert name == "images-000000012800"
+    assert pickle.loads(pickle.dumps(store)).names() == [name_of(800), name]
+    fetched = store.fetch_latest_usable(tmp_path / "got")
+    assert fetched is not None
+    assert (fetched.name, fetched.damaged) == (name, {})
+    weights = read_tensors(tmp_path / "got", fetched.manifest, "weights")
+    assert torch.equal(weights["layer1"], torch.full((64,), 12_801.0))
+
+
+def test_without_its_manifest_a_checkpoint_is_invisible(
+    store: CheckpointStore, tmp_path: Path
+) -> None:
+    save(store, make_checkpoint(tmp_path, 800))
+    unfinished = make_checkpoint(tmp_path, 1600)
+    store.put_shard(unfinished.name, unfinished / "shard-0.safetensors")
+    with pytest.raises(CheckpointProblem, match=r"shard-1\.safetensors is missing"):
+        store.commit(unfinished.name, unfinished / MANIFEST)
+    truncate(unfinished)
+    store.put_shard(unfinished.name, unfinished / "shard-1.safetensors")
+    with pytest.raises(CheckpointProblem, match=r"shard-1\.safetensors has \d+ bytes"):
+        store.commit(unfinished.name, unfinished / MANIFEST)
+    assert store.latest() == name_of(800)
+    with pytest.raises(CheckpointProblem, match=f"choose one of: {name_of(800)}"):
+        store.fetch(unfinished.name, tmp_path / "got")
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (truncate, "has .* bytes, the manifest says"),
+        (alter, "does not match the manifest"),
+        (lose_a_file, "is missing"),
+        (rename_in_manifest, r"shard-9\.safetensors is missing"),
+        (point_outside, "outside the checkpoint"),
+        (cut_manifest, "not a checkpoint manifest"),
+    ],
+)
+def test_a_damaged_checkpoint_gives_way_to_the_one_before(
+    store: CheckpointStore, tmp_path: Path, damage: Callable[[Path], None], said: str
+) -> None:
+    older = save(store, make_checkpoint(tmp_path, 800))
+    newer = save(store, make_checkpoint(tmp_path, 1600))
+    damage(folder_of(store, 1600))
+    with pytest.raises(CheckpointProblem, match=said) as caught:
+        store.fetch(newer, tmp_path / "got")
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "got" / MANIFEST).exists()
+
+    fetched = store.fetch_latest_usable(tmp_path / "got")
+    assert fetched is not None
+    assert fetched.name == older
+    assert fetched.manifest.images_seen == 800
+    assert list(fetched.damaged) == [newer]
+
+    for name in fetched.damaged:  # and the run that resumes writes it again
+        store.set_aside(name)
+    assert store.latest() == older
+    save(store, tmp_path / newer)
+    assert store.fetch(newer, tmp_path / "got").images_seen == 1600
+
+
+def test_when_all_are_damaged_it_does_not_start_from_nothing(
+    store: CheckpointStore, tmp_path: Path
+) -> None:
+    for images_seen in (800, 1600):
+        save(store, make_checkpoint(tmp_path, images_seen))
+        alter(folder_of(store, images_seen))
+    with pytest.raises(CheckpointProblem, match=f"none of 2 checkpoints .*{name_of(1600)}: "):
+        store.fetch_latest_usable(tmp_path / "got")
+
+
+def test_a_committed_checkpoint_is_never_rewritten(store: CheckpointStore, tmp_path: Path) -> None:
+    save(store, make_checkpoint(tmp_path, 800))
+    before = {path: path.stat().st_mtime_ns for path in folder_of(store, 800).iterdir()}
+    again = make_checkpoint(tmp_path / "again", 800, numbers=3)  # of another size, to be seen
+    save(store, again)
+    assert {path: path.stat().st_mtime_ns for path in folder_of(store, 800).iterdir()} == before
+    assert store.fetch(name_of(800), tmp_path / "got").images_seen == 800
+
+
+def test_prune_keeps_the_last_the_protected_and_the_unfinished_newest(
+    store: CheckpointStore, tmp_path: Path
+) -> None:
+    for images_seen in (1, 2, 3, 4, 5):
+        save(store, make_checkpoint(tmp_path, images_seen))
+    store.protect(name_of(2))
+    store.protect(name_of(3))
+    store.unprotect(name_of(3))
+    for images_seen in (0, 6):
+        shard = make_checkpoint(tmp_path, images_seen) / "shard-0.safetensors"
+        store.put_shard(name_of(images_seen), shard)
+    store.storage.write_text("notes/readme.txt", "not a checkpoint")
+    assert store.prune() == [name_of(n) for n in (0, 1, 3)]
+    assert store.names() == [name_of(n) for n in (2, 4, 5)]
+    assert {path.split("/")[0] for path in store.storage.list()} == {
+        *(name_of(n) for n in (2, 4, 5, 6)),
+        "notes",
+    }
+    assert store.prune() == []
+
+
+def test_prune_takes_the_manifest_first(
+    store: CheckpointStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A prune that dies in the middle of a folder leaves no manifest over missing files."""
+    for images_seen in (1, 2, 3):
+        save(store, make_checkpoint(tmp_path, images_seen))
+    delete = store.storage.delete
+
+    def dies(prefix: str) -> None:
+        if prefix == name_of(1):
+            delete(f"{prefix}/shard-0.safetensors")
+            raise KeyboardInterrupt
+        delete(prefix)
+
+    monkeypatch.setattr(store.storage, "delete", dies)
+    with pytest.raises(KeyboardInterrupt):
+        store.prune()
+    assert store.names() == [name_of(2), name_of(3)]
+
+
+def test_a_disk_that_fills_up_keeps_the_checkpoint_before(small_disk: Path, tmp_path: Path) -> None:
+    store = CheckpointStore(Storage(StorageConfig(uri=str(small_disk))))
+    first = save(store, make_checkpoint(tmp_path, 800, numbers=80_000))  # 2 x 320 kB
+    second = make_checkpoint(tmp_path, 1600, numbers=80_000)
+    with pytest.raises(StorageProblem, match="the disk is full"):
+        save(store, second)
+    assert store.latest() == first
+    assert store.fetch(first, tmp_path / "got").images_seen == 800
+    assert os.statvfs(small_disk).f_bavail > 0  # the half that was written is gone
+    shutil.rmtree(small_disk / "checkpoints" / first)
+    save(store, second)
+    assert store.fetch(second.name, tmp_path / "got").images_seen == 1600

@@ -1,0 +1,167 @@
+"""The command line's manners: exit codes, one line of what and one of what to do, one document."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from whipray.platform.cli import main as cli
+from whipray.trainers.errors import Problem
+
+
+@dataclass(frozen=True)
+class Answer:
+    code: int
+    out: str
+    err: str
+
+    @property
+    def document(self) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(self.out)  # one document, nothing around it
+        return found
+
+
+class Shell:
+    """Runs the command in this process, in an empty folder."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+        self.monkeypatch, self.capsys = monkeypatch, capsys
+
+    def __call__(self, *arguments: str) -> Answer:
+        self.monkeypatch.setattr(sys, "argv", ["whipray", *arguments])
+        with pytest.raises(SystemExit) as left:
+            cli.main()
+        out, err = self.capsys.readouterr()
+        return Answer(int(left.value.code or 0), out, err)
+
+
+@pytest.fixture
+def whipray(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Shell:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("WHIPRAY_CACHE", str(tmp_path / "cache"))
+    for name in ("MLFLOW_TRACKING_URI", "RAY_ADDRESS", "COLUMNS"):
+        monkeypatch.delenv(name, raising=False)
+    return Shell(monkeypatch, capsys)
+
+
+MISTAKES = {
+    "no verb of this name": (("trian", "digits-lt"), "trian"),
+    "no option of this name": (("train", "digits-lt", "--dry"), "--dry"),
+    "nothing to train": (("train",), "RECIPE"),
+    "no recipe of this name": (("train", "digits-tl"), "did you mean digits-lt?"),
+    "no recipe file there": (("train", "mine.yaml"), "mine.yaml"),
+    "no space of this name": (("sweep", "cbmd"), "cbdm"),
+    "an unknown key": (("train", "digits-lt", "objective.tua=1"), "objective.tau"),
+    "an unknown value": (("train", "digits-lt", "sampling.sampler=dimm"), "did you mean ddim?"),
+    "a value out of range": (("train", "digits-lt", "training.images=-1"), "training.images"),
+    "an override without a value": (("train", "digits-lt", "seed"), "seed"),
+    "no run of this name": (("evaluate", "nothing"), "no run nothing"),
+    "no trial of this name": (("sample", "nothing/3"), "no run nothing/3"),
+    "trials that are no number": (("sweep", "cbdm", "--trials", "0"), "--trials"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_is_answered_in_two_lines(whipray: Shell, tmp_path: Path, mistake: str) -> None:
+    arguments, said = MISTAKES[mistake]
+    answer = whipray(*arguments)
+    assert answer.code == 2
+    assert answer.out == ""
+    lines = answer.err.strip().splitlines()
+    assert len(lines) == 2, answer.err
+    assert lines[0].startswith("error: ")
+    assert lines[1].startswith("fix: ")
+    assert said in answer.err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_mistake_is_a_document_where_one_was_asked_for(whipray: Shell) -> None:
+    answer = whipray("train", "digits-tl", "--json")
+    assert answer.code == 2
+    error = answer.document["error"]
+    assert error["code"] == 2
+    assert f"error: {error['message']}\nfix: {error['hint']}\n" == answer.err
+
+
+def test_a_space_that_names_no_key_is_refused(whipray: Shell, tmp_path: Path) -> None:
+    parameter = {"type": "float", "low": 0.1, "high": 1.0}
+    space = {"description": "wrong", "train": {"objective.tua": parameter}}
+    (tmp_path / "wrong.yaml").write_text(yaml.safe_dump(space))
+    answer = whipray("sweep", "wrong.yaml")
+    assert answer.code == 2
+    assert "objective.tua" in answer.err
+    assert "objective.tau" in answer.err.partition("fix: ")[2]
+
+
+@pytest.mark.parametrize("arguments", [("train", "digits-lt"), ("sweep", "cbdm")])
+def test_a_dry_run_touches_nothing(
+    whipray: Shell, tmp_path: Path, arguments: tuple[str, ...]
+) -> None:
+    answer = whipray(*arguments, "--dry-run", "--json", "training.images=640")
+    assert answer.code == 0, answer.err
+    document = answer.document
+    assert document["config"]["training.images"] == 640
+    assert document["origins"]["training.images"] == "command line"
+    assert "10 of 64 images" in document["plan"]["steps"]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_defect_keeps_its_traceback_out_of_sight(
+    whipray: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError("of whipray's own making")
+
+    monkeypatch.setattr("whipray.platform.experiment.load_experiment", broken)
+    answer = whipray("train", "digits-lt")
+    assert answer.code == 1
+    assert "Traceback" not in answer.err
+    log = Path(answer.err.strip().rpartition(" ")[2])
+    assert "ZeroDivisionError: of whipray's own making" in log.read_text()
+    log.unlink()
+
+
+def test_a_problem_says_its_own_exit_code(whipray: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: object) -> None:
+        raise Problem("the disk is full", "make room")
+
+    monkeypatch.setattr("whipray.platform.experiment.load_experiment", refused)
+    answer = whipray("train", "digits-lt")
+    assert (answer.code, answer.err) == (1, "error: the disk is full\nfix: make room\n")
+
+
+def test_an_interrupt_says_how_to_go_on(whipray: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    def leave(code: int) -> None:  # not by os._exit, which would end the tests
+        sys.exit(code)
+
+    monkeypatch.setattr("whipray.platform.experiment.load_experiment", interrupted)
+    monkeypatch.setattr(cli, "_leave", leave)
+    answer = whipray("train", "digits-lt", "--json")
+    assert answer.code == 130
+    assert answer.document["error"]["message"] == "interrupted"
+    assert answer.err.endswith("error: interrupted\nfix: the same command goes on where it was\n")
+
+
+def test_help_does_not_wait_for_pytorch() -> None:
+    code = (
+        "import sys; sys.argv = ['whipray', 'sweep', '--help']\n"
+        "from whipray.platform.cli.main import main\n"
+        "try: main()\n"
+        "except SystemExit as left: assert left.code == 0\n"
+        "print(sorted({'torch', 'ray', 'mlflow', 'deepspeed', 'optuna'} & sys.modules.keys()))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "--recipe" in done.stdout
+    assert done.stdout.splitlines()[-1] == "[]"

@@ -1,0 +1,206 @@
+"""Layers to one checked config: what wins, where it is from, and what a mistake says."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Literal
+
+import pytest
+import yaml
+from pydantic import Field, model_validator
+
+from whipray.platform.layers import (
+    Layer,
+    flatten,
+    known_keys,
+    parse_override,
+    read_yaml,
+    render,
+    resolve,
+)
+from whipray.trainers.config import Config
+from whipray.trainers.errors import UsageProblem
+
+
+class Ddpm(Config):
+    name: Literal["ddpm"] = "ddpm"
+    label_drop: float = Field(0.1, ge=0, le=1)
+
+
+class Cbdm(Config):
+    name: Literal["cbdm"] = "cbdm"
+    label_drop: float = Field(0.2, ge=0, le=1)
+    tau: float = Field(1.0, ge=0)
+    label_set: Literal["train", "sqrt", "balanced"] = "train"
+
+
+class Engine(Config):
+    stage: int = Field(1, ge=0, le=3)
+    micro_batch: int | Literal["auto"] = "auto"
+    betas: tuple[float, float] = (0.9, 0.999)
+
+
+class Toy(Config):
+    objective: Annotated[Ddpm | Cbdm, Field(discriminator="name")] = Cbdm(tau=2.0)
+    engine: Engine = Engine(stage=2)
+    run_name: str = "toy"
+    learning_rate: float = Field(2e-4, gt=0)
+    images: int | None = Field(None, ge=1)
+    limits: dict[str, float] = Field({})
+
+    @model_validator(mode="after")
+    def _fits(self) -> Toy:
+        if self.images and self.images % 8:
+            raise ValueError(f"images {self.images} is not a multiple of 8")
+        return self
+
+
+def toy(*overrides: str, file: dict[str, object] | None = None) -> Toy:
+    layers = [Layer("exp.yaml", file or {}), *(parse_override(o) for o in overrides)]
+    return resolve(Toy, layers).value
+
+
+def test_later_layers_win_and_every_leaf_knows_its_origin() -> None:
+    resolved = resolve(
+        Toy,
+        [
+            Layer("recipe small", {"engine": {"stage": 0}, "learning_rate": 1e-3}),
+            Layer("exp.yaml", {"learning_rate": 5e-4, "limits": {"few.kid": 2}}),
+            parse_override("engine.betas=[0.5, 0.9]"),
+        ],
+    )
+    assert resolved.value == Toy(
+        engine=Engine(stage=0, betas=(0.5, 0.9)), learning_rate=5e-4, limits={"few.kid": 2}
+    )
+    assert resolved.origins == {
+        "objective.name": "default",
+        "objective.label_drop": "default",
+        "objective.tau": "default",
+        "objective.label_set": "default",
+        "engine.stage": "recipe small",
+        "engine.micro_batch": "default",
+        "engine.betas": "command line",
+        "run_name": "default",
+        "learning_rate": "exp.yaml",
+        "images": "default",
+        "limits.few.kid": "exp.yaml",
+    }
+    assert list(resolved.origins) == list(flatten(resolved.value))
+
+
+def test_a_part_of_a_section_keeps_the_rest_of_the_fields_default() -> None:
+    assert toy("objective.label_set=sqrt").objective == Cbdm(tau=2.0, label_set="sqrt")
+    assert toy("engine.micro_batch=4").engine == Engine(stage=2, micro_batch=4)
+
+
+def test_another_variant_drops_only_what_it_lacks() -> None:
+    given = {"objective": {"name": "cbdm", "tau": 3.0, "label_drop": 0.5}}
+    assert toy("objective.name=ddpm", file=given).objective == Ddpm(label_drop=0.5)
+    # A default of the old variant is nobody's wish: the new variant's own default holds.
+    assert toy("objective.name=ddpm").objective == Ddpm(label_drop=0.1)
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_one_layer_may_not_contradict_itself(order: int) -> None:
+    overrides = ["objective.tau=2", "objective.name=ddpm"][::order]
+    with pytest.raises(UsageProblem, match=r"objective\.tau.*not a key of objective when.*ddpm"):
+        toy(*overrides)
+
+
+@pytest.mark.parametrize(
+    ("override", "what", "fix"),
+    [
+        ("objective.taau=1", r"unknown key objective\.taau \(command line\)", r"objective\.tau\?"),
+        ("tau=1", "unknown key tau", r"did you mean objective\.tau\?"),
+        ("objective.stage=1", r"objective\.stage", r"did you mean engine\.stage\?"),
+        ("zzz=1", "unknown key zzz", "the keys here are objective, engine"),
+        ("objective.tau=-1", r"objective\.tau: -1 given, expected a number >= 0", "command line"),
+        ("objective.tau=fast", r"'fast' given, expected a number >= 0", "command line"),
+        ("images=1.5", r"images: 1\.5 given, expected a whole number >= 1", "command line"),
+        ("learning_rate=.inf", r"learning_rate: inf given, expected a finite number", "command"),
+        ("engine.micro_batch=x", r"'x' given, expected a whole number or 'auto'", "command line"),
+        ("engine=3", r"engine: 3 given, expected a section of keys", "command line"),
+        ("objective.name=cdbm", r"'cdbm' is not one", r"did you mean cbdm\? .* ddpm, cbdm"),
+        ("objective.label_set=trian", "'trian' is not", r"mean train\? .* train, sqrt, balanced"),
+        ("images=9", "^images 9 is not a multiple of 8$", "change"),
+        ("=3", "'=3' is not key=value", "like objective.tau=1.5"),
+        ("tau", "'tau' is not key=value", "like objective.tau=1.5"),
+        ("engine..stage=3", "is not key=value", "like"),
+        ("run_name=[1", "run_name line 1", "YAML"),
+    ],
+)
+def test_a_mistake_is_one_line_and_a_way_out(override: str, what: str, fix: str) -> None:
+
+    with pytest.raises(UsageProblem) as caught:
+        toy(override)
+    assert re.search(what, caught.value.what), caught.value.what
+    assert re.search(fix, caught.value.fix), caught.value.fix
+    assert "\n" not in str(caught.value)
+
+
+def test_a_wrong_value_names_its_layer_and_counts_the_others() -> None:
+    with pytest.raises(UsageProblem, match=r"change it in exp\.yaml \(2 more after this one\)"):
+        toy("nonsense=1", "engine.stage=9", file={"objective": {"tau": "x"}})
+
+
+class Required(Config):
+    images: int
+    objective: Ddpm | Cbdm = Field(discriminator="name")
+
+
+def test_what_was_written_wrong_comes_before_what_is_missing() -> None:
+    with pytest.raises(UsageProblem, match=r"unknown key imagse .* images\? \(2 more"):
+        resolve(Required, [parse_override("imagse=1")])
+    with pytest.raises(UsageProblem, match=r"^images is missing — add it, as images="):
+        resolve(Required, [])
+    for overrides in ([], [parse_override("objective.tau=1")]):
+        with pytest.raises(UsageProblem, match=r"^objective\.name is missing — .* ddpm, cbdm"):
+            resolve(Required, [parse_override("images=1"), *overrides])
+
+
+def test_yaml_files_mean_what_they_look_like(tmp_path) -> None:
+    path = tmp_path / "exp.yaml"
+    path.write_text("learning_rate: 1e-4\nrun_name: off\n")
+    layer = read_yaml(path)
+    assert layer == Layer("exp.yaml", {"learning_rate": 1e-4, "run_name": "off"})
+    path.write_text("a: 1\nb:\n  c: 1\n  c: 2\n")
+    with pytest.raises(UsageProblem, match="line 4: key 'c' is given twice"):
+        read_yaml(path)
+    path.write_text("- 1\n")
+    with pytest.raises(UsageProblem, match="not a mapping"):
+        read_yaml(path)
+    with pytest.raises(UsageProblem, match="cannot be read"):
+        read_yaml(tmp_path / "absent.yaml")
+
+
+def test_rendered_config_reads_back_and_shows_origins(tmp_path) -> None:
+    texts = ["off", "1e-4", "a # b", "null", "2026-01-01", "é: 1"]
+    for text in texts:
+        resolved = resolve(Toy, [Layer("exp.yaml", {"run_name": text, "learning_rate": 1e-6})])
+        rendered = render(resolved)
+        path = tmp_path / "again.yaml"
+        path.write_text(rendered)
+        assert resolve(Toy, [read_yaml(path)]).value == resolved.value
+        assert yaml.safe_load(rendered) == resolved.value.model_dump(mode="json")
+    lines = [line for line in rendered.splitlines() if not line.endswith(":")]
+    assert len({line.index("  # ") for line in lines}) == 1
+    assert next(line for line in lines if "learning_rate" in line).endswith("# exp.yaml")
+    coloured = render(resolved, colour=True).splitlines()
+    assert next(line for line in coloured if "tau" in line).startswith("\x1b[2m")
+    assert "\x1b" not in next(line for line in coloured if "learning_rate" in line)
+
+
+def test_known_keys_go_through_unions() -> None:
+    assert known_keys(Toy) == [
+        "objective.name",
+        "objective.label_drop",
+        "objective.tau",
+        "objective.label_set",
+        "engine.stage",
+        "engine.micro_batch",
+        "engine.betas",
+        "run_name",
+        "learning_rate",
+        "images",
+        "limits",
+    ]

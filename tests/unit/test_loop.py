@@ -1,0 +1,341 @@
+"""The loop, the engine and the export, in one process of one worker."""
+
+from __future__ import annotations
+
+import gc
+import shutil
+import subprocess
+import sys
+import weakref
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import pytest
+import torch
+from support.training import BATCH, TINY, distance
+from torch import Tensor, nn
+
+from whipray.platform.layers import Layer, flatten, resolve
+from whipray.trainers.backbones import UNet
+from whipray.trainers.checkpoint import MANIFEST, Manifest, verify, write_manifest
+from whipray.trainers.data import Splits
+from whipray.trainers.data.batches import gather, to_float
+from whipray.trainers.data.sampling import Order
+from whipray.trainers.diffusion import build_schedule
+from whipray.trainers.engine import Engine, join_workers
+from whipray.trainers.errors import CheckpointProblem, DivergenceProblem, UsageProblem
+from whipray.trainers.export import CARD, WEIGHTS, export, load_exported
+from whipray.trainers.loop import LoopConfig, Progress, Resume, Training, _shares, check_same_run
+from whipray.trainers.objectives import Batch
+from whipray.trainers.randomness import Draws, derive_seed
+from whipray.trainers.samplers import SamplingConfig
+from whipray.trainers.trainer_config import TrainerConfig
+
+CPU = torch.device("cpu")
+
+
+def config_of(**changes: Any) -> TrainerConfig:
+    values = {key.replace("__", "."): value for key, value in changes.items()}
+    base = {key: value for key, value in TINY.items() if key in TrainerConfig.model_fields}
+    return resolve(TrainerConfig, [Layer("tiny", base), Layer("test", values)]).value
+
+
+class Folder:
+    """Hooks that keep reports, and checkpoints in a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.reports: list[Progress] = []
+
+    def report(self, progress: Progress) -> bool:
+        self.reports.append(progress)
+        return False
+
+    def checkpoint(self, name: str, folder: Path, file: str, manifest: Manifest) -> None:
+        (self.folder / name).mkdir()
+        (self.folder / name / file).write_bytes((folder / file).read_bytes())
+        write_manifest(self.folder / name, manifest)
+
+    def resume(self) -> Resume:
+        newest = max(path.parent for path in self.folder.glob(f"*/{MANIFEST}"))
+        return Resume(newest, verify(newest))
+
+
+@pytest.fixture(scope="module")
+def data() -> Splits:
+    join_workers(CPU)
+    torch.set_num_threads(1)
+    return config_of().data.load(Path())
+
+
+Train = Callable[..., tuple[Training, Folder]]
+
+
+@pytest.fixture
+def train(data: Splits, tmp_path: Path) -> Iterator[Train]:
+    """Train, and leave the engine open to look at."""
+    opened: list[Engine] = []
+
+    def run(resume: Resume | None = None, **changes: Any) -> tuple[Training, Folder]:
+        config = config_of(**changes)
+        training = Training(config, data, CPU, resume)
+        opened.append(training.engine)
+        hooks = Folder(tmp_path)
+        training.run(hooks, config.model_dump(mode="json"))
+        return training, hooks
+
+    yield run
+    for engine in opened:
+        engine.close()
+
+
+def by_hand(config: TrainerConfig, data: Splits) -> tuple[nn.Module, dict[str, Tensor]]:
+    """The same training in plain PyTorch, the whole batch at once; its network and average."""
+    torch.manual_seed(derive_seed(config.seed, "weights"))
+    network = UNet(config.model, (1, 8, 8), 10)
+    average = {name: p.detach().clone() for name, p in network.named_parameters()}
+    optimizer = torch.optim.Adam(network.parameters(), betas=config.optimizer.betas)
+    schedule = build_schedule(config.diffusion, CPU)
+    objective = config.objective.build(data.train.class_counts.tolist())
+    order = Order(data.train.labels, 10, config.data.sampling, config.seed)
+    for step in range(config.training.images // BATCH):
+        indices = order.indices(step * BATCH, BATCH)
+        batch = Batch(
+            to_float(gather(data.train, indices, CPU), None),
+            torch.from_numpy(data.train.labels[indices]),
+        )
+        draws = Draws(config.seed, step, 0, BATCH, CPU)
+        loss = objective(network, batch, schedule, draws, step * BATCH)
+        optimizer.zero_grad()
+        loss.total.backward()
+        if config.optimizer.clip:
+            nn.utils.clip_grad_norm_(network.parameters(), config.optimizer.clip)
+        seen = (step + 1) * BATCH
+        optimizer.param_groups[0]["lr"] = config.optimizer.lr * min(
+            1.0, seen / config.optimizer.warmup_images
+        )
+        optimizer.step()
+        half_life = min(config.optimizer.ema_half_life_images, config.optimizer.ema_ramp * seen)
+        for name, p in network.named_parameters():
+            average[name].lerp_(p.detach(), 1 - 0.5 ** (BATCH / half_life))
+    return network, average
+
+
+@pytest.mark.parametrize(
+    ("stage", "micro_batch", "clip"),
+    [(0, 8, 0.5), (0, None, 0.0), (1, None, 0.5), (2, 8, 0.5), (3, 16, 0.0)],
+)
+def test_a_training_is_what_plain_pytorch_makes_of_it(
+    train: Train, data: Splits, stage: int, micro_batch: int | None, clip: float
+) -> None:
+    """Gradients averaged over the pieces and clipped once, at every stage; warm-up; EMA ramp."""
+    changes = {
+        "objective": {"name": "cbdm", "tau": 2.0},
+        "optimizer__clip": clip,
+        "optimizer__ema_ramp": 0.5,
+        "optimizer__ema_half_life_images": 2.2 * BATCH,
+        "training__images": 5 * BATCH,
+    }
+    training, _ = train(**changes, engine__zero_stage=stage, training__micro_batch=micro_batch)
+    network, average = by_hand(config_of(**changes), data)
+    plain = {name: p.detach() for name, p in network.named_parameters()}
+    for kind, expected in (("weights", plain), ("ema", average)):
+        found = {
+            name: training.engine._full(p, kind).view_as(plain[name])
+            for name, p in training.engine.network.named_parameters()
+        }
+        assert distance(expected, found) < 1e-5
+    assert distance(plain, average) > 1e-2
+
+
+def test_reports_and_checkpoints_come_by_images(train: Train) -> None:
+    _, hooks = train(
+        training__images=200,  # seven batches of 32 make it 224
+        training__report_every_images=64,
+        training__checkpoint_every_images=100,
+    )
+    seen = [(p.images_seen, p.checkpoint) for p in hooks.reports]
+    assert seen == [
+        (64, None),
+        (128, "images-000000000128"),
+        (192, None),
+        (224, "images-000000000224"),
+    ]
+    assert {p.total_images for p in hooks.reports} == {224}
+    assert ["validation/denoising" in p.metrics for p in hooks.reports] == [0, 1, 0, 1]
+    assert [p.metrics["lr"] for p in hooks.reports] == [2.5e-3, 5e-3, 5e-3, 5e-3]
+    manifest = hooks.resume().manifest
+    assert (manifest.images_seen, manifest.optimizer_steps) == (224, 7)
+
+
+def test_a_report_is_the_mean_since_the_last_one(train: Train) -> None:
+    _, each = train(training__images=3 * BATCH)
+    losses = [report.metrics["loss/total"] for report in each.reports]
+    shutil.rmtree(each.resume().folder)
+    _, once = train(
+        training__images=3 * BATCH, training__micro_batch=16, training__report_every_images=96
+    )
+    (report,) = once.reports
+    assert report.metrics["loss/total"] == pytest.approx(sum(losses) / 3, rel=1e-6)
+
+
+def test_a_finished_training_has_nothing_left_to_do(train: Train) -> None:
+    _, hooks = train(training__images=BATCH)
+    again, later = train(hooks.resume(), training__images=BATCH)
+    assert later.reports == []
+    assert again.images_seen == BATCH
+
+
+def test_batches_are_shared_evenly() -> None:
+    def plan(**values: int) -> LoopConfig:
+        return LoopConfig(images=1, **values)
+
+    assert _shares(plan(batch_size=96), 3) == (32, 32)
+    assert _shares(plan(batch_size=96, micro_batch=8), 3) == (32, 8)
+    assert _shares(plan(batch_size=96, micro_batch=64), 3) == (32, 32)
+    with pytest.raises(UsageProblem, match="batch_size 64 cannot be shared by 3 workers"):
+        _shares(plan(batch_size=64), 3)
+    with pytest.raises(UsageProblem, match="micro_batch 5 does not divide a worker's 32 rows"):
+        _shares(plan(batch_size=64, micro_batch=5), 2)
+
+
+def test_the_validation_loss_is_a_fixed_mean_over_fixed_images(data: Splits) -> None:
+    found = []
+    for micro_batch in (None, 8, 4):
+        config = config_of(training__micro_batch=micro_batch, model__dropout=0.5)
+        training = Training(config, data, CPU, None)
+        torch.manual_seed(3)
+        for parameter in training.engine.network.parameters():
+            nn.init.normal_(parameter, std=0.1)
+        found += [training._validation_loss(), training._validation_loss()]
+        assert training.engine.network.training
+        training.engine.close()
+
+    picked = torch.linspace(0, 739, 37).long().numpy()  # of 740 reference images
+    assert set(data.reference.labels[picked]) == set(range(10))
+    draws = Draws(derive_seed(config.seed, "validation"), 0, 0, 37, CPU)
+    x_0 = to_float(gather(data.reference, picked, CPU), None)
+    t, eps = draws.integers("t", 1000), draws.normal("eps", (1, 8, 8))
+    labels = torch.from_numpy(data.reference.labels[picked])
+    x_t = training.schedule.q_sample(x_0, t, eps)
+    with torch.no_grad():
+        expected = nn.functional.mse_loss(training.engine.network.eval()(x_t, t, labels), eps)
+    assert found == pytest.approx([float(expected)] * 6, rel=1e-6)
+
+
+def test_check_same_run_names_the_key() -> None:
+    saved = config_of(objective__name="cbdm").model_dump(mode="json")
+    free = ("engine.", "training.images")
+
+    def now(**changes: Any) -> dict[str, Any]:
+        return flatten(config_of(objective__name="cbdm", **changes))
+
+    check_same_run(flatten(saved), now(engine__zero_stage=3, training__images=64), free)
+    with pytest.raises(CheckpointProblem, match=r"objective\.tau=1\.0, not 1\.5"):
+        check_same_run(flatten(saved), now(objective__tau=1.5), free)
+    with pytest.raises(CheckpointProblem, match=r"data\.long_tail\.ratio=20\.0, not 50\.0"):
+        check_same_run(flatten(saved), now(data__long_tail__ratio=50), free)
+
+
+@pytest.mark.slow
+def test_trainings_one_after_another_leave_nothing_behind(data: Splits, tmp_path: Path) -> None:
+    """A sweep's processes are used again: other sizes, stages and objectives, and failures."""
+
+    def once(folder: Path, **changes: Any) -> weakref.ref[nn.Module]:
+        folder.mkdir()
+        config = config_of(training__images=BATCH, **changes)
+        training = Training(config, data, CPU, None)
+        training.run(Folder(folder), config.model_dump(mode="json"))
+        training.engine.close()
+        return weakref.ref(training.engine.network)
+
+    def failing(stage: int) -> weakref.ref[nn.Module]:
+        """A resume that does not continue."""
+        resume = Folder(tmp_path / "1").resume()
+        other = resume.manifest.model_copy(update={"next_loss": 9.0})
+        config = config_of(engine__zero_stage=stage)
+        with (
+            patch.object(Training, "_next_loss", autospec=True, return_value=8.0) as asked,
+            pytest.raises(DivergenceProblem, match="next loss 8, saved 9"),
+        ):
+            Training(config, data, CPU, Resume(resume.folder, other))
+        (training,) = asked.call_args.args
+        return weakref.ref(training.engine.network)
+
+    networks = [once(tmp_path / str(stage), engine__zero_stage=stage) for stage in range(4)]
+    networks.append(once(tmp_path / "other", model__base_channels=12, objective__name="cbdm"))
+    networks += [failing(stage) for stage in (0, 1, 3)]
+    gc.collect()
+    assert [network() for network in networks] == [None] * 8
+
+
+def test_an_exported_model_is_the_average(train: Train, tmp_path: Path) -> None:
+    training, hooks = train()
+    sampling = SamplingConfig(steps=3, omega=0.5)
+    resume = hooks.resume()
+    card = export(resume.folder, resume.manifest, tmp_path / "model", sampling)
+    model = load_exported(tmp_path / "model")
+    assert model.card == card
+    assert (card.sampling, card.images_seen, card.image_shape) == (sampling, 8 * BATCH, (1, 8, 8))
+    assert card.class_counts[0] > card.class_counts[9] == 5
+    assert card.checkpoint == resume.manifest.content_hash()
+
+    x, t, labels = (
+        torch.randn(4, 1, 8, 8),
+        torch.tensor([0, 10, 500, 999]),
+        torch.tensor([0, 1, 2, -1]),
+    )
+    network = training.engine.network.eval()
+    weights_say = network(x, t, labels)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.copy_(training.engine._full(parameter, "ema"))
+        average_says = network(x, t, labels)
+        assert torch.equal(model.network(x, t, labels), average_says)
+    assert not torch.allclose(weights_say, average_says, atol=1e-2)
+    images = model.sample(torch.tensor([1, 2]), card.sampling, seed=0)
+    assert images.shape == (2, 1, 8, 8)
+
+
+def test_an_export_that_does_not_fit_together_says_so(train: Train, tmp_path: Path) -> None:
+    _, hooks = train(training__images=BATCH)
+    model = tmp_path / "model"
+    with pytest.raises(CheckpointProblem, match=r"no model\.json"):
+        load_exported(model)
+    resume = hooks.resume()
+    export(resume.folder, resume.manifest, model, SamplingConfig())
+
+    card = (model / CARD).read_text()
+    (model / CARD).write_text(card.replace('"base_channels": 9', '"base_channels": 12'))
+    with pytest.raises(CheckpointProblem, match=r"parameter down\.0\.conv_1\.bias is \(9,\)"):
+        load_exported(model)
+    (model / CARD).write_text(card[: len(card) // 2])
+    with pytest.raises(CheckpointProblem, match="cannot be read"):
+        load_exported(model)
+    (model / CARD).write_text(card)
+    (model / WEIGHTS).write_bytes((model / WEIGHTS).read_bytes()[:-1])
+    with pytest.raises(CheckpointProblem, match="cannot be read"):
+        load_exported(model)
+
+
+@pytest.mark.slow
+def test_a_first_training_says_nothing() -> None:
+    """A process of its own, without a launcher: DeepSpeed's talk would drown the progress."""
+    script = """
+import sys, tempfile
+from pathlib import Path
+from support.training import BATCH, tiny, train
+for stage in (0, 2, 3):
+    train(tiny(engine__zero_stage=stage, training__images=BATCH), Path(tempfile.mkdtemp()))
+sys.exit("mlflow" in sys.modules)  # DeepSpeed would import it, for a tool that nobody uses
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        check=False,
+        capture_output=True,
+        text=True,
+        cwd=Path(__file__).parents[1],
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

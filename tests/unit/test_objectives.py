@@ -1,0 +1,528 @@
+"""Every objective keeps one contract; CBDM is the paper's equation 4, gradients included."""
+
+from __future__ import annotations
+
+from typing import Any, get_args
+
+import numpy as np
+import pytest
+import torch
+from pydantic import TypeAdapter, ValidationError
+from scipy import stats
+from torch import Tensor, nn
+
+from whipray.trainers.backbones import UNet, UNetConfig
+from whipray.trainers.diffusion import DiffusionConfig, build_schedule
+from whipray.trainers.errors import UsageProblem
+from whipray.trainers.objectives import (
+    AnyObjective,
+    Batch,
+    CBDMConfig,
+    DDPMConfig,
+    Loss,
+)
+from whipray.trainers.objectives.base import Noised, ObjectiveConfig
+from whipray.trainers.randomness import Draws
+from whipray.trainers.samplers import NULL_LABEL
+
+CPU = torch.device("cpu")
+COUNTS = [60, 25, 12, 3]
+SHAPE = (2, 8, 8)
+SCHEDULE = build_schedule(DiffusionConfig())
+
+
+def images_and_labels(rows: int) -> Batch:
+    generator = torch.Generator().manual_seed(rows)
+    images = torch.rand(rows, *SHAPE, generator=generator) * 2 - 1
+    return Batch(images, torch.randint(len(COUNTS), (rows,), generator=generator))
+
+
+def awake(network: nn.Module) -> nn.Module:
+    """Random weights everywhere: the initial ones silence most layers."""
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for p in network.parameters():
+            p.copy_(torch.randn(p.shape, generator=generator) * 0.3)
+    return network
+
+
+class Spy:
+    """A model that notes what it was shown."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+        self.labels: list[list[int]] = []
+        self.graphs: list[bool] = []
+
+    def __call__(
+        self, x_t: Tensor, t: Tensor, labels: Tensor, dropout_rows: Tensor | None = None
+    ) -> Tensor:
+        assert len(x_t) == len(t) == len(labels)
+        self.labels.append(labels.tolist())
+        self.graphs.append(torch.is_grad_enabled())
+        return self.model(x_t, t, labels, dropout_rows)
+
+
+# -- the contract, for every method there is ----------------------------------------------------------
+
+METHODS = get_args(get_args(AnyObjective)[0])
+VARIANTS: list[ObjectiveConfig] = [
+    *(method() for method in METHODS),
+    *(method(label_drop=0.5, label_drop_per="batch") for method in METHODS),
+    CBDMConfig(gamma=0, label_set="sqrt"),
+    CBDMConfig(label_draws=2, label_set="balanced", dropout_masks="shared"),
+    CBDMConfig(thin=0.5, label_drop=0.3),
+    CBDMConfig(thin=0.25, gamma=0, label_draws=2),
+]
+
+
+@pytest.mark.parametrize(
+    "config", VARIANTS, ids=lambda c: "-".join(map(str, c.model_dump(exclude_defaults=True))) or "-"
+)
+class TestContract:
+    def network(self) -> nn.Module:
+        config = UNetConfig(
+            base_channels=8,
+            channel_mult=(1, 2),
+            blocks_per_level=1,
+            attention_resolutions=(4,),
+            norm_groups=4,
+            dropout=0.2,
+        )
+        return awake(UNet(config, SHAPE, len(COUNTS)))
+
+    def loss(
+        self, config: ObjectiveConfig, model: Any, batch: Batch, step: int = 0, first_row: int = 0
+    ) -> Loss:
+        torch.manual_seed(step)  # of dropout
+        draws = Draws(3, step, first_row, len(batch.labels), CPU)
+        return config.build(COUNTS)(model, batch, SCHEDULE, draws, 64 * step)
+
+    @pytest.mark.parametrize("rows", [8, 24])
+    def test_a_scalar_with_named_parts(self, config: ObjectiveConfig, rows: int) -> None:
+        loss = self.loss(config, self.network(), images_and_labels(rows))
+        assert loss.total.shape == ()
+        assert loss.total.dtype == torch.float32
+        assert loss.total.isfinite()
+        assert loss.total.requires_grad
+        assert "denoising" in loss.parts
+        for part in loss.parts.values():
+            assert part.shape == ()
+            assert part.isfinite()
+            assert not part.requires_grad
+        assert sum(loss.parts.values()).item() == pytest.approx(loss.total.item(), rel=1e-6)
+
+    def test_gradients_reach_every_parameter(self, config: ObjectiveConfig) -> None:
+        network = self.network()
+        step = next(s for s in range(99) if Draws(3, s, 0, 1, CPU).for_batch("label_drop") > 0.5)
+        self.loss(config, network, images_and_labels(24), step).total.backward()
+        for name, p in network.named_parameters():
+            assert p.grad is not None, name
+            assert p.grad.isfinite().all(), name
+            assert p.grad.count_nonzero() > 0, name
+
+    def test_the_same_draws_give_the_same_loss(self, config: ObjectiveConfig) -> None:
+        network, batch = self.network(), images_and_labels(16)
+        first, again, other = (
+            self.loss(config, network, batch, step).total.item() for step in (4, 4, 5)
+        )
+        assert first == again
+        assert first != other
+
+    @pytest.mark.parametrize("workers", [2, 4])
+    def test_any_number_of_workers_has_the_same_mean(
+        self, config: ObjectiveConfig, workers: int
+    ) -> None:
+        whole, shared = self.network().eval(), self.network().eval()  # no dropout
+        batch = images_and_labels(32)
+        expected = self.loss(config, whole, batch)
+        expected.total.backward()
+        rows, parts = 32 // workers, dict.fromkeys(expected.parts, 0.0)
+        for first in range(0, 32, rows):
+            some = Batch(batch.images[first : first + rows], batch.labels[first : first + rows])
+            loss = self.loss(config, shared, some, first_row=first)
+            (loss.total / workers).backward()
+            for name, part in loss.parts.items():
+                parts[name] += part.item() / workers
+        assert parts == pytest.approx({k: v.item() for k, v in expected.parts.items()}, rel=1e-5)
+        for p, q in zip(whole.parameters(), shared.parameters(), strict=True):
+            assert (p.grad - q.grad).norm() < 1e-4 * p.grad.norm() + 1e-7
+
+    def test_labels_are_dropped_as_asked(self, config: ObjectiveConfig) -> None:
+        network, batch = self.network(), images_and_labels(16)
+        seen = []
+        for share in (0.0, 0.5, 1.0):
+            for step in range(8):
+                spy = Spy(network)
+                some = config.model_copy(update={"label_drop": share})
+                with torch.no_grad():
+                    self.loss(some, spy, batch, step)
+                own = spy.labels[0][:16]  # an objective shows every image under its own label first
+                kept = [label != NULL_LABEL for label in own]
+                for label, true, keep in zip(own, batch.labels.tolist(), kept, strict=True):
+                    assert label == true or not keep
+                if config.label_drop_per == "batch":
+                    assert len(set(kept)) == 1
+                seen.append(np.mean(kept))
+        assert seen[:8] == [1.0] * 8
+        assert 0.1 < np.mean(seen[8:16]) < 0.9
+        assert seen[16:] == [0.0] * 8
+
+    def test_without_labels_no_label_learns(self, config: ObjectiveConfig) -> None:
+        network = self.network()
+        config = config.model_copy(update={"label_drop": 1.0})
+        loss = self.loss(config, network, images_and_labels(8))
+        loss.total.backward()
+        assert loss.total.isfinite()
+        assert network.labels.weight.grad.count_nonzero() == 0
+        assert network.head.weight.grad.count_nonzero() > 0
+
+    def test_the_config_is_found_by_its_name(self, config: ObjectiveConfig) -> None:
+        assert TypeAdapter(AnyObjective).validate_python(config.model_dump()) == config
+
+
+# -- equation 4, read again -----------------------------------------------------------------------------
+
+
+class Tiny(nn.Module):
+    """A smooth network in float64 that minds x_t, t and the label."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Conv2d(SHAPE[0], 5, 3, padding=1)
+        self.labels = nn.Embedding(len(COUNTS), 5)
+        self.outer = nn.Conv2d(5, SHAPE[0], 3, padding=1)
+        awake(self.double())
+
+    def exactly(self, x_t: Tensor, t: Tensor, labels: Tensor) -> Tensor:
+        label = self.labels(labels.clamp(min=0)) * (labels >= 0)[:, None]
+        h = self.inner(x_t) + (3 * label + t[:, None] / 500)[:, :, None, None]
+        return self.outer(torch.tanh(h))
+
+    def forward(
+        self,
+        x_t: Tensor,
+        t: Tensor,
+        labels: Tensor,
+        dropout_rows: Tensor | None = None,  # noqa: ARG002
+    ) -> Tensor:
+        return self.exactly(x_t.double(), t, labels).float()
+
+
+def equation_4(
+    network: Tiny, batch: Batch, draws: Draws, config: CBDMConfig, diffusion: DiffusionConfig
+) -> dict[str, Tensor]:
+    """CBDM, eq. 4 and algorithm 1, in the paper's own terms: one sample after the other, float64.
+
+    tau_0 t (|| e(x_t, y) - sg e(x_t, y') ||^2 + gamma || sg e(x_t, y) - e(x_t, y') ||^2), averaged
+    over y' in Y and added to || e(x_t, y) - eps ||^2, with mean squares for norms.
+    """
+    T = diffusion.timesteps
+    tau_0 = config.tau / T  # the paper's: 0.001 for tau = 1 and T = 1000
+    counts = np.array(COUNTS, dtype=np.float64)
+    frequencies = {"train": counts, "sqrt": counts**0.5, "balanced": counts**0}[config.label_set]
+    abar = np.cumprod(1 - np.linspace(diffusion.beta_start, diffusion.beta_end, T))
+    t_all = draws.integers("t", T)
+    eps_all = draws.normal("eps", SHAPE).double()
+    y_prime_all = draws.categorical("y_prime", torch.from_numpy(frequencies), config.label_draws)
+    if config.label_drop_per == "batch":
+        dropped = [draws.for_batch("label_drop") < config.label_drop] * draws.rows
+    else:
+        dropped = (draws.uniform("label_drop")[:, 0] < config.label_drop).tolist()
+
+    def e(x_t: Tensor, t: int, label: int) -> Tensor:
+        return network.exactly(x_t[None], torch.tensor([t]), torch.tensor([label]))[0]
+
+    terms = {name: torch.zeros((), dtype=torch.float64) for name in ("denoising", "pull", "commit")}
+    for i in range(draws.rows):
+        t, eps, x_0 = int(t_all[i]), eps_all[i], batch.images[i].double()
+        signal, noise = abar[t] ** 0.5, (1 - abar[t]) ** 0.5
+        x_t = signal * x_0 + noise * eps
+        target = {"eps": eps, "x0": x_0, "v": signal * eps - noise * x_0}[diffusion.prediction]
+        h = e(x_t, t, -1 if dropped[i] else int(batch.labels[i]))
+        terms["denoising"] = terms["denoising"] + ((h - target) ** 2).mean() / draws.rows
+        if dropped[i]:
+            continue
+        for y_prime in y_prime_all[i].tolist():
+            h_prime = e(x_t, t, y_prime)
+            weight = tau_0 * t / config.label_draws / draws.rows
+            terms["pull"] = terms["pull"] + weight * ((h - h_prime.detach()) ** 2).mean()
+            commit = config.gamma * ((h.detach() - h_prime) ** 2).mean()
+            terms["commit"] = terms["commit"] + weight * commit
+    return terms
+
+
+def gradients(network: nn.Module, loss: Tensor) -> list[Tensor]:
+    found = torch.autograd.grad(loss, list(network.parameters()), allow_unused=True)
+    return [torch.zeros(()) if g is None else g for g in found]
+
+
+@pytest.mark.parametrize(
+    ("options", "diffusion"),
+    [
+        ({}, {}),
+        ({}, {"prediction": "v"}),
+        ({"gamma": 0.7}, {"prediction": "x0", "timesteps": 250}),
+        ({"tau": 0.0}, {}),
+        ({"tau": 5.0, "gamma": 0.0}, {}),
+        ({"tau": 2.0, "gamma": 0.0, "label_draws": 2, "label_drop": 0.4}, {}),
+        ({"gamma": 0.0, "dropout_masks": "shared"}, {"timesteps": 400}),
+        ({"tau": 0.1, "gamma": 1.7, "label_set": "sqrt"}, {}),
+        ({"label_set": "balanced", "label_draws": 3}, {"timesteps": 100}),
+        ({"label_drop": 0.5, "dropout_masks": "shared"}, {}),
+        ({"label_drop": 0.5, "label_drop_per": "batch", "tau": 3.0}, {}),
+        ({"label_drop": 0.0}, {}),
+        ({"label_drop": 1.0}, {}),
+    ],
+)
+@pytest.mark.parametrize(("rows", "step"), [(8, 0), (12, 1), (12, 2)])
+def test_cbdm_is_equation_4(
+    options: dict[str, Any], diffusion: dict[str, Any], rows: int, step: int
+) -> None:
+    config, forward = CBDMConfig(**options), DiffusionConfig(**diffusion)
+    network, batch = Tiny(), images_and_labels(rows)
+    draws = Draws(5, step, 4, rows, CPU)
+    loss = config.build(COUNTS)(network, batch, build_schedule(forward), draws, 0)
+    terms = equation_4(network, batch, draws, config, forward)
+    expected = {
+        "denoising": terms["denoising"].item(),
+        "regulariser": terms["pull"].item(),
+        "commitment": terms["commit"].item(),
+    }
+    found = {name: part.item() for name, part in loss.parts.items()}
+    assert found == pytest.approx(expected, rel=2e-6, abs=1e-12)
+    total = sum(terms.values())
+    assert loss.total.item() == pytest.approx(total.item(), rel=2e-6)
+    for g, reference in zip(gradients(network, loss.total), gradients(network, total), strict=True):
+        assert (g - reference).norm() <= 1e-5 * reference.norm()
+
+
+def test_ddpm_is_the_denoising_term() -> None:
+    network, batch, draws = Tiny(), images_and_labels(16), Draws(5, 3, 0, 16, CPU)
+    loss = DDPMConfig().build(COUNTS)(network, batch, SCHEDULE, draws, 0)
+    expected = equation_4(network, batch, draws, CBDMConfig(), DiffusionConfig())["denoising"]
+    assert loss.total.item() == pytest.approx(expected.item(), rel=2e-6)
+    for g, reference in zip(
+        gradients(network, loss.total), gradients(network, expected), strict=True
+    ):
+        assert (g - reference).norm() <= 1e-5 * reference.norm()
+
+
+# -- what eq. 4 implies -----------------------------------------------------------------------------------
+
+
+class Outputs:
+    """A model that says what it is told, so that gradients at the outputs can be read."""
+
+    def __init__(self, rows: int) -> None:
+        generator = torch.Generator().manual_seed(0)
+        self.h = torch.randn(rows, *SHAPE, generator=generator).requires_grad_()
+        self.h_prime = torch.randn(rows, *SHAPE, generator=generator).requires_grad_()
+
+    def __call__(self, *_: object) -> Tensor:
+        return torch.cat([self.h, self.h_prime])
+
+
+@pytest.mark.parametrize("gamma", [0.25, 1.0, 3.0])
+def test_the_gradients_of_the_regulariser_are_one_to_gamma(gamma: float) -> None:
+    rows, tau = 8, 1.3
+    batch, draws = images_and_labels(rows), Draws(0, 0, 0, rows, CPU)
+    outputs = Outputs(rows)
+    config = CBDMConfig(tau=tau, gamma=gamma, label_drop=0)
+    loss = config.build(COUNTS)(outputs, batch, SCHEDULE, draws, 0)
+    loss.total.backward()
+    t, eps = draws.integers("t", 1000), draws.normal("eps", SHAPE)
+    w = (tau * t / 1000)[:, None, None, None]
+    h, h_prime, scale = outputs.h.detach(), outputs.h_prime.detach(), 2 / h_size(rows)
+    into_h = outputs.h.grad - scale * (h - eps)  # what the denoising term left over
+    assert torch.allclose(into_h, scale * w * (h - h_prime), atol=1e-7)
+    assert torch.allclose(outputs.h_prime.grad, gamma * scale * w * (h_prime - h), atol=1e-7)
+    assert torch.allclose(outputs.h_prime.grad, -gamma * into_h, atol=1e-7)
+    value = (w * (h - h_prime).square()).mean().item()
+    assert loss.parts["regulariser"].item() == pytest.approx(value)
+    assert loss.parts["commitment"].item() == pytest.approx(gamma * value)  # 1.25 w d^2 in all
+
+
+def h_size(rows: int) -> int:
+    return rows * SHAPE[0] * SHAPE[1] * SHAPE[2]
+
+
+def test_gamma_0_is_the_limit_and_needs_no_graph() -> None:
+    network, batch, draws = Tiny(), images_and_labels(16), Draws(1, 1, 0, 16, CPU)
+    found = []
+    for gamma, calls in ((0.0, [True, False]), (1e-9, [True])):
+        spy = Spy(network)
+        loss = CBDMConfig(gamma=gamma, tau=4).build(COUNTS)(spy, batch, SCHEDULE, draws, 0)
+        assert spy.graphs == calls
+        found.append(gradients(network, loss.total))
+        assert sum(map(len, spy.labels)) == 16 + sum(label >= 0 for label in spy.labels[0][:16])
+    for at_0, near_0 in zip(*found, strict=True):
+        assert (at_0 - near_0).norm() < 1e-6 * at_0.norm()
+
+
+def test_workers_call_the_network_equally_often() -> None:
+    """ZeRO 3 gathers weights in every call: a worker without regularised rows must not skip one."""
+    for gamma, calls in ((0.0, 2), (0.25, 1)):
+        spy = Spy(Tiny())
+        config = CBDMConfig(gamma=gamma, label_drop=1)
+        config.build(COUNTS)(spy, images_and_labels(8), SCHEDULE, Draws(0, 0, 0, 8, CPU), 0)
+        assert len(spy.labels) == calls
+
+
+@pytest.mark.parametrize("masks", ["shared", "independent"])
+def test_dropout_masks_where_y_prime_is_y(masks: str) -> None:
+    config = UNetConfig(base_channels=8, channel_mult=(1,), norm_groups=4, dropout=0.3)
+    network = awake(UNet(config, SHAPE, 1)).train()  # one class: y' = y
+    batch = Batch(images_and_labels(8).images, torch.zeros(8, dtype=torch.int64))
+    torch.manual_seed(0)
+    objective = CBDMConfig(dropout_masks=masks).build([10])
+    loss = objective(network, batch, SCHEDULE, Draws(0, 0, 0, 8, CPU), 0)
+    if masks == "shared":
+        assert loss.parts["regulariser"].item() < 1e-10  # rounding, squared
+    else:
+        assert loss.parts["regulariser"].item() > 1e-3
+
+
+# -- y' ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("label_set", "shares"),
+    [
+        ("train", [0.60, 0.25, 0.12, 0.03]),
+        ("sqrt", [0.43172, 0.27867, 0.19307, 0.09654]),  # 7.746, 5, 3.464, 1.732 over 17.942
+        ("balanced", [0.25, 0.25, 0.25, 0.25]),
+    ],
+)
+def test_y_prime_is_drawn_by_its_label_set(label_set: str, shares: list[float]) -> None:
+    rows = 16_000
+    objective = CBDMConfig(label_set=label_set, label_draws=2).build(COUNTS)
+    draws = Draws(7, 0, 0, rows, CPU)
+    copies = torch.arange(rows).repeat_interleave(2)
+    y_prime = objective.draw_y_prime(copies, draws).reshape(rows, 2).numpy()
+    expected = np.array(shares) * 2 * rows
+    counts = np.bincount(y_prime.ravel(), minlength=4)
+    assert stats.chisquare(counts, expected * counts.sum() / expected.sum()).pvalue > 1e-3
+    # independent of its twin, of t, and of whether another label is dropped
+    others = (
+        y_prime[:, 1],
+        draws.integers("t", 1000).numpy() // 250,
+        (draws.uniform("label_drop")[:, 0] < 0.5).numpy().astype(int),
+    )
+    for other in others:
+        table = np.zeros((4, 4))
+        np.add.at(table, (y_prime[:, 0], other), 1)
+        assert stats.chi2_contingency(table[:, table.any(axis=0)]).pvalue > 1e-3
+    # which rows are regularised does not change what they get
+    some = torch.tensor([3, 4, 700]).repeat_interleave(2)
+    assert objective.draw_y_prime(some, draws).tolist() == y_prime[[3, 4, 700]].ravel().tolist()
+
+
+# -- thinning --------------------------------------------------------------------------------------------
+
+
+class FixedStart:
+    """Draws whose systematic samples start where they are told."""
+
+    def __init__(self, start: float, blocks: int) -> None:
+        self.start, self.blocks = start, blocks
+
+    def for_block(self, _stream: str) -> Tensor:
+        return torch.full((self.blocks, 1), self.start, dtype=torch.float64)
+
+
+def noised_at(t: list[int], kept: list[bool]) -> Noised:
+    nothing = torch.empty(len(t))
+    times = torch.tensor(t)
+    return Noised(nothing, times, times, nothing, nothing, torch.tensor(kept))
+
+
+TIMES = [0, 999, 500, 1, 250, 250, 800, 31, 20, 0, 0, 900, 0, 10, 3, 70] + [500] * 8
+KEPT = [True, True, False, True, True, True, True, False] + [True] * 8 + [False] * 8
+
+
+@pytest.mark.parametrize("thin", [0.125, 0.5, 0.875])
+@pytest.mark.parametrize("label_draws", [1, 3])
+def test_thinned_weights_average_to_the_exact_ones(thin: float, label_draws: int) -> None:
+    """Over all starts of the systematic sample, on a fine grid: no chance is left in it."""
+    objective = CBDMConfig(thin=thin, tau=1.5, label_draws=label_draws).build(COUNTS)
+    per_block, grid = round(8 * thin), 1000
+    weights, counts = np.zeros(24), np.zeros(24)
+    for k in range(grid):
+        rows, weight = objective.regularised_rows(
+            noised_at(TIMES, KEPT), FixedStart((k + 0.5) / grid, 3), 1000
+        )
+        assert rows.shape == weight.shape == (3 * per_block * label_draws,)
+        np.add.at(weights, rows.numpy(), weight.numpy() / grid)
+        np.add.at(counts, rows.numpy(), 1 / grid / label_draws)
+    mass = np.array(TIMES) * KEPT
+    assert weights == pytest.approx(1.5 * mass / 1000, abs=2 * 1.5 / grid)
+    for block in (slice(0, 8), slice(8, 16)):
+        expected = per_block * mass[block] / mass[block].sum()
+        assert counts[block] == pytest.approx(expected, abs=4 / grid)
+        assert counts[block][mass[block] == 0].sum() == 0  # t = 0 and dropped labels never
+    on_the_edge, _ = objective.regularised_rows(noised_at(TIMES, KEPT), FixedStart(0.0, 3), 1000)
+    assert (mass[on_the_edge[: 2 * per_block * label_draws]] > 0).all()
+    assert weights[16:].sum() == 0
+
+
+def test_thinned_rows_are_drawn_in_proportion_to_t() -> None:
+    objective = CBDMConfig(thin=0.5).build(COUNTS)
+    mass, n = np.array(TIMES[:16]) * KEPT[:16], 1000
+    counts = np.zeros(16)
+    for step in range(n):
+        rows, weight = objective.regularised_rows(
+            noised_at(TIMES[:16], KEPT[:16]), Draws(0, step, 0, 16, CPU), 1000
+        )
+        here = np.bincount(rows.numpy(), minlength=16)
+        counts += here
+        for block, some in enumerate((slice(0, 8), slice(8, 16))):
+            share = 4 * mass[some] / mass[some].sum()
+            assert (here[some] >= np.floor(share)).all()  # systematic: a heavy row is never missed
+            assert (here[some] <= np.ceil(share)).all()
+            of_block = weight[4 * block : 4 * block + 4].numpy()
+            assert of_block == pytest.approx(mass[some].sum() / 4 / 1000)
+    share = np.concatenate([4 * m / m.sum() for m in (mass[:8], mass[8:])])
+    left_over = share - np.floor(share)  # the only random part of a count
+    error = 4 * np.sqrt(left_over * (1 - left_over) / n) + 1e-9  # 4 standard errors
+    assert (np.abs(counts / n - share) < error).all()
+
+
+@pytest.mark.parametrize("options", [{"thin": 0.5}, {"thin": 0.25, "label_draws": 2}])
+def test_thinning_keeps_the_mean_of_loss_and_gradient(options: dict[str, Any]) -> None:
+    """Against the exact loss of the same draws: no mean difference beyond 4 standard errors."""
+    network, batch, steps = Tiny(), images_and_labels(16), 200
+    exact = CBDMConfig(label_drop=0.2, label_draws=options.get("label_draws", 1)).build(COUNTS)
+    thinned = CBDMConfig(label_drop=0.2, **options).build(COUNTS)
+    generator = torch.Generator().manual_seed(9)
+    axes = [torch.randn(p.shape, generator=generator).double() for p in network.parameters()]
+    differences, sizes = [], []
+    for step in range(steps):
+        rows = []
+        for objective in (thinned, exact):
+            loss = objective(network, batch, SCHEDULE, Draws(2, step, 0, 16, CPU), 0)
+            slopes = gradients(network, loss.total - loss.parts["denoising"])
+            along = [(g * axis).sum().item() for g, axis in zip(slopes, axes, strict=True)]
+            values = [loss.parts[name].item() for name in ("regulariser", "commitment")]
+            rows.append(values + along)
+            assert loss.parts["denoising"].item() > 0
+        differences.append(np.subtract(*rows))
+        sizes.append(rows[1])
+    mean, deviation = np.mean(differences, axis=0), np.std(differences, axis=0)
+    standard_error = deviation / steps**0.5
+    assert (np.abs(mean) < 4 * standard_error).all()
+    # the test has teeth: a factor of 1.25 in the weights would stand out in the loss
+    assert (0.25 * np.mean(sizes, axis=0)[:2] > 5 * standard_error[:2]).all()
+
+
+@pytest.mark.parametrize("thin", [0.3, 1 / 3, 0.0, 1.125])
+def test_thinning_takes_whole_rows_of_a_block(thin: float) -> None:
+    with pytest.raises(ValidationError):
+        CBDMConfig(thin=thin)
+
+
+def test_thinning_a_broken_block_is_explained() -> None:
+    objective = CBDMConfig(thin=0.5).build(COUNTS)
+    draws = Draws(0, 0, 4, 4, CPU)
+    with pytest.raises(UsageProblem, match=r"whole blocks of 8 rows, not 4 .* objective\.thin=1"):
+        objective(Tiny(), images_and_labels(4), SCHEDULE, draws, 0)

@@ -1,0 +1,136 @@
+"""Random numbers belong to rows of the global batch, however these are shared out."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+from torch import Tensor
+
+from whipray.trainers.errors import UsageProblem
+from whipray.trainers.randomness import BLOCK, Draws, derive_seed
+
+CPU = torch.device("cpu")
+WEIGHTS = torch.tensor([5.0, 0.0, 1.0, 4.0], dtype=torch.float64)
+KINDS = {
+    "normal": lambda draws, stream: draws.normal(stream, (2, 3)),
+    "integers": lambda draws, stream: draws.integers(stream, 1000),
+    "uniform": lambda draws, stream: draws.uniform(stream, 2),
+    "categorical": lambda draws, stream: draws.categorical(stream, WEIGHTS, 3),
+}
+
+
+def rows_of(kind: str, first: int, rows: int, stream: str = "a", seed: int = 1, step: int = 9):
+    return KINDS[kind](Draws(seed, step, first, rows, CPU), stream)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_share_of_the_rows_is_that_share_of_the_whole(kind: str) -> None:
+    whole = rows_of(kind, 0, 40)
+    assert len(whole) == 40
+    for first in range(40):
+        for rows in {1, 2, 7, 8, 9, 40 - first}:
+            if first + rows <= 40:
+                assert torch.equal(rows_of(kind, first, rows), whole[first : first + rows])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_stream_step_seed_and_block_all_matter(kind: str) -> None:
+    one = rows_of(kind, 0, 8)
+    assert torch.equal(one, rows_of(kind, 0, 8))
+    others = [
+        rows_of(kind, 0, 8, stream="b"),
+        rows_of(kind, 0, 8, step=10),
+        rows_of(kind, 0, 8, seed=2),
+        rows_of(kind, 8, 8),
+    ]
+    for other in others:
+        assert not torch.equal(one, other)
+        assert not set(map(str, one.tolist())) & set(map(str, other.tolist())) or kind in (
+            "categorical",
+            "integers",
+        )
+
+
+def test_shapes_and_types() -> None:
+    draws = Draws(0, 0, 3, 10, CPU)
+    expected: list[tuple[Tensor, tuple[int, ...], torch.dtype]] = [
+        (draws.normal("s", (3, 4, 4)), (10, 3, 4, 4), torch.float32),
+        (draws.integers("s", 5), (10,), torch.int64),
+        (draws.uniform("s"), (10, 1), torch.float64),
+        (draws.categorical("s", WEIGHTS), (10, 1), torch.int64),
+    ]
+    for found, shape, dtype in expected:
+        assert found.shape == shape
+        assert found.dtype == dtype
+
+
+def test_seeds_keep_their_values() -> None:
+    """A run is resumed by later versions too: the seeds must never change."""
+    assert derive_seed(0, "eps", 3, 1) == 1767702289982443586
+    assert derive_seed(1, 23) != derive_seed(12, 3)
+    assert derive_seed("a", "b") != derive_seed("b", "a")
+    assert all(0 <= derive_seed(i) < 2**63 for i in range(100))
+
+
+# -- numbers for more than one row --------------------------------------------------------------------
+
+
+def test_one_number_for_the_batch_is_the_same_for_every_worker() -> None:
+    found = [
+        [Draws(4, step, rank * 6, 6, CPU).for_batch("coin") for rank in range(4)]
+        for step in range(200)
+    ]
+    assert all(len(set(of_step)) == 1 for of_step in found)
+    first = [of_step[0] for of_step in found]
+    assert stats.kstest(first, "uniform").pvalue > 1e-3
+    assert Draws(4, 0, 0, 6, CPU).for_batch("other") != first[0]
+    assert Draws(5, 0, 0, 6, CPU).for_batch("coin") != first[0]
+
+
+def test_numbers_of_a_block_are_the_same_for_any_whole_blocks() -> None:
+    whole = Draws(0, 1, 0, 5 * BLOCK, CPU).for_block("s", 2)
+    assert whole.shape == (5, 2)
+    assert len(whole.unique()) == 10
+    for first, blocks in ((0, 1), (1, 2), (4, 1), (2, 3)):
+        found = Draws(0, 1, first * BLOCK, blocks * BLOCK, CPU).for_block("s", 2)
+        assert torch.equal(found, whole[first : first + blocks])
+
+
+@pytest.mark.parametrize(("first", "rows"), [(4, 8), (0, 12), (8, 4)])
+def test_broken_blocks_are_refused(first: int, rows: int) -> None:
+    with pytest.raises(UsageProblem, match="whole blocks of 8"):
+        Draws(0, 0, first, rows, CPU).for_block("s")
+
+
+# -- the distributions, over many short generators ----------------------------------------------------
+
+MANY = Draws(11, 0, 0, 4000 * BLOCK, CPU)
+
+
+def test_distributions() -> None:
+    normal = MANY.normal("n", (1,)).flatten().numpy()
+    assert stats.kstest(normal, "norm").pvalue > 1e-3
+    uniform = MANY.uniform("u").flatten().numpy()
+    assert uniform.min() >= 0
+    assert uniform.max() < 1
+    assert stats.kstest(uniform, "uniform").pvalue > 1e-3
+    counts = np.bincount(MANY.integers("i", 10).numpy(), minlength=10)
+    assert len(counts) == 10
+    assert stats.chisquare(counts).pvalue > 1e-3
+    counts = np.bincount(MANY.categorical("c", WEIGHTS, 2).flatten().numpy(), minlength=4)
+    assert counts[1] == 0
+    picked = [0, 2, 3]
+    expected = counts.sum() * (WEIGHTS / WEIGHTS.sum()).numpy()[picked]
+    assert stats.chisquare(counts[picked], expected).pvalue > 1e-3
+
+
+def test_neighbours_are_uncorrelated() -> None:
+    """Within a block, between blocks (each freshly seeded) and between streams."""
+    a = MANY.normal("a", (1,)).reshape(-1, BLOCK).numpy()
+    b = MANY.normal("b", (1,)).reshape(-1, BLOCK).numpy()
+    next_block = np.roll(a, 1, axis=0)
+    for x, y in ((a[:, :-1], a[:, 1:]), (a, next_block), (a, b)):
+        correlation = np.corrcoef(x.ravel(), y.ravel())[0, 1]
+        assert abs(correlation) < 4 / np.sqrt(x.size)  # 4 standard errors

@@ -1,0 +1,218 @@
+"""The U-Net: its size, its parts against their formulas, and what labels and dropout do in it."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from pydantic import ValidationError
+from torch import Tensor, nn
+
+from whipray.trainers.backbones import UNet, UNetConfig
+from whipray.trainers.backbones.unet import (
+    Attention,
+    Block,
+    RowDropout,
+    timestep_embedding,
+)
+
+SMALL = UNetConfig(
+    base_channels=8,
+    channel_mult=(1, 2),
+    blocks_per_level=1,
+    attention_resolutions=(4,),
+    attention_heads=2,
+    norm_groups=4,
+    dropout=0.3,
+)
+
+
+def awake(network: nn.Module) -> nn.Module:
+    """Random weights everywhere: the initial ones silence most layers."""
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for p in network.parameters():
+            p.copy_(torch.randn(p.shape, generator=generator) * (0.5 if p.ndim < 2 else 0.3))
+    return network
+
+
+def inputs(rows: int = 3, side: int = 8) -> tuple[Tensor, Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    x_t = torch.randn(rows, 1, side, side, generator=generator)
+    return x_t, torch.arange(rows) * 300, torch.arange(rows) % 3
+
+
+def test_cifar_size_has_the_papers_35_7_million_parameters() -> None:
+    network = UNet(UNetConfig(), (3, 32, 32), 100)
+    counts = {name: p.numel() for name, p in network.named_parameters()}
+    assert counts.pop("labels.weight") == 100 * 512
+    assert sum(counts.values()) == 35_746_307
+    # attention: two blocks down and three up at 16x16, and the middle
+    assert sum(isinstance(module, Attention) for module in network.modules()) == 6
+    assert sum(isinstance(module, Block) for module in network.modules()) == 4 * 2 + 2 + 4 * 3
+
+
+@pytest.mark.parametrize(
+    ("shape", "changes"),
+    [((1, 8, 8), {}), ((3, 16, 8), {"channel_mult": (1, 2, 3)}), ((2, 4, 4), {"norm_groups": 8})],
+)
+def test_output_is_as_the_input_and_starts_at_zero(
+    shape: tuple[int, int, int], changes: dict[str, object]
+) -> None:
+    torch.manual_seed(0)
+    network = UNet(SMALL.model_copy(update=changes), shape, 3).eval()
+    x_t = torch.randn(2, *shape)
+    output = network(x_t, torch.tensor([0, 999]), torch.tensor([2, -1]))
+    assert output.shape == x_t.shape
+    assert output.dtype == torch.float32
+    assert output.abs().max() < 1e-3
+    output = awake(network)(x_t, torch.tensor([0, 999]), torch.tensor([2, -1]))
+    assert output.std() > 0.05
+    assert output.isfinite().all()
+
+
+def test_rows_do_not_see_one_another() -> None:
+    network = awake(UNet(SMALL, (1, 8, 8), 3)).eval()
+    x_t, t, labels = inputs()
+    whole = network(x_t, t, labels)
+    for i in range(3):
+        alone = network(x_t[[i]], t[[i]], labels[[i]])
+        torch.testing.assert_close(alone, whole[[i]], rtol=1e-4, atol=1e-5)
+
+
+def test_t_and_the_label_are_both_heard() -> None:
+    network = awake(UNet(SMALL, (1, 8, 8), 3)).eval()
+    x_t, t, labels = inputs()
+    base = network(x_t, t, labels)
+    assert (network(x_t, t + 5, labels) - base).abs().amax((1, 2, 3)).min() > 1e-3
+    assert (network(x_t, t, (labels + 1) % 3) - base).abs().amax((1, 2, 3)).min() > 1e-3
+
+
+def test_the_null_label_adds_nothing() -> None:
+    network = awake(UNet(SMALL, (1, 8, 8), 3)).eval()
+    x_t, t, labels = inputs()
+    null = torch.full_like(labels, -1)
+    unconditional = network(x_t, t, null)
+    assert (network(x_t, t, labels) - unconditional).abs().amax((1, 2, 3)).min() > 1e-3
+    unconditional.sum().backward()
+    assert network.labels.weight.grad.count_nonzero() == 0
+    with torch.no_grad():
+        network.labels.weight.mul_(100)
+        assert torch.equal(network(x_t, t, null), unconditional)
+        network.labels.weight.zero_()
+        assert torch.equal(network(x_t, t, labels), unconditional)
+
+
+def test_a_label_is_added_to_the_time_embedding() -> None:
+    network = awake(UNet(SMALL, (1, 8, 8), 3)).eval()
+    x_t, t, labels = inputs()
+    with torch.no_grad():
+        labelled = network(x_t, t, torch.full_like(labels, 1))
+        network.embedding[2].bias += network.labels.weight[1]
+        moved = network(x_t, t, torch.full_like(labels, -1))
+    torch.testing.assert_close(moved, labelled, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("sides", "found"), [((), 1), ((8,), 1 + 3), ((4,), 1 + 3), ((4, 8), 1 + 6), ((16,), 1)]
+)
+def test_attention_stands_where_it_was_asked_for(sides: tuple[int, ...], found: int) -> None:
+    config = SMALL.model_copy(update={"attention_resolutions": sides})
+    network = UNet(config, (1, 8, 8), 3)
+    seen: list[int] = []
+    for module in network.modules():
+        if isinstance(module, Attention):
+            module.register_forward_pre_hook(lambda _, args: seen.append(args[0].shape[-1]))
+    network(*inputs())
+    assert len(seen) == found
+    assert set(seen) <= {4, *sides}  # 4: the middle
+
+
+def test_attention_is_softmax_of_scaled_products() -> None:
+    attention = awake(Attention(8, SMALL)).double()
+    x = torch.randn(2, 8, 3, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    found = attention(x)
+    normed = attention.norm(x)
+    weight, bias = attention.qkv.weight[:, :, 0, 0], attention.qkv.bias
+    q, k, v = (torch.einsum("oc,bchw->bohw", weight, normed) + bias[:, None, None]).chunk(3, dim=1)
+    heads = []
+    for channels in (slice(0, 4), slice(4, 8)):
+        scores = torch.einsum("bcij,bckl->bijkl", q[:, channels], k[:, channels]) / math.sqrt(4)
+        shares = scores.flatten(3).softmax(3).reshape(scores.shape)
+        heads.append(torch.einsum("bijkl,bckl->bcij", shares, v[:, channels]))
+    torch.testing.assert_close(found, x + attention.out(torch.cat(heads, 1)))
+
+
+def test_time_embedding_is_sines_and_cosines() -> None:
+    t = torch.tensor([0, 1, 999])
+    found = timestep_embedding(t, 9).double()
+    assert found.shape == (3, 9)
+    for row, time in enumerate(t.tolist()):
+        angles = [time * 10_000 ** (-k / 4) for k in range(4)]
+        expected = [*map(math.sin, angles), *map(math.cos, angles), 0.0]
+        assert found[row].tolist() == pytest.approx(expected, abs=1e-4)
+
+
+# -- dropout -----------------------------------------------------------------------------------------
+
+
+def test_rows_wear_the_masks_they_are_told_to() -> None:
+    dropout = RowDropout(0.25)
+    torch.manual_seed(0)
+    rows = torch.tensor([0, 1, 2, 1, 1])
+    out = dropout(torch.full((5, 4, 32, 32), 2.0), rows)
+    assert torch.equal(out[3], out[1])
+    assert torch.equal(out[4], out[1])
+    assert not torch.equal(out[0], out[1])
+    assert not torch.equal(out[2], out[1])
+    values = out[:3].unique().tolist()
+    assert values == pytest.approx([0, 2 / 0.75])
+    share = (out[:3] == 0).float().mean().item()
+    assert share == pytest.approx(0.25, abs=4 * (0.25 * 0.75 / out[:3].numel()) ** 0.5)
+
+
+def test_dropout_is_off_in_evaluation_and_on_in_training() -> None:
+    network = awake(UNet(SMALL, (1, 8, 8), 3))
+    same = torch.zeros(2, dtype=torch.int64)
+    x_t, t, labels = (part[same] for part in inputs())  # one image twice
+    torch.manual_seed(0)
+    for rows, equal in ((None, False), (torch.tensor([0, 1]), False), (same, True)):
+        first, second = network.train()(x_t, t, labels, rows)
+        assert ((first - second).abs().max() < 1e-5).item() == equal
+    silent = network.eval()(x_t, t, labels)
+    assert torch.equal(network(x_t, t, labels, same), silent)
+    assert not torch.equal(network.train()(x_t, t, labels, same), silent)
+
+
+# -- precision and errors ------------------------------------------------------------------------------
+
+
+def test_bfloat16_autocast_runs_forwards_and_backwards() -> None:
+    network = awake(UNet(SMALL, (1, 8, 8), 3)).eval()
+    exact = network(*inputs()).detach()
+    with torch.autocast("cpu", torch.bfloat16):
+        output = network(*inputs())
+    output.float().square().mean().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in network.parameters())
+    assert 0 < (output.float() - exact).norm() / exact.norm() < 0.05
+
+
+def test_an_empty_batch_passes() -> None:
+    """Under ZeRO 3 every worker goes through the network, also one with no rows to offer."""
+    network = awake(UNet(SMALL, (1, 8, 8), 3))
+    assert network(*(part[:0] for part in inputs())).shape == (0, 1, 8, 8)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"norm_groups": 3}, {"attention_heads": 3}, {"base_channels": 12}]
+)
+def test_sizes_that_do_not_divide_are_refused(changes: dict[str, int]) -> None:
+    with pytest.raises(ValidationError, match="not divisible"):
+        UNetConfig.model_validate({**SMALL.model_dump(), "norm_groups": 8, **changes})
+
+
+@pytest.mark.parametrize("shape", [(1, 9, 8), (1, 8, 10)])
+def test_images_that_cannot_be_halved_are_refused(shape: tuple[int, int, int]) -> None:
+    with pytest.raises(ValueError, match="cannot be halved 2 times"):
+        UNet(SMALL.model_copy(update={"channel_mult": (1, 1, 1)}), shape, 3)

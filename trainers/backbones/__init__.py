@@ -1,0 +1,5 @@
+"""Networks: (x_t, t, labels) -> prediction."""
+
+from .unet import UNet, UNetConfig
+
+__all__ = ["UNet", "UNetConfig"]

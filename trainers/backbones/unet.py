@@ -1,0 +1,245 @@
+"""The U-Net of DDPM (Ho et al. 2020, appendix B) with a label embedding, as CBDM and OC use it.
+
+At the CIFAR size (base 128, mult 1 2 2 2, 2 blocks a level, attention at 16x16) it has 35.7 M
+parameters. A label's embedding is added to the time embedding; the null label adds nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from ..config import Config
+
+
+class UNetConfig(Config):
+    """Size of the U-Net; the defaults are the papers' for 32x32 images."""
+
+    name: Literal["unet"] = "unet"
+    base_channels: int = Field(128, ge=2)
+    channel_mult: tuple[int, ...] = Field((1, 2, 2, 2), min_length=1)
+    """Channels of a level over the base; each further level halves the resolution."""
+    blocks_per_level: int = Field(2, ge=1)
+    attention_resolutions: tuple[int, ...] = (16,)
+    """Image sides at which blocks have self-attention; the middle always has."""
+    attention_heads: int = Field(1, ge=1)
+    dropout: float = Field(0.1, ge=0, lt=1)
+    norm_groups: int = Field(32, ge=1)
+    """Groups of each GroupNorm; must divide every level's channels."""
+
+    @model_validator(mode="after")
+    def _divisible(self) -> UNetConfig:
+        for mult in self.channel_mult:
+            channels = self.base_channels * mult
+            if channels % self.norm_groups or channels % self.attention_heads:
+                raise ValueError(
+                    f"{channels} channels are not divisible by norm_groups {self.norm_groups} "
+                    f"and attention_heads {self.attention_heads}"
+                )
+        return self
+
+
+class UNet(nn.Module):
+    """A U-Net over (B, C, H, W) images; H and W are divisible by 2^(levels - 1).
+
+    Args:
+        config: sizes.
+        image_shape: (C, H, W).
+        num_classes: labels are in [0, num_classes); negative ones are null.
+    """
+
+    def __init__(
+        self, config: UNetConfig, image_shape: tuple[int, int, int], num_classes: int
+    ) -> None:
+        super().__init__()
+        channels, height, width = image_shape
+        levels = len(config.channel_mult)
+        if height % 2 ** (levels - 1) or width % 2 ** (levels - 1):
+            raise ValueError(
+                f"a {height}x{width} image cannot be halved {levels - 1} times: "
+                f"use fewer entries in model.channel_mult"
+            )
+        base = config.base_channels
+        self.base_channels = base
+        self.num_classes = num_classes
+        self.embedding = nn.Sequential(
+            nn.Linear(base, 4 * base), nn.SiLU(), nn.Linear(4 * base, 4 * base)
+        )
+        self.labels = nn.Embedding(num_classes, 4 * base)
+        self.head = _conv(channels, base, 3)
+
+        def block(c_in: int, c_out: int, attention: bool) -> Block:
+            return Block(c_in, c_out, 4 * base, attention, config)
+
+        side, now = height, base
+        skips = [now]
+        self.down = nn.ModuleList()
+        for level, mult in enumerate(config.channel_mult):
+            for _ in range(config.blocks_per_level):
+                self.down.append(block(now, base * mult, side in config.attention_resolutions))
+                now = base * mult
+                skips.append(now)
+            if level < levels - 1:
+                self.down.append(Downsample(now))
+                side //= 2
+                skips.append(now)
+        self.middle = nn.ModuleList([block(now, now, True), block(now, now, False)])
+        self.up = nn.ModuleList()
+        for level, mult in reversed(list(enumerate(config.channel_mult))):
+            for _ in range(config.blocks_per_level + 1):
+                c_in = now + skips.pop()
+                self.up.append(block(c_in, base * mult, side in config.attention_resolutions))
+                now = base * mult
+            if level > 0:
+                self.up.append(Upsample(now))
+                side *= 2
+        self.tail = nn.Sequential(
+            nn.GroupNorm(config.norm_groups, now),
+            nn.SiLU(),
+            _conv(now, channels, 3, gain=1e-5),  # the untrained network predicts about zero
+        )
+        for module in (self.embedding[0], self.embedding[2]):
+            assert isinstance(module, nn.Linear)
+            nn.init.xavier_uniform_(module.weight)
+            nn.init.zeros_(module.bias)
+
+    def forward(
+        self, x_t: Tensor, t: Tensor, labels: Tensor, dropout_rows: Tensor | None = None
+    ) -> Tensor:
+        """Predict, (B, C, H, W) in x_t's dtype, or autocast's.
+
+        Args:
+            x_t: (B, C, H, W).
+            t: (B,) in [0, T).
+            labels: (B,) int64; a negative one is null and adds nothing to the embedding.
+            dropout_rows: (B,) int64: the row whose dropout masks each row wears, so that two
+                copies of an image can share theirs. None: every row its own.
+        """
+        known = (labels >= 0).to(x_t.dtype)[:, None]  # (B, 1)
+        embedded = self.embedding(timestep_embedding(t, self.base_channels).to(x_t.dtype))
+        embedded = embedded + known * self.labels(labels.clamp(min=0))  # (B, 4 base)
+        h = self.head(x_t)
+        skips = [h]
+        for module in self.down:
+            h = module(h, embedded, dropout_rows)
+            skips.append(h)
+        for module in self.middle:
+            h = module(h, embedded, dropout_rows)
+        for module in self.up:
+            if isinstance(module, Block):
+                h = torch.cat([h, skips.pop()], dim=1)
+            h = module(h, embedded, dropout_rows)
+        output: Tensor = self.tail(h)
+        return output
+
+
+class Block(nn.Module):
+    """GroupNorm, SiLU, conv, twice, the embedding added between; then attention where asked."""
+
+    def __init__(
+        self, c_in: int, c_out: int, c_embedding: int, attention: bool, config: UNetConfig
+    ) -> None:
+        super().__init__()
+        self.norm_1 = nn.GroupNorm(_groups(config.norm_groups, c_in), c_in)
+        self.conv_1 = _conv(c_in, c_out, 3)
+        self.project = nn.Linear(c_embedding, c_out)
+        nn.init.xavier_uniform_(self.project.weight)
+        nn.init.zeros_(self.project.bias)
+        self.norm_2 = nn.GroupNorm(config.norm_groups, c_out)
+        self.dropout = RowDropout(config.dropout)
+        self.conv_2 = _conv(c_out, c_out, 3, gain=1e-5)  # a block starts as its shortcut
+        self.shortcut = _conv(c_in, c_out, 1) if c_in != c_out else nn.Identity()
+        self.attention = Attention(c_out, config) if attention else None
+
+    def forward(self, x: Tensor, embedded: Tensor, dropout_rows: Tensor | None) -> Tensor:
+        h: Tensor = self.conv_1(F.silu(self.norm_1(x)))
+        h = h + self.project(F.silu(embedded))[:, :, None, None]
+        h = self.dropout(F.silu(self.norm_2(h)), dropout_rows)
+        h = self.conv_2(h) + self.shortcut(x)
+        return h if self.attention is None else self.attention(h)
+
+
+class Attention(nn.Module):
+    """Self-attention over all pixels."""
+
+    def __init__(self, channels: int, config: UNetConfig) -> None:
+        super().__init__()
+        self.heads = config.attention_heads
+        self.norm = nn.GroupNorm(config.norm_groups, channels)
+        self.qkv = _conv(channels, 3 * channels, 1)
+        self.out = _conv(channels, channels, 1, gain=1e-5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        b, c, height, width = x.shape
+        qkv = self.qkv(self.norm(x)).reshape(b, 3, self.heads, c // self.heads, height * width)
+        q, k, v = qkv.transpose(-1, -2).unbind(1)  # each (B, heads, H W, C / heads)
+        h = F.scaled_dot_product_attention(q, k, v)
+        out: Tensor = self.out(h.transpose(-1, -2).reshape(b, c, height, width))
+        return x + out
+
+
+class RowDropout(nn.Module):
+    """Dropout whose rows can wear one another's masks."""
+
+    def __init__(self, probability: float) -> None:
+        super().__init__()
+        self.probability = probability
+
+    def forward(self, h: Tensor, rows: Tensor | None) -> Tensor:
+        if rows is None or not self.training or self.probability == 0:
+            return F.dropout(h, self.probability, self.training)
+        mask = F.dropout(torch.ones_like(h), self.probability, True)
+        return h * mask[rows]
+
+
+class Downsample(nn.Module):
+    """Halve the resolution with a strided convolution."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = _conv(channels, channels, 3, stride=2)
+
+    def forward(self, x: Tensor, embedded: Tensor, dropout_rows: Tensor | None) -> Tensor:  # noqa: ARG002
+        h: Tensor = self.conv(x)
+        return h
+
+
+class Upsample(nn.Module):
+    """Double the resolution: nearest neighbour, then a convolution."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = _conv(channels, channels, 3)
+
+    def forward(self, x: Tensor, embedded: Tensor, dropout_rows: Tensor | None) -> Tensor:  # noqa: ARG002
+        h: Tensor = self.conv(F.interpolate(x, scale_factor=2, mode="nearest"))
+        return h
+
+
+def timestep_embedding(t: Tensor, channels: int) -> Tensor:
+    """Sinusoidal embedding (Vaswani et al. 2017, section 3.5), (B, channels) float32."""
+    half = channels // 2
+    frequencies = torch.exp(
+        torch.arange(half, device=t.device, dtype=torch.float32) * (-math.log(10000) / half)
+    )
+    angles = t.float()[:, None] * frequencies  # (B, half)
+    embedded = torch.cat([angles.sin(), angles.cos()], dim=1)
+    return F.pad(embedded, (0, channels - 2 * half))
+
+
+def _conv(c_in: int, c_out: int, size: int, *, stride: int = 1, gain: float = 1.0) -> nn.Conv2d:
+    conv = nn.Conv2d(c_in, c_out, size, stride=stride, padding=size // 2)
+    nn.init.xavier_uniform_(conv.weight, gain=gain)
+    assert conv.bias is not None
+    nn.init.zeros_(conv.bias)
+    return conv
+
+
+def _groups(wanted: int, channels: int) -> int:
+    """Skip connections join levels of different width: the sum may need fewer groups."""
+    return math.gcd(wanted, channels)

@@ -1,0 +1,173 @@
+"""The checkpoint format: full fp32 tensors by parameter in safetensors, and a manifest, last.
+
+A checkpoint is a folder. It knows neither world size nor ZeRO stage and executes nothing when
+read. It exists when `manifest.json` exists; the manifest names every file with its size and hash.
+
+    shard-0.safetensors ...   tensors named `<kind>/<parameter>`, kind one of KINDS
+    manifest.json             format, images seen, config, tensors -> file, files -> size, sha256
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from .errors import CheckpointProblem
+
+MANIFEST = "manifest.json"
+KINDS = ("weights", "exp_avg", "exp_avg_sq", "ema")
+FORMAT = 1
+
+
+class File(BaseModel):
+    """One file of a checkpoint."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    bytes: int
+    sha256: str
+
+
+class Manifest(BaseModel):
+    """What a checkpoint holds."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    format: int = FORMAT
+    images_seen: int
+    optimizer_steps: int
+    config: dict[str, Any]
+    """The whole experiment, as it was run."""
+    image_shape: tuple[int, int, int]
+    """(C, H, W)."""
+    class_names: list[str]
+    class_counts: list[int]
+    """Training images of each class."""
+    next_loss: float
+    """The objective on the next global batch, dropout off: what a resumed run must reproduce."""
+    state_norms: dict[str, float]
+    """L2 norm of each kind of tensor over all parameters, computed in float64."""
+    tensors: dict[str, str]
+    """`<kind>/<parameter>` -> file name."""
+    files: dict[str, File]
+
+    def content_hash(self) -> str:
+        """A name for the content: 16 hex digits over the files' hashes."""
+        lines = sorted(f"{name}:{file.sha256}" for name, file in self.files.items())
+        return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
+
+
+def describe(path: Path) -> File:
+    """Size and hash of one file."""
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while chunk := stream.read(1 << 20):
+            digest.update(chunk)
+    return File(bytes=path.stat().st_size, sha256=digest.hexdigest())
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Write the manifest so that it appears whole or not at all."""
+    partial = folder / f".{MANIFEST}"
+    partial.write_text(manifest.model_dump_json(indent=1))
+    partial.replace(folder / MANIFEST)
+
+
+def parse_manifest(text: str, where: str) -> Manifest:
+    """Read a manifest's text; `where` names it in the error.
+
+    Raises:
+        CheckpointProblem: not a manifest, or of another format.
+    """
+    try:
+        found = json.loads(text).get("format")
+        if found != FORMAT:
+            raise CheckpointProblem(
+                f"{where}: checkpoint format {found}, this version reads {FORMAT}",
+                "use the version of whipray that wrote it",
+            )
+        return Manifest.model_validate_json(text)
+    except (ValidationError, json.JSONDecodeError, AttributeError) as error:
+        raise CheckpointProblem(
+            f"{where}: not a checkpoint manifest ({type(error).__name__})",
+            "choose an earlier checkpoint; this one is damaged",
+        ) from error
+
+
+def verify(folder: Path) -> Manifest:
+    """Read a checkpoint's manifest and check every file against it.
+
+    Raises:
+        CheckpointProblem: no manifest, or a file that is missing, cut short or altered.
+    """
+    path = folder / MANIFEST
+    if not path.exists():
+        raise CheckpointProblem(
+            f"{folder}: no {MANIFEST}, so the checkpoint was never finished",
+            "choose another checkpoint; unfinished ones are left alone",
+        )
+    manifest = parse_manifest(path.read_text(), str(path))
+    for name, expected in manifest.files.items():
+        file = folder / name
+        if not file.exists():
+            raise CheckpointProblem(f"{file}: missing", "fetch the checkpoint again")
+        if file.stat().st_size != expected.bytes:
+            raise CheckpointProblem(
+                f"{file}: {file.stat().st_size} bytes, the manifest says {expected.bytes}",
+                "the file was cut short; fetch it again or choose an earlier checkpoint",
+            )
+        if describe(file).sha256 != expected.sha256:
+            raise CheckpointProblem(
+                f"{file}: its content does not match the manifest",
+                "the file was altered; fetch it again or choose an earlier checkpoint",
+            )
+    return manifest
+
+
+def read_tensors(folder: Path, manifest: Manifest, kind: str) -> dict[str, Tensor]:
+    """All tensors of one kind, by parameter name, fp32 on the CPU.
+
+    Raises:
+        CheckpointProblem: a file that is not safetensors, or lacks a tensor.
+    """
+    by_file: dict[str, list[str]] = {}
+    for tensor, file in manifest.tensors.items():
+        if tensor.startswith(f"{kind}/"):
+            by_file.setdefault(file, []).append(tensor)
+    tensors: dict[str, Tensor] = {}
+    for file, names in by_file.items():
+        try:
+            with safe_open(folder / file, framework="pt") as reader:
+                for name in names:
+                    tensors[name.removeprefix(f"{kind}/")] = reader.get_tensor(name)
+        except (SafetensorError, OSError) as error:
+            raise CheckpointProblem(
+                f"{folder / file}: cannot be read ({error})", "choose an earlier checkpoint"
+            ) from error
+    return tensors
+
+
+def check_architecture(weights: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
+    """Compare names and shapes of a checkpoint's weights with a model's.
+
+    Raises:
+        CheckpointProblem: naming the first parameter that differs.
+    """
+    for name in sorted(set(weights) | set(expected)):
+        if name not in weights or name not in expected:
+            owner = "model" if name in expected else "checkpoint"
+            raise CheckpointProblem(
+                f"parameter {name} is only in the {owner}: another architecture",
+                "use the model config that the checkpoint's manifest holds",
+            )
+        if weights[name].shape != expected[name].shape:
+            raise CheckpointProblem(
+                f"parameter {name} is {tuple(weights[name].shape)} in the checkpoint and "
+                f"{tuple(expected[name].shape)} in the model",
+                "use the model config that the checkpoint's manifest holds",
+            )

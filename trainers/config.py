@@ -1,0 +1,20 @@
+"""The base of every typed config: frozen, checked at birth, no unknown keys.
+
+Each config stands beside the code that it configures; the text under a field is its help.
+"""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict
+
+
+class Config(BaseModel):
+    """A frozen config; an unknown key or a value out of range raises `pydantic.ValidationError`."""
+
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        validate_default=True,
+        use_attribute_docstrings=True,
+        allow_inf_nan=False,
+    )

@@ -1,0 +1,40 @@
+"""Images: where they come from, the tail cut out of them, and the order in which they are seen.
+
+Imports no PyTorch, so that a config is read quickly; `sampling` and `batches` do.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from .cifar import Cifar
+from .digits import Digits
+from .folder import Folder
+from .list_files import ListFiles
+from .long_tail import LongTail, long_tail_indices
+from .packed import PackedImages
+from .parquet import Parquet
+from .source import Sampling, SourceConfig, Splits
+
+DataConfig = Annotated[
+    Digits | Cifar | Folder | Parquet | ListFiles,
+    Field(discriminator="source"),
+]
+"""One source of images, told apart by its `source`."""
+
+__all__ = [
+    "Cifar",
+    "DataConfig",
+    "Digits",
+    "Folder",
+    "ListFiles",
+    "LongTail",
+    "PackedImages",
+    "Parquet",
+    "Sampling",
+    "SourceConfig",
+    "Splits",
+    "long_tail_indices",
+]

@@ -1,0 +1,60 @@
+"""CIFAR-10 and CIFAR-100 (Krizhevsky, 2009) from their own files, as torchvision reads them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from ..errors import DataProblem
+from .long_tail import LongTail, long_tail_indices
+from .packed import PackedImages
+from .source import SourceConfig, Splits
+
+
+class Cifar(SourceConfig):
+    """32x32 RGB, 50,000 training and 10,000 test images; the training images are cut to a tail."""
+
+    source: Literal["cifar10", "cifar100"] = "cifar10"
+    root: Path = Path("data")
+    """Folder of the extracted archive, or of the archive, which is then extracted there."""
+    download: bool = False
+    """Fetch the archive if it is missing; needs a network."""
+    reference: Literal["test", "train"] = "test"
+    """Balanced images to compare with: test is never trained on; train is all 50,000 training
+    images, tail images included, as CBDM's paper has it."""
+    long_tail: LongTail = LongTail()
+    """The tail to cut; exponential at 100 is CIFAR-LT as LDAM, CBDM and most others use it."""
+
+    def load(self, cache: Path) -> Splits:  # noqa: ARG002  (stored decoded already)
+        pool = self._read(train=True)
+        kept = long_tail_indices(
+            pool.labels, pool.num_classes, self.long_tail, class_names=pool.class_names
+        )
+        reference = pool if self.reference == "train" else self._read(train=False)
+        return Splits(pool.select(kept), reference)
+
+    def _read(self, train: bool) -> PackedImages:
+        from torchvision import datasets  # type: ignore[import-untyped]
+        from torchvision.datasets.utils import check_integrity  # type: ignore[import-untyped]
+
+        kind: Any = datasets.CIFAR10 if self.source == "cifar10" else datasets.CIFAR100
+        root = self.root.expanduser()
+        archive = root / kind.filename
+        if archive.exists() and not check_integrity(str(archive), kind.tgz_md5):
+            raise DataProblem(f"{archive}: damaged or cut short", "fetch the archive again")
+        try:
+            # With the archive in place, `download` only extracts it.
+            data = kind(str(root), train=train, download=self.download or archive.exists())
+        except (RuntimeError, OSError) as error:
+            raise DataProblem(
+                f"{root}: no {self.source} here, neither {kind.base_folder} nor {kind.filename}"
+                + (f", and it could not be fetched ({error})" if self.download else ""),
+                f"put {kind.filename} into {root}, or set data.download with a network",
+            ) from error
+        return PackedImages(
+            np.ascontiguousarray(data.data.transpose(0, 3, 1, 2)),  # (N, 32, 32, 3) -> (N, 3, ...)
+            np.array(data.targets, dtype=np.int64),
+            tuple(data.classes),
+        )

@@ -1,0 +1,108 @@
+"""All images of one split in a single uint8 array: decoded once, gathered by index ever after."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import DataProblem
+
+Indices = NDArray[np.int64]
+Pixels = NDArray[np.uint8]
+
+
+@dataclass(frozen=True, eq=False)
+class PackedImages:
+    """Labelled images of one size.
+
+    Args:
+        images: (N, C, H, W) uint8, C-contiguous; may be a read-only memory map.
+        labels: (N,) int64, in [0, number of classes).
+        class_names: one for each class, in the order of the labels.
+
+    Raises:
+        DataProblem: no images, shapes or types that do not fit, or a label outside the classes.
+    """
+
+    images: Pixels
+    labels: Indices
+    class_names: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        images, labels = self.images, self.labels
+        if images.dtype != np.uint8 or images.ndim != 4 or not images.flags.c_contiguous:
+            raise DataProblem(
+                f"images are {images.dtype} {images.shape}, not one uint8 block (N, C, H, W)",
+                "convert them with np.ascontiguousarray(images, dtype=np.uint8)",
+            )
+        if labels.dtype != np.int64 or labels.shape != images.shape[:1]:
+            raise DataProblem(
+                f"labels are {labels.dtype} {labels.shape} for {len(images)} images",
+                "give one int64 label for each image",
+            )
+        if len(images) == 0:
+            raise DataProblem("there are no images", "give at least one image of each class")
+        check_labels(labels, self.num_classes)
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes, also of those without an image."""
+        return len(self.class_names)
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(channels, height, width) of every image."""
+        _, channels, height, width = self.images.shape
+        return channels, height, width
+
+    @cached_property
+    def class_counts(self) -> Indices:
+        """Images of each class, (number of classes,) int64."""
+        return np.bincount(self.labels, minlength=self.num_classes).astype(np.int64)
+
+    def select(self, indices: Indices) -> PackedImages:
+        """The images at `indices` (M,), in that order, copied into memory."""
+        return PackedImages(self.images[indices], self.labels[indices], self.class_names)
+
+    def fingerprint(self) -> str:
+        """A name for the content: 16 hex digits over shape, images, labels and class names."""
+        digest = hashlib.blake2b(digest_size=8)
+        digest.update(repr((self.images.shape, self.class_names)).encode())
+        digest.update(self.images.data)
+        digest.update(self.labels.tobytes())
+        return digest.hexdigest()
+
+
+def check_labels(
+    labels: Indices, num_classes: int, name: Callable[[int], str] = "image {}".format
+) -> None:
+    """Check that every label is in [0, num_classes); `name` says what to call an image.
+
+    Raises:
+        DataProblem: naming the first image with a label outside the classes, and the label.
+    """
+    outside = np.flatnonzero((labels < 0) | (labels >= num_classes))
+    if outside.size:
+        first = int(outside[0])
+        raise DataProblem(
+            f"{name(first)}: label {labels[first]} is outside the {num_classes} classes "
+            f"(0 to {num_classes - 1})",
+            "correct the label, or name every class",
+        )
+
+
+def check_every_class(labels: Indices, class_names: Sequence[str], where: str, fix: str) -> None:
+    """Check that every class has an image; `where` and `fix` complete the message.
+
+    Raises:
+        DataProblem: naming the first class without an image.
+    """
+    empty = np.flatnonzero(np.bincount(labels, minlength=len(class_names)) == 0)
+    if empty.size:
+        first = int(empty[0])
+        raise DataProblem(f"{where}: class {first} ({class_names[first]}) has no image", fix)

@@ -1,0 +1,74 @@
+"""What every source of images shares: the common settings, and the two splits that it gives."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from ..config import Config
+from ..errors import DataProblem
+from .long_tail import LongTail
+from .packed import PackedImages, check_every_class
+
+Sampling = Literal["natural", "sqrt", "balanced"]
+
+
+@dataclass(frozen=True, eq=False)
+class Splits:
+    """The images of one experiment.
+
+    Args:
+        train: what is trained on, already long-tailed.
+        reference: class-balanced real images that samples are compared with.
+
+    Raises:
+        DataProblem: other classes or image shapes in the two, or a class without an image.
+    """
+
+    train: PackedImages
+    reference: PackedImages
+
+    def __post_init__(self) -> None:
+        if self.train.class_names != self.reference.class_names:
+            raise DataProblem(
+                "training and reference images have different classes",
+                "give both the same classes in the same order",
+            )
+        if self.train.image_shape != self.reference.image_shape:
+            raise DataProblem(
+                f"training images are {self.train.image_shape}, "
+                f"reference images {self.reference.image_shape}",
+                "give both the same size and channels",
+            )
+        for where, split in (("training", self.train), ("reference", self.reference)):
+            check_every_class(
+                split.labels,
+                split.class_names,
+                f"{where} images",
+                "add images of it, or leave the class out",
+            )
+
+
+class SourceConfig(Config):
+    """Where images come from; each source is a subclass with its own `source` tag."""
+
+    long_tail: LongTail = LongTail(kind="none")
+    """The tail to cut out of the training images; by default they are long-tailed already."""
+    sampling: Sampling = "natural"
+    """In what proportion training sees the classes: natural as they are, sqrt by the square root of
+    their counts, balanced all alike."""
+    flip: bool = True
+    """Mirror half of the training images left to right, as CBDM does."""
+
+    @abstractmethod
+    def load(self, cache: Path) -> Splits:
+        """Read both splits.
+
+        Args:
+            cache: folder for decoded images; made when needed.
+
+        Raises:
+            DataProblem: naming the file, row or line that cannot be used.
+        """

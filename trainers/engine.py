@@ -1,0 +1,314 @@
+"""DeepSpeed around one network: ZeRO, precision, and state that knows neither world nor stage."""
+
+from __future__ import annotations
+
+import atexit
+import functools
+import gc
+import logging
+import math
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import torch.distributed as dist
+from pydantic import model_validator
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from .checkpoint import KINDS, Manifest, check_architecture, read_tensors
+from .config import Config
+from .errors import CheckpointProblem
+from .optimizer import AdamWithEMA, OptimizerConfig
+
+
+class EngineConfig(Config):
+    """How a step is computed; none of it changes what is computed, beyond rounding."""
+
+    zero_stage: Literal[0, 1, 2, 3] = 0
+    """ZeRO: 1 shards optimizer state and EMA, 2 gradients too, 3 weights too."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """bf16 runs convolutions and products in bfloat16; weights, gradients, Adam's moments and the
+    EMA stay fp32."""
+    compile: bool = False
+    """torch.compile of the network: slow to start, faster steps on a GPU."""
+    channels_last: bool = True
+    """Memory layout of images and activations; the fast one for convolutions. The weights stay
+    contiguous, as ZeRO's flat buffers and DeepSpeed's broadcast need them."""
+    tf32: bool = True
+    """Let fp32 matrix products and convolutions of a GPU use TF32."""
+
+    @model_validator(mode="after")
+    def _supported(self) -> EngineConfig:
+        if self.compile and self.zero_stage == 3:
+            raise ValueError("compile does not work with zero_stage 3: choose stage 0, 1 or 2")
+        return self
+
+
+class Engine:
+    """A network in training on this worker.
+
+    Needs an initialised `torch.distributed` group (`join_workers`), also for one worker.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        config: EngineConfig,
+        optimizer: OptimizerConfig,
+        *,
+        micro_batch: int,
+        accumulation: int,
+        device: torch.device,
+        image_shape: tuple[int, int, int],
+        weights: dict[str, Tensor] | None = None,
+    ) -> None:
+        """Wrap `network`, first loading `weights` (full fp32 tensors by parameter) into it.
+
+        Raises:
+            CheckpointProblem: the weights are of another architecture.
+        """
+        deepspeed = _quiet_deepspeed()
+        self.config, self.device = config, device
+        self.rank, self.world = dist.get_rank(), dist.get_world_size()
+        if weights is not None:
+            check_architecture(weights, dict(network.named_parameters()))
+            network.load_state_dict(weights)
+        network.to(device)
+        if config.compile:
+            network.compile()
+        if device.type == "cuda":
+            precision = "high" if config.tf32 else "highest"
+            torch.set_float32_matmul_precision(precision)
+            torch.backends.cudnn.allow_tf32 = config.tf32
+        self.shapes = {name: p.shape for name, p in network.named_parameters()}
+        self.adam = AdamWithEMA(network.parameters(), optimizer)
+        self._accumulation = accumulation
+        self._image_shape = image_shape
+        self._clip = optimizer.clip
+        self._norm: Tensor | float = 0.0
+        self._ds, *_ = deepspeed.initialize(
+            model=network,
+            optimizer=self.adam,
+            config={
+                "train_micro_batch_size_per_gpu": micro_batch,
+                "gradient_accumulation_steps": accumulation,
+                "gradient_clipping": optimizer.clip if config.zero_stage else 0.0,
+                "zero_allow_untested_optimizer": True,
+                "steps_per_print": 10**12,
+                "zero_optimization": {
+                    "stage": config.zero_stage,
+                    # gathered and reduced in pieces of this many numbers
+                    "reduce_bucket_size": 25_000_000,
+                    "allgather_bucket_size": 25_000_000,
+                },
+            },
+            dist_init_required=False,
+        )
+        self.network: nn.Module = self._ds.module
+
+    def predict(
+        self, x_t: Tensor, t: Tensor, labels: Tensor, dropout_rows: Tensor | None = None
+    ) -> Tensor:
+        """The network's output in float32; arguments as `UNet.forward`."""
+        if self.config.channels_last:
+            x_t = x_t.contiguous(memory_format=torch.channels_last)
+        with torch.autocast(
+            self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16"
+        ):
+            output: Tensor = self._ds(x_t, t, labels, dropout_rows)
+        return output.float()
+
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """No dropout and no gradients inside."""
+        self.network.eval()
+        try:
+            with torch.no_grad():
+                yield
+        finally:
+            self.network.train()
+
+    def backward(self, loss: Tensor) -> None:
+        """Accumulate gradients of one micro-batch."""
+        self._ds.backward(loss)
+
+    def step(self, lr: float, ema_decay: float) -> None:
+        """After a micro-batch; updates the weights when the last one of a global batch is in."""
+        for group in self.adam.param_groups:
+            group["lr"] = lr
+        self.adam.ema_decay = ema_decay
+        if self.config.zero_stage == 0 and self._ds.is_gradient_accumulation_boundary():
+            # DeepSpeed clips at stage 0 too, but keeps the norm to itself
+            limit = self._clip or math.inf
+            self._norm = nn.utils.clip_grad_norm_(self.network.parameters(), limit)
+        self._ds.step()
+
+    def gradient_norm(self) -> float:
+        """L2 norm of the last global gradient, before clipping."""
+        norm = self._norm if self.config.zero_stage == 0 else self._ds.get_global_grad_norm()
+        return float(norm)
+
+    def mean(self, values: Tensor) -> Tensor:
+        """The mean over workers; every worker calls it."""
+        if self.world > 1:
+            dist.all_reduce(values)
+            values = values / self.world
+        return values
+
+    def close(self) -> None:
+        """Let go of DeepSpeed's hooks and buffers, so that a process can train again."""
+        self._ds.destroy()
+        if self.config.zero_stage == 3:
+            _forget_zero_3()
+
+    # -- state that knows neither world size nor ZeRO stage -------------------------------------
+
+    def save_shard(self, folder: Path) -> tuple[str, dict[str, str], dict[str, float]]:
+        """Write this worker's share of the full state; every worker calls it.
+
+        Each parameter's tensors are assembled on all workers and written by one.
+
+        Returns:
+            this worker's file name, all tensors -> file names, L2 norm of each kind.
+        """
+        mine: dict[str, Tensor] = {}
+        where: dict[str, str] = {}
+        squares = dict.fromkeys(KINDS, 0.0)
+        for index, (name, parameter) in enumerate(self.network.named_parameters()):
+            writer = index % self.world
+            for kind in KINDS:
+                full = self._full(parameter, kind).reshape(self.shapes[name])
+                squares[kind] += float(full.double().square().sum())
+                where[f"{kind}/{name}"] = f"shard-{writer}.safetensors"
+                if writer == self.rank:
+                    mine[f"{kind}/{name}"] = full.detach().float().cpu().contiguous().clone()
+        file = f"shard-{self.rank}.safetensors"
+        save_file(mine, folder / file)
+        return file, where, {kind: math.sqrt(total) for kind, total in squares.items()}
+
+    def restore_optimizer(self, folder: Path, manifest: Manifest) -> None:
+        """Set Adam's moments and the EMA; the weights went in before DeepSpeed was initialised.
+
+        Raises:
+            CheckpointProblem: the state read back differs from what was saved.
+        """
+        self._make_states()
+        for kind in KINDS[1:]:
+            tensors = read_tensors(folder, manifest, kind)
+            for name, parameter in self.network.named_parameters():
+                self._set_state(parameter, kind, tensors[name].to(self.device))
+        for state in self.adam.state.values():
+            state["step"].fill_(manifest.optimizer_steps)
+        for kind, saved in manifest.state_norms.items():
+            found = math.sqrt(
+                sum(
+                    float(self._full(p, kind).double().square().sum())
+                    for p in self.network.parameters()
+                )
+            )
+            if not math.isclose(found, saved, rel_tol=1e-5, abs_tol=1e-12):
+                raise CheckpointProblem(
+                    f"{kind} restored with norm {found:.9g}, saved with {saved:.9g}",
+                    "report this: the optimizer state does not survive the change of workers or "
+                    "ZeRO stage",
+                )
+
+    def _full(self, parameter: nn.Parameter, kind: str) -> Tensor:
+        from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
+
+        if self.config.zero_stage == 0:
+            state = self.adam.state[parameter]
+            return parameter.detach() if kind == "weights" else state[kind]
+        if kind == "weights":
+            full = safe_get_full_fp32_param(parameter)
+        else:
+            full = safe_get_full_optimizer_state(parameter, kind)
+        assert full is not None
+        tensor: Tensor = full
+        return tensor
+
+    def _make_states(self) -> None:
+        """Adam makes its states in its first step: take one at learning rate 0."""
+        zero = torch.zeros(1, device=self.device, dtype=torch.int64)
+        for _ in range(self._accumulation):
+            output = self.predict(
+                torch.zeros(1, *self._image_shape, device=self.device), zero, zero
+            )
+            self.backward((output * 0).sum())
+            self.step(lr=0.0, ema_decay=0.0)
+
+    def _set_state(self, parameter: nn.Parameter, kind: str, full: Tensor) -> None:
+        from deepspeed.utils import safe_set_full_optimizer_state, safe_set_local_optimizer_state
+
+        if self.config.zero_stage == 0:
+            self.adam.state[parameter][kind].copy_(full)
+        elif self.config.zero_stage < 3:
+            safe_set_full_optimizer_state(parameter, full, kind)
+        else:  # the full setter fails on sizes that the workers do not divide
+            flat = full.flatten()
+            share = math.ceil(len(flat) / self.world)
+            padded = torch.nn.functional.pad(flat, (0, share * self.world - len(flat)))
+            safe_set_local_optimizer_state(parameter, padded[share * self.rank :][:share], kind)
+
+
+def join_workers(device: torch.device) -> None:
+    """Make sure this process is in a process group: the launcher's, or one of its own.
+
+    A group of its own stays for the life of the process, since DeepSpeed keeps references to it
+    from one training to the next.
+    """
+    if dist.is_initialized():
+        return
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    if "WORLD_SIZE" in os.environ and "MASTER_ADDR" in os.environ:  # torchrun
+        dist.init_process_group(backend)
+    else:
+        store = dist.HashStore()  # type: ignore[attr-defined]  # documented, but not re-exported
+        dist.init_process_group(backend, store=store, rank=0, world_size=1)
+    atexit.register(dist.destroy_process_group)
+
+
+def choose_device() -> torch.device:
+    """This worker's GPU, or the CPU."""
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", torch.cuda.current_device())))
+
+
+def _quiet_deepspeed() -> Any:
+    """DeepSpeed, imported without its start-up talk."""
+    if not torch.cuda.is_available():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    # DeepSpeed's autotuner, unused here, would import MLflow, which takes longer than the rest.
+    unseen = "mlflow" not in sys.modules
+    if unseen:
+        sys.modules["mlflow"] = None  # type: ignore[assignment]  # "there is none", to an import
+    try:
+        import deepspeed
+    finally:
+        if unseen:
+            del sys.modules["mlflow"]
+    from deepspeed.utils import logger
+
+    logger.setLevel(logging.ERROR)
+    # Shared-memory collectives would be compiled at the first start; gloo does without a compiler.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    os.environ.setdefault("LOCAL_RANK", "0")  # DeepSpeed insists on it, also for one process
+    return deepspeed
+
+
+def _forget_zero_3() -> None:
+    """Empty the list and the method's cache in which DeepSpeed would keep the network for good."""
+    from deepspeed.runtime.zero import parameter_offload, partitioned_param_coordinator
+
+    parameter_offload.FWD_MODULE_STACK.clear()
+    for found in gc.get_objects():
+        if type(found) is functools._lru_cache_wrapper and (
+            found.__module__ == partitioned_param_coordinator.__name__
+        ):
+            found.cache_clear()

@@ -1,0 +1,40 @@
+"""What goes wrong for a person: one line of what, one line of what to do."""
+
+from __future__ import annotations
+
+
+class Problem(Exception):
+    """A failure that its reader can act on; shown without a traceback.
+
+    Args:
+        what: one line, what is wrong, naming the file, key or value.
+        fix: one line, what to do about it.
+    """
+
+    exit_code = 1
+
+    def __init__(self, what: str, fix: str) -> None:
+        super().__init__(what, fix)  # both in args, so that it survives pickling between processes
+        self.what = what
+        self.fix = fix
+
+    def __str__(self) -> str:
+        return f"{self.what} — {self.fix}"
+
+
+class UsageProblem(Problem):
+    """A wrong key, value or argument: nothing was started."""
+
+    exit_code = 2
+
+
+class DataProblem(Problem):
+    """Images or labels that cannot be used as they are."""
+
+
+class CheckpointProblem(Problem):
+    """A checkpoint that is missing, incomplete, damaged or of another model."""
+
+
+class DivergenceProblem(Problem):
+    """A loss that is not a number, or a resumed run that does not continue its losses."""

@@ -1,0 +1,103 @@
+"""From a checkpoint to the one file that is registered: the EMA weights as a plain network."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import BaseModel, ConfigDict, ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from .backbones import UNet, UNetConfig
+from .checkpoint import Manifest, check_architecture, read_tensors
+from .diffusion import DiffusionConfig, Schedule, build_schedule
+from .errors import CheckpointProblem
+from .samplers import SamplingConfig, sample
+
+WEIGHTS, CARD = "model.safetensors", "model.json"
+
+
+class Card(BaseModel):
+    """What a model is, beside its weights."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    model: UNetConfig
+    diffusion: DiffusionConfig
+    sampling: SamplingConfig
+    image_shape: tuple[int, int, int]
+    """(C, H, W)."""
+    class_names: list[str]
+    class_counts: list[int]
+    images_seen: int
+    checkpoint: str
+    """Content hash of the checkpoint that it was made from."""
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A network ready to sample from."""
+
+    card: Card
+    network: UNet
+    schedule: Schedule
+    device: torch.device
+
+    def sample(self, labels: Tensor, config: SamplingConfig, seed: int, **options: Any) -> Tensor:
+        """Images (N, C, H, W) float32 in [-1, 1] on the CPU, one for each of `labels` (N,)."""
+        return sample(
+            self.network,
+            labels,
+            self.card.image_shape,
+            self.schedule,
+            config,
+            seed=seed,
+            device=self.device,
+            **options,
+        )
+
+
+def export(folder: Path, manifest: Manifest, destination: Path, sampling: SamplingConfig) -> Card:
+    """Write a checkpoint's EMA weights and card; `sampling` becomes the model's default."""
+    card = Card(
+        model=UNetConfig.model_validate(manifest.config["model"]),
+        diffusion=DiffusionConfig.model_validate(manifest.config["diffusion"]),
+        sampling=sampling,
+        image_shape=manifest.image_shape,
+        class_names=manifest.class_names,
+        class_counts=manifest.class_counts,
+        images_seen=manifest.images_seen,
+        checkpoint=manifest.content_hash(),
+    )
+    destination.mkdir(parents=True, exist_ok=True)
+    save_file(read_tensors(folder, manifest, "ema"), destination / WEIGHTS)
+    (destination / CARD).write_text(card.model_dump_json(indent=1))
+    return card
+
+
+def load_exported(folder: Path, device: torch.device | str = "cpu") -> Exported:
+    """Read what `export` wrote.
+
+    Raises:
+        CheckpointProblem: files that are missing or do not fit together.
+    """
+    if not (folder / CARD).exists() or not (folder / WEIGHTS).exists():
+        raise CheckpointProblem(
+            f"{folder}: no {CARD} and {WEIGHTS}", "give the folder that an export wrote"
+        )
+    device = torch.device(device)
+    try:
+        card = Card.model_validate_json((folder / CARD).read_text())
+        weights = load_file(folder / WEIGHTS)
+    except (ValidationError, SafetensorError, OSError, UnicodeDecodeError) as error:
+        raise CheckpointProblem(
+            f"{folder}: cannot be read ({type(error).__name__})", "export the checkpoint again"
+        ) from error
+    network = UNet(card.model, card.image_shape, len(card.class_names))
+    check_architecture(weights, dict(network.named_parameters()))
+    network.load_state_dict(weights)
+    network.to(device).eval()
+    return Exported(card, network, build_schedule(card.diffusion, device), device)

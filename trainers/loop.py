@@ -1,0 +1,330 @@
+"""The training loop, one page, read from top to bottom.
+
+Progress is counted in images seen. Tracking, checkpoint stores and early stopping are hooks.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+import torch.distributed as dist
+from pydantic import Field
+from torch import Tensor
+from torch.nn.functional import pad
+
+from .backbones import UNet
+from .checkpoint import File, Manifest, describe, read_tensors
+from .config import Config
+from .data import Splits
+from .data.batches import gather, to_float
+from .data.sampling import Order
+from .diffusion import build_schedule
+from .engine import Engine
+from .errors import CheckpointProblem, DivergenceProblem, Problem, UsageProblem
+from .objectives import Batch, Loss
+from .randomness import Draws, derive_seed
+
+if TYPE_CHECKING:
+    from .trainer_config import TrainerConfig
+
+
+class LoopConfig(Config):
+    """How long to train and how often to look up."""
+
+    images: int = Field(ge=1)
+    """Training images to see; rounded up to whole batches."""
+    batch_size: int = Field(64, ge=1)
+    """Images of a global batch, over all workers."""
+    micro_batch: int | None = Field(None, ge=1)
+    """Images that a worker takes at once, accumulating the gradients of its share of a batch piece
+    by piece; divides that share. None: the whole share."""
+    report_every_images: int = Field(6_400, ge=1)
+    checkpoint_every_images: int = Field(640_000, ge=1)
+    """A checkpoint, and with it a validation loss; one more stands at the end."""
+    validation_images: int = Field(512, ge=0)
+    """Reference images (balanced over the classes) for the validation loss."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What a report says."""
+
+    images_seen: int
+    total_images: int
+    metrics: dict[str, float]
+    """Means since the last report: `loss/...`, `lr`, `gradient_norm`, `images_per_second`; with a
+    checkpoint also `validation/denoising`."""
+    checkpoint: str | None
+    """Name of the checkpoint that was just finished."""
+
+
+class Hooks(Protocol):
+    """What a training tells its surroundings. Every worker calls every hook, in the same order."""
+
+    def report(self, progress: Progress) -> bool:
+        """Take note; True (worker 0's answer counts) asks the training to save and stop here."""
+        ...
+
+    def checkpoint(self, name: str, folder: Path, file: str, manifest: Manifest) -> None:
+        """Keep this worker's `folder / file`; after all workers' files, the manifest."""
+        ...
+
+
+@dataclass(frozen=True)
+class Resume:
+    """A verified checkpoint in a local folder."""
+
+    folder: Path
+    manifest: Manifest
+
+
+class Training:
+    """One worker's part of one training."""
+
+    def __init__(
+        self, config: TrainerConfig, data: Splits, device: torch.device, resume: Resume | None
+    ) -> None:
+        """Build everything, from the start or from a checkpoint.
+
+        Raises:
+            UsageProblem: a batch that the workers cannot share evenly.
+            CheckpointProblem: a checkpoint of another architecture.
+            DivergenceProblem: a checkpoint whose next loss this training does not reproduce.
+        """
+        self.config, self.data, self.device = config, data, device
+        self.world, self.rank = dist.get_world_size(), dist.get_rank()
+        self.rows, self.micro = _shares(config.training, self.world)
+        self.schedule = build_schedule(config.diffusion, device)
+        self.objective = config.objective.build(data.train.class_counts.tolist())
+        self.order = Order(
+            data.train.labels, data.train.num_classes, config.data.sampling, config.seed
+        )
+        channels, height, width = data.train.images.shape[1:]
+        self.image_shape = (channels, height, width)
+        torch.manual_seed(derive_seed(config.seed, "weights"))
+        try:
+            network = UNet(config.model, self.image_shape, data.train.num_classes)
+        except ValueError as error:
+            raise UsageProblem(str(error), "change model.* or the image size") from error
+        self.engine = Engine(
+            network,
+            config.engine,
+            config.optimizer,
+            micro_batch=self.micro,
+            accumulation=self.rows // self.micro,
+            device=device,
+            image_shape=self.image_shape,
+            weights=read_tensors(resume.folder, resume.manifest, "weights") if resume else None,
+        )
+        self.images_seen = 0
+        if resume:
+            try:
+                self._continue(resume)
+            except Problem:
+                self.engine.close()
+                raise
+
+    def run(self, hooks: Hooks, record: dict[str, Any]) -> Progress:
+        """Train to the end, or until a report is answered with True.
+
+        Args:
+            record: the whole experiment, kept in every checkpoint.
+
+        Raises:
+            DivergenceProblem: the loss is not finite; what was saved before stays.
+        """
+        plan, optimizer = self.config.training, self.config.optimizer
+        batch = plan.batch_size
+        total = math.ceil(plan.images / batch) * batch
+        sums: dict[str, Tensor] = {}
+        steps, since = 0, time.perf_counter()
+        progress = Progress(self.images_seen, total, {}, None)
+        while self.images_seen < total:
+            # one step: forward, backward, update
+            for piece in range(self.rows // self.micro):
+                loss = self._loss(self.images_seen, piece)
+                self.engine.backward(loss.total)
+                after = self.images_seen + batch
+                self.engine.step(optimizer.lr_at(after), optimizer.ema_decay_at(after, batch))
+                for name, value in {"total": loss.total.detach(), **loss.parts}.items():
+                    sums[name] = sums.get(name, torch.zeros_like(value)) + value
+            self.images_seen += batch
+            steps += 1
+
+            # once in a while: report, and sometimes save
+            done = self.images_seen >= total
+            save = done or _passed(self.images_seen, plan.checkpoint_every_images, batch)
+            if not (save or _passed(self.images_seen, plan.report_every_images, batch)):
+                continue
+            means = self._means(sums, steps * (self.rows // self.micro))
+            metrics = {f"loss/{name}": value for name, value in means.items()}
+            metrics["lr"] = optimizer.lr_at(self.images_seen)
+            metrics["gradient_norm"] = self.engine.gradient_norm()
+            metrics["images_per_second"] = steps * batch / (time.perf_counter() - since)
+            if save and plan.validation_images:
+                metrics["validation/denoising"] = self._validation_loss()
+            self._check_finite(metrics)
+            saved = self._save(hooks, record) if save else None
+            progress = Progress(self.images_seen, total, metrics, saved)
+            if self._agree(hooks.report(progress)):
+                return replace(progress, checkpoint=saved or self._save(hooks, record))
+            sums, steps, since = {}, 0, time.perf_counter()
+        return progress
+
+    # -- the pieces ---------------------------------------------------------------------------------
+
+    def _loss(self, images_seen: int, piece: int) -> Loss:
+        """The objective on one piece of this worker's rows of the global batch."""
+        step = images_seen // self.config.training.batch_size
+        first = self.rank * self.rows + piece * self.micro  # row of the global batch
+        draws = Draws(self.config.seed, step, first, self.micro, self.device)
+        indices = self.order.indices(images_seen + first, self.micro)
+        flip = (
+            (draws.uniform("flip")[:, 0] < 0.5).to(self.device) if self.config.data.flip else None
+        )
+        batch = Batch(
+            images=to_float(gather(self.data.train, indices, self.device), flip),
+            labels=torch.from_numpy(self.data.train.labels[indices]).to(self.device),
+        )
+        torch.manual_seed(derive_seed(self.config.seed, "dropout", step, first))
+        return self.objective(self.engine.predict, batch, self.schedule, draws, images_seen)
+
+    def _next_loss(self) -> float:
+        """The objective on the next global batch, dropout off: the same for any world size."""
+        with self.engine.evaluating():
+            pieces = [
+                self._loss(self.images_seen, piece).total
+                for piece in range(self.rows // self.micro)
+            ]
+            return float(self.engine.mean(torch.stack(pieces).mean()))
+
+    def _validation_loss(self) -> float:
+        """Denoising loss on balanced reference images, at fixed t and noise, dropout off."""
+        reference = self.data.reference
+        count = min(self.config.training.validation_images, len(reference.labels))
+        share = math.ceil(count / self.world)  # the same for all, as ZeRO 3 gathers in step
+        picked = torch.linspace(0, len(reference.labels) - 1, count).long()
+        picked_and_filled = pad(picked, (0, share * self.world - count)).numpy()
+        losses = []
+        with self.engine.evaluating():
+            for first in range(0, share, self.micro):
+                rows = min(self.micro, share - first)
+                start = self.rank * share + first
+                draws = Draws(
+                    derive_seed(self.config.seed, "validation"), 0, start, rows, self.device
+                )
+                indices = picked_and_filled[start : start + rows]
+                x_0 = to_float(gather(reference, indices, self.device), None)
+                t = draws.integers("t", self.schedule.timesteps).to(self.device)
+                eps = draws.normal("eps", self.image_shape)
+                labels = torch.from_numpy(reference.labels[indices]).to(self.device)
+                output = self.engine.predict(self.schedule.q_sample(x_0, t, eps), t, labels)
+                squares = (output - self.schedule.target(x_0, t, eps)).square().flatten(1).mean(1)
+                losses.append(squares[: max(0, count - start)].sum())
+        return float(self.engine.mean(torch.stack(losses).sum())) * self.world / count
+
+    def _save(self, hooks: Hooks, record: dict[str, Any]) -> str:
+        """A checkpoint of where we are; its name."""
+        name = f"images-{self.images_seen:012d}"
+        next_loss = self._next_loss()
+        self._check_finite({"the next loss": next_loss})
+        with TemporaryDirectory(prefix="whipray-") as scratch:
+            folder = Path(scratch)
+            file, tensors, norms = self.engine.save_shard(folder)
+            described: list[tuple[str, File] | None] = [None] * self.world
+            dist.all_gather_object(described, (file, describe(folder / file)))
+            manifest = Manifest(
+                images_seen=self.images_seen,
+                optimizer_steps=self.images_seen // self.config.training.batch_size,
+                config=record,
+                image_shape=self.image_shape,
+                class_names=list(self.data.train.class_names),
+                class_counts=self.data.train.class_counts.tolist(),
+                next_loss=next_loss,
+                state_norms=norms,
+                tensors=tensors,
+                files=dict(entry for entry in described if entry),
+            )
+            hooks.checkpoint(name, folder, file, manifest)
+        return name
+
+    def _continue(self, resume: Resume) -> None:
+        """Take up the optimizer's state, and make sure that the losses go on from there."""
+        manifest = resume.manifest
+        self.engine.restore_optimizer(resume.folder, manifest)
+        self.images_seen = manifest.images_seen
+        found, saved = self._next_loss(), manifest.next_loss
+        precisions = {self.config.engine.precision, manifest.config["engine"]["precision"]}
+        tolerance = 1e-3 if precisions == {"fp32"} else 2e-2
+        if not math.isclose(found, saved, rel_tol=tolerance):
+            raise DivergenceProblem(
+                f"the resumed run does not continue: next loss {found:.6g}, saved {saved:.6g}",
+                "resume with the data, seed and objective of the checkpoint, or start a new run",
+            )
+
+    def _check_finite(self, metrics: dict[str, float]) -> None:
+        for name, value in metrics.items():
+            if not math.isfinite(value):
+                raise DivergenceProblem(
+                    f"{name} is {value} after {self.images_seen:,} images",
+                    "lower optimizer.lr or the objective's weight, or lengthen the warm-up; "
+                    "checkpoints from before are untouched",
+                )
+
+    def _means(self, sums: dict[str, Tensor], count: int) -> dict[str, float]:
+        values = self.engine.mean(torch.stack([s.float() for s in sums.values()]) / count).tolist()
+        return dict(zip(sums, values, strict=True))
+
+    def _agree(self, stop: bool) -> bool:
+        """Worker 0's answer, for all."""
+        answer = torch.tensor([float(stop)], device=self.device)
+        if self.world > 1:
+            dist.broadcast(answer, src=0)
+        return bool(answer.item())
+
+
+def check_same_run(saved: dict[str, Any], now: dict[str, Any], free: tuple[str, ...]) -> None:
+    """A resumed run is the same experiment, but for the parts named in `free`.
+
+    Args:
+        saved: the flattened config of the checkpoint, dotted key -> value.
+        now: the flattened config that wants to continue it.
+        free: prefixes of keys that may differ (where and how fast it runs).
+
+    Raises:
+        CheckpointProblem: naming the first key that differs.
+    """
+    for key in sorted(set(saved) | set(now)):
+        if saved.get(key) != now.get(key) and not key.startswith(free):
+            raise CheckpointProblem(
+                f"the run to resume has {key}={saved.get(key)}, not {now.get(key)}",
+                "keep its value, or start a new run under another name",
+            )
+
+
+def _shares(plan: LoopConfig, world: int) -> tuple[int, int]:
+    """Rows of a worker and of a micro-batch."""
+    if plan.batch_size % world:
+        raise UsageProblem(
+            f"training.batch_size {plan.batch_size} cannot be shared by {world} workers",
+            "choose a multiple of scaling.workers",
+        )
+    rows = plan.batch_size // world
+    micro = min(plan.micro_batch or rows, rows)
+    if rows % micro:
+        raise UsageProblem(
+            f"training.micro_batch {micro} does not divide a worker's {rows} rows",
+            "choose a divisor",
+        )
+    return rows, micro
+
+
+def _passed(images_seen: int, every: int, batch: int) -> bool:
+    """Did the last batch pass a multiple of `every`?"""
+    return images_seen // every > (images_seen - batch) // every

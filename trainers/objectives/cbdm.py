@@ -1,0 +1,171 @@
+"""CBDM: class-balancing diffusion models (Qin et al., CVPR 2023).
+
+Eq. 4, with h = e(x_t, y), h' = e(x_t, y'), sg the stop-gradient, y' drawn from a label set Y:
+
+    L = || h - eps ||^2 + tau (t / T) ( || h - sg h' ||^2 + gamma || sg h - h' ||^2 )
+
+The paper writes the weight as tau_0 t with tau_0 = 0.001, its released code as tau t / T with
+tau = 1: the same at T = 1000. Here tau is the code's. All norms are means over pixels, which puts
+one factor before all three terms. A row whose label was dropped has no regulariser. The paper has
+eps in mind; with x_0 or v, h and h' are those, so that all terms stay in one space.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from pydantic import Field, field_validator
+from torch import Tensor
+from torch.nn.functional import mse_loss
+
+from ..diffusion import Schedule
+from ..randomness import BLOCK, Draws
+from .base import Batch, Loss, Noised, Objective, ObjectiveConfig, Predictor, noised
+
+
+class CBDMConfig(ObjectiveConfig):
+    """Class-balancing regularisation."""
+
+    name: Literal["cbdm"] = "cbdm"
+    tau: float = Field(1.0, ge=0)
+    """Weight of the regulariser, tau t / T: 1.0 is the paper's tau_0 = 0.001 at T = 1000."""
+    gamma: float = Field(0.25, ge=0)
+    """Weight of the commitment term, the gradient into h'. At 0 the y' half needs no gradients and
+    a step costs a third less."""
+    label_set: Literal["train", "sqrt", "balanced"] = "train"
+    """Y, what y' is drawn by: class counts (the released code), their square roots (the paper's
+    best from scratch), or uniformly (its best for fine-tuning). The counts are the data's, also
+    where the images themselves are re-sampled."""
+    label_draws: int = Field(1, ge=1)
+    """y' a sample; the regulariser is their mean (eq. 4 averages over Y, algorithm 1 draws one)."""
+    dropout_masks: Literal["independent", "shared"] = "independent"
+    """Whether h and h' wear the same dropout masks. Independent ones, as in the released code, put
+    dropout's own noise into the regulariser, also where y' = y."""
+    thin: float = Field(1.0, gt=0, le=1)
+    """Share of the rows that go through the y' half, drawn in proportion to t, so that loss and
+    gradient keep their mean and only gain variance. Ours, not the paper's; 1 is exact."""
+
+    @field_validator("thin")
+    @classmethod
+    def _whole_rows(cls, value: float) -> float:
+        if (value * BLOCK) % 1:
+            raise ValueError(f"must be a multiple of 1/{BLOCK}: rows are thinned in blocks")
+        return value
+
+    def build(self, class_counts: Sequence[int]) -> CBDM:
+        """The objective, for the class counts of the training data."""
+        return CBDM(self, class_counts)
+
+
+class CBDM(Objective):
+    """Eq. 4; y and y' go through the network in one batch."""
+
+    def __init__(self, config: CBDMConfig, class_counts: Sequence[int]) -> None:
+        counts = torch.tensor(class_counts, dtype=torch.float64)  # (num_classes,)
+        self.config = config
+        self.label_weights = {
+            "train": counts,
+            "sqrt": counts.sqrt(),
+            "balanced": torch.ones_like(counts),
+        }[config.label_set]
+
+    def __call__(
+        self,
+        model: Predictor,
+        batch: Batch,
+        schedule: Schedule,
+        draws: Draws,
+        images_seen: int,  # noqa: ARG002
+    ) -> Loss:
+        """See `Objective`."""
+        n = noised(batch, schedule, draws, self.config)
+        rows_host, weight_host = self.regularised_rows(n, draws, schedule.timesteps)
+        y_prime_host = self.draw_y_prime(rows_host, draws)
+        device = n.x_t.device
+        rows = rows_host.to(device, non_blocking=True)  # (R,)
+        weight = weight_host.float().to(device, non_blocking=True)  # (R,)
+        y_prime = y_prime_host.to(device, non_blocking=True)  # (R,)
+
+        h, h_prime = self.forward_both(model, n, rows, y_prime)  # (B, C, H, W), (R, C, H, W)
+        denoising = mse_loss(h, n.target)
+        pull = _weighted(h[rows], h_prime.detach(), weight, len(h))  # eq. 4, second term
+        commit = self.config.gamma * _weighted(h_prime, h[rows].detach(), weight, len(h))  # third
+        return Loss(
+            denoising + pull + commit,
+            {
+                "denoising": denoising.detach(),
+                "regulariser": pull.detach(),
+                "commitment": commit.detach(),
+            },
+        )
+
+    def regularised_rows(self, n: Noised, draws: Draws, timesteps: int) -> tuple[Tensor, Tensor]:
+        """Which rows pay for a y' half, and with what weight.
+
+        Returns:
+            rows (R,) int64, each row `label_draws` times, and weights (R,) float64, tau t / T over
+            `label_draws`, or the constant that makes a thinned draw unbiased. Both on the CPU.
+        """
+        mass = n.t_host.double() * n.kept  # (B,); t = 0 and dropped labels weigh nothing
+        if self.config.thin < 1:
+            rows, mass = _systematic(mass, draws, round(self.config.thin * BLOCK))
+        else:
+            rows = n.kept.nonzero()[:, 0]
+            mass = mass[rows]
+        draws_each = self.config.label_draws
+        weight = self.config.tau * mass / timesteps / draws_each  # eq. 4: tau t / T
+        return rows.repeat_interleave(draws_each), weight.repeat_interleave(draws_each)
+
+    def draw_y_prime(self, rows: Tensor, draws: Draws) -> Tensor:
+        """y' for each regularised row, (R,) int64 on the CPU; it may equal y."""
+        columns = self.config.label_draws
+        y_prime = draws.categorical("y_prime", self.label_weights, columns)  # (B, columns)
+        return y_prime[rows, torch.arange(len(rows)) % columns]
+
+    def forward_both(
+        self, model: Predictor, n: Noised, rows: Tensor, y_prime: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """h for every row and h' for the regularised ones, same x_t and t."""
+        shared = self.config.dropout_masks == "shared"
+        if self.config.gamma == 0 and not shared:  # h' is a constant: spare its graph
+            h = model(n.x_t, n.t, n.labels)
+            with torch.no_grad():  # also for no rows: under ZeRO 3 all workers pass in step
+                return h, model(n.x_t[rows], n.t[rows], y_prime)
+        own = torch.arange(len(n.x_t), device=rows.device)
+        source = torch.cat([own, rows])  # (B + R,): the row that each one copies
+        h_both = model(
+            n.x_t[source],
+            n.t[source],
+            torch.cat([n.labels, y_prime]),
+            source if shared else None,
+        )
+        return h_both[: len(own)], h_both[len(own) :]
+
+
+def _weighted(a: Tensor, b: Tensor, weight: Tensor, batch_size: int) -> Tensor:
+    """sum_r weight_r mean_pixels (a_r - b_r)^2 / B: the mean over the batch, () float32."""
+    per_row = (a - b).square().flatten(1).mean(1)  # (R,)
+    return (weight * per_row).sum() / batch_size
+
+
+def _systematic(mass: Tensor, draws: Draws, per_block: int) -> tuple[Tensor, Tensor]:
+    """Draw `per_block` rows of each block with inclusion proportional to `mass`.
+
+    Systematic sampling: row i is drawn per_block * mass_i / sum(mass) times in the mean (a heavy
+    row perhaps twice), so giving each drawn row the mass sum(mass) / per_block keeps every sum's
+    expectation.
+
+    Returns:
+        rows (blocks * per_block,) int64 and the mass that each stands for, float64.
+    """
+    start = draws.for_block("thinning")  # (blocks, 1) in [0, 1)
+    by_block = mass.reshape(-1, BLOCK)  # (blocks, BLOCK)
+    total = by_block.sum(1, keepdim=True)
+    share = torch.where(total > 0, by_block / total.clamp(min=1), 1 / BLOCK)
+    edges = share.cumsum(1) * per_block  # (blocks, BLOCK), last is per_block
+    ticks = start + torch.arange(per_block)  # (blocks, per_block)
+    column = torch.searchsorted(edges, ticks, right=True).clamp(max=BLOCK - 1)
+    rows = column + BLOCK * torch.arange(len(by_block))[:, None]
+    return rows.flatten(), (total / per_block).expand(-1, per_block).flatten()

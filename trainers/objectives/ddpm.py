@@ -1,0 +1,42 @@
+"""DDPM: plain denoising, Ho et al. 2020."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+from torch.nn.functional import mse_loss
+
+from ..diffusion import Schedule
+from ..randomness import Draws
+from .base import Batch, Loss, Objective, ObjectiveConfig, Predictor, noised
+
+
+class DDPMConfig(ObjectiveConfig):
+    """Plain denoising: the baseline."""
+
+    name: Literal["ddpm"] = "ddpm"
+
+    def build(self, class_counts: Sequence[int]) -> DDPM:  # noqa: ARG002  (one signature for all)
+        """The objective; it has no use for the class counts."""
+        return DDPM(self)
+
+
+class DDPM(Objective):
+    """E || e(x_t, t, y) - eps ||^2, eq. 14 of Ho et al., averaged over pixels."""
+
+    def __init__(self, config: DDPMConfig) -> None:
+        self.config = config
+
+    def __call__(
+        self,
+        model: Predictor,
+        batch: Batch,
+        schedule: Schedule,
+        draws: Draws,
+        images_seen: int,  # noqa: ARG002
+    ) -> Loss:
+        """See `Objective`."""
+        n = noised(batch, schedule, draws, self.config)
+        denoising = mse_loss(model(n.x_t, n.t, n.labels), n.target)
+        return Loss(denoising, {"denoising": denoising.detach()})

@@ -1,0 +1,118 @@
+"""Randomness as a function of (seed, step, row of the global batch), never of the rank.
+
+Every draw belongs to a block of `BLOCK` consecutive rows of the global batch, with a generator
+seeded for that block alone. One, two or four workers therefore see the same images, noise and
+labels, and a run resumes without saving the state of any generator.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .errors import UsageProblem
+
+BLOCK = 8
+"""Rows of the global batch that share one generator."""
+
+
+def derive_seed(*parts: int | str) -> int:
+    """A 63-bit seed that depends on every part and on their order."""
+    digest = hashlib.blake2b("\x1f".join(map(str, parts)).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") >> 1
+
+
+@dataclass(frozen=True)
+class Draws:
+    """The random numbers of some consecutive rows of one step's global batch.
+
+    Args:
+        seed: of the experiment.
+        step: number of the global batch, or another index that names this set of draws.
+        first_row: where this worker's rows start in the global batch.
+        rows: how many rows this worker has.
+        device: where the large draws (noise) are made; small ones are made on the CPU, so that
+            they are the same on every device.
+    """
+
+    seed: int
+    step: int
+    first_row: int
+    rows: int
+    device: torch.device
+
+    def normal(self, stream: str, shape: Sequence[int]) -> Tensor:
+        """Standard normal noise, (rows, *shape) float32, on the device."""
+        return self._by_block(
+            stream,
+            self.device,
+            lambda g: torch.randn((BLOCK, *shape), generator=g, device=self.device),
+        )
+
+    def integers(self, stream: str, high: int) -> Tensor:
+        """Uniform integers in [0, high), (rows,) int64, on the CPU."""
+        return self._by_block(stream, CPU, lambda g: torch.randint(high, (BLOCK,), generator=g))
+
+    def uniform(self, stream: str, columns: int = 1) -> Tensor:
+        """Uniform numbers in [0, 1), (rows, columns) float64, on the CPU."""
+        return self._by_block(
+            stream, CPU, lambda g: torch.rand((BLOCK, columns), generator=g, dtype=torch.float64)
+        )
+
+    def categorical(self, stream: str, weights: Tensor, columns: int = 1) -> Tensor:
+        """Indices drawn by unnormalised `weights` (C,), (rows, columns) int64, on the CPU."""
+        return self._by_block(
+            stream,
+            CPU,
+            lambda g: torch.multinomial(
+                weights, BLOCK * columns, replacement=True, generator=g
+            ).reshape(BLOCK, columns),
+        )
+
+    def for_block(self, stream: str, columns: int = 1) -> Tensor:
+        """Uniform numbers shared by a block's rows, (blocks, columns) float64; whole blocks only.
+
+        Raises:
+            UsageProblem: this worker's rows do not start and end on a block's border.
+        """
+        if self.first_row % BLOCK or self.rows % BLOCK:
+            raise UsageProblem(
+                f"thinning needs whole blocks of {BLOCK} rows, not {self.rows} rows from row "
+                f"{self.first_row}",
+                f"let every worker take a multiple of {BLOCK} images at once "
+                "(training.batch_size, training.micro_batch), or set objective.thin=1",
+            )
+        return self._by_block(
+            stream, CPU, lambda g: torch.rand((1, columns), generator=g, dtype=torch.float64), 1
+        )
+
+    def for_batch(self, stream: str) -> float:
+        """One uniform number in [0, 1), the same for every worker."""
+        generator = torch.Generator().manual_seed(derive_seed(self.seed, stream, self.step))
+        return torch.rand((), generator=generator, dtype=torch.float64).item()
+
+    def _by_block(
+        self,
+        stream: str,
+        device: torch.device,
+        draw: Callable[[torch.Generator], Tensor],
+        per_block: int = BLOCK,
+    ) -> Tensor:
+        first, last = self.first_row // BLOCK, (self.first_row + self.rows - 1) // BLOCK
+        generator = torch.Generator(device)
+        blocks = []
+        for block in range(first, last + 1):
+            generator.manual_seed(derive_seed(self.seed, stream, self.step, block))
+            blocks.append(draw(generator))
+        drawn = torch.cat(blocks)
+        if per_block == 1:
+            return drawn
+        offset = self.first_row - first * BLOCK
+        return drawn[offset : offset + self.rows]
+
+
+CPU = torch.device("cpu")

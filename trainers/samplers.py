@@ -1,0 +1,172 @@
+"""Samplers: pure functions of one signature, and guidance as one function.
+
+    sampler(denoise, x_T, schedule, noise, config) -> x_0   # (B, C, H, W), not yet clipped
+
+Every random number is drawn per image (`Draws`), so an image depends on its seed and its place in
+the request, not on the batch size it was sampled in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import pairwise
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from .config import Config
+from .diffusion import Schedule
+from .randomness import Draws, derive_seed
+
+NULL_LABEL = -1
+"""The label of an unconditional prediction: nothing is added to the time embedding."""
+
+Model = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""(x_t (B, C, H, W), t (B,), labels (B,)) -> output (B, C, H, W)."""
+Denoise = Callable[[Tensor, Tensor], Tensor]
+"""(x_t, t (B,)) -> output, label and guidance already in it."""
+Noise = Callable[[int], Tensor]
+"""step number -> standard normal noise (B, C, H, W)."""
+
+
+class SamplingConfig(Config):
+    """How images are drawn from a trained model."""
+
+    sampler: Literal["ddpm", "ddim"] = "ddim"
+    """ddpm: ancestral, Ho et al. algorithm 2, all T steps; ddim: Song et al. 2021."""
+    steps: int = Field(50, ge=1)
+    """Steps of ddim; ddpm always takes all T."""
+    omega: float = Field(0.0, ge=0)
+    """Guidance strength: eps_c + omega (eps_c - eps_u). 0 is plain conditional sampling; the
+    other common convention, eps_u + s (eps_c - eps_u), has s = 1 + omega."""
+    eta: float = Field(0.0, ge=0, le=1)
+    """Noise of ddim; 0 is deterministic."""
+    variance: Literal["fixed_large", "fixed_small"] = "fixed_large"
+    """Of ddpm: beta_t (as CBDM's released code) or the posterior's."""
+    clip_x0: bool = True
+    """Clip the predicted x_0 to [-1, 1] at each step, as Ho et al.; CBDM's released code does not
+    (its clipping comes too late to act)."""
+    batch_size: int = Field(256, ge=1)
+    """Images sampled at once; has no influence on the images."""
+
+
+def guided(model: Model, labels: Tensor, omega: float) -> Denoise:
+    """Classifier-free guidance, Ho & Salimans 2022 as CBDM section 3.1 writes it.
+
+    Both halves go through the network in one batch; at omega = 0 there is no unconditional half.
+    The outputs may be eps, x_0 or v: the three are affine in one another at a given x_t, so guiding
+    one guides them all.
+
+    Args:
+        labels: (B,) int64, `NULL_LABEL` for an unconditional image.
+    """
+    if omega == 0:
+        return lambda x_t, t: model(x_t, t, labels)
+    both = torch.cat([labels, torch.full_like(labels, NULL_LABEL)])
+
+    def denoise(x_t: Tensor, t: Tensor) -> Tensor:
+        conditional, unconditional = model(x_t.repeat(2, 1, 1, 1), t.repeat(2), both).chunk(2)
+        return conditional + omega * (conditional - unconditional)
+
+    return denoise
+
+
+def ddpm(
+    denoise: Denoise, x_T: Tensor, schedule: Schedule, noise: Noise, config: SamplingConfig
+) -> Tensor:
+    """Ancestral sampling, Ho et al. algorithm 2, over all T steps."""
+    betas, abar = schedule.betas, schedule.alphas_bar
+    abar_prev = torch.cat([abar.new_ones(1), abar[:-1]])
+    posterior_variance = betas * (1 - abar_prev) / (1 - abar)  # eq. 7
+    variance = betas if config.variance == "fixed_large" else posterior_variance
+    x_0_weight = abar_prev.sqrt() * betas / (1 - abar)  # eq. 7
+    x_t_weight = (1 - betas).sqrt() * (1 - abar_prev) / (1 - abar)  # eq. 7
+    x_t = x_T
+    for i in reversed(range(schedule.timesteps)):
+        t = torch.full((len(x_t),), i, device=x_t.device)
+        x_0 = schedule.to_x0(denoise(x_t, t), x_t, t)
+        if config.clip_x0:
+            x_0 = x_0.clamp(-1, 1)
+        x_t = x_0_weight[i].float() * x_0 + x_t_weight[i].float() * x_t
+        if i > 0:  # the last step adds no noise
+            x_t = x_t + variance[i].sqrt().float() * noise(schedule.timesteps - i)
+    return x_t
+
+
+def ddim(
+    denoise: Denoise, x_T: Tensor, schedule: Schedule, noise: Noise, config: SamplingConfig
+) -> Tensor:
+    """DDIM, Song et al. 2021 eq. 12, for any step count up to T.
+
+    The first step starts at t = T-1, where x_T is nearly pure noise, and the last one lands on x_0
+    itself (abar = 1) instead of stopping at abar_0.
+    """
+    steps, x_t = min(config.steps, schedule.timesteps), x_T
+    abar = torch.cat([schedule.alphas_bar.new_ones(1), schedule.alphas_bar])  # abar[t + 1] = abar_t
+    times = [
+        round(schedule.timesteps * (steps - k) / steps) - 1 for k in range(steps + 1)
+    ]  # .., -1
+    for k, (now, following) in enumerate(pairwise(times)):
+        t = torch.full((len(x_t),), now, device=x_t.device)
+        x_0 = schedule.to_x0(denoise(x_t, t), x_t, t)
+        if config.clip_x0:
+            x_0 = x_0.clamp(-1, 1)
+        eps = schedule.to_eps(x_0, x_t, t)  # after clipping, so that the two agree with x_t
+        abar_t, abar_s = abar[now + 1], abar[following + 1]
+        sigma = config.eta * ((1 - abar_s) / (1 - abar_t) * (1 - abar_t / abar_s)).sqrt()  # eq. 16
+        direction = (1 - abar_s - sigma**2).clamp(min=0).sqrt()
+        x_t = abar_s.sqrt().float() * x_0 + direction.float() * eps  # eq. 12
+        if config.eta > 0 and following >= 0:
+            x_t = x_t + sigma.float() * noise(k + 1)
+    return x_t
+
+
+SAMPLERS = {"ddpm": ddpm, "ddim": ddim}
+
+
+def balanced_labels(num_classes: int, count: int) -> Tensor:
+    """(count,) int64, every class equally often; a remainder goes to the first classes, one each."""
+    return torch.arange(count) % num_classes
+
+
+@torch.inference_mode()
+def sample(
+    model: Model,
+    labels: Tensor,
+    shape: tuple[int, int, int],
+    schedule: Schedule,
+    config: SamplingConfig,
+    *,
+    seed: int,
+    device: torch.device | str = "cpu",
+    progress: Callable[[int], None] = lambda _done: None,
+) -> Tensor:
+    """Draw one image a label.
+
+    Args:
+        model: in evaluation mode, so that no dropout is active.
+        labels: (N,) int64 in [0, num_classes), or `NULL_LABEL`.
+        shape: (C, H, W).
+        seed: image n is a function of (seed, n) and its label alone.
+        progress: called with the number of images done.
+
+    Returns:
+        (N, C, H, W) float32 in [-1, 1], on the CPU.
+    """
+    device = torch.device(device)
+    run = SAMPLERS[config.sampler]
+    images = []
+    for first in range(0, len(labels), config.batch_size):
+        some = labels[first : first + config.batch_size].to(device)
+
+        def noise(step: int, first: int = first, rows: int = len(some)) -> Tensor:
+            return Draws(derive_seed(seed, "sampling"), step, first, rows, device).normal(
+                "x", shape
+            )
+
+        x_0 = run(guided(model, some, config.omega), noise(0), schedule, noise, config)
+        images.append(x_0.clamp(-1, 1).cpu())
+        progress(min(first + config.batch_size, len(labels)))
+    return torch.cat(images) if images else torch.empty((0, *shape))
