@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING
 
 from ..trainers.engine import choose_device
 from ..trainers.errors import UsageProblem
-from ..trainers.export import Exported, export, load_exported
-from .checkpoints import CheckpointStore
+from ..trainers.export import Exported, load_exported
 from .evaluation.features import FeatureNet
 from .experiment import Experiment, cache_folder
 from .layers import Layer, parse_override, resolve
+from .starting import export_run
 from .storage import Storage
 from .tuning.guidance import Evaluated, GuidanceSearch
 
 if TYPE_CHECKING:
-    from .cli.places import RunPlace
+    from .places import RunPlace
 
 
 def evaluate_again(
@@ -59,8 +59,5 @@ def evaluate_again(
 
 def open_model(store: Storage, checkpoint: str, experiment: Experiment, scratch: Path) -> Exported:
     """A checkpoint's EMA model, ready to sample from."""
-    folder = scratch / "checkpoint"
-    folder.mkdir()
-    manifest = CheckpointStore(store).fetch(checkpoint, folder)
-    export(folder, manifest, scratch / "model", experiment.sampling)
+    export_run(store, checkpoint, experiment.sampling, scratch)
     return load_exported(scratch / "model", choose_device())

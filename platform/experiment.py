@@ -102,30 +102,41 @@ def recipe_names() -> list[str]:
     )
 
 
-def recipe_layer(name_or_path: str) -> Layer:
-    """A packaged recipe by name, or a YAML file by path.
+def recipe_layers(name_or_path: str, within: tuple[str, ...] = ()) -> list[Layer]:
+    """A packaged recipe by name, or a YAML file by path, after what it `extends`.
+
+    Args:
+        within: the recipes that led here, to see a circle.
 
     Raises:
-        UsageProblem: no such recipe or file.
+        UsageProblem: no such recipe or file, or one that extends itself.
     """
+    if name_or_path in within:
+        circle = " -> ".join([*within, name_or_path])
+        raise UsageProblem(f"recipes extend each other in a circle: {circle}", "break it")
     if name_or_path.endswith((".yaml", ".yml")) or os.sep in name_or_path:
-        return read_yaml(Path(name_or_path))
-    if name_or_path not in recipe_names():
+        layer = read_yaml(Path(name_or_path))
+    elif name_or_path in recipe_names():
+        file = files("whipray.trainers") / "recipes" / f"{name_or_path}.yaml"
+        layer = read_yaml(file, f"recipe {name_or_path}")
+    else:
         near = get_close_matches(name_or_path, recipe_names(), n=1)
         hint = f"did you mean {near[0]}? " if near else ""
         raise UsageProblem(
             f"no recipe is named {name_or_path}",
             f"{hint}there are {', '.join(recipe_names())}, or give a .yaml file",
         )
-    file = files("whipray.trainers") / "recipes" / f"{name_or_path}.yaml"
-    return read_yaml(file, f"recipe {name_or_path}")
+    values = dict(layer.values)
+    base = values.pop("extends", None)
+    below = [] if base is None else recipe_layers(str(base), (*within, name_or_path))
+    return [*below, Layer(layer.origin, values)]
 
 
 def load_experiment(
     recipe: str, overrides: list[str], extra: list[Layer] | None = None
 ) -> Resolved[Experiment]:
     """Recipe, then `extra` layers, then `key=value` overrides."""
-    layers = [recipe_layer(recipe), *(extra or []), *map(parse_override, overrides)]
+    layers = [*recipe_layers(recipe), *(extra or []), *map(parse_override, overrides)]
     return resolve(Experiment, layers)
 
 

@@ -9,15 +9,16 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from difflib import get_close_matches
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from ..trainers.errors import UsageProblem
-from ..trainers.export import Card, export
+from ..trainers.errors import CheckpointProblem, UsageProblem
+from ..trainers.export import Card
 from ..trainers.samplers import SamplingConfig
-from .checkpoints import CheckpointStore
+from .starting import export_run
 from .storage import Storage
 from .tracking import Run, Tracker, answered
 
@@ -61,10 +62,10 @@ def register(
     """
     with TemporaryDirectory(prefix="whipray-") as scratch, answered(tracker.uri):
         folder = Path(scratch)
-        (folder / "checkpoint").mkdir()
-        manifest = CheckpointStore(store).fetch(checkpoint, folder / "checkpoint")
-        card = export(folder / "checkpoint", manifest, folder / "model", sampling)
+        card = export_run(store, checkpoint, sampling, folder)
         identity = f"{card.checkpoint} {sampling.sampler} {sampling.steps} {sampling.omega:g}"
+        if sampling.weights != "merged":
+            identity += f" {sampling.weights}"
         for known in versions(tracker, name):
             if known.tags.get(IDENTITY) == identity:
                 return known
@@ -112,9 +113,11 @@ def resolve(tracker: Tracker, uri: str) -> Version:
     name, slash, number = name.partition("/")
     known = versions(tracker, name)
     if not known:
+        there = names(tracker)
         raise UsageProblem(
             f"no registered model is named {name}",
-            f"there are {', '.join(names(tracker)) or 'none yet'}: see `whipray models`",
+            f"{_nearest(name, there)}there are {', '.join(there) or 'none yet'}: "
+            "see `whipray models`",
         )
     for candidate in known:
         wanted = alias in candidate.aliases if at else not slash or candidate.version == number
@@ -123,6 +126,7 @@ def resolve(tracker: Tracker, uri: str) -> Version:
     aliases = sorted({a for v in known for a in v.aliases})
     raise UsageProblem(
         f"{uri}: {name} has no {'alias ' + alias if at else 'version ' + number}",
+        f"{_nearest(alias, aliases)}"
         f"its versions are {known[-1].version} to {known[0].version}, "
         f"its aliases {', '.join(aliases) or 'none'}",
     )
@@ -134,6 +138,33 @@ def load(chosen: Version) -> Any:
 
     with answered(mlflow.get_tracking_uri()), _quiet_mlflow():
         return mlflow.pyfunc.load_model(chosen.uri)
+
+
+def download(tracker: Tracker, chosen: Version, folder: Path) -> Path:
+    """Fetch a version's exported model, without the code beside it; where it is now.
+
+    Raises:
+        CheckpointProblem: the version holds none.
+    """
+    from mlflow.artifacts import download_artifacts
+    from mlflow.exceptions import MlflowException
+
+    with answered(tracker.uri), _quiet_mlflow():
+        try:
+            found = download_artifacts(
+                f"{chosen.uri}/artifacts/model", dst_path=str(folder), tracking_uri=tracker.uri
+            )
+        except (MlflowException, OSError) as error:
+            raise CheckpointProblem(
+                f"{chosen.uri}: holds no model that whipray exported ({type(error).__name__})",
+                "choose a version that a run or a sweep has registered: see `whipray models`",
+            ) from error
+    return Path(found)
+
+
+def _nearest(name: str, known: list[str]) -> str:
+    near = get_close_matches(name, known, n=1)
+    return f"did you mean {near[0]}? " if near else ""
 
 
 def _log(run: Run, folder: Path, card: Card, name: str) -> str:

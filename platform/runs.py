@@ -14,12 +14,13 @@ from typing import Any
 from ..search_spaces.space import Space
 from ..trainers.engine import choose_device
 from ..trainers.errors import CheckpointProblem
-from ..trainers.export import export, load_exported
+from ..trainers.export import load_exported
 from ..trainers.loop import Progress, check_same_run
 from .checkpoints import CheckpointStore
 from .evaluation.features import FeatureNet
 from .experiment import FREE_ON_RESUME, Experiment, cache_folder
 from .layers import flatten
+from .starting import LINEAGE, export_run, pin
 from .storage import Storage
 from .tracking import Run
 from .training import Tell, Trained, train_here, train_on_workers
@@ -78,7 +79,7 @@ def train(plan: Plan, watch: Watch, forward: tuple[Any, ...] = ()) -> Trained:
     Args:
         forward: further Ray Train callbacks, for several workers.
     """
-    if done := _finished_before(plan):
+    if done := finished_before(plan):
         return done
     if plan.experiment.scaling.workers > 1:
         from .ray_callbacks import RecordProgress
@@ -95,7 +96,7 @@ def train(plan: Plan, watch: Watch, forward: tuple[Any, ...] = ()) -> Trained:
     return train_here(plan.experiment, plan.store, tell)
 
 
-def _finished_before(plan: Plan) -> Trained | None:
+def finished_before(plan: Plan) -> Trained | None:
     """What an earlier process trained to the end, so that no worker is started for nothing."""
     store = CheckpointStore(plan.store)
     name = store.latest()
@@ -122,17 +123,13 @@ def evaluate(plan: Plan, checkpoint: str, watch: Watch) -> Finished:
         data.reference, cache_folder(), experiment.evaluation.features, device
     )
     with TemporaryDirectory(prefix="whipray-") as scratch:
-        folder = Path(scratch) / "checkpoint"
-        folder.mkdir()
-        manifest = CheckpointStore(plan.store).fetch(checkpoint, folder)
-        model_folder = Path(scratch) / "model"
-        export(folder, manifest, model_folder, experiment.sampling)
-        model = load_exported(model_folder, device)
+        card = export_run(plan.store, checkpoint, experiment.sampling, Path(scratch))
+        model = load_exported(Path(scratch) / "model", device)
         search = GuidanceSearch(experiment, model, data, features, plan.store, watch.phase)
         tried = search.search(plan.space)
         best = search.best(tried)
-        _record(plan, best, tried, manifest.images_seen)
-        trained = Trained(checkpoint, manifest.images_seen, [])
+        _record(plan, best, tried, card.images_seen)
+        trained = Trained(checkpoint, card.images_seen, [])
         return Finished(trained, best, tried, search.generated)
 
 
@@ -160,7 +157,11 @@ def _record(plan: Plan, best: Evaluated, tried: list[Evaluated], images_seen: in
 
 
 def begin(plan: Plan) -> None:
-    """Write down what is about to run: the config, the code, the data's class counts."""
+    """Write down what is about to run: the config, the code, the data's class counts, the start.
+
+    Raises:
+        UsageProblem, CheckpointProblem: as `starting.pin`.
+    """
     plan.run.config(plan.experiment)
     plan.run.code()
     data = plan.experiment.data.load(cache_folder())
@@ -174,3 +175,7 @@ def begin(plan: Plan) -> None:
         },
         "dataset.json",
     )
+    names, shape = data.train.class_names, data.train.image_shape
+    if lineage := pin(plan.experiment, plan.store, names, shape):
+        plan.run.tags(lineage.tags())
+        plan.run.document(lineage.model_dump(), LINEAGE)

@@ -138,8 +138,8 @@ def _run(root: Storage, target: str) -> Source:
     import torch
 
     from ..trainers.data.batches import to_uint8
-    from .cli.places import find_run
     from .evaluating import open_model
+    from .places import find_run
 
     place = find_run(root, target)
     with TemporaryDirectory(prefix="whipray-") as scratch:

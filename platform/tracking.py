@@ -64,6 +64,7 @@ class Tracker:
         logging.getLogger("alembic").setLevel(logging.WARNING)
         import mlflow
 
+        _hush()
         self.uri = tracking_uri(config, storage)
         os.environ.update(storage.export_environment())
         with answered(self.uri):
@@ -129,6 +130,7 @@ class Run:
         if self._client is None:
             from mlflow import MlflowClient
 
+            _hush()
             self._client = MlflowClient(self.uri)
         return self._client
 
@@ -234,6 +236,11 @@ def without_password(uri: str) -> str:
     """An address that may be shown."""
     scheme, separator, rest = uri.partition("://")
     return f"{scheme}{separator}{rest.rpartition('@')[2]}" if separator else uri
+
+
+def _hush() -> None:
+    """MLflow logs a traceback of each database error that it raises, such as one that Ctrl-C makes."""
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
 
 
 def _git(folder: Path, *arguments: str) -> str:

@@ -16,6 +16,7 @@ from ..trainers.loop import Progress, Training, check_same_run
 from .checkpoints import CheckpointStore
 from .experiment import FREE_ON_RESUME, Experiment, cache_folder
 from .layers import flatten
+from .starting import load_start
 from .storage import Storage
 
 Tell = Callable[[Progress], bool]
@@ -57,8 +58,10 @@ def train_here(experiment: Experiment, run: Storage, tell: Tell) -> Trained:
         if resume:
             check_same_run(flatten(resume.manifest.config), flatten(record), FREE_ON_RESUME)
             notes = [*notes, f"resumed from {resume.manifest.images_seen:,} images"]
+        saved = resume.manifest if resume else None
+        start = together(lambda: load_start(run, experiment.start, saved))
         data = together(lambda: experiment.data.load(cache_folder()))
-        training = Training(experiment, data, device, resume)
+        training = Training(experiment, data, device, resume, start)
     try:
         progress = training.run(StoreHooks(store, tell), record)
     finally:

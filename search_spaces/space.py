@@ -12,6 +12,7 @@
       - {objective.tau: 1.0, objective.label_set: train}
     baselines:                              # trained beside the search
       - {name: ddpm, set: {objective.name: ddpm}}
+    trunk: {share: 0.5, set: {objective.name: ddpm}}    # trained once, for all others to start from
 
 Parameters are named by the dotted keys of the config that they set.
 """
@@ -193,6 +194,27 @@ class Baseline(_Part):
         return _dotted(self.set)
 
 
+class Trunk(_Part):
+    """A training done once, from whose model every other one of the space starts.
+
+    N branches cost N times their own part, not N whole trainings.
+    """
+
+    share: float = Field(gt=0, lt=1)
+    """Of `training.images`; each branch trains the rest."""
+    set: dict[str, Any]
+    """Overrides, by dotted key or nested; they come after the space's `base`."""
+
+    def values(self, images: int) -> Values:
+        """What the trunk sets, by dotted key, where a whole training is of so many images."""
+        return {**_dotted(self.set), "training.images": round(images * self.share)}
+
+    def branch_values(self, images: int, model: str) -> Values:
+        """What every training sets that starts from it."""
+        own = images - round(images * self.share)
+        return {"start.model": model, "training.images": own}
+
+
 class Space(_Part):
     """A search space; built by `load_space` or `parse_space`, which check it."""
 
@@ -202,6 +224,7 @@ class Space(_Part):
     sample: dict[str, Parameter] = {}
     seed_points: list[Values] = []
     baselines: list[Baseline] = []
+    trunk: Trunk | None = None
 
     def level(self, level: Level) -> dict[str, Any]:
         """The parameters of a level, each after those that its `when` names."""
@@ -284,6 +307,7 @@ class Space(_Part):
         named += [("sample", name) for name in self.sample]
         named += [("base", name) for name in _dotted(self.base)]
         named += [(f"baseline {b.name}", name) for b in self.baselines for name in b.values()]
+        named += [("trunk", name) for name in (_dotted(self.trunk.set) if self.trunk else ())]
         for where, name in named:
             if not any(name == key or name.startswith(f"{key}.") for key in known):
                 raise SpaceError(f"{where}: unknown key {name}", _did_you_mean(name, known))
@@ -326,6 +350,16 @@ class Space(_Part):
             if name not in self.train:
                 hint = _did_you_mean(name, list(self.train))
                 raise SpaceError(f"{where}: unknown parameter {name}", hint)
+
+
+def in_words(values: Mapping[str, Any]) -> str:
+    """A point in a few words: `tau=0.53 label_set=train`, `objective=call base=oc`."""
+    words = []
+    for key, value in values.items():
+        *_, section, name = ("", *key.split("."))
+        shown = f"{value:.3g}" if isinstance(value, float) else value
+        words.append(f"{section if name == 'name' else name}={shown}")
+    return " ".join(words)
 
 
 def load_space(name_or_path: str | Path) -> Space:

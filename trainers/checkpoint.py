@@ -48,6 +48,8 @@ class Manifest(BaseModel):
     class_names: list[str]
     class_counts: list[int]
     """Training images of each class."""
+    start: str | None = None
+    """SHA-256 of the weights that the training started from, if any."""
     next_loss: float
     """The objective on the next global batch, dropout off: what a resumed run must reproduce."""
     state_norms: dict[str, float]

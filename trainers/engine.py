@@ -69,6 +69,8 @@ class Engine:
     ) -> None:
         """Wrap `network`, first loading `weights` (full fp32 tensors by parameter) into it.
 
+        What requires no gradient is frozen: not optimised, not averaged, not in checkpoints.
+
         Raises:
             CheckpointProblem: the weights are of another architecture.
         """
@@ -76,8 +78,8 @@ class Engine:
         self.config, self.device = config, device
         self.rank, self.world = dist.get_rank(), dist.get_world_size()
         if weights is not None:
-            check_architecture(weights, dict(network.named_parameters()))
-            network.load_state_dict(weights)
+            check_architecture(weights, _trained(network))
+            network.load_state_dict(weights, strict=False)
         network.to(device)
         if config.compile:
             network.compile()
@@ -85,8 +87,8 @@ class Engine:
             precision = "high" if config.tf32 else "highest"
             torch.set_float32_matmul_precision(precision)
             torch.backends.cudnn.allow_tf32 = config.tf32
-        self.shapes = {name: p.shape for name, p in network.named_parameters()}
-        self.adam = AdamWithEMA(network.parameters(), optimizer)
+        self.shapes = {name: p.shape for name, p in _trained(network).items()}
+        self.adam = AdamWithEMA(_trained(network).values(), optimizer)
         self._accumulation = accumulation
         self._image_shape = image_shape
         self._clip = optimizer.clip
@@ -111,16 +113,14 @@ class Engine:
         )
         self.network: nn.Module = self._ds.module
 
-    def predict(
-        self, x_t: Tensor, t: Tensor, labels: Tensor, dropout_rows: Tensor | None = None
-    ) -> Tensor:
+    def predict(self, x_t: Tensor, t: Tensor, labels: Tensor, **extra: Any) -> Tensor:
         """The network's output in float32; arguments as `UNet.forward`."""
         if self.config.channels_last:
             x_t = x_t.contiguous(memory_format=torch.channels_last)
         with torch.autocast(
             self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16"
         ):
-            output: Tensor = self._ds(x_t, t, labels, dropout_rows)
+            output: Tensor = self._ds(x_t, t, labels, **extra)
         return output.float()
 
     @contextmanager
@@ -145,7 +145,7 @@ class Engine:
         if self.config.zero_stage == 0 and self._ds.is_gradient_accumulation_boundary():
             # DeepSpeed clips at stage 0 too, but keeps the norm to itself
             limit = self._clip or math.inf
-            self._norm = nn.utils.clip_grad_norm_(self.network.parameters(), limit)
+            self._norm = nn.utils.clip_grad_norm_(_trained(self.network).values(), limit)
         self._ds.step()
 
     def gradient_norm(self) -> float:
@@ -179,7 +179,7 @@ class Engine:
         mine: dict[str, Tensor] = {}
         where: dict[str, str] = {}
         squares = dict.fromkeys(KINDS, 0.0)
-        for index, (name, parameter) in enumerate(self.network.named_parameters()):
+        for index, (name, parameter) in enumerate(_trained(self.network).items()):
             writer = index % self.world
             for kind in KINDS:
                 full = self._full(parameter, kind).reshape(self.shapes[name])
@@ -200,7 +200,7 @@ class Engine:
         self._make_states()
         for kind in KINDS[1:]:
             tensors = read_tensors(folder, manifest, kind)
-            for name, parameter in self.network.named_parameters():
+            for name, parameter in _trained(self.network).items():
                 self._set_state(parameter, kind, tensors[name].to(self.device))
         for state in self.adam.state.values():
             state["step"].fill_(manifest.optimizer_steps)
@@ -208,7 +208,7 @@ class Engine:
             found = math.sqrt(
                 sum(
                     float(self._full(p, kind).double().square().sum())
-                    for p in self.network.parameters()
+                    for p in _trained(self.network).values()
                 )
             )
             if not math.isclose(found, saved, rel_tol=1e-5, abs_tol=1e-12):
@@ -240,6 +240,9 @@ class Engine:
                 torch.zeros(1, *self._image_shape, device=self.device), zero, zero
             )
             self.backward((output * 0).sum())
+            for p in _trained(self.network).values():  # what such an input does not reach
+                if self.config.zero_stage == 0 and p.grad is None:
+                    p.grad = torch.zeros_like(p)
             self.step(lr=0.0, ema_decay=0.0)
 
     def _set_state(self, parameter: nn.Parameter, kind: str, full: Tensor) -> None:
@@ -254,6 +257,10 @@ class Engine:
             share = math.ceil(len(flat) / self.world)
             padded = torch.nn.functional.pad(flat, (0, share * self.world - len(flat)))
             safe_set_local_optimizer_state(parameter, padded[share * self.rank :][:share], kind)
+
+
+def _trained(network: nn.Module) -> dict[str, nn.Parameter]:
+    return {name: p for name, p in network.named_parameters() if p.requires_grad}
 
 
 def join_workers(device: torch.device) -> None:

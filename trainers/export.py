@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -13,10 +14,14 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from .backbones import UNet, UNetConfig
+from .backbones.low_rank import merge
 from .checkpoint import Manifest, check_architecture, read_tensors
 from .diffusion import DiffusionConfig, Schedule, build_schedule
-from .errors import CheckpointProblem
+from .errors import CheckpointProblem, UsageProblem
 from .samplers import SamplingConfig, sample
+
+if TYPE_CHECKING:
+    from .start import Start
 
 WEIGHTS, CARD = "model.safetensors", "model.json"
 
@@ -60,8 +65,29 @@ class Exported:
         )
 
 
-def export(folder: Path, manifest: Manifest, destination: Path, sampling: SamplingConfig) -> Card:
-    """Write a checkpoint's EMA weights and card; `sampling` becomes the model's default."""
+def export(
+    folder: Path,
+    manifest: Manifest,
+    destination: Path,
+    sampling: SamplingConfig,
+    start: Start | None = None,
+) -> Card:
+    """Write a checkpoint's EMA weights, as a plain U-Net's, and card.
+
+    Args:
+        sampling: becomes the model's default.
+        start: what the training started from; needed where it trained LoRA's adapters only.
+
+    Raises:
+        UsageProblem: theta_g alone of a model that has no reserved capacity.
+    """
+    trained = read_tensors(folder, manifest, "ema")
+    general_only = sampling.weights == "general"
+    if general_only and not any(".parts.expert." in name for name in trained):
+        raise UsageProblem(
+            "sampling.weights=general: the model has no reserved capacity to leave out",
+            "set sampling.weights=merged, or train with objective.name=call",
+        )
     card = Card(
         model=UNetConfig.model_validate(manifest.config["model"]),
         diffusion=DiffusionConfig.model_validate(manifest.config["diffusion"]),
@@ -73,9 +99,43 @@ def export(folder: Path, manifest: Manifest, destination: Path, sampling: Sampli
         checkpoint=manifest.content_hash(),
     )
     destination.mkdir(parents=True, exist_ok=True)
-    save_file(read_tensors(folder, manifest, "ema"), destination / WEIGHTS)
+    save_file(plain(trained, start, general_only=general_only), destination / WEIGHTS)
     (destination / CARD).write_text(card.model_dump_json(indent=1))
     return card
+
+
+def plain(
+    trained: Mapping[str, Tensor], start: Start | None, *, general_only: bool = False
+) -> dict[str, Tensor]:
+    """The tensors of a plain U-Net, for sampling: parts merged, augmentation's input left out.
+
+    Args:
+        trained: what the training changed; everything, except with LoRA.
+        start: what it started from, needed where parts of it are frozen.
+        general_only: theta_g alone (CALL table 4).
+    """
+    whole = {**(start.weights if start else {}), **trained}
+    kept = {name: t for name, t in whole.items() if not name.startswith("augmentation.")}
+    return merge(kept, general_only=general_only)
+
+
+def read_exported(folder: Path) -> tuple[Card, dict[str, Tensor]]:
+    """The card and the weights that `export` wrote.
+
+    Raises:
+        CheckpointProblem: files that are missing or cannot be read.
+    """
+    if not (folder / CARD).exists() or not (folder / WEIGHTS).exists():
+        raise CheckpointProblem(
+            f"{folder}: no {CARD} and {WEIGHTS}", "give the folder that an export wrote"
+        )
+    try:
+        card = Card.model_validate_json((folder / CARD).read_text())
+        return card, load_file(folder / WEIGHTS)
+    except (ValidationError, SafetensorError, OSError, UnicodeDecodeError) as error:
+        raise CheckpointProblem(
+            f"{folder}: cannot be read ({type(error).__name__})", "export the checkpoint again"
+        ) from error
 
 
 def load_exported(folder: Path, device: torch.device | str = "cpu") -> Exported:
@@ -84,18 +144,8 @@ def load_exported(folder: Path, device: torch.device | str = "cpu") -> Exported:
     Raises:
         CheckpointProblem: files that are missing or do not fit together.
     """
-    if not (folder / CARD).exists() or not (folder / WEIGHTS).exists():
-        raise CheckpointProblem(
-            f"{folder}: no {CARD} and {WEIGHTS}", "give the folder that an export wrote"
-        )
     device = torch.device(device)
-    try:
-        card = Card.model_validate_json((folder / CARD).read_text())
-        weights = load_file(folder / WEIGHTS)
-    except (ValidationError, SafetensorError, OSError, UnicodeDecodeError) as error:
-        raise CheckpointProblem(
-            f"{folder}: cannot be read ({type(error).__name__})", "export the checkpoint again"
-        ) from error
+    card, weights = read_exported(folder)
     network = UNet(card.model, card.image_shape, len(card.class_names))
     check_architecture(weights, dict(network.named_parameters()))
     network.load_state_dict(weights)

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Protocol
@@ -18,7 +19,6 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn.functional import pad
 
-from .backbones import UNet
 from .checkpoint import File, Manifest, describe, read_tensors
 from .config import Config
 from .data import Splits
@@ -27,10 +27,12 @@ from .data.sampling import Order
 from .diffusion import build_schedule
 from .engine import Engine
 from .errors import CheckpointProblem, DivergenceProblem, Problem, UsageProblem
+from .network import build_network
 from .objectives import Batch, Loss
 from .randomness import Draws, derive_seed
 
 if TYPE_CHECKING:
+    from .start import Start
     from .trainer_config import TrainerConfig
 
 
@@ -58,10 +60,8 @@ class Progress:
     images_seen: int
     total_images: int
     metrics: dict[str, float]
-    """Means since the last report: `loss/...`, `lr`, `gradient_norm`, `images_per_second`; with a
+    """Means since the last report: `loss/...`, `lr`, `gradient_norm`, `images_per_second`; before a
     checkpoint also `validation/denoising`."""
-    checkpoint: str | None
-    """Name of the checkpoint that was just finished."""
 
 
 class Hooks(Protocol):
@@ -88,12 +88,20 @@ class Training:
     """One worker's part of one training."""
 
     def __init__(
-        self, config: TrainerConfig, data: Splits, device: torch.device, resume: Resume | None
+        self,
+        config: TrainerConfig,
+        data: Splits,
+        device: torch.device,
+        resume: Resume | None,
+        start: Start | None = None,
     ) -> None:
         """Build everything, from the start or from a checkpoint.
 
+        Args:
+            start: the model that `config.start` names.
+
         Raises:
-            UsageProblem: a batch that the workers cannot share evenly.
+            UsageProblem: a batch that the workers cannot share evenly; as `build_network`.
             CheckpointProblem: a checkpoint of another architecture.
             DivergenceProblem: a checkpoint whose next loss this training does not reproduce.
         """
@@ -108,12 +116,9 @@ class Training:
         channels, height, width = data.train.images.shape[1:]
         self.image_shape = (channels, height, width)
         torch.manual_seed(derive_seed(config.seed, "weights"))
-        try:
-            network = UNet(config.model, self.image_shape, data.train.num_classes)
-        except ValueError as error:
-            raise UsageProblem(str(error), "change model.* or the image size") from error
+        self.start = start.hash if start else None
         self.engine = Engine(
-            network,
+            build_network(config, self.image_shape, data.train.class_names, start),
             config.engine,
             config.optimizer,
             micro_batch=self.micro,
@@ -123,6 +128,7 @@ class Training:
             weights=read_tensors(resume.folder, resume.manifest, "weights") if resume else None,
         )
         self.images_seen = 0
+        self._whole: tuple[int, Batch] | None = None
         if resume:
             try:
                 self._continue(resume)
@@ -144,7 +150,7 @@ class Training:
         total = math.ceil(plan.images / batch) * batch
         sums: dict[str, Tensor] = {}
         steps, since = 0, time.perf_counter()
-        progress = Progress(self.images_seen, total, {}, None)
+        progress = Progress(self.images_seen, total, {})
         while self.images_seen < total:
             # one step: forward, backward, update
             for piece in range(self.rows // self.micro):
@@ -152,7 +158,8 @@ class Training:
                 self.engine.backward(loss.total)
                 after = self.images_seen + batch
                 self.engine.step(optimizer.lr_at(after), optimizer.ema_decay_at(after, batch))
-                for name, value in {"total": loss.total.detach(), **loss.parts}.items():
+                values = {"total": loss.total.detach(), **loss.parts, **loss.figures}
+                for name, value in values.items():
                     sums[name] = sums.get(name, torch.zeros_like(value)) + value
             self.images_seen += batch
             steps += 1
@@ -169,11 +176,16 @@ class Training:
             metrics["images_per_second"] = steps * batch / (time.perf_counter() - since)
             if save and plan.validation_images:
                 metrics["validation/denoising"] = self._validation_loss()
+            self.objective.check(means)
             self._check_finite(metrics)
-            saved = self._save(hooks, record) if save else None
-            progress = Progress(self.images_seen, total, metrics, saved)
-            if self._agree(hooks.report(progress)):
-                return replace(progress, checkpoint=saved or self._save(hooks, record))
+            # Told before it is saved: a run that is killed in between and goes on from the last
+            # checkpoint tells it again, while the other order could lose it for good.
+            progress = Progress(self.images_seen, total, metrics)
+            stop = self._agree(hooks.report(progress))
+            if save or stop:
+                self._save(hooks, record)
+            if stop:
+                break
             sums, steps, since = {}, 0, time.perf_counter()
         return progress
 
@@ -183,17 +195,36 @@ class Training:
         """The objective on one piece of this worker's rows of the global batch."""
         step = images_seen // self.config.training.batch_size
         first = self.rank * self.rows + piece * self.micro  # row of the global batch
+        batch = self._batch(images_seen, first, self.micro)
         draws = Draws(self.config.seed, step, first, self.micro, self.device)
-        indices = self.order.indices(images_seen + first, self.micro)
-        flip = (
-            (draws.uniform("flip")[:, 0] < 0.5).to(self.device) if self.config.data.flip else None
-        )
-        batch = Batch(
-            images=to_float(gather(self.data.train, indices, self.device), flip),
-            labels=torch.from_numpy(self.data.train.labels[indices]).to(self.device),
-        )
         torch.manual_seed(derive_seed(self.config.seed, "dropout", step, first))
         return self.objective(self.engine.predict, batch, self.schedule, draws, images_seen)
+
+    def _batch(self, images_seen: int, first: int, rows: int) -> Batch:
+        """Some rows of the global batch, as any worker would have them."""
+        whole = self.config.training.batch_size
+        draws = Draws(self.config.seed, images_seen // whole, first, rows, self.device)
+        indices = self.order.indices(images_seen + first, rows)
+        flip = None
+        if self.config.data.flip:
+            flip = (draws.uniform("flip")[:, 0] < 0.5).to(self.device, non_blocking=True)
+        images = to_float(gather(self.data.train, indices, self.device), flip)
+        images, numbers = self.config.augmentation(images, draws)
+        return Batch(
+            images=images,
+            labels=torch.from_numpy(self.data.train.labels[indices]).to(
+                self.device, non_blocking=True
+            ),
+            extra={} if numbers is None else {"augmentation": numbers},
+            load_whole=None if rows == whole else partial(self._whole_batch, images_seen),
+        )
+
+    def _whole_batch(self, images_seen: int) -> Batch:
+        """The global batch, made once for all pieces of a step."""
+        if self._whole is None or self._whole[0] != images_seen:
+            whole = self._batch(images_seen, 0, self.config.training.batch_size)
+            self._whole = (images_seen, whole)
+        return self._whole[1]
 
     def _next_loss(self) -> float:
         """The objective on the next global batch, dropout off: the same for any world size."""
@@ -229,8 +260,8 @@ class Training:
                 losses.append(squares[: max(0, count - start)].sum())
         return float(self.engine.mean(torch.stack(losses).sum())) * self.world / count
 
-    def _save(self, hooks: Hooks, record: dict[str, Any]) -> str:
-        """A checkpoint of where we are; its name."""
+    def _save(self, hooks: Hooks, record: dict[str, Any]) -> None:
+        """A checkpoint of where we are."""
         name = f"images-{self.images_seen:012d}"
         next_loss = self._next_loss()
         self._check_finite({"the next loss": next_loss})
@@ -246,13 +277,13 @@ class Training:
                 image_shape=self.image_shape,
                 class_names=list(self.data.train.class_names),
                 class_counts=self.data.train.class_counts.tolist(),
+                start=self.start,
                 next_loss=next_loss,
                 state_norms=norms,
                 tensors=tensors,
                 files=dict(entry for entry in described if entry),
             )
             hooks.checkpoint(name, folder, file, manifest)
-        return name
 
     def _continue(self, resume: Resume) -> None:
         """Take up the optimizer's state, and make sure that the losses go on from there."""

@@ -7,7 +7,7 @@ and restored by the same calls, and costs no communication.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from pydantic import Field
@@ -15,12 +15,14 @@ from torch import Tensor, nn
 
 from .config import Config
 
+Decay = Annotated[float, Field(ge=0, lt=1)]
+
 
 class OptimizerConfig(Config):
     """Adam, warm-up, clipping and EMA; the defaults are CBDM's at batch 64."""
 
     lr: float = Field(2e-4, gt=0)
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: tuple[Decay, Decay] = (0.9, 0.999)
     eps: float = Field(1e-8, gt=0)
     weight_decay: float = Field(0.0, ge=0)
     """Decoupled, as AdamW; 0 is Adam."""

@@ -23,7 +23,7 @@ from .randomness import Draws, derive_seed
 NULL_LABEL = -1
 """The label of an unconditional prediction: nothing is added to the time embedding."""
 
-Model = Callable[[Tensor, Tensor, Tensor], Tensor]
+Model = Callable[..., Tensor]
 """(x_t (B, C, H, W), t (B,), labels (B,)) -> output (B, C, H, W)."""
 Denoise = Callable[[Tensor, Tensor], Tensor]
 """(x_t, t (B,)) -> output, label and guidance already in it."""
@@ -48,6 +48,8 @@ class SamplingConfig(Config):
     clip_x0: bool = True
     """Clip the predicted x_0 to [-1, 1] at each step, as Ho et al.; CBDM's released code does not
     (its clipping comes too late to act)."""
+    weights: Literal["merged", "general"] = "merged"
+    """Of a CALL model: all of it, or theta_g alone, without the reserved capacity (its table 4)."""
     batch_size: int = Field(256, ge=1)
     """Images sampled at once; has no influence on the images."""
 
@@ -55,7 +57,8 @@ class SamplingConfig(Config):
 def guided(model: Model, labels: Tensor, omega: float) -> Denoise:
     """Classifier-free guidance, Ho & Salimans 2022 as CBDM section 3.1 writes it.
 
-    Both halves go through the network in one batch; at omega = 0 there is no unconditional half.
+    Both halves go through the network in one batch; at omega = 0 there is no unconditional half. A
+    network that embeds omega (TCFG) is told it, and answers in one call.
     The outputs may be eps, x_0 or v: the three are affine in one another at a given x_t, so guiding
     one guides them all.
 
@@ -64,6 +67,9 @@ def guided(model: Model, labels: Tensor, omega: float) -> Denoise:
     """
     if omega == 0:
         return lambda x_t, t: model(x_t, t, labels)
+    if getattr(model, "guidance", None) is not None:
+        told = torch.where(labels == NULL_LABEL, -1.0, omega)  # (B,), nothing guides the null
+        return lambda x_t, t: model(x_t, t, labels, omega=told)
     both = torch.cat([labels, torch.full_like(labels, NULL_LABEL)])
 
     def denoise(x_t: Tensor, t: Tensor) -> Tensor:

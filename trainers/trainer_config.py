@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field, model_validator
 
+from .augmentations import AnyAugmentation, NoAugmentation
 from .backbones import UNetConfig
 from .config import Config
 from .data import DataConfig
@@ -13,6 +14,7 @@ from .loop import LoopConfig
 from .objectives import AnyObjective, DDPMConfig
 from .optimizer import OptimizerConfig
 from .samplers import SamplingConfig
+from .start import StartConfig
 
 
 class TrainerConfig(Config):
@@ -21,6 +23,8 @@ class TrainerConfig(Config):
     seed: int = Field(0, ge=0)
     """Of data order, flips, t, noise, label drops, y' and the initial weights."""
     data: DataConfig
+    augmentation: AnyAugmentation = NoAugmentation()
+    start: StartConfig | None = None
     model: UNetConfig = UNetConfig()
     diffusion: DiffusionConfig = DiffusionConfig()
     objective: AnyObjective = DDPMConfig()
@@ -37,6 +41,32 @@ class TrainerConfig(Config):
             raise ValueError(
                 f"diffusion: sqrt(abar_T) is {left:.2f}, so x_T is not noise: raise "
                 "diffusion.beta_end or diffusion.timesteps"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _flips_once(self) -> TrainerConfig:
+        if self.augmentation.flips and self.data.flip:
+            raise ValueError(
+                f"augmentation {self.augmentation.name} mirrors images itself: set data.flip=false"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _has_reserve(self) -> TrainerConfig:
+        if self.sampling.weights == "general" and self.objective.name != "call":
+            raise ValueError(
+                f"sampling.weights=general: objective {self.objective.name} reserves no capacity, "
+                "so there is no theta_g"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _told_omega(self) -> TrainerConfig:
+        if (self.objective.name == "tcfg") != self.model.guidance_embedding:
+            needed = "true" if self.objective.name == "tcfg" else "false"
+            raise ValueError(
+                f"objective {self.objective.name} needs model.guidance_embedding={needed}"
             )
         return self
 

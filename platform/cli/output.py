@@ -10,6 +10,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from ...search_spaces.space import in_words
+
 SCHEMA = 1
 """Of every JSON document; changed when a key goes or changes its meaning."""
 
@@ -84,14 +86,7 @@ def sweep_table(rows: list[dict[str, Any]], rank_by: str, best: int | None) -> T
 
 def what(row: Mapping[str, Any]) -> str:
     """A trial in a few words."""
-    if row["baseline"]:
-        return f"{row['baseline']} (baseline)"
-    return " ".join(
-        f"{key.rpartition('.')[2]}={value:.3g}"
-        if isinstance(value, float)
-        else f"{key.rpartition('.')[2]}={value}"
-        for key, value in row["values"].items()
-    )
+    return f"{row['baseline']} (baseline)" if row["baseline"] else in_words(row["values"])
 
 
 def metrics_table(metrics: Mapping[str, float]) -> Table:

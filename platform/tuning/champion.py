@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -47,6 +48,7 @@ def crown(sweep: Sweep, result: SweepResult) -> Champion | None:
             "whipray.sweep": sweep.name,
             "whipray.trial": str(number),
             "whipray.rank_by": rank_by,
+            "whipray.sampling": json.dumps(summary["sampling"]),
             f"whipray.{rank_by.replace('/', '.')}": f"{best['value']:.6g}",
             "whipray.extractor": str(summary["provenance"]["extractor_hash"]),
         },

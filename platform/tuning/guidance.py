@@ -138,6 +138,7 @@ class GuidanceSearch:
             "eta": sampling.eta,
             "omega": sampling.omega,
             "clip_x0": sampling.clip_x0,
+            "weights": sampling.weights,
             "seed": self.experiment.seed,
         }
         counts = self.model.card.class_counts

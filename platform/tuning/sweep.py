@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from ...search_spaces.space import Space
+from ...search_spaces.space import Space, in_words
 from ...trainers.errors import UsageProblem
 from ..evaluation.features import FeatureNet
 from ..experiment import Experiment, cache_folder, with_values
@@ -89,6 +89,23 @@ class Sweep:
                 )
         return True
 
+    def check_points(self) -> None:
+        """Try every seed point and baseline on the config, before anything starts.
+
+        Raises:
+            UsageProblem: one of them gives a value that the config refuses, or the sample level one
+                that an exported model cannot change.
+        """
+        if "sampling.weights" in self.space.sample:
+            raise UsageProblem(
+                "sampling.weights cannot be searched on the sample level: it is chosen at export",
+                "search it on the train level, or use `whipray evaluate RUN sampling.weights=general`",
+            )
+        for point in self.space.seed_points:
+            self.training(point, "seed point")
+        for baseline in self.space.baselines:
+            self.training(baseline.values(), f"baseline {baseline.name}")
+
     def run(self) -> SweepResult:
         """Do what is left to do; every step may be interrupted and done again.
 
@@ -114,6 +131,11 @@ class Sweep:
         begin(Plan(self.experiment, self.store, parent))
         parent.document(self.space.model_dump(mode="json"), "space.yaml")
         try:
+            if self.has_trunk:
+                from .trunk import train_trunk
+
+                self.status.say("training the trunk")
+                train_trunk(self, tracker, parent.run_id)
             points = self._points(study, tracker, parent)
             if points.peek() is not None:
                 with ThreadPoolExecutor(1) as pool:  # both take seconds, Ray mostly waiting
@@ -128,16 +150,28 @@ class Sweep:
 
     # -- the pieces ---------------------------------------------------------------------------
 
+    @property
+    def has_trunk(self) -> bool:
+        """A space with a trunk trains one, unless it is told what else to start from."""
+        return self.space.trunk is not None and self.experiment.start is None
+
+    def training(self, values: dict[str, Any], origin: str) -> Experiment:
+        """The experiment of one training: the sweep's own, as a branch where there is a trunk."""
+        branch = {}
+        if self.has_trunk:
+            assert self.space.trunk is not None
+            images = self.experiment.training.images
+            branch = self.space.trunk.branch_values(images, f"{self.name}/trunk")
+        return with_values(self.experiment, {**branch, **values}, origin)
+
     def _points(self, study: Study, tracker: Tracker, parent: Run) -> Any:
         from .bridge import Points
 
         def plan_for(point: Point) -> Plan:
             origin = f"baseline {point.baseline}" if point.baseline else f"trial {point.number}"
-            experiment = with_values(self.experiment, point.values, origin)
+            experiment = self.training(point.values, origin)
             folder = f"trials/{point.number:04d}"
-            label = point.baseline or " ".join(
-                f"{key.rpartition('.')[2]}={_short(value)}" for key, value in point.values.items()
-            )
+            label = point.baseline or in_words(point.values)
             run = tracker.run(
                 f"sweep/{self.name}/{point.number}",
                 f"{point.number:03d} {label}",
@@ -276,18 +310,6 @@ class Sweep:
         result.parent.finish("FINISHED")
 
 
-def check_points(experiment: Experiment, space: Space) -> None:
-    """Try every seed point and baseline on the config, before anything starts.
-
-    Raises:
-        UsageProblem: one of them gives a value that the config refuses.
-    """
-    for point in space.seed_points:
-        with_values(experiment, point, "seed point")
-    for baseline in space.baselines:
-        with_values(experiment, baseline.values(), f"baseline {baseline.name}")
-
-
 FREE_IN_SWEEP = (
     "engine.",
     "scaling.",
@@ -348,7 +370,3 @@ def cluster(status: Status) -> Iterator[None]:
     with connected():
         status.say("training the feature network on the reference images")
         yield
-
-
-def _short(value: Any) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)

@@ -42,7 +42,7 @@ def build(
         {
             "data": {"source": "digits", "flip": True},  # its images are replaced
             "model": {"base_channels": channels},
-            "objective": {"label_drop": 0.0, **objective},
+            "objective": objective if "base" in objective else {"label_drop": 0.0, **objective},
             "engine": engine,
             "training": {"images": batch, "batch_size": batch},
         }

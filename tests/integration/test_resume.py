@@ -164,6 +164,60 @@ def test_a_run_goes_on_with_other_workers_and_another_stage(
     assert distance(expected["weights"], expected["ema"]) > 1000 * ROUNDING
 
 
+def call_over(base: str) -> dict[str, Any]:
+    """CALL with capacity reserved in two of the network's parts."""
+    reserve = {"layers": ["up", "middle"], "rank": 1}
+    return {"objective": {"name": "call", "base": {"name": base}, "reserve": reserve}}
+
+
+@pytest.fixture(scope="module")
+def undisturbed_call(
+    groups: Groups, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, tuple[Path, Done]]:
+    """CALL over each base: one worker, ZeRO 0, from the start to the end."""
+    folders = {base: tmp_path_factory.mktemp(f"call-{base}") for base in ("oc", "cbdm")}
+    return {b: (folder, groups.train(1, folder, **call_over(b))) for b, folder in folders.items()}
+
+
+@pytest.mark.parametrize(
+    ("base", "before", "after"),
+    [
+        ("oc", (2, 1), (1, 3)),
+        ("oc", (1, 2), (2, 0)),
+        ("cbdm", (2, 3), (1, 1)),
+        ("cbdm", (1, 3), (2, 2)),
+    ],
+    ids=lambda value: value if isinstance(value, str) else f"{value[0]}-workers-zero-{value[1]}",
+)
+def test_call_goes_on_with_other_workers_and_another_stage(
+    groups: Groups,
+    undisturbed_call: dict[str, tuple[Path, Done]],
+    tmp_path: Path,
+    base: str,
+    before: tuple[int, int],
+    after: tuple[int, int],
+) -> None:
+    (workers, stage), (later_workers, later_stage) = before, after
+    changes = call_over(base)
+    half = {**changes, "training__images": HALF, "engine__zero_stage": stage}
+    first = groups.train(workers, tmp_path, **half)
+    second = groups.train(later_workers, tmp_path, **changes, engine__zero_stage=later_stage)
+    reference_folder, reference = undisturbed_call[base]
+    for name in ("total", "allocation"):
+        found, expected = (
+            [report.metrics[f"loss/{name}"] for report in reports]
+            for reports in ([*first.reports, *second.reports], reference.reports)
+        )
+        # the term is a small difference of large squares
+        assert found == pytest.approx(expected, rel=ROUNDING, abs=ROUNDING), name
+    (_, kinds), (_, expected_kinds) = state(tmp_path), state(reference_folder)
+    for kind, tensors in expected_kinds.items():
+        assert distance(tensors, kinds[kind]) < ROUNDING
+        parts = {name: tensor for name, tensor in tensors.items() if ".parts.expert." in name}
+        assert parts
+        assert distance(parts, {name: kinds[kind][name] for name in parts}) < 10 * ROUNDING
+
+
 def test_parameters_that_zero_3_fetches_layer_by_layer_survive(
     groups: Groups, tmp_path: Path
 ) -> None:

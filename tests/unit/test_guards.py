@@ -14,7 +14,7 @@ from whipray.platform.experiment import Experiment, load_experiment, recipe_name
 from whipray.platform.layers import Layer
 from whipray.platform.schema import known_keys
 from whipray.platform.spaces import read_space
-from whipray.platform.tuning.sweep import check_points
+from whipray.platform.tuning.sweep import Sweep
 
 ROOT = Path(__file__).parents[2]
 ABOVE = {"ray", "mlflow", "boto3", "botocore", "typer", "optuna"}
@@ -67,5 +67,5 @@ def test_a_recipe_resolves(name: str) -> None:
 @pytest.mark.parametrize("name", SPACES)
 def test_a_search_space_fits_the_experiment(name: str) -> None:
     space = read_space(name, known_keys(Experiment))
-    experiment = load_experiment("digits-lt", [], [Layer(name, space.base)]).value
-    check_points(experiment, space)
+    experiment = load_experiment("digits-lt", ["start.model=x"], [Layer(name, space.base)]).value
+    Sweep("s", experiment, space).check_points()

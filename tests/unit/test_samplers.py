@@ -8,8 +8,10 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
+from support.objectives import awake
 from torch import Tensor
 
+from whipray.trainers.backbones import UNet, UNetConfig
 from whipray.trainers.diffusion import DiffusionConfig, Schedule, build_schedule
 from whipray.trainers.samplers import (
     NULL_LABEL,
@@ -248,6 +250,47 @@ def test_guidance_is_both_conventions_at_once(omega: float) -> None:
     expected = unconditional + s * (conditional - unconditional)
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
     assert torch.equal(found[2], conditional[2])  # nothing to guide an unconditional image by
+
+
+@pytest.mark.parametrize("sampler", ["ddpm", "ddim"])
+@pytest.mark.parametrize("embeds", [True, False])
+def test_a_network_that_embeds_omega_is_called_once_a_step(embeds: bool, sampler: str) -> None:
+    config = UNetConfig(
+        base_channels=4,
+        channel_mult=(1,),
+        blocks_per_level=1,
+        attention_resolutions=(),
+        norm_groups=2,
+        guidance_embedding=embeds,
+    )
+    network = awake(UNet(config, (3, 2, 2), 4)).eval()
+    calls: list[tuple[list[int], list[float] | None]] = []
+
+    def note(_: object, given: tuple[Tensor, ...], named: dict[str, Tensor]) -> None:
+        omega = named.get("omega")
+        calls.append((given[2].tolist(), None if omega is None else omega.tolist()))
+
+    network.register_forward_pre_hook(note, with_kwargs=True)
+    schedule = build_schedule(DiffusionConfig(timesteps=4))
+    for omega in (0.0, 1.5):
+        options = SamplingConfig(sampler=sampler, steps=4, omega=omega)
+        sample(network, LABELS, (3, 2, 2), schedule, options, seed=0)
+    own, null = LABELS.tolist(), [NULL_LABEL] * 3
+    assert calls[:4] == [(own, None)] * 4
+    # nothing guides the unconditional image: it was never trained with an omega
+    assert calls[4:] == [(own, [1.5, 1.5, -1.0]) if embeds else (own + null, None)] * 4
+
+
+def test_the_answer_to_a_told_omega_is_taken_as_it_is() -> None:
+    class Told(Network):
+        guidance = True
+
+        def __call__(self, x_t: Tensor, t: Tensor, labels: Tensor, omega: Tensor) -> Tensor:
+            return super().__call__(x_t, t, labels) + omega[:, None, None, None]
+
+    found = guided(Told(), LABELS, 2)(X_T, TIMES)
+    told = torch.tensor([2.0, 2.0, -1.0])[:, None, None, None]
+    torch.testing.assert_close(found, Network()(X_T, TIMES, LABELS) + told, rtol=0, atol=1e-6)
 
 
 def test_guiding_any_prediction_guides_the_same_image() -> None:

@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 
 from whipray.trainers.backbones import UNet, UNetConfig
+from whipray.trainers.backbones.low_rank import LowRankConfig, add_parts, theta_g
 from whipray.trainers.backbones.unet import (
     Attention,
     Block,
@@ -115,7 +116,7 @@ def test_a_label_is_added_to_the_time_embedding() -> None:
 
 
 @pytest.mark.parametrize(
-    ("sides", "found"), [((), 1), ((8,), 1 + 3), ((4,), 1 + 3), ((4, 8), 1 + 6), ((16,), 1)]
+    ("sides", "found"), [((), 1), ((8,), 1 + 3), ((4,), 1 + 3), ((4, 8), 1 + 6)]
 )
 def test_attention_stands_where_it_was_asked_for(sides: tuple[int, ...], found: int) -> None:
     config = SMALL.model_copy(update={"attention_resolutions": sides})
@@ -185,6 +186,62 @@ def test_dropout_is_off_in_evaluation_and_on_in_training() -> None:
     assert not torch.equal(network.train()(x_t, t, labels, same), silent)
 
 
+# -- what else the network is told -------------------------------------------------------------------
+
+
+def test_augmentation_is_heard_and_zeros_say_nothing() -> None:
+    network = UNet(SMALL, (1, 8, 8), 3)
+    network.listen_to_augmentation(9)
+    awake(network).eval()
+    numbers = torch.eye(3, 9)
+    deaf = network(*inputs())
+    heard = network(*inputs(), augmentation=numbers)
+    assert (heard - deaf).abs().amax((1, 2, 3)).min() > 1e-3
+    assert torch.equal(network(*inputs(), augmentation=0 * numbers), deaf)
+    assert network.augmentation.bias is None  # so that a network for sampling can go without
+
+
+def test_omega_is_heard_where_it_is_told() -> None:
+    config = SMALL.model_copy(update={"guidance_embedding": True})
+    network = awake(UNet(config, (1, 8, 8), 3)).eval()
+    untold = network(*inputs())
+    assert torch.equal(network(*inputs(), omega=torch.full((3,), -1.0)), untold)
+    told = network(*inputs(), omega=torch.tensor([0.0, -1.0, 1.0]))
+    apart = (told - untold).abs().amax((1, 2, 3))
+    assert apart[0] > 1e-3  # 0 is told too: it is the plain prediction that has to be learnt
+    assert apart[1] < 1e-5
+    assert apart[2] > 1e-3
+    near, far = (network(*inputs(), omega=torch.full((3,), w)) for w in (0.3, 0.8))
+    assert (near - far).abs().amax((1, 2, 3)).min() > 1e-3
+
+
+# -- theta and theta_g in one pass -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("layers", ["up", "middle", "tail", "down", "embedding", "up.*.attention"])
+@pytest.mark.parametrize("general", [1, 2, 3])
+def test_one_pass_predicts_by_theta_and_by_theta_g(layers: str, general: int) -> None:
+    network = UNet(SMALL, (1, 8, 8), 3)
+    network.listen_to_augmentation(2)
+    add_parts(network, "expert", LowRankConfig(layers=(layers,), rank=1), "where")
+    awake(network).eval()
+    told = {"augmentation": torch.arange(6.0).reshape(3, 2)}
+    both = network(*inputs(), **told, general=general)
+    assert both.shape == (3 + general, 1, 8, 8)
+    assert torch.equal(both[:3], network(*inputs(), **told))
+    with theta_g(network):
+        expected = network(*inputs(), **told)[:general]
+    torch.testing.assert_close(both[3:], expected, rtol=1e-4, atol=1e-5)
+    assert (both[3:] - both[:general]).abs().amax((1, 2, 3)).min() > 1e-3
+
+
+def test_theta_g_of_a_network_without_experts_is_a_mistake() -> None:
+    network = UNet(SMALL, (1, 8, 8), 3)
+    add_parts(network, "general", LowRankConfig(layers=("up",), rank=1), "where")
+    with pytest.raises(ValueError, match="no layer has an expert part"):
+        network(*inputs(), general=3)
+
+
 # -- precision and errors ------------------------------------------------------------------------------
 
 
@@ -216,3 +273,9 @@ def test_sizes_that_do_not_divide_are_refused(changes: dict[str, int]) -> None:
 def test_images_that_cannot_be_halved_are_refused(shape: tuple[int, int, int]) -> None:
     with pytest.raises(ValueError, match="cannot be halved 2 times"):
         UNet(SMALL.model_copy(update={"channel_mult": (1, 1, 1)}), shape, 3)
+
+
+def test_attention_where_no_level_is_is_refused() -> None:
+    config = SMALL.model_copy(update={"attention_resolutions": (16,)})
+    with pytest.raises(ValueError, match=r"attention_resolutions \[16\] .* heights \[8, 4\]"):
+        UNet(config, (1, 8, 8), 3)

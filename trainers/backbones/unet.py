@@ -7,7 +7,9 @@ parameters. A label's embedding is added to the time embedding; the null label a
 from __future__ import annotations
 
 import math
-from typing import Literal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +17,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from ..config import Config
+from .low_rank import has_expert, theta_g
 
 
 class UNetConfig(Config):
@@ -31,6 +34,8 @@ class UNetConfig(Config):
     dropout: float = Field(0.1, ge=0, lt=1)
     norm_groups: int = Field(32, ge=1)
     """Groups of each GroupNorm; must divide every level's channels."""
+    guidance_embedding: bool = False
+    """Whether the network is told omega and answers with the guided prediction (objective tcfg)."""
 
     @model_validator(mode="after")
     def _divisible(self) -> UNetConfig:
@@ -64,6 +69,12 @@ class UNet(nn.Module):
                 f"a {height}x{width} image cannot be halved {levels - 1} times: "
                 f"use fewer entries in model.channel_mult"
             )
+        sides = [height // 2**level for level in range(levels)]
+        wanted = config.attention_resolutions
+        if wanted and not set(wanted) & set(sides):
+            raise ValueError(
+                f"model.attention_resolutions {list(wanted)} are none of the levels' heights {sides}"
+            )
         base = config.base_channels
         self.base_channels = base
         self.num_classes = num_classes
@@ -71,6 +82,8 @@ class UNet(nn.Module):
             nn.Linear(base, 4 * base), nn.SiLU(), nn.Linear(4 * base, 4 * base)
         )
         self.labels = nn.Embedding(num_classes, 4 * base)
+        self.guidance = nn.Linear(base, 4 * base) if config.guidance_embedding else None
+        self.augmentation: nn.Linear | None = None
         self.head = _conv(channels, base, 3)
 
         def block(c_in: int, c_out: int, attention: bool) -> Block:
@@ -108,10 +121,25 @@ class UNet(nn.Module):
             nn.init.xavier_uniform_(module.weight)
             nn.init.zeros_(module.bias)
 
+    def listen_to_augmentation(self, numbers: int) -> None:
+        """Take so many numbers with each image that say how it was augmented; zeros say nothing.
+
+        Without a bias, so that a network that only samples can do without (`drop_augmentation`).
+        """
+        self.augmentation = nn.Linear(numbers, 4 * self.base_channels, bias=False)
+        nn.init.xavier_uniform_(self.augmentation.weight)
+
     def forward(
-        self, x_t: Tensor, t: Tensor, labels: Tensor, dropout_rows: Tensor | None = None
+        self,
+        x_t: Tensor,
+        t: Tensor,
+        labels: Tensor,
+        dropout_rows: Tensor | None = None,
+        augmentation: Tensor | None = None,
+        omega: Tensor | None = None,
+        general: int = 0,
     ) -> Tensor:
-        """Predict, (B, C, H, W) in x_t's dtype, or autocast's.
+        """Predict, (B + general, C, H, W) in x_t's dtype, or autocast's.
 
         Args:
             x_t: (B, C, H, W).
@@ -119,23 +147,113 @@ class UNet(nn.Module):
             labels: (B,) int64; a negative one is null and adds nothing to the embedding.
             dropout_rows: (B,) int64: the row whose dropout masks each row wears, so that two
                 copies of an image can share theirs. None: every row its own.
+            augmentation: (B, numbers) float32, where the network listens to them.
+            omega: (B,) float32, where the network is told; a negative one, or None, is not told.
+            general: so many of the first rows are predicted by theta_g too (without the expert
+                parts of `low_rank.py`) and stand at the end. Both run through what theta and
+                theta_g share together, and wear the same dropout masks.
         """
+        given = _Inputs(x_t, t, labels, dropout_rows, augmentation, omega)
+        if not general:
+            output: Tensor = self._decode(self._cross(self._encode(given)))
+            return output
+        theta: Any = given
+        of_theta_g: Any = None  # until the two part
+        for stage, modules in (
+            (self._encode, [self.embedding, self.labels, self.head, self.down]),
+            (self._cross, [self.middle]),
+            (self._decode, [self.up, self.tail]),
+        ):
+            if of_theta_g is None and any(map(has_expert, modules)):
+                of_theta_g = theta.first(general)
+            if of_theta_g is None:
+                theta = stage(theta)
+                continue
+            with _worn_twice(self):
+                theta = stage(theta)
+                with theta_g(self):
+                    of_theta_g = stage(of_theta_g)
+        if of_theta_g is None:
+            raise ValueError("theta_g was asked for, and no layer has an expert part")
+        return torch.cat([theta, of_theta_g])
+
+    def _encode(self, given: _Inputs) -> _Features:
+        x_t, t, labels, dropout_rows, augmentation, omega = given
         known = (labels >= 0).to(x_t.dtype)[:, None]  # (B, 1)
         embedded = self.embedding(timestep_embedding(t, self.base_channels).to(x_t.dtype))
         embedded = embedded + known * self.labels(labels.clamp(min=0))  # (B, 4 base)
+        if self.augmentation is not None and augmentation is not None:
+            embedded = embedded + self.augmentation(augmentation.to(x_t.dtype))
+        if self.guidance is not None and omega is not None:
+            told = (omega >= 0).to(x_t.dtype)[:, None]
+            # an omega of 1 turns the sinusoids as far as 1,000 steps of time do
+            waves = timestep_embedding(1000 * omega.clamp(min=0), self.base_channels)
+            embedded = embedded + told * self.guidance(waves.to(x_t.dtype))
         h = self.head(x_t)
         skips = [h]
         for module in self.down:
             h = module(h, embedded, dropout_rows)
             skips.append(h)
+        return _Features(h, embedded, skips, dropout_rows)
+
+    def _cross(self, features: _Features) -> _Features:
+        h, embedded, skips, dropout_rows = features
         for module in self.middle:
             h = module(h, embedded, dropout_rows)
+        return _Features(h, embedded, skips, dropout_rows)
+
+    def _decode(self, features: _Features) -> Tensor:
+        h, embedded, skips, dropout_rows = features
+        skips = list(skips)
         for module in self.up:
             if isinstance(module, Block):
                 h = torch.cat([h, skips.pop()], dim=1)
             h = module(h, embedded, dropout_rows)
         output: Tensor = self.tail(h)
         return output
+
+
+class _Inputs(NamedTuple):
+    """What goes into the network; see `UNet.forward`."""
+
+    x_t: Tensor
+    t: Tensor
+    labels: Tensor
+    dropout_rows: Tensor | None
+    augmentation: Tensor | None
+    omega: Tensor | None
+
+    def first(self, rows: int) -> _Inputs:
+        """The first rows."""
+        return _Inputs(*(None if value is None else value[:rows] for value in self))  # type: ignore[arg-type]
+
+
+class _Features(NamedTuple):
+    """What the down path hands to the up path."""
+
+    h: Tensor
+    embedded: Tensor
+    skips: list[Tensor]
+    dropout_rows: Tensor | None
+
+    def first(self, rows: int) -> _Features:
+        """The first rows."""
+        worn = None if self.dropout_rows is None else self.dropout_rows[:rows]
+        skips = [skip[:rows] for skip in self.skips]
+        return _Features(self.h[:rows], self.embedded[:rows], skips, worn)
+
+
+@contextmanager
+def _worn_twice(network: nn.Module) -> Iterator[None]:
+    """Inside, the first rows of a second pass wear the dropout masks of the first."""
+    dropouts = [module for module in network.modules() if isinstance(module, RowDropout)]
+    for dropout in dropouts:
+        dropout.keeps = True
+    try:
+        yield
+    finally:
+        for dropout in dropouts:
+            dropout.keeps, dropout.kept = False, None
 
 
 class Block(nn.Module):
@@ -184,17 +302,29 @@ class Attention(nn.Module):
 
 
 class RowDropout(nn.Module):
-    """Dropout whose rows can wear one another's masks."""
+    """Dropout whose rows can wear one another's masks, and a second pass those of the first."""
+
+    keeps = False
+    kept: Tensor | None = None
 
     def __init__(self, probability: float) -> None:
         super().__init__()
         self.probability = probability
 
     def forward(self, h: Tensor, rows: Tensor | None) -> Tensor:
-        if rows is None or not self.training or self.probability == 0:
-            return F.dropout(h, self.probability, self.training)
-        mask = F.dropout(torch.ones_like(h), self.probability, True)
-        return h * mask[rows]
+        if not self.training or self.probability == 0:
+            return h
+        if rows is None and not self.keeps:
+            return F.dropout(h, self.probability, True)
+        if self.kept is not None:
+            mask = self.kept[: len(h)]
+        else:
+            mask = torch.empty_like(h, dtype=torch.bool).bernoulli_(1 - self.probability)
+            if rows is not None:
+                mask = mask[rows]
+            if self.keeps:
+                self.kept = mask
+        return (h / (1 - self.probability)).masked_fill(~mask, 0)
 
 
 class Downsample(nn.Module):

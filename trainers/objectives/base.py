@@ -7,12 +7,13 @@ named parts. One file a method; a method's options are its own config and reach 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
-from typing import Literal, Protocol
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
 
 import torch
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..config import Config
 from ..diffusion import Schedule
@@ -23,10 +24,8 @@ from ..samplers import NULL_LABEL
 class Predictor(Protocol):
     """The network in training, as an objective sees it."""
 
-    def __call__(
-        self, x_t: Tensor, t: Tensor, labels: Tensor, dropout_rows: Tensor | None = None
-    ) -> Tensor:
-        """(B, C, H, W), (B,), (B,), optionally (B,) -> output (B, C, H, W) float32."""
+    def __call__(self, x_t: Tensor, t: Tensor, labels: Tensor, **extra: Any) -> Tensor:
+        """(B, C, H, W), (B,), (B,) and what `UNet.forward` takes by name -> output, float32."""
         ...
 
 
@@ -38,6 +37,13 @@ class Batch:
     """x_0, (B, C, H, W) float32 in [-1, 1]."""
     labels: Tensor
     """y, (B,) int64."""
+    extra: Mapping[str, Tensor] = field(default_factory=dict)
+    """What else the network is told of each row, by the name that `UNet.forward` has for it; (B, ..)."""
+    load_whole: Callable[[], Batch] | None = None
+
+    def whole(self) -> Batch:
+        """The global batch, the same on every worker; these are its rows from `draws.first_row`."""
+        return self if self.load_whole is None else self.load_whole()
 
 
 @dataclass(frozen=True)
@@ -47,7 +53,9 @@ class Loss:
     total: Tensor
     """() float32; the mean over this worker's rows, so that the mean over workers is global."""
     parts: dict[str, Tensor]
-    """Named, detached scalars; `denoising` is always among them."""
+    """Its summands, by name, detached scalars."""
+    figures: dict[str, Tensor] = field(default_factory=dict)
+    """Other detached scalars to record. `denoising` is always among these or the parts."""
 
 
 class Objective(ABC):
@@ -57,7 +65,18 @@ class Objective(ABC):
     def __call__(
         self, model: Predictor, batch: Batch, schedule: Schedule, draws: Draws, images_seen: int
     ) -> Loss:
-        """The loss of one batch; every random number comes from `draws`."""
+        """The loss of one batch; every random number comes from `draws`.
+
+        The first call of the model has the batch's rows first, in their order, with their labels
+        kept or dropped: `CALL` adds to that call.
+        """
+
+    def check(self, means: Mapping[str, float]) -> None:  # noqa: B027
+        """Look at the parts of the loss, means over all workers since the last report.
+
+        Raises:
+            DivergenceProblem: they cannot be those of a training that goes well.
+        """
 
 
 class ObjectiveConfig(Config):
@@ -68,6 +87,9 @@ class ObjectiveConfig(Config):
     label_drop_per: Literal["sample", "batch"] = "sample"
     """sample: each label by its own coin (Ho & Salimans 2022); batch: one coin for the whole
     global batch, as CBDM's and OC's released code."""
+
+    def prepare(self, network: nn.Module) -> None:
+        """Add to the network what the objective needs there."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +108,21 @@ class Noised:
     """y or `NULL_LABEL`, (B,) int64, on the device."""
     kept: Tensor
     """Whose label was not dropped, (B,) bool, on the CPU."""
+    eps: Tensor
+    """The noise in x_t, (B, C, H, W)."""
+    extra: Mapping[str, Tensor]
+    """As `Batch.extra`."""
+
+    def extra_of(self, rows: Tensor) -> dict[str, Tensor]:
+        """`extra` for some rows (R,), on the device."""
+        return {name: values[rows] for name, values in self.extra.items()}
+
+
+def keep_labels(draws: Draws, config: ObjectiveConfig) -> Tensor:
+    """Whose label is not dropped, (B,) bool, on the CPU."""
+    if config.label_drop_per == "sample":
+        return draws.uniform("label_drop")[:, 0] >= config.label_drop
+    return torch.full((draws.rows,), draws.for_batch("label_drop") >= config.label_drop)
 
 
 def noised(batch: Batch, schedule: Schedule, draws: Draws, config: ObjectiveConfig) -> Noised:
@@ -94,10 +131,7 @@ def noised(batch: Batch, schedule: Schedule, draws: Draws, config: ObjectiveConf
     t_host = draws.integers("t", schedule.timesteps)  # (B,) uniform in 0..T-1
     t = t_host.to(device, non_blocking=True)
     eps = draws.normal("eps", batch.images.shape[1:])
-    if config.label_drop_per == "sample":
-        kept = draws.uniform("label_drop")[:, 0] >= config.label_drop
-    else:
-        kept = torch.full((draws.rows,), draws.for_batch("label_drop") >= config.label_drop)
+    kept = keep_labels(draws, config)
     labels = torch.where(kept.to(device, non_blocking=True), batch.labels, NULL_LABEL)
     return Noised(
         x_t=schedule.q_sample(batch.images, t, eps),
@@ -106,4 +140,6 @@ def noised(batch: Batch, schedule: Schedule, draws: Draws, config: ObjectiveConf
         target=schedule.target(batch.images, t, eps),
         labels=labels,
         kept=kept,
+        eps=eps,
+        extra=batch.extra,
     )

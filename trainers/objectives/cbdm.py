@@ -130,16 +130,17 @@ class CBDM(Objective):
         """h for every row and h' for the regularised ones, same x_t and t."""
         shared = self.config.dropout_masks == "shared"
         if self.config.gamma == 0 and not shared:  # h' is a constant: spare its graph
-            h = model(n.x_t, n.t, n.labels)
+            h = model(n.x_t, n.t, n.labels, **n.extra)
             with torch.no_grad():  # also for no rows: under ZeRO 3 all workers pass in step
-                return h, model(n.x_t[rows], n.t[rows], y_prime)
+                return h, model(n.x_t[rows], n.t[rows], y_prime, **n.extra_of(rows))
         own = torch.arange(len(n.x_t), device=rows.device)
         source = torch.cat([own, rows])  # (B + R,): the row that each one copies
         h_both = model(
             n.x_t[source],
             n.t[source],
             torch.cat([n.labels, y_prime]),
-            source if shared else None,
+            dropout_rows=source if shared else None,
+            **n.extra_of(source),
         )
         return h_both[: len(own)], h_both[len(own) :]
 

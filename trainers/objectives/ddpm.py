@@ -38,5 +38,5 @@ class DDPM(Objective):
     ) -> Loss:
         """See `Objective`."""
         n = noised(batch, schedule, draws, self.config)
-        denoising = mse_loss(model(n.x_t, n.t, n.labels), n.target)
+        denoising = mse_loss(model(n.x_t, n.t, n.labels, **n.extra), n.target)
         return Loss(denoising, {"denoising": denoising.detach()})

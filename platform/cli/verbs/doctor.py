@@ -24,8 +24,8 @@ def doctor(
     """Try libraries, devices, memory, disk, storage, MLflow and Ray; each with its fix."""
     from ...doctor import checks
     from ...experiment import TrackingConfig
+    from ...places import open_storage
     from ...tracking import tracking_uri
-    from ..places import open_storage
 
     root = open_storage(storage, endpoint)
     uri = tracking_uri(TrackingConfig(uri=tracking), root)

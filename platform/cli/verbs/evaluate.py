@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Annotated
 
 import typer
@@ -26,8 +27,8 @@ def evaluate(
     """
     from ...evaluating import evaluate_again
     from ...experiment import TrackingConfig
+    from ...places import find_run, open_storage
     from ...progress import StatusLine
-    from ..places import find_run, open_storage
 
     root = open_storage(storage, endpoint)
     state = {"line": "loading the checkpoint"}
@@ -43,8 +44,8 @@ def evaluate(
             version = resolve(Tracker(TrackingConfig(uri=tracking), root), target)
             sweep, trial = version.tags.get("whipray.sweep"), version.tags.get("whipray.trial")
             run_name = f"{sweep}/{trial}"
-            omega = version.tags.get("whipray.omega")
-            given = [f"sampling.omega={omega}"] if omega else []
+            sampling = json.loads(version.tags.get("whipray.sampling", "{}"))
+            given = [f"sampling.{name}={json.dumps(value)}" for name, value in sampling.items()]
         else:
             run_name, given = target, []
         place = find_run(root, run_name)

@@ -20,8 +20,8 @@ def models(
 ) -> None:
     """List registered models, their versions and aliases."""
     from ... import registry
+    from ...places import open_tracker
     from ...registry import resolve
-    from ..places import open_tracker
 
     tracker = open_tracker(storage, endpoint, tracking)
     if name is not None:

@@ -35,9 +35,9 @@ def sample(
     as_json: Json = False,
 ) -> None:
     """Draw images of chosen classes from a registered model or a run."""
+    from ...places import open_storage
     from ...progress import StatusLine
     from ...sampling import draw, open_source, parse_classes, save
-    from ..places import open_storage
 
     with StatusLine(talk, lambda: "sampling"):
         source = open_source(open_storage(storage, endpoint), tracking, target)

@@ -44,10 +44,10 @@ def sweep(
     experiment = resolved.value
     sweep_name = name or f"{space_name.rpartition('/')[2].removesuffix('.yaml')}-{experiment.name}"
 
-    from ...tuning.sweep import Sweep, check_points
+    from ...tuning.sweep import Sweep
 
-    check_points(experiment, space)
     planned = Sweep(sweep_name, experiment, space)
+    planned.check_points()
     known = planned.check_identity(resume)
     if dry_run:
         show_plan(resolved, _plan(planned, known), as_json)
@@ -101,9 +101,19 @@ def _plan(planned: Any, known: bool) -> dict[str, Any]:
     points = experiment.tuning.sample_points
     return {
         "sweep": f"{planned.name} ({'resumed' if known else 'new'})",
+        **_trunk(planned),
         "trainings": f"{experiment.tuning.trials} searched, {len(space.baselines)} baselines",
         "searched": ", ".join(space.train),
         "seed points": len(space.seed_points),
         "guidance": f"{min(points, size) if size else points} points on each checkpoint "
         f"({', '.join(space.sample) or 'none searched'}), no training",
     }
+
+
+def _trunk(planned: Any) -> dict[str, str]:
+    if not planned.has_trunk:
+        return {}
+    images = planned.experiment.training.images
+    trunk = planned.space.trunk
+    own = trunk.branch_values(images, "")["training.images"]
+    return {"trunk": f"{images - own:,} images once, then {own:,} in each training"}

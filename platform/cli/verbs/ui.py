@@ -19,8 +19,8 @@ def ui(
 ) -> None:
     """Open MLflow's pages on the runs: sweeps, trials, metrics, pictures, models."""
     from ...experiment import TrackingConfig
+    from ...places import open_storage
     from ...tracking import tracking_uri, without_password
-    from ..places import open_storage
 
     uri = tracking_uri(TrackingConfig(uri=tracking), open_storage(storage, None))
     if uri.startswith(("http://", "https://")):

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import Any
 
-from ...trainers.errors import UsageProblem
-from ..checkpoints import CheckpointStore
-from ..experiment import Experiment, TrackingConfig
-from ..storage import Storage, StorageConfig
-from ..tracking import Tracker
+from ..trainers.errors import UsageProblem
+from .checkpoints import CheckpointStore
+from .experiment import Experiment, TrackingConfig
+from .storage import Storage, StorageConfig
+from .tracking import Tracker
 
 
 def open_storage(uri: str | None, endpoint: str | None) -> Storage:
@@ -42,7 +43,7 @@ class RunPlace:
 
 
 def find_run(root: Storage, target: str) -> RunPlace:
-    """`NAME` of a run, or `SWEEP/NUMBER` of a trial.
+    """`NAME` of a run, `SWEEP/NUMBER` of a trial, or `SWEEP/trunk`.
 
     Raises:
         UsageProblem: no such run, or it has no checkpoint yet.
@@ -50,6 +51,8 @@ def find_run(root: Storage, target: str) -> RunPlace:
     name, slash, number = target.partition("/")
     if slash and number.isdigit():
         key, folder = f"sweep/{name}/{int(number)}", f"sweeps/{name}/trials/{int(number):04d}"
+    elif slash and number == "trunk":
+        key, folder = f"sweep/{target}", f"sweeps/{target}"
     else:
         key, folder = f"run/{target}", f"runs/{target}"
     store = root.child(folder)
@@ -57,9 +60,11 @@ def find_run(root: Storage, target: str) -> RunPlace:
     latest = checkpoints.latest()
     if latest is None:
         known = sorted(_runs(root))
+        near = get_close_matches(target, known, n=1)
+        hint = f"did you mean {near[0]}? " if near else ""
         raise UsageProblem(
             f"no run {target} with a checkpoint in {root.uri}",
-            f"there are {', '.join(known[-12:]) or 'none yet'}; --storage says where to look",
+            f"{hint}there are {', '.join(known[-12:]) or 'none yet'}; --storage says where to look",
         )
     config = checkpoints.read_manifest(latest).config
     return RunPlace(key, store, latest, Experiment.model_validate(config))
@@ -74,5 +79,5 @@ def _runs(root: Storage) -> set[str]:
         if parts[0] == "runs":
             found.add(parts[1])
         elif parts[0] == "sweeps" and len(parts) > 3:
-            found.add(f"{parts[1]}/{int(parts[3])}")
+            found.add(f"{parts[1]}/{int(parts[3]) if parts[2] == 'trials' else parts[2]}")
     return found

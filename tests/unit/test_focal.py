@@ -1,0 +1,63 @@
+"""Focal denoising: its formula and its derivative, row by row in float64."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from support.objectives import COUNTS, CPU, SCHEDULE, SHAPE, Tiny, gradients, images_and_labels
+from torch import Tensor
+
+from whipray.trainers.objectives import DDPMConfig, FocalConfig
+from whipray.trainers.randomness import Draws
+
+ROWS = 16
+ERRORS = np.logspace(-4, 1, ROWS)  # of the rows, from nearly right to far off
+
+
+class Off:
+    """A network that is wrong by a known share of some noise in each row."""
+
+    def __init__(self, eps: Tensor) -> None:
+        wrong = torch.randn(eps.shape, generator=torch.Generator().manual_seed(1))
+        scale = torch.from_numpy(ERRORS).float().sqrt()[:, None, None, None]
+        self.said = (eps + scale * wrong).requires_grad_()
+
+    def __call__(self, *_: object) -> Tensor:
+        return self.said
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 1.0, 3.0])
+def test_value_and_gradient_are_the_formulas(gamma: float) -> None:
+    batch, draws = images_and_labels(ROWS), Draws(0, 0, 0, ROWS, CPU)
+    eps = draws.normal("eps", SHAPE)
+    network = Off(eps)
+    loss = FocalConfig(gamma=gamma).build(COUNTS)(network, batch, SCHEDULE, draws, 0)
+    loss.total.backward()
+    value = plain = 0.0
+    for i in range(ROWS):
+        difference = (network.said[i].detach().double() - eps[i].double()).numpy()
+        size = (difference**2).mean()  # l
+        miss = 1 - math.exp(-size)
+        value += miss**gamma * size / ROWS
+        plain += size / ROWS
+        # d/dl (1 - e^-l)^gamma l, times dl/dh = 2 (h - eps) / pixels
+        slope = miss**gamma + gamma * miss ** (gamma - 1) * math.exp(-size) * size
+        expected = slope * 2 * difference / difference.size / ROWS
+        np.testing.assert_allclose(network.said.grad[i], expected, rtol=2e-5, atol=1e-12)
+    assert loss.total.item() == pytest.approx(value, rel=1e-6)
+    assert loss.parts["focused"].item() == pytest.approx(value, rel=1e-6)
+    assert loss.figures["denoising"].item() == pytest.approx(plain, rel=1e-6)
+
+
+def test_gamma_0_is_ddpm() -> None:
+    network, batch, draws = Tiny(), images_and_labels(ROWS), Draws(5, 3, 0, ROWS, CPU)
+    focal, ddpm = (
+        config.build(COUNTS)(network, batch, SCHEDULE, draws, 0).total
+        for config in (FocalConfig(gamma=0, label_drop=0.4), DDPMConfig(label_drop=0.4))
+    )
+    assert focal.item() == pytest.approx(ddpm.item(), rel=1e-6)
+    for g, reference in zip(gradients(network, focal), gradients(network, ddpm), strict=True):
+        assert (g - reference).norm() <= 1e-6 * reference.norm()

@@ -1,0 +1,146 @@
+"""TCFG: eq. 32 and 33, who learns through which, and what the network is told."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from pydantic import ValidationError
+from scipy import stats
+from support.objectives import COUNTS, CPU, SHAPE, awake, images_and_labels
+from torch import Tensor
+
+from whipray.trainers.backbones import UNet, UNetConfig
+from whipray.trainers.diffusion import DiffusionConfig, build_schedule
+from whipray.trainers.objectives import TCFGConfig
+from whipray.trainers.randomness import Draws
+from whipray.trainers.samplers import NULL_LABEL
+from whipray.trainers.trainer_config import TrainerConfig
+
+ROWS = 16
+
+
+class Answers:
+    """A network that notes what it was asked, and whose every answer is a variable."""
+
+    def __call__(self, x_t: Tensor, t: Tensor, labels: Tensor, omega: Tensor) -> Tensor:
+        assert len(x_t) == len(t) == len(labels) == len(omega)
+        self.x_t, self.t, self.labels, self.omega = x_t, t.tolist(), labels.tolist(), omega
+        generator = torch.Generator().manual_seed(7)
+        self.said = torch.randn(x_t.shape, generator=generator).requires_grad_()
+        return self.said
+
+    def asked(self, x_t: Tensor, label: int, *, told: bool) -> int:
+        """The one row with this question."""
+        same = (self.x_t == x_t).flatten(1).all(1) & ((self.omega >= 0) == told)
+        [row] = [i for i in same.nonzero()[:, 0].tolist() if self.labels[i] == label]
+        return int(row)
+
+
+@pytest.mark.parametrize("prediction", ["eps", "x0", "v"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"gamma": 0.0, "omega_max": 3.0},
+        {"gamma": 2.0, "omega_max": 0.5, "label_drop": 0.5},
+        {"label_drop": 0.0},
+        {"label_drop": 1.0},
+        {"label_drop": 0.5, "label_drop_per": "batch"},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("step", [0, 1])
+def test_value_and_gradients_are_equations_32_and_33(
+    options: dict[str, Any], prediction: str, step: int
+) -> None:
+    config, schedule = TCFGConfig(**options), build_schedule(DiffusionConfig(prediction=prediction))
+    batch, draws, network = images_and_labels(ROWS), Draws(5, step, 4, ROWS, CPU), Answers()
+    loss = config.build(COUNTS)(network, batch, schedule, draws, 0)
+    loss.total.backward()
+
+    t, eps = draws.integers("t", 1000), draws.normal("eps", SHAPE)
+    x_t, targets = schedule.q_sample(batch.images, t, eps), schedule.target(batch.images, t, eps)
+    if config.label_drop_per == "batch":
+        dropped = [draws.for_batch("label_drop") < config.label_drop] * ROWS
+    else:
+        dropped = (draws.uniform("label_drop")[:, 0] < config.label_drop).tolist()
+    said = network.said.detach().double().numpy()
+    gradient = np.zeros_like(said)
+    parts = dict.fromkeys(("denoising", "guidance", "commitment"), 0.0)
+    scale = 2 / (ROWS * said[0].size)  # of a mean over rows and pixels
+    for i in range(ROWS):
+        target, label = targets[i].double().numpy(), int(batch.labels[i])
+        own = network.asked(x_t[i], NULL_LABEL if dropped[i] else label, told=False)
+        parts["denoising"] += ((said[own] - target) ** 2).mean() / ROWS
+        gradient[own] += scale * (said[own] - target)
+        assert network.t[own] == t[i]
+        if dropped[i]:
+            continue  # nothing more for this row
+        null = network.asked(x_t[i], NULL_LABEL, told=False)
+        guided = network.asked(x_t[i], label, told=True)
+        assert network.t[null] == network.t[guided] == t[i]
+        omega = network.omega[guided].item()
+        gap = said[guided] - omega * (said[own] - said[null]) - target
+        parts["guidance"] += (gap**2).mean() / ROWS
+        gradient[guided] += scale * gap  # eq. 32 teaches e(x, y, omega) alone
+        parts["commitment"] += config.gamma * (gap**2).mean() / ROWS
+        gradient[own] -= config.gamma * scale * omega * gap  # eq. 33 teaches d alone
+        gradient[null] += config.gamma * scale * omega * gap
+    assert len(said) == ROWS + 2 * (ROWS - sum(dropped))  # no other question was asked
+    found = {name: part.item() for name, part in loss.parts.items()}
+    assert found == pytest.approx(parts, rel=2e-6)
+    assert loss.total.item() == pytest.approx(sum(parts.values()), rel=2e-6)
+    np.testing.assert_allclose(network.said.grad, gradient, rtol=1e-5, atol=1e-9)
+
+
+@pytest.mark.parametrize("omega_max", [1.0, 2.5])
+def test_omega_is_uniform_up_to_its_largest(omega_max: float) -> None:
+    objective = TCFGConfig(omega_max=omega_max, label_drop=0.5).build(COUNTS)
+    batch, network, schedule = images_and_labels(ROWS), Answers(), build_schedule(DiffusionConfig())
+    omegas = []
+    for step in range(100):
+        objective(network, batch, schedule, Draws(0, step, 0, ROWS, CPU), 0)
+        omegas += [omega for omega in network.omega.tolist() if omega >= 0]
+    assert len(omegas) == pytest.approx(50 * ROWS, rel=0.1)
+    assert stats.kstest(omegas, "uniform", (0, omega_max)).pvalue > 0.01
+
+
+def test_the_network_hears_omega_row_by_row() -> None:
+    config = UNetConfig(
+        base_channels=8,
+        channel_mult=(1, 2),
+        blocks_per_level=1,
+        attention_resolutions=(),
+        norm_groups=4,
+        guidance_embedding=True,
+    )
+    network = awake(UNet(config, SHAPE, len(COUNTS))).eval()
+    x_t = images_and_labels(1).images.expand(5, -1, -1, -1)
+    t, labels = torch.full((5,), 300), torch.full((5,), 2)
+    told = network(x_t, t, labels, omega=torch.tensor([-1.0, 0.0, 0.3, 0.31, 1.0]))
+    untold = network(x_t, t, labels)
+    torch.testing.assert_close(told[0], untold[0], rtol=0, atol=1e-6)
+    gaps = torch.pdist(told.flatten(1))
+    assert gaps.min() > 1e-3  # also 0 is told, and is not the same as nothing
+
+
+BASE = {"data": {"source": "digits"}, "training": {"images": 8}}
+
+
+def test_the_config_gives_the_embedding_to_tcfg_and_to_nobody_else() -> None:
+    def config(objective: str, embedding: bool) -> TrainerConfig:
+        changes = {"objective": {"name": objective}, "model": {"guidance_embedding": embedding}}
+        return TrainerConfig.model_validate(BASE | changes)
+
+    assert config("tcfg", True).model.guidance_embedding
+    with pytest.raises(ValidationError, match=r"tcfg needs model\.guidance_embedding=true"):
+        config("tcfg", False)
+    for other in ("ddpm", "cbdm", "oc", "focal", "call"):
+        assert not config(other, False).model.guidance_embedding
+        with pytest.raises(
+            ValidationError, match=rf"{other} needs model\.guidance_embedding=false"
+        ):
+            config(other, True)

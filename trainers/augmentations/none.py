@@ -1,0 +1,20 @@
+"""Images as they are."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from torch import Tensor
+
+from ..randomness import Draws
+from .base import AugmentationConfig
+
+
+class NoAugmentation(AugmentationConfig):
+    """No augmentation but for `data.flip`."""
+
+    name: Literal["none"] = "none"
+
+    def __call__(self, images: Tensor, draws: Draws) -> tuple[Tensor, Tensor | None]:  # noqa: ARG002
+        """See `AugmentationConfig`."""
+        return images, None

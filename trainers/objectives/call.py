@@ -1,0 +1,140 @@
+"""CALL: capacity allocation (ICLR 2025 submission), over any base objective.
+
+Part of the capacity is reserved for the rare classes: theta = theta_g + theta_e, with theta_e the
+low-rank products B A of `backbones/low_rank.py`. Eq. 5, averaged over pixels as the base loss is:
+
+    L = L_base + lambda mean_i (omega_con - omega_div)(y_i) || e_theta(x_t, y) - e_theta_g(x_t, y) ||^2
+    omega_con(y) = C N_y / sum_c N_c        omega_div(y) = C / (N_y sum_c 1 / N_c)
+
+Common classes pull the two predictions together, so that they live in theta_g; rare ones push them
+apart, which has no lower bound (see `margin`). On balanced counts both coefficients are 1 and the
+term is 0. theta_g and theta_e are trained together, without a stop-gradient (algorithm 1).
+
+Left open by the paper, and chosen here: the reduction (mean over pixels, as the base loss; a sum
+would outweigh it C H W times); a dropped label has no term (eq. 4 conditions on y); theta and
+theta_g share what comes before the first reserved layer, its dropout masks included, and wear the
+same masks after it, so that the term is 0 while theta_e is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from ..backbones.low_rank import LowRankConfig, add_parts
+from ..config import Config
+from ..diffusion import Schedule
+from ..errors import DivergenceProblem
+from ..randomness import Draws
+from .base import Batch, Loss, Objective, Predictor, keep_labels
+from .cbdm import CBDMConfig
+from .ddpm import DDPMConfig
+from .oc import OCConfig
+
+Base = Annotated[DDPMConfig | CBDMConfig | OCConfig, Field(discriminator="name")]
+
+
+class CALLConfig(Config):
+    """Capacity allocation."""
+
+    name: Literal["call"] = "call"
+    base: Base = OCConfig()
+    """What is trained besides; the paper's is OC, its table 5 also has DDPM and CBDM."""
+    weight: float = Field(1.0, ge=0)
+    """lambda, of the allocation term; 1 in the paper."""
+    reserve: LowRankConfig = LowRankConfig()
+    """theta_e: where, and of what rank. The paper has the up path, a tenth of each min(d, k)."""
+    margin: float | None = Field(None, gt=0)
+    """Largest difference (mean square over pixels) that rare classes are rewarded for, per image.
+    Ours, not the paper's: without one their term has no lower bound. None is the paper."""
+
+    def prepare(self, network: nn.Module) -> None:
+        """Reserve the capacity."""
+        self.base.prepare(network)
+        add_parts(network, "expert", self.reserve, "objective.reserve")
+
+    def build(self, class_counts: Sequence[int]) -> CALL:
+        """The objective, for the class counts of the training data."""
+        return CALL(self, class_counts)
+
+
+class CALL(Objective):
+    """Eq. 5; theta and theta_g go through the network in one pass."""
+
+    def __init__(self, config: CALLConfig, class_counts: Sequence[int]) -> None:
+        self.config = config
+        self.base = config.base.build(class_counts)
+        self.coefficients = allocation(class_counts).float()
+
+    def __call__(
+        self,
+        model: Predictor,
+        batch: Batch,
+        schedule: Schedule,
+        draws: Draws,
+        images_seen: int,
+    ) -> Loss:
+        """See `Objective`."""
+        both = _Both(model, len(batch.labels))
+        base = self.base(both, batch, schedule, draws, images_seen)
+        device = batch.labels.device
+        kept = keep_labels(draws, self.config.base).to(device, non_blocking=True)  # (B,)
+        coefficient = (
+            self.coefficients.to(device, non_blocking=True)[batch.labels] * kept
+        )  # (B,), 0 where dropped
+        distance = (both.theta - both.theta_g).square().flatten(1).mean(1)  # (B,)
+        if self.config.margin is not None:
+            rewarded = distance.clamp(max=self.config.margin)
+            distance = torch.where(coefficient < 0, rewarded, distance)
+        term = self.config.weight * coefficient * distance  # eq. 5, (B,)
+        return Loss(
+            base.total + term.mean(),
+            {**base.parts, "allocation": term.mean().detach()},
+            {**base.figures, "allocation_rare": term.clamp(max=0).mean().detach()},
+        )
+
+    def check(self, means: Mapping[str, float]) -> None:
+        """See `Objective`."""
+        if not means["allocation_rare"] >= -RUNAWAY:  # also where it is NaN
+            raise DivergenceProblem(
+                f"CALL's term for rare classes has run away: {means['allocation_rare']:.3g} beside "
+                f"a denoising loss of {means['denoising']:.3g}",
+                "it has no lower bound: set objective.margin or lower it, or lower objective.weight "
+                "or optimizer.lr; checkpoints from before are untouched",
+            )
+        self.base.check(means)
+
+
+RUNAWAY = 10.0
+"""A network that knows nothing has a denoising loss of 1, and its predictions differ by 2 at most."""
+
+
+class _Both:
+    """The network as the base objective sees it; its first call is made for theta_g too."""
+
+    theta: Tensor
+    theta_g: Tensor
+
+    def __init__(self, model: Predictor, rows: int) -> None:
+        self.model, self.rows = model, rows
+        self.called = False
+
+    def __call__(self, x_t: Tensor, t: Tensor, labels: Tensor, **extra: Any) -> Tensor:
+        if self.called:
+            return self.model(x_t, t, labels, **extra)
+        self.called = True
+        everything = self.model(x_t, t, labels, general=self.rows, **extra)
+        self.theta, self.theta_g = everything[: self.rows], everything[len(x_t) :]
+        return everything[: len(x_t)]
+
+
+def allocation(class_counts: Sequence[int]) -> Tensor:
+    """omega_con - omega_div of each class, (num_classes,) float64; their mean is 0."""
+    counts = torch.tensor(class_counts, dtype=torch.float64)  # N_c
+    consistency = len(counts) * counts / counts.sum()  # omega_con
+    diversity = len(counts) / (counts * (1 / counts).sum())  # omega_div
+    return consistency - diversity
