@@ -53,6 +53,8 @@ class Clock:
 
     def __init__(self) -> None:
         self.start = time.monotonic()
+        self.first: tuple[float, float] | None = None
+        """When work was first seen, and how much: what came before was preparation."""
 
     def elapsed(self) -> str:
         """As m:ss."""
@@ -60,9 +62,13 @@ class Clock:
 
     def left(self, done: float) -> str:
         """About how long still, from the share done in [0, 1]; empty where it cannot be told."""
-        if not 0.02 < done < 1:
+        if done <= 0:
             return ""
-        return f"about {minutes((time.monotonic() - self.start) * (1 - done) / done)} left"
+        now = time.monotonic()
+        since, before = self.first = self.first or (now, done)
+        if done - before < 0.02 or done >= 1:
+            return ""
+        return f"about {minutes((now - since) * (1 - done) / (done - before))} left"
 
 
 def minutes(seconds: float) -> str:

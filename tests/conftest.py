@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,6 +13,10 @@ import pytest
 sys.path.append(str(Path(__file__).parent))  # for `support`, which is no package of its own
 
 from support.servers import Moto, Server, Swift
+
+# A shell starts background jobs with Ctrl-C ignored, and whatever they start inherits that: the
+# commands that are interrupted here would not notice.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def running(server: Server) -> Iterator[Server]:
