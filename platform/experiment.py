@@ -8,7 +8,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from ..trainers.config import Config
 from ..trainers.errors import UsageProblem
@@ -28,6 +28,15 @@ class ScalingConfig(Config):
     gpus_per_worker: float = Field(0, ge=0)
     max_failures: int = Field(3, ge=0)
     """Lost workers after which a training gives up; it goes on from its last checkpoint before."""
+
+    @model_validator(mode="after")
+    def _one_gpu_each(self) -> ScalingConfig:
+        if self.workers > 1 and self.gpus_per_worker not in (0, 1):
+            raise ValueError(
+                f"{self.workers} workers with {self.gpus_per_worker:g} GPUs each: NCCL wants one GPU "
+                "for each of several workers, so set scaling.gpus_per_worker=1"
+            )
+        return self
 
 
 class TrackingConfig(Config):

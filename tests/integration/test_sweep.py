@@ -447,6 +447,45 @@ def test_a_sweep_survives_divergence_a_lost_process_and_early_stops(
     assert max(steps(place, children[stopped["number"]])) < IMAGES
 
 
+def test_branches_grow_from_one_trunk(new_place: Callable[[str], Place]) -> None:
+    place = new_place("branches")
+    place.space(
+        "branches",
+        {
+            "base": {"objective": {"name": "cbdm"}},
+            "trunk": {"share": 0.5, "set": {"objective.name": "ddpm"}},
+            "train": {"objective.tau": {"type": "float", "low": 0.1, "high": 5.0, "log": True}},
+        },
+    )
+    command = place.sweep("branches", 2, "--resume")
+    driver = place.start(*command)  # interrupted while the trunk is trained
+    trunk = "sweeps/branches/trunk/checkpoints/images-{:012d}/manifest.json".format
+    place.until(driver, trunk(CHECKPOINT_EVERY))
+    driver.send_signal(signal.SIGINT)
+    assert driver.wait(WAIT_S) == 130, place.err
+    assert "Traceback" not in place.err
+
+    assert place.run(*command) == 0, place.err
+    rows = json.loads(place.out)["trials"]
+    assert [row["state"] for row in rows] == ["complete", "complete"]
+    found = MlflowClient(place.tracking).search_runs(["1"])
+    by_kind = {kind: [] for kind in ("sweep", "trunk", "trial")}
+    for run in found:
+        by_kind[run.data.tags["whipray.kind"]].append(run)
+    (parent,), (once,), branches = by_kind["sweep"], by_kind["trunk"], by_kind["trial"]
+    assert {run.info.status for run in found} == {"FINISHED"}
+    assert once.data.tags["mlflow.parentRunId"] == parent.info.run_id
+    for run in (once, *branches):  # half of the images each
+        seen = steps(place, run)
+        assert set(seen) == set(range(320, IMAGES // 2 + 1, 320))
+        assert seen.count(320) == 1, "it was trained from the start again"
+    assert {run.data.tags["whipray.start.run_id"] for run in branches} == {once.info.run_id}
+    assert len(list((place.store / "starts").iterdir())) == 1
+    before = written(place.store, "manifest.json")
+    assert place.run(*command) == 0, place.err
+    assert written(place.store, "manifest.json") == before
+
+
 def kill_all_of(driver: subprocess.Popen[bytes]) -> None:
     """The driver, and every process that it started: what a power cut does."""
     for process in [psutil.Process(driver.pid), *psutil.process_iter()]:
