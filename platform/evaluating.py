@@ -13,7 +13,7 @@ from ..trainers.export import Exported, load_exported
 from .evaluation.features import FeatureNet
 from .experiment import Experiment, cache_folder
 from .layers import Layer, parse_override, resolve
-from .starting import export_run
+from .lineage import export_run
 from .storage import Storage
 from .tuning.guidance import Evaluated, GuidanceSearch
 

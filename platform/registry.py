@@ -18,7 +18,7 @@ from typing import Any
 from ..trainers.errors import CheckpointProblem, UsageProblem
 from ..trainers.export import Card
 from ..trainers.samplers import SamplingConfig
-from .starting import export_run
+from .lineage import export_run
 from .storage import Storage
 from .tracking import Run, Tracker, answered
 

@@ -20,7 +20,8 @@ from .checkpoints import CheckpointStore
 from .evaluation.features import FeatureNet
 from .experiment import FREE_ON_RESUME, Experiment, cache_folder
 from .layers import flatten
-from .starting import LINEAGE, export_run, pin
+from .lineage import LINEAGE, export_run
+from .starting import pin
 from .storage import Storage
 from .tracking import Run
 from .training import Tell, Trained, train_here, train_on_workers

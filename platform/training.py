@@ -16,7 +16,7 @@ from ..trainers.loop import Progress, Training, check_same_run
 from .checkpoints import CheckpointStore
 from .experiment import FREE_ON_RESUME, Experiment, cache_folder
 from .layers import flatten
-from .starting import load_start
+from .lineage import load_start
 from .storage import Storage
 
 Tell = Callable[[Progress], bool]

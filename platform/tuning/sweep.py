@@ -135,7 +135,7 @@ class Sweep:
                 from .trunk import train_trunk
 
                 self.status.say("training the trunk")
-                train_trunk(self, tracker, parent.run_id)
+                train_trunk(self._trunk(tracker, parent), self.status.say)
             points = self._points(study, tracker, parent)
             if points.peek() is not None:
                 with ThreadPoolExecutor(1) as pool:  # both take seconds, Ray mostly waiting
@@ -163,6 +163,14 @@ class Sweep:
             images = self.experiment.training.images
             branch = self.space.trunk.branch_values(images, f"{self.name}/trunk")
         return with_values(self.experiment, {**branch, **values}, origin)
+
+    def _trunk(self, tracker: Tracker, parent: Run) -> Plan:
+        assert self.space.trunk is not None
+        values = self.space.trunk.values(self.experiment.training.images)
+        tags = {"whipray.kind": "trunk", "whipray.sweep": self.name}
+        run = tracker.run(f"sweep/{self.name}/trunk", "trunk", tags, parent.run_id)
+        experiment = with_values(self.experiment, values, "trunk")
+        return Plan(experiment, self.store.child("trunk"), run)
 
     def _points(self, study: Study, tracker: Tracker, parent: Run) -> Any:
         from .bridge import Points

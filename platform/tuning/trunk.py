@@ -3,44 +3,33 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
 from ...trainers.errors import Problem
 from ...trainers.loop import Progress
-from ..experiment import with_values
 from ..local_ray import connected
 from ..runs import Plan, Watch, begin, finished_before, train
-from ..tracking import Tracker
-from .sweep import Sweep
-
-FOLDER = "trunk"
-"""Of a sweep, beside its `trials`."""
 
 
-def train_trunk(sweep: Sweep, tracker: Tracker, parent: str) -> None:
-    """Train the trunk of the sweep's space to its end; nothing if it is there already.
+def train_trunk(plan: Plan, say: Callable[[str], None]) -> None:
+    """Train the trunk to its end; nothing if it is there already.
+
+    Args:
+        say: told how far it is.
 
     Raises:
         Problem: what stopped it; the sweep cannot go on without it.
     """
-    assert sweep.space.trunk is not None
-    values = sweep.space.trunk.values(sweep.experiment.training.images)
-    experiment = with_values(sweep.experiment, values, "trunk")
-    run = tracker.run(
-        f"sweep/{sweep.name}/{FOLDER}",
-        FOLDER,
-        {"whipray.kind": FOLDER, "whipray.sweep": sweep.name},
-        parent,
-    )
-    plan = Plan(experiment, sweep.store.child(FOLDER), run)
+    run = plan.run
     if finished_before(plan):
         run.finish("FINISHED")
         return
     begin(plan)
     try:
         with connected():
-            _train(plan, sweep)
+            _train(plan, say)
     except BaseException as error:
         with suppress(Problem):  # the first problem is the one to tell
             run.finish("FAILED" if isinstance(error, Exception) else "KILLED")
@@ -48,7 +37,7 @@ def train_trunk(sweep: Sweep, tracker: Tracker, parent: str) -> None:
     run.finish("FINISHED")
 
 
-def _train(plan: Plan, sweep: Sweep) -> None:
+def _train(plan: Plan, say: Callable[[str], None]) -> None:
     """Where there is room: several workers through Ray Train, one as a task of its own."""
     import ray
     from ray.util.queue import Queue
@@ -62,7 +51,7 @@ def _train(plan: Plan, sweep: Sweep) -> None:
             while True:
                 p = Progress(**reports.get())
                 share = p.images_seen / p.total_images
-                sweep.status.say(f"trunk {share:.0%} loss {p.metrics['loss/total']:.3f}")
+                say(f"trunk {share:.0%} loss {p.metrics['loss/total']:.3f}")
 
     threading.Thread(target=show, daemon=True).start()
     scaling = plan.experiment.scaling

@@ -17,10 +17,11 @@ from support.workers import Workers
 from whipray.platform.checkpoints import CheckpointStore, name_of
 from whipray.platform.evaluating import open_model
 from whipray.platform.experiment import Experiment
+from whipray.platform.lineage import export_run, load_start, read_lineage
 from whipray.platform.registry import Version, download, register, resolve, set_alias
 from whipray.platform.runs import Plan, Watch, begin
 from whipray.platform.runs import train as train_run
-from whipray.platform.starting import export_run, load_start, pin, read_lineage
+from whipray.platform.starting import pin
 from whipray.platform.storage import Storage, StorageConfig
 from whipray.platform.tracking import Run, Tracker
 from whipray.trainers.checkpoint import describe

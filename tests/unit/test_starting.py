@@ -20,7 +20,8 @@ from torch import Tensor
 
 from whipray.platform.checkpoints import name_of
 from whipray.platform.experiment import Experiment, load_experiment
-from whipray.platform.starting import LINEAGE, Lineage, export_run, load_start, pin
+from whipray.platform.lineage import LINEAGE, Lineage, export_run, load_start
+from whipray.platform.starting import pin
 from whipray.platform.storage import Storage
 from whipray.platform.tuning.sweep import Sweep
 from whipray.search_spaces.space import parse_space
