@@ -49,7 +49,7 @@ def evaluate_again(
     data = experiment.data.load(cache_folder())
     phase("preparing the feature network")
     features = FeatureNet.fit_or_load(
-        data.reference, cache_folder(), experiment.evaluation.features, device
+        data.reference, cache_folder(), experiment.evaluation.features, device, phase
     )
     with TemporaryDirectory(prefix="whipray-") as scratch:
         model = open_model(place.store, place.checkpoint, experiment, Path(scratch))

@@ -129,11 +129,11 @@ def recipe_layers(name_or_path: str, within: tuple[str, ...] = ()) -> list[Layer
         file = files("whipray.trainers") / "recipes" / f"{name_or_path}.yaml"
         layer = read_yaml(file, f"recipe {name_or_path}")
     else:
-        near = get_close_matches(name_or_path, recipe_names(), n=1)
-        hint = f"did you mean {near[0]}? " if near else ""
+        near = get_close_matches(name_or_path, recipe_names(), n=3)
+        hint = f"did you mean {' or '.join(near)}? " if near else ""
+        known = "" if near else f"there are {', '.join(recipe_names())}, "
         raise UsageProblem(
-            f"no recipe is named {name_or_path}",
-            f"{hint}there are {', '.join(recipe_names())}, or give a .yaml file",
+            f"no recipe is named {name_or_path}", f"{hint}{known}or give a .yaml file"
         )
     values = dict(layer.values)
     base = values.pop("extends", None)

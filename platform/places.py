@@ -64,7 +64,7 @@ def find_run(root: Storage, target: str) -> RunPlace:
         hint = f"did you mean {near[0]}? " if near else ""
         raise UsageProblem(
             f"no run {target} with a checkpoint in {root.uri}",
-            f"{hint}there are {', '.join(known[-12:]) or 'none yet'}; --storage says where to look",
+            f"{hint}there are {', '.join(known[-12:]) or 'none yet'}; another store is --storage or storage.uri",
         )
     config = checkpoints.read_manifest(latest).config
     return RunPlace(key, store, latest, Experiment.model_validate(config))

@@ -121,7 +121,7 @@ def evaluate(plan: Plan, checkpoint: str, watch: Watch) -> Finished:
     device = choose_device()
     data = experiment.data.load(cache_folder())
     features = FeatureNet.fit_or_load(
-        data.reference, cache_folder(), experiment.evaluation.features, device
+        data.reference, cache_folder(), experiment.evaluation.features, device, watch.phase
     )
     with TemporaryDirectory(prefix="whipray-") as scratch:
         card = export_run(plan.store, checkpoint, experiment.sampling, Path(scratch))

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import signal
 import threading
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import replace
 from typing import Any
 
 from ..trainers.errors import Problem
@@ -24,12 +27,14 @@ class SingleRun:
         self.store = self.root.child(f"runs/{name}")
         self.run_id = ""
         self._clock, self._line, self._share = Clock(), "starting", 0.0
+        self._interrupted = threading.Event()
 
     def status(self) -> str:
         """For a status line."""
-        return " · ".join(
-            filter(None, [self._clock.elapsed(), self._line, self._clock.left(self._share)])
-        )
+        parts = [self._clock.elapsed(), self._line, self._clock.left(self._share)]
+        if self._interrupted.is_set():
+            parts = [*parts[:2], "saving at the next report; Ctrl-C again leaves at once"]
+        return " · ".join(filter(None, parts))
 
     def go(self) -> Finished:
         """Train what is left to train, evaluate, record.
@@ -37,6 +42,7 @@ class SingleRun:
         Raises:
             Problem: what stopped it; the MLflow run is then marked as failed.
         """
+        self.root.try_write()
         tracker = Tracker(self.experiment.tracking, self.root)
         run = tracker.run(f"run/{self.name}", self.name, {"whipray.kind": "run"})
         self.run_id = run.run_id
@@ -57,7 +63,13 @@ class SingleRun:
 
     def _train(self, plan: Plan, watch: Watch) -> Any:
         if self.experiment.scaling.workers == 1:
-            return train(plan, watch)
+            with saving_on_interrupt() as asked:
+                stop = replace(watch, stop=lambda _progress: asked.is_set())
+                self._interrupted = asked
+                trained = train(plan, stop)
+            if asked.is_set():
+                raise KeyboardInterrupt
+            return trained
         from .local_ray import connected
 
         self._line = "starting Ray"
@@ -90,3 +102,27 @@ class SingleRun:
 
     def _phase(self, line: str) -> None:
         self._share, self._line = 0.95, line
+
+
+@contextmanager
+def saving_on_interrupt() -> Iterator[threading.Event]:
+    """Inside, the first Ctrl-C (or SIGTERM) only sets the event; the second one interrupts."""
+    asked = threading.Event()
+    signals = (signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.getsignal(number) for number in signals}
+
+    def ask(_number: int, _frame: Any) -> None:
+        if asked.is_set():
+            raise KeyboardInterrupt
+        asked.set()
+
+    if threading.current_thread() is threading.main_thread():
+        for number in signals:
+            if before[number] is not signal.SIG_IGN:  # as in a shell's background job
+                signal.signal(number, ask)
+    try:
+        yield asked
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            for number in signals:
+                signal.signal(number, before[number])

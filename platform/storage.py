@@ -51,6 +51,8 @@ class StorageConfig(Config):
     @field_validator("uri")
     @classmethod
     def _folder_or_bucket(cls, uri: str) -> str:
+        if re.match(r"[a-z][a-z0-9]+:/(?!/)", uri):
+            raise ValueError("write two slashes, as in s3://bucket/prefix")
         if "://" not in uri:
             return uri
         parts = _parts(uri, "storage.uri")
@@ -159,6 +161,12 @@ class Storage:
         """Write UTF-8 text to `name`, replacing what was there; whole or not at all."""
         with self._writer(name) as target:
             target.write(text.encode())
+
+    def try_write(self) -> None:
+        """Write something and delete it: a store that refuses is better known at the beginning."""
+        name = f"probe-{uuid4().hex[:12]}"
+        self.write_text(name, "")
+        self.delete(name)
 
     def read_text(self, name: str) -> str:
         """Read UTF-8 text; bytes that are not become U+FFFD."""

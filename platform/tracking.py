@@ -44,7 +44,12 @@ def tracking_uri(config: TrackingConfig, storage: Storage) -> str:
             "no MLflow server is named, and the runs are in a bucket",
             "set tracking.uri or MLFLOW_TRACKING_URI",
         )
-    Path(storage.path).mkdir(parents=True, exist_ok=True)
+    try:
+        Path(storage.path).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageProblem(
+            f"{storage.path}: cannot be made ({error.strerror})", "give another folder"
+        ) from error
     return f"sqlite:///{storage.path}/mlflow.db"
 
 
@@ -74,8 +79,10 @@ class Tracker:
             if found is not None:
                 self.experiment_id = str(found.experiment_id)
             else:
-                local = self.uri.startswith("sqlite:///") and storage.is_folder
-                artifacts = f"{storage.path}/artifacts" if local else None
+                artifacts = None  # a server knows where
+                if self.uri.startswith("sqlite:///"):
+                    artifacts = storage.path if storage.is_folder else storage.uri
+                    artifacts += "/artifacts"
                 self.experiment_id = str(
                     self.client.create_experiment(config.experiment, artifacts)
                 )

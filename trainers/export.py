@@ -127,7 +127,8 @@ def read_exported(folder: Path) -> tuple[Card, dict[str, Tensor]]:
     """
     if not (folder / CARD).exists() or not (folder / WEIGHTS).exists():
         raise CheckpointProblem(
-            f"{folder}: no {CARD} and {WEIGHTS}", "give the folder that an export wrote"
+            f"{folder}: no {CARD} and {WEIGHTS}",
+            "give a folder with these two files, or the name of a run",
         )
     try:
         card = Card.model_validate_json((folder / CARD).read_text())

@@ -331,12 +331,16 @@ def check_same_run(saved: dict[str, Any], now: dict[str, Any], free: tuple[str, 
     Raises:
         CheckpointProblem: naming the first key that differs.
     """
-    for key in sorted(set(saved) | set(now)):
+    # What kind of thing it is comes first: with another objective, all of its keys differ.
+    for key in sorted(set(saved) | set(now), key=lambda k: (not k.endswith(KINDS_OF), k)):
         if saved.get(key) != now.get(key) and not key.startswith(free):
             raise CheckpointProblem(
                 f"the run to resume has {key}={saved.get(key)}, not {now.get(key)}",
                 "keep its value, or start a new run under another name",
             )
+
+
+KINDS_OF = (".name", ".source", ".kind")
 
 
 def _shares(plan: LoopConfig, world: int) -> tuple[int, int]:

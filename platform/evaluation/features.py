@@ -12,7 +12,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -152,7 +152,11 @@ class FeatureNet:
 
     @classmethod
     def fit(
-        cls, reference: PackedImages, config: FeatureConfig, device: torch.device = CPU
+        cls,
+        reference: PackedImages,
+        config: FeatureConfig,
+        device: torch.device = CPU,
+        say: Callable[[str], None] = lambda _line: None,
     ) -> FeatureNet:
         """Train on four fifths of every class and measure on the rest.
 
@@ -173,7 +177,7 @@ class FeatureNet:
             network = _Network(reference.image_shape, reference.num_classes).to(device)
             images = torch.tensor(reference.images, device=device)  # copied: it may be read-only
             labels = torch.tensor(reference.labels, device=device)
-            _train(network, images[train], labels[train], config, generator)
+            _train(network, images[train], labels[train], config, generator, say)
         net = cls(
             network,
             Card(
@@ -200,6 +204,7 @@ class FeatureNet:
         cache_dir: Path,
         config: FeatureConfig | None = None,
         device: torch.device = CPU,
+        say: Callable[[str], None] = lambda _line: None,
     ) -> FeatureNet:
         """The network for this reference and config, from the cache or trained now.
 
@@ -215,7 +220,7 @@ class FeatureNet:
         key = json.dumps([NAME, VERSION, reference.fingerprint(), config.model_dump()])
         folder = cache_dir / f"features-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
         if not folder.exists():
-            cls.fit(reference, config, device).save(folder)
+            cls.fit(reference, config, device, say).save(folder)
         return cls.load(folder, device)
 
     def save(self, folder: Path) -> None:
@@ -302,6 +307,7 @@ def _train(
     labels: Tensor,
     config: FeatureConfig,
     generator: torch.Generator,
+    say: Callable[[str], None],
 ) -> None:
     """AdamW with one cycle over all epochs; labels are smoothed, so that features stay graded."""
     batches = max(1, len(images) // BATCH)
@@ -311,7 +317,8 @@ def _train(
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, config.learning_rate, total_steps=config.epochs * batches
     )
-    for _ in range(config.epochs):
+    for epoch in range(config.epochs):
+        say(f"training the feature network: epoch {epoch + 1} of {config.epochs}")
         for rows in torch.randperm(len(images), generator=generator).tensor_split(batches):
             batch = _augment(images[rows.to(images.device)], config, generator)
             targets = labels[rows.to(labels.device)]

@@ -10,12 +10,16 @@ from tempfile import TemporaryDirectory
 import numpy as np
 
 from ...trainers.samplers import SamplingConfig
+from ..evaluation.config import EvaluationConfig
 from ..evaluation.grid import class_grid
-from ..registry import CHAMPION, Version, load, register, resolve, set_alias
+from ..evaluation.report import comparable
+from ..registry import CHAMPION, Version, load, register, resolve, set_alias, versions
 from ..tracking import Tracker
 from .sweep import Sweep, SweepResult
 
 PER_CLASS = 10
+PROVENANCE = "whipray.provenance"
+"""Tag of a version: how its score was measured."""
 
 
 @dataclass(frozen=True)
@@ -25,10 +29,15 @@ class Champion:
     version: Version
     grid: str
     """Where the picture is, in the store."""
+    stays: str | None
+    """Why another version stays `@champion`; None where this one is it now."""
 
 
 def crown(sweep: Sweep, result: SweepResult) -> Champion | None:
-    """Register the best trial under the experiment's name, as `@champion`; None without one."""
+    """Register the best trial under the experiment's name; None without one.
+
+    It becomes `@champion` unless another version is, and is better or was measured otherwise.
+    """
     best = result.best
     if best is None:
         return None
@@ -50,21 +59,43 @@ def crown(sweep: Sweep, result: SweepResult) -> Champion | None:
             "whipray.rank_by": rank_by,
             "whipray.sampling": json.dumps(summary["sampling"]),
             f"whipray.{rank_by.replace('/', '.')}": f"{best['value']:.6g}",
-            "whipray.extractor": str(summary["provenance"]["extractor_hash"]),
+            PROVENANCE: json.dumps(summary["provenance"]),
         },
     )
-    set_alias(tracker, version, CHAMPION)
-    sweep.status.say("the champion draws every class")
-    grid = _draw(sweep, tracker, result)
-    return Champion(version, grid)
+    stays = why_it_stays(sweep.experiment.evaluation, tracker, version)
+    if stays is None:
+        set_alias(tracker, version, CHAMPION)
+        version = resolve(tracker, f"models:/{sweep.experiment.name}@{CHAMPION}")
+    sweep.status.say("the best model draws every class")
+    return Champion(version, _draw(version, result), stays)
 
 
-def _draw(sweep: Sweep, tracker: Tracker, result: SweepResult) -> str:
+def why_it_stays(config: EvaluationConfig, tracker: Tracker, new: Version) -> str | None:
+    """Why the present champion stays, None where it does not or there is none."""
+    known = versions(tracker, new.name)
+    before = next((v for v in known if CHAMPION in v.aliases), None)
+    if before is None or before.version == new.version:
+        return None
+    score = f"whipray.{config.rank_by.replace('/', '.')}"
+    if score not in before.tags or PROVENANCE not in before.tags:
+        return f"version {before.version} stays champion: it has no {config.rank_by} to compare"
+    its, ours = (json.loads(v.tags[PROVENANCE]) for v in (before, new))
+    if field := comparable(its, ours):
+        return (
+            f"version {before.version} stays champion: it was measured otherwise "
+            f"({field.replace('_', ' ')} {its.get(field)}, here {ours.get(field)})"
+        )
+    was, now = float(before.tags[score]), float(new.tags[score])
+    if (now < was) if config.direction == "minimize" else (now > was):
+        return None
+    return f"version {before.version} stays champion: its {config.rank_by} is {was:g}, here {now:g}"
+
+
+def _draw(version: Version, result: SweepResult) -> str:
     """A grid from the model as anybody would load it."""
     import pandas as pd
 
-    chosen = resolve(tracker, f"models:/{sweep.experiment.name}@{CHAMPION}")
-    model = load(chosen)
+    model = load(version)
     about = model.metadata.metadata
     names, counts = about["class_names"], about["class_counts"]
     ids = np.repeat(np.arange(len(names)), PER_CLASS)

@@ -203,7 +203,7 @@ class Sweep:
         """Train the extractor once, here, rather than in every trial at the same time."""
         data = self.experiment.data.load(cache_folder())
         config = self.experiment.evaluation.features
-        FeatureNet.fit_or_load(data.reference, cache_folder(), config)
+        FeatureNet.fit_or_load(data.reference, cache_folder(), config, say=self.status.say)
 
     def _train_all(self, points: Any, features: Future[None]) -> None:
         """One Tune run for each stretch of points of the same shape."""

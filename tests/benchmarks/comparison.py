@@ -1,6 +1,6 @@
 """Which differences between the methods are real: the sweep `comparison`, read over its seeds.
 
-    whipray sweep comparison --recipe digits-demo --name comparison --trials 24 --json > found.json
+    whipray sweep comparison --recipe digits-demo evaluation.images_per_class=40 --json > found.json
     python tests/benchmarks/comparison.py found.json
 
 Each method's value is that of its best guidance. A seed fixes the data order, the initial weights

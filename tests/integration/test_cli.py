@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -93,6 +94,36 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Shell:
     document = json.loads(out)
     assert (document["run"], document["images_seen"]) == ("tiny", images)
     return shell
+
+
+def test_ctrl_c_saves_what_was_trained(whipray: Shell) -> None:
+    rare = ("training.images=6400000", "training.checkpoint_every_images=6400000")
+    with whipray.start("train", "digits-demo", "--run", "rare", *TINY, *rare) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if "loss" in line:
+                break
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=WAIT_S)
+    assert process.returncode == 130
+    assert "error: interrupted" in err
+    checkpoints = whipray.folder / "whipray-runs/runs/rare/checkpoints"
+    assert len(list(checkpoints.glob("*/manifest.json"))) == 1
+
+
+@pytest.mark.parametrize(
+    ("uri", "said"),
+    [
+        ("file", r"cannot be (made|written)|not a folder|Not a directory|File exists"),
+        ("s3:/bucket/x", "two slashes"),
+    ],
+)
+def test_a_store_that_cannot_be_is_said_so_at_once(whipray: Shell, uri: str, said: str) -> None:
+    (whipray.folder / "file").write_text("")
+    code, _, err = whipray.run("train", "digits-demo", *TINY, f"storage.uri={uri}")
+    assert code in (1, 2)
+    assert re.search(said, err), err
+    assert "defect" not in err
 
 
 def test_an_interrupted_training_goes_on(trained: Shell) -> None:

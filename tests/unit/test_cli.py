@@ -57,7 +57,7 @@ MISTAKES = {
     "no verb of this name": (("trian", "digits-lt"), "trian"),
     "no option of this name": (("train", "digits-lt", "--dry"), "--dry"),
     "nothing to train": (("train",), "RECIPE"),
-    "no recipe of this name": (("train", "digits-tl"), "did you mean digits-lt?"),
+    "no recipe of this name": (("train", "digits-tl"), "did you mean digits-lt or "),
     "no recipe file there": (("train", "mine.yaml"), "mine.yaml"),
     "no space of this name": (("sweep", "cbmd"), "cbdm"),
     "an unknown key": (("train", "digits-lt", "objective.tua=1"), "objective.tau"),

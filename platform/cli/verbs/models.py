@@ -7,18 +7,22 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
+from ....trainers.errors import UsageProblem
 from ..options import Endpoint, Json, StorageUri, TrackingUri
 from ..output import out, say_json, talk
 
 
 def models(
     name: Annotated[str | None, typer.Argument(help="One model; default: all.")] = None,
+    champion: Annotated[
+        str | None, typer.Option("--champion", help="Version of NAME to become its @champion.")
+    ] = None,
     storage: StorageUri = None,
     endpoint: Endpoint = None,
     tracking: TrackingUri = None,
     as_json: Json = False,
 ) -> None:
-    """List registered models, their versions and aliases."""
+    """List registered models, their versions and aliases; or say which is the champion."""
     from ... import registry
     from ...places import open_tracker
     from ...registry import resolve
@@ -26,6 +30,13 @@ def models(
     tracker = open_tracker(storage, endpoint, tracking)
     if name is not None:
         resolve(tracker, f"models:/{name}")  # says which names there are
+    if champion is not None:
+        if name is None:
+            raise UsageProblem(
+                "--champion needs a model's name", "whipray models NAME --champion 3"
+            )
+        chosen = resolve(tracker, f"models:/{name}/{champion}")
+        registry.set_alias(tracker, chosen, registry.CHAMPION)
     found = [
         v
         for each in ([name] if name else registry.names(tracker))

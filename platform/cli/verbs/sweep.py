@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import Annotated, Any
 
 import typer
@@ -71,6 +72,7 @@ def sweep(
                 "trials": result.rows,
                 "best": best,
                 "model": champion.version.uri if champion else None,
+                "champion": champion is not None and champion.stays is None,
                 "grid": grid,
             }
         )
@@ -84,14 +86,18 @@ def sweep(
     if champion is None or result.best is None:
         raise typer.Exit(1)
     if not as_json:
-        alias = f"models:/{champion.version.name}@champion"
-        talk.print(f"\nchampion  trial {best} ({what(result.best)}) is {alias}", markup=False)
-        talk.print(f"grid      {grid}", markup=False)
+        version = champion.version
+        alias = version.uri if champion.stays else f"models:/{version.name}@champion"
+        talk.print(f"\nbest  trial {best} ({what(result.best)}) is {alias}", markup=False)
+        if champion.stays:
+            promote = f"whipray models {version.name} --champion {version.version}"
+            talk.print(f"      {champion.stays};\n      `{promote}` changes that", markup=False)
+        talk.print(f"grid  {grid}", markup=False)
         next_commands(
             "whipray ui",
             f"whipray sample {alias} --classes 9 --per-class 16 --out tail.png",
             f"whipray sweep {space_name} --recipe {recipe} --name {sweep_name} "
-            f"--trials {experiment.tuning.trials * 2} --resume",
+            f"--trials {experiment.tuning.trials * 2} --resume {shlex.join(overrides or [])}".strip(),
         )
 
 
@@ -102,7 +108,8 @@ def _plan(planned: Any, known: bool) -> dict[str, Any]:
     return {
         "sweep": f"{planned.name} ({'resumed' if known else 'new'})",
         **_trunk(planned),
-        "trainings": f"{experiment.tuning.trials} searched, {len(space.baselines)} baselines",
+        "trainings": f"{experiment.tuning.trials} searched",
+        "baselines": ", ".join(baseline.name for baseline in space.baselines) or "none",
         "searched": ", ".join(space.train),
         "seed points": len(space.seed_points),
         "guidance": f"{min(points, size) if size else points} points on each checkpoint "

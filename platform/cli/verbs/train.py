@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -28,7 +29,7 @@ def train(
 
     resolved = load_experiment(recipe, overrides or [])
     experiment = resolved.value
-    name = run or experiment.name
+    name = run or Path(recipe).stem
     if dry_run:
         show_plan(resolved, {"run": name, "trainings": 1}, as_json)
         return
@@ -72,10 +73,14 @@ def show_plan(resolved: Resolved[Experiment], plan: dict[str, Any], as_json: boo
 
 
 def _size(experiment: Experiment) -> dict[str, Any]:
-    loop, scaling = experiment.training, experiment.scaling
+    loop, scaling, objective = experiment.training, experiment.scaling, experiment.objective
+    start = experiment.start
     steps = -(-loop.images // loop.batch_size)
     return {
-        "objective": experiment.objective.name,
+        "objective": f"call over {objective.base.name}"
+        if objective.name == "call"
+        else objective.name,
+        **({"starts from": f"{start.model}{', LoRA' if start.lora else ''}"} if start else {}),
         "steps": f"{steps:,} of {loop.batch_size} images",
         "workers": f"{scaling.workers} x {scaling.cpus_per_worker} CPU, "
         f"{scaling.gpus_per_worker:g} GPU, ZeRO {experiment.engine.zero_stage}, "
