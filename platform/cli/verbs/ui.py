@@ -31,6 +31,7 @@ def ui(
     )
     # its background jobs serve features that we have no use for, with ten processes
     os.environ.setdefault("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")
+    os.environ.setdefault("PYTHONWARNINGS", "ignore")  # of its own libraries
     command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri]
     arguments = ["--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
     os.execv(sys.executable, [*command, *arguments])
