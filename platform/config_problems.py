@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
-from ..trainers.errors import UsageProblem
+from ..trainers.errors import UsageProblem, did_you_mean
 from .schema import alternatives, known_keys, tag_field, tags_of, walk
 
 COMMAND_LINE = "command line"
@@ -96,8 +96,7 @@ def _unknown_key(
 def _wrong_choice(
     path: str, given: Any, choices: list[Any], origin_of: OriginOf
 ) -> tuple[str, str]:
-    near = get_close_matches(str(given), [str(choice) for choice in choices], n=1)
-    hint = f"did you mean {near[0]}? " if near else ""
+    hint = did_you_mean(str(given), map(str, choices))
     what = f"{path}: {given!r} is not one of its choices ({origin_of(path)})"
     return what, f"{hint}the choices are {_listed(choices)}"
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from difflib import get_close_matches
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 from pydantic import Field, model_validator
 
 from ..trainers.config import Config
-from ..trainers.errors import UsageProblem
+from ..trainers.errors import UsageProblem, did_you_mean
 from ..trainers.trainer_config import TrainerConfig
 from .evaluation.config import EvaluationConfig
 from .layers import Layer, Resolved, parse_override, read_yaml, resolve
@@ -129,12 +128,9 @@ def recipe_layers(name_or_path: str, within: tuple[str, ...] = ()) -> list[Layer
         file = files("whipray.trainers") / "recipes" / f"{name_or_path}.yaml"
         layer = read_yaml(file, f"recipe {name_or_path}")
     else:
-        near = get_close_matches(name_or_path, recipe_names(), n=3)
-        hint = f"did you mean {' or '.join(near)}? " if near else ""
-        known = "" if near else f"there are {', '.join(recipe_names())}, "
-        raise UsageProblem(
-            f"no recipe is named {name_or_path}", f"{hint}{known}or give a .yaml file"
-        )
+        hint = did_you_mean(name_or_path, recipe_names(), most=3)
+        hint = hint or f"there are {', '.join(recipe_names())}, "
+        raise UsageProblem(f"no recipe is named {name_or_path}", f"{hint}or give a .yaml file")
     values = dict(layer.values)
     base = values.pop("extends", None)
     below = [] if base is None else recipe_layers(str(base), (*within, name_or_path))

@@ -5,11 +5,15 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
+from typing import Any, TypeVar
 
 from ..trainers.errors import Problem
+from .experiment import ScalingConfig
 from .training import quiet_logs
+
+T = TypeVar("T")
 
 SETTINGS = {
     "RAY_AIR_NEW_OUTPUT": "0",  # the newer one prints tables even when told to be silent
@@ -63,3 +67,27 @@ def connected() -> Iterator[None]:
             yield
     finally:
         ray.shutdown()
+
+
+def on_a_worker(scaling: ScalingConfig, action: Callable[[], T], **options: Any) -> T:
+    """Run a picklable action where there are one worker's CPUs and GPUs, and wait for it.
+
+    Args:
+        options: further ones of `ray.remote(..).options`.
+
+    Raises:
+        whatever the action raises, without Ray's words around it.
+    """
+    import ray
+
+    def run() -> T:
+        return action()
+
+    task = ray.remote(run).options(
+        num_cpus=scaling.cpus_per_worker, num_gpus=scaling.gpus_per_worker, **options
+    )
+    try:
+        result: T = ray.get(task.remote())
+    except ray.exceptions.RayTaskError as error:
+        raise error.cause from None
+    return result

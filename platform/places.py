@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import Any
 
-from ..trainers.errors import UsageProblem
+from ..trainers.errors import UsageProblem, did_you_mean
 from .checkpoints import CheckpointStore
 from .experiment import Experiment, TrackingConfig
 from .storage import Storage, StorageConfig
@@ -60,8 +59,7 @@ def find_run(root: Storage, target: str) -> RunPlace:
     latest = checkpoints.latest()
     if latest is None:
         known = sorted(_runs(root))
-        near = get_close_matches(target, known, n=1)
-        hint = f"did you mean {near[0]}? " if near else ""
+        hint = did_you_mean(target, known)
         raise UsageProblem(
             f"no run {target} with a checkpoint in {root.uri}",
             f"{hint}there are {', '.join(known[-12:]) or 'none yet'}; another store is --storage or storage.uri",

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from ray.train import UserCallback
 
+from ..trainers.loop import Progress
 from .tracking import Run
 
 
@@ -24,6 +28,21 @@ class RecordProgress(UserCallback):
         """Worker 0's numbers are global means already."""
         progress = metrics[0]
         self.run.metrics(progress["metrics"], progress["images_seen"])
+
+
+def heard(tell: Callable[[Progress], None]) -> Any:
+    """A Ray queue; whatever is put into it is told from a thread, until Ray is gone."""
+    from ray.util.queue import Queue
+
+    reports = Queue()
+
+    def listen() -> None:
+        with suppress(Exception):  # the queue went with Ray
+            while True:
+                tell(Progress(**reports.get()))
+
+    threading.Thread(target=listen, daemon=True).start()
+    return reports
 
 
 class ForwardProgress(UserCallback):

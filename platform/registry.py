@@ -9,13 +9,12 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from difflib import get_close_matches
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from ..trainers.errors import CheckpointProblem, UsageProblem
+from ..trainers.errors import CheckpointProblem, UsageProblem, did_you_mean
 from ..trainers.export import Card
 from ..trainers.samplers import SamplingConfig
 from .lineage import export_run
@@ -116,7 +115,7 @@ def resolve(tracker: Tracker, uri: str) -> Version:
         there = names(tracker)
         raise UsageProblem(
             f"no registered model is named {name}",
-            f"{_nearest(name, there)}there are {', '.join(there) or 'none yet'}: "
+            f"{did_you_mean(name, there)}there are {', '.join(there) or 'none yet'}: "
             "see `whipray models`",
         )
     for candidate in known:
@@ -126,7 +125,7 @@ def resolve(tracker: Tracker, uri: str) -> Version:
     aliases = sorted({a for v in known for a in v.aliases})
     raise UsageProblem(
         f"{uri}: {name} has no {'alias ' + alias if at else 'version ' + number}",
-        f"{_nearest(alias, aliases)}"
+        f"{did_you_mean(alias, aliases)}"
         f"its versions are {known[-1].version} to {known[0].version}, "
         f"its aliases {', '.join(aliases) or 'none'}",
     )
@@ -160,11 +159,6 @@ def download(tracker: Tracker, chosen: Version, folder: Path) -> Path:
                 "choose a version that a run or a sweep has registered: see `whipray models`",
             ) from error
     return Path(found)
-
-
-def _nearest(name: str, known: list[str]) -> str:
-    near = get_close_matches(name, known, n=1)
-    return f"did you mean {near[0]}? " if near else ""
 
 
 def _log(run: Run, folder: Path, card: Card, name: str) -> str:

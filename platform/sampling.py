@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -12,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..trainers.errors import UsageProblem
+from ..trainers.errors import UsageProblem, did_you_mean
 from .evaluation.grid import class_grid
 from .experiment import TrackingConfig
 from .storage import Storage
@@ -60,8 +59,7 @@ def parse_classes(text: str, names: list[str]) -> list[int]:
         elif word.isdigit() and int(word) < len(names):
             ids.append(int(word))
         else:
-            near = get_close_matches(word, names, n=1)
-            hint = f"did you mean {near[0]}? " if near else ""
+            hint = did_you_mean(word, names)
             raise UsageProblem(
                 f"--classes: there is no class {word}",
                 f"{hint}give ids 0 to {len(names) - 1} or names",

@@ -74,22 +74,11 @@ class SingleRun:
 
         self._line = "starting Ray"
         with connected():
-            from ray.util.queue import Queue
+            from .ray_callbacks import ForwardProgress, heard
 
-            from .ray_callbacks import ForwardProgress
-
-            reports = Queue()
-            listener = threading.Thread(target=self._listen, args=(reports,), daemon=True)
-            listener.start()
+            reports = heard(self._trained)
             self._line = f"starting {self.experiment.scaling.workers} workers"
             return train(plan, watch, (ForwardProgress(reports),))
-
-    def _listen(self, reports: Any) -> None:
-        """What the workers report, until Ray is gone and the queue with it."""
-        with suppress(Exception):
-            while True:
-                report = reports.get()
-                self._trained(Progress(**report))
 
     def _trained(self, progress: Progress) -> None:
         share = progress.images_seen / progress.total_images

@@ -205,14 +205,17 @@ class Trunk(_Part):
     set: dict[str, Any]
     """Overrides, by dotted key or nested; they come after the space's `base`."""
 
+    def images_of(self, whole: int) -> int:
+        """How many images the trunk sees where a whole training is of so many."""
+        return round(whole * self.share)
+
     def values(self, images: int) -> Values:
         """What the trunk sets, by dotted key, where a whole training is of so many images."""
-        return {**_dotted(self.set), "training.images": round(images * self.share)}
+        return {**_dotted(self.set), "training.images": self.images_of(images)}
 
     def branch_values(self, images: int, model: str) -> Values:
         """What every training sets that starts from it."""
-        own = images - round(images * self.share)
-        return {"start.model": model, "training.images": own}
+        return {"start.model": model, "training.images": images - self.images_of(images)}
 
 
 class Space(_Part):

@@ -77,8 +77,9 @@ class Engine:
         deepspeed = _quiet_deepspeed()
         self.config, self.device = config, device
         self.rank, self.world = dist.get_rank(), dist.get_world_size()
+        self.trained = {name: p for name, p in network.named_parameters() if p.requires_grad}
         if weights is not None:
-            check_architecture(weights, _trained(network))
+            check_architecture(weights, self.trained)
             network.load_state_dict(weights, strict=False)
         network.to(device)
         if config.compile:
@@ -87,8 +88,8 @@ class Engine:
             precision = "high" if config.tf32 else "highest"
             torch.set_float32_matmul_precision(precision)
             torch.backends.cudnn.allow_tf32 = config.tf32
-        self.shapes = {name: p.shape for name, p in _trained(network).items()}
-        self.adam = AdamWithEMA(_trained(network).values(), optimizer)
+        self.shapes = {name: p.shape for name, p in self.trained.items()}
+        self.adam = AdamWithEMA(self.trained.values(), optimizer)
         self._accumulation = accumulation
         self._image_shape = image_shape
         self._clip = optimizer.clip
@@ -145,7 +146,7 @@ class Engine:
         if self.config.zero_stage == 0 and self._ds.is_gradient_accumulation_boundary():
             # DeepSpeed clips at stage 0 too, but keeps the norm to itself
             limit = self._clip or math.inf
-            self._norm = nn.utils.clip_grad_norm_(_trained(self.network).values(), limit)
+            self._norm = nn.utils.clip_grad_norm_(self.trained.values(), limit)
         self._ds.step()
 
     def gradient_norm(self) -> float:
@@ -179,7 +180,7 @@ class Engine:
         mine: dict[str, Tensor] = {}
         where: dict[str, str] = {}
         squares = dict.fromkeys(KINDS, 0.0)
-        for index, (name, parameter) in enumerate(_trained(self.network).items()):
+        for index, (name, parameter) in enumerate(self.trained.items()):
             writer = index % self.world
             for kind in KINDS:
                 full = self._full(parameter, kind).reshape(self.shapes[name])
@@ -200,7 +201,7 @@ class Engine:
         self._make_states()
         for kind in KINDS[1:]:
             tensors = read_tensors(folder, manifest, kind)
-            for name, parameter in _trained(self.network).items():
+            for name, parameter in self.trained.items():
                 self._set_state(parameter, kind, tensors[name].to(self.device))
         for state in self.adam.state.values():
             state["step"].fill_(manifest.optimizer_steps)
@@ -208,7 +209,7 @@ class Engine:
             found = math.sqrt(
                 sum(
                     float(self._full(p, kind).double().square().sum())
-                    for p in _trained(self.network).values()
+                    for p in self.trained.values()
                 )
             )
             if not math.isclose(found, saved, rel_tol=1e-5, abs_tol=1e-12):
@@ -240,7 +241,7 @@ class Engine:
                 torch.zeros(1, *self._image_shape, device=self.device), zero, zero
             )
             self.backward((output * 0).sum())
-            for p in _trained(self.network).values():  # what such an input does not reach
+            for p in self.trained.values():  # what such an input does not reach
                 if self.config.zero_stage == 0 and p.grad is None:
                     p.grad = torch.zeros_like(p)
             self.step(lr=0.0, ema_decay=0.0)
@@ -257,10 +258,6 @@ class Engine:
             share = math.ceil(len(flat) / self.world)
             padded = torch.nn.functional.pad(flat, (0, share * self.world - len(flat)))
             safe_set_local_optimizer_state(parameter, padded[share * self.rank :][:share], kind)
-
-
-def _trained(network: nn.Module) -> dict[str, nn.Parameter]:
-    return {name: p for name, p in network.named_parameters() if p.requires_grad}
 
 
 def join_workers(device: torch.device) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from difflib import get_close_matches
+
 
 class Problem(Exception):
     """A failure that its reader can act on; shown without a traceback.
@@ -38,3 +41,9 @@ class CheckpointProblem(Problem):
 
 class DivergenceProblem(Problem):
     """A loss that is not a number, or a resumed run that does not continue its losses."""
+
+
+def did_you_mean(word: str, known: Iterable[str], most: int = 1) -> str:
+    """The beginning of a fix, `did you mean cbdm? `; nothing where nothing is near."""
+    near = get_close_matches(word, list(known), n=most)
+    return f"did you mean {' or '.join(near)}? " if near else ""

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import traceback
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 from ...trainers.errors import DivergenceProblem, Problem
 from ...trainers.loop import Progress
+from ..local_ray import on_a_worker
 from ..runs import Finished, Plan, Watch, evaluate, train
 from ..training import quiet_logs
 
@@ -113,16 +115,8 @@ def _forward_to_tune() -> tuple[Any, ...]:
 
 def _evaluate_on_a_worker(plan: Plan, checkpoint: str) -> Finished:
     """A trial with Ray Train workers holds no CPU or GPU itself: evaluate where there is one."""
-    import ray
-
-    scaling = plan.experiment.scaling
-    task = ray.remote(evaluate).options(
-        num_cpus=scaling.cpus_per_worker,
-        num_gpus=scaling.gpus_per_worker,
+    return on_a_worker(
+        plan.experiment.scaling,
+        partial(evaluate, plan, checkpoint, Watch()),
         scheduling_strategy="DEFAULT",  # not in the trial's own placement group, which has no CPU
     )
-    try:
-        finished: Finished = ray.get(task.remote(plan, checkpoint, Watch()))
-    except ray.exceptions.RayTaskError as error:
-        raise error.cause from None  # what happened, without Ray's words around it
-    return finished

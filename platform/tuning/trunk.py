@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 from ...trainers.errors import Problem
 from ...trainers.loop import Progress
-from ..local_ray import connected
+from ..local_ray import connected, on_a_worker
 from ..runs import Plan, Watch, begin, finished_before, train
 
 
@@ -39,34 +39,19 @@ def train_trunk(plan: Plan, say: Callable[[str], None]) -> None:
 
 def _train(plan: Plan, say: Callable[[str], None]) -> None:
     """Where there is room: several workers through Ray Train, one as a task of its own."""
-    import ray
-    from ray.util.queue import Queue
+    from ..ray_callbacks import ForwardProgress, heard
 
-    from ..ray_callbacks import ForwardProgress
+    def show(p: Progress) -> None:
+        share = p.images_seen / p.total_images
+        say(f"trunk {share:.0%} loss {p.metrics['loss/total']:.3f}")
 
-    reports = Queue()
-
-    def show() -> None:
-        with suppress(Exception):  # Ray is gone, and the queue with it
-            while True:
-                p = Progress(**reports.get())
-                share = p.images_seen / p.total_images
-                say(f"trunk {share:.0%} loss {p.metrics['loss/total']:.3f}")
-
-    threading.Thread(target=show, daemon=True).start()
+    reports = heard(show)
     scaling = plan.experiment.scaling
     if scaling.workers > 1:
         train(plan, Watch(), (ForwardProgress(reports),))
         return
-    task = ray.remote(train).options(
-        num_cpus=scaling.cpus_per_worker,
-        num_gpus=scaling.gpus_per_worker,
-        max_retries=scaling.max_failures,
-    )
-    try:
-        ray.get(task.remote(plan, Watch(progress=_Put(reports))))
-    except ray.exceptions.RayTaskError as error:
-        raise error.cause from None  # what happened, without Ray's words around it
+    task = partial(train, plan, Watch(progress=_Put(reports)))
+    on_a_worker(scaling, task, max_retries=scaling.max_failures)
 
 
 class _Put:

@@ -121,6 +121,5 @@ def _trunk(planned: Any) -> dict[str, str]:
     if not planned.has_trunk:
         return {}
     images = planned.experiment.training.images
-    trunk = planned.space.trunk
-    own = trunk.branch_values(images, "")["training.images"]
-    return {"trunk": f"{images - own:,} images once, then {own:,} in each training"}
+    once = planned.space.trunk.images_of(images)
+    return {"trunk": f"{once:,} images once, then {images - once:,} in each training"}
