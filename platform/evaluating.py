@@ -2,62 +2,96 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
-from ..trainers.engine import choose_device
-from ..trainers.errors import UsageProblem
-from ..trainers.export import Exported, load_exported
-from .evaluation.features import FeatureNet
-from .experiment import Experiment, cache_folder
+from ..trainers.errors import Problem, UsageProblem
+from .evaluation.config import EVERYTHING
+from .evaluation.evaluator import Evaluated, Evaluator
+from .experiment import Experiment, TrackingConfig
 from .layers import Layer, parse_override, resolve
-from .lineage import export_run
+from .places import RunPlace, find_run
+from .runs import record
 from .storage import Storage
-from .tuning.guidance import Evaluated, GuidanceSearch
+from .tracking import Tracker
 
-if TYPE_CHECKING:
-    from .places import RunPlace
+CHANGEABLE = ("sampling.", "evaluation.", "scaling.")
 
 
-def evaluate_again(
-    place: RunPlace, overrides: list[str], phase: Callable[[str], None]
-) -> tuple[Evaluated, int]:
-    """Measure the run's last checkpoint.
+@dataclass(frozen=True)
+class Target:
+    """A run to evaluate, and with which settings."""
+
+    name: str
+    place: RunPlace
+    experiment: Experiment
+    """The run's own, with what is overridden."""
+
+    def record(self, root: Storage, found: Evaluated) -> str | None:
+        """Add it to the run's MLflow run, beside the training's own evaluation; why not, else."""
+        try:
+            run = Tracker(self.experiment.tracking, root).find(self.place.key)
+            record(run, self.place.store, found, found.folder)
+        except Problem as problem:
+            return f"not in MLflow: {problem.what}"
+        return None
+
+
+def find_target(root: Storage, tracking: str | None, name: str, overrides: Sequence[str]) -> Target:
+    """A run, SWEEP/TRIAL or models:/NAME@ALIAS, to be evaluated in full unless overridden.
 
     Args:
-        overrides: of `sampling.*` and `evaluation.*`.
-
-    Returns:
-        what was found, and how many images had to be generated for it.
+        tracking: MLflow's address; None: beside the runs.
+        overrides: of `sampling.*`, `evaluation.*` and `scaling.*`.
 
     Raises:
-        UsageProblem: an override of anything else.
+        UsageProblem: no such run or model, or an override of anything else.
     """
     layers = [parse_override(text) for text in overrides]
     for layer in layers:
         for key in layer.values:
-            if not key.startswith(("sampling.", "evaluation.")):
+            if not key.startswith(CHANGEABLE):
                 raise UsageProblem(
                     f"{key} cannot be changed after the training",
-                    "override sampling.* or evaluation.*, or train another run",
+                    "override sampling.*, evaluation.* or scaling.*, or train another run",
                 )
-    base = Layer("checkpoint", place.experiment.model_dump(mode="json"))
-    experiment = resolve(Experiment, [base, *layers]).value
-    device = choose_device()
-    data = experiment.data.load(cache_folder())
-    phase("preparing the feature network")
-    features = FeatureNet.fit_or_load(
-        data.reference, cache_folder(), experiment.evaluation.features, device, phase
+    registered: dict[str, object] = {}
+    if name.startswith("models:/"):
+        from .registry import resolve as resolve_model
+
+        version = resolve_model(Tracker(TrackingConfig(uri=tracking), root), name)
+        name = f"{version.tags.get('whipray.sweep')}/{version.tags.get('whipray.trial')}"
+        found = json.loads(version.tags.get("whipray.sampling", "{}"))
+        registered = {f"sampling.{key}": value for key, value in found.items()}
+    place = find_run(root, name)
+    base = place.experiment.model_copy(
+        update={
+            "storage": root.config,
+            "tracking": place.experiment.tracking.model_copy(update={"uri": tracking})
+            if tracking
+            else place.experiment.tracking,
+        }
     )
-    with TemporaryDirectory(prefix="whipray-") as scratch:
-        model = open_model(place.store, place.checkpoint, experiment, Path(scratch))
-        search = GuidanceSearch(experiment, model, data, features, place.store, phase)
-        return search.evaluate({}), search.generated
+    full = {"evaluation.measures": list(EVERYTHING)}
+    experiment = resolve(
+        Experiment,
+        [
+            Layer("checkpoint", base.model_dump(mode="json")),
+            Layer("whipray evaluate", full),
+            Layer(f"model {name}", registered),
+            *layers,
+        ],
+    ).value
+    return Target(name, place, experiment)
 
 
-def open_model(store: Storage, checkpoint: str, experiment: Experiment, scratch: Path) -> Exported:
-    """A checkpoint's EMA model, ready to sample from."""
-    export_run(store, checkpoint, experiment.sampling, scratch)
-    return load_exported(scratch / "model", choose_device())
+def evaluate_again(target: Target, say: Callable[[str], None]) -> tuple[Evaluated, int]:
+    """Measure the run's last checkpoint; what was found, and how many images had to be drawn."""
+    with open_evaluator(target, say) as evaluator:
+        return evaluator.at(), evaluator.generated
+
+
+def open_evaluator(target: Target, say: Callable[[str], None]) -> Evaluator:
+    """Of the run's last checkpoint."""
+    return Evaluator(target.experiment, target.place.store, target.place.checkpoint, say)

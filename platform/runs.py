@@ -12,20 +12,20 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from ..search_spaces.space import Space
-from ..trainers.engine import choose_device
 from ..trainers.errors import CheckpointProblem
-from ..trainers.export import load_exported
 from ..trainers.loop import Progress, check_same_run
 from .checkpoints import CheckpointStore
-from .evaluation.features import FeatureNet
+from .evaluation.evaluator import PAGE, Evaluated, Evaluator
+from .evaluation.pictures import GRID
+from .evaluation.report import TABLE
 from .experiment import FREE_ON_RESUME, Experiment, cache_folder
 from .layers import flatten
-from .lineage import LINEAGE, export_run
+from .lineage import LINEAGE
 from .starting import pin
 from .storage import Storage
 from .tracking import Run
 from .training import Tell, Trained, train_here, train_on_workers
-from .tuning.guidance import Evaluated, GuidanceSearch
+from .tuning.guidance import search_guidance
 
 
 @dataclass(frozen=True)
@@ -116,45 +116,37 @@ def finished_before(plan: Plan) -> Trained | None:
 
 
 def evaluate(plan: Plan, checkpoint: str, watch: Watch) -> Finished:
-    """Fetch, export, search the guidance, and record what was found."""
-    experiment = plan.experiment
-    device = choose_device()
-    data = experiment.data.load(cache_folder())
-    features = FeatureNet.fit_or_load(
-        data.reference, cache_folder(), experiment.evaluation.features, device, watch.phase
-    )
-    with TemporaryDirectory(prefix="whipray-") as scratch:
-        card = export_run(plan.store, checkpoint, experiment.sampling, Path(scratch))
-        model = load_exported(Path(scratch) / "model", device)
-        search = GuidanceSearch(experiment, model, data, features, plan.store, watch.phase)
-        tried = search.search(plan.space)
-        best = search.best(tried)
-        _record(plan, best, tried, card.images_seen)
-        trained = Trained(checkpoint, card.images_seen, [])
-        return Finished(trained, best, tried, search.generated)
+    """Search the guidance of a checkpoint, and record what was found."""
+    with Evaluator(plan.experiment, plan.store, checkpoint, watch.phase) as evaluator:
+        tried = search_guidance(evaluator, plan.space)
+        best = evaluator.conclude(tried)
+        images_seen = evaluator.manifest.images_seen
+        _record(plan, best, tried, images_seen)
+        return Finished(Trained(checkpoint, images_seen, []), best, tried, evaluator.generated)
 
 
 def _record(plan: Plan, best: Evaluated, tried: list[Evaluated], images_seen: int) -> None:
-    """The best point's numbers and files, and the whole curve over guidance."""
-    run, rank_by = plan.run, plan.experiment.evaluation.rank_by
-    run.metrics({**best.metrics, "omega": best.sampling.omega}, images_seen)
-    curve = [
+    """The best point's numbers, and the whole curve over guidance."""
+    rank_by = plan.experiment.evaluation.rank_by
+    plan.run.metrics({**best.metrics, "omega": best.sampling.omega}, images_seen)
+    points = [
         {**point.values, "omega": point.sampling.omega, rank_by: point.metrics[rank_by]}
         for point in tried
     ]
-    run.document({"best": best.values, "tried": curve}, "evaluation/guidance.json")
-    run.document(best.provenance, "evaluation/provenance.json")
-    run.tags(
-        {
-            "whipray.store": plan.store.uri,
-            "whipray.evaluation": plan.store.uri_of(best.folder),
-        }
-    )
+    plan.run.document({"best": best.values, "tried": points}, "evaluation/guidance.json")
+    address = plan.store.uri_of(best.folder)
+    plan.run.tags({"whipray.store": plan.store.uri, "whipray.evaluation": address})
+    record(plan.run, plan.store, best, "evaluation")
+
+
+def record(run: Run, store: Storage, found: Evaluated, name: str) -> None:
+    """An evaluation's files in MLflow, as the folder `name`."""
+    run.document(found.provenance, f"{name}/provenance.json")
     with TemporaryDirectory(prefix="whipray-") as scratch:
         folder = Path(scratch)
-        for name in ("grid.png", "per_class.parquet", "report.html"):
-            plan.store.get_file(f"{best.folder}/{name}", folder / name)
-        run.folder(folder, "evaluation")
+        for file in (GRID, TABLE, PAGE):
+            store.get_file(f"{found.folder}/{file}", folder / file)
+        run.folder(folder, name)
 
 
 def begin(plan: Plan) -> None:

@@ -43,7 +43,7 @@ class SamplerModel(PythonModel):
         model_input: pd.DataFrame,
         params: dict[str, Any] | None = None,
     ) -> np.ndarray[Any, np.dtype[np.uint8]]:
-        """Sample; image n depends on the seed, its place n and its class alone."""
+        """Sample; an image depends on the seed, its class and how many of it came before alone."""
         card, params = self.model.card, params or {}
         ids = np.array(model_input["class_id"], dtype=np.int64)
         outside = ids[(ids < 0) | (ids >= len(card.class_names))]

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -136,12 +135,11 @@ def _run(root: Storage, target: str) -> Source:
     import torch
 
     from ..trainers.data.batches import to_uint8
-    from .evaluating import open_model
+    from .evaluation.evaluator import open_model
     from .places import find_run
 
     place = find_run(root, target)
-    with TemporaryDirectory(prefix="whipray-") as scratch:
-        model = open_model(place.store, place.checkpoint, place.experiment, Path(scratch))
+    model = open_model(place.store, place.checkpoint, place.experiment)
 
     def predict(ids: Ints, options: dict[str, Any]) -> Pixels:
         seed = options.pop("seed")

@@ -2,16 +2,17 @@
 
     sampler(denoise, x_T, schedule, noise, config) -> x_0   # (B, C, H, W), not yet clipped
 
-Every random number is drawn per image (`Draws`), so an image depends on its seed and its place in
-the request, not on the batch size it was sampled in.
+Every random number belongs to an image, the n-th of its class (`image_noise`), so image n of a class
+is the same whatever is sampled with it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Literal
 
+import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor
@@ -132,9 +133,45 @@ def ddim(
 SAMPLERS = {"ddpm": ddpm, "ddim": ddim}
 
 
-def balanced_labels(num_classes: int, count: int) -> Tensor:
-    """(count,) int64, every class equally often; a remainder goes to the first classes, one each."""
-    return torch.arange(count) % num_classes
+def occurrences(labels: Tensor) -> Tensor:
+    """(N,) int64: how many rows before this one have its label. The index within the class."""
+    order = labels.argsort(stable=True)
+    of_class = labels[order]
+    first = torch.searchsorted(of_class, of_class)  # where each row's class begins
+    indices = torch.empty_like(labels)
+    indices[order] = torch.arange(len(labels), device=labels.device) - first
+    return indices
+
+
+def image_noise(
+    seed: int, labels: Tensor, indices: Tensor, shape: Sequence[int], device: torch.device
+) -> Noise:
+    """Noise in which a row is a function of (seed, its label, its index, step) alone.
+
+    Args:
+        labels: (B,) int64.
+        indices: (B,) int64, at least 0: which image of its class each row is.
+        shape: (C, H, W).
+    """
+    order = torch.from_numpy(np.lexsort((indices.cpu().numpy(), labels.cpu().numpy())))
+    here, there = order[:-1], order[1:]
+    follows = (labels[here] == labels[there]) & (indices[here] + 1 == indices[there])
+    breaks = (~follows).nonzero().flatten().add(1).tolist()
+    runs = order.tensor_split(breaks)  # rows of one class with consecutive indices
+    begins = [(int(labels[run[0]]), int(indices[run[0]])) for run in runs]
+
+    def noise(step: int) -> Tensor:
+        drawn = [
+            Draws(derive_seed(seed, "sampling", label), step, first, len(run), device).normal(
+                "x", shape
+            )
+            for run, (label, first) in zip(runs, begins, strict=True)
+        ]
+        rows = torch.empty((len(labels), *shape), device=device)
+        rows[order.to(device)] = torch.cat(drawn)
+        return rows
+
+    return noise
 
 
 @torch.inference_mode()
@@ -146,6 +183,7 @@ def sample(
     config: SamplingConfig,
     *,
     seed: int,
+    indices: Tensor | None = None,
     device: torch.device | str = "cpu",
     progress: Callable[[int], None] = lambda _done: None,
 ) -> Tensor:
@@ -155,7 +193,9 @@ def sample(
         model: in evaluation mode, so that no dropout is active.
         labels: (N,) int64 in [0, num_classes), or `NULL_LABEL`.
         shape: (C, H, W).
-        seed: image n is a function of (seed, n) and its label alone.
+        seed: an image is a function of (seed, its label, its index) alone, whatever else is drawn
+            with it, in whatever order and in however many batches or processes.
+        indices: (N,) int64, which image of its class each row is; counted from 0 where not given.
         progress: called with the number of images done.
 
     Returns:
@@ -163,16 +203,13 @@ def sample(
     """
     device = torch.device(device)
     run = SAMPLERS[config.sampler]
+    indices = occurrences(labels) if indices is None else indices
     images = []
     for first in range(0, len(labels), config.batch_size):
-        some = labels[first : first + config.batch_size].to(device)
-
-        def noise(step: int, first: int = first, rows: int = len(some)) -> Tensor:
-            return Draws(derive_seed(seed, "sampling"), step, first, rows, device).normal(
-                "x", shape
-            )
-
+        rows = slice(first, first + config.batch_size)
+        some = labels[rows].to(device)
+        noise = image_noise(seed, labels[rows], indices[rows], shape, device)
         x_0 = run(guided(model, some, config.omega), noise(0), schedule, noise, config)
         images.append(x_0.clamp(-1, 1).cpu())
-        progress(min(first + config.batch_size, len(labels)))
+        progress(first + len(some))
     return torch.cat(images) if images else torch.empty((0, *shape))

@@ -16,7 +16,7 @@ import typer
 
 from ...trainers.errors import Problem
 from .output import say_error
-from .verbs import doctor, evaluate, models, sample, sweep, train, ui
+from .verbs import compare, doctor, evaluate, guidance, models, sample, sweep, train, ui
 
 INTERRUPTED = 130
 
@@ -28,8 +28,13 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for verb in (train.train, sweep.sweep, evaluate.evaluate, sample.sample, models.models):
-    app.command()(verb)
+app.command()(train.train)
+app.command()(sweep.sweep)
+app.command()(evaluate.evaluate)
+app.command()(compare.compare)
+app.command()(guidance.guidance)
+app.command()(sample.sample)
+app.command()(models.models)
 app.command()(doctor.doctor)
 app.command()(ui.ui)
 

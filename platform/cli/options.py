@@ -23,3 +23,4 @@ Endpoint = Annotated[str | None, typer.Option("--endpoint", help="Address of an 
 TrackingUri = Annotated[
     str | None, typer.Option("--tracking", help="MLflow's address; default: beside the runs.")
 ]
+OpenPage = Annotated[bool, typer.Option("--open", help="Show the page in a browser.")]

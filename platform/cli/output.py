@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping
-from typing import Any
+import tempfile
+import webbrowser
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
 
 from ...search_spaces.space import in_words
+from ..evaluation.config import LOWER_IS_BETTER
+
+if TYPE_CHECKING:
+    from ..evaluation.compare import Comparison
+    from ..evaluation.pages.content import CurvePoint
+    from ..storage import Storage
 
 SCHEMA = 1
 """Of every JSON document; changed when a key goes or changes its meaning."""
@@ -58,7 +67,7 @@ def metric_cell(metrics: Mapping[str, float], metric: str, group: str) -> str:
 def sweep_table(rows: list[dict[str, Any]], rank_by: str, best: int | None) -> Table:
     """A line a trial, the best first; baselines and the champion marked."""
     metric = rank_by.partition("/")[0]
-    sign = 1 if metric in ("kid", "fid") else -1
+    sign = 1 if metric in LOWER_IS_BETTER else -1
     table = Table(title=None, box=None, pad_edge=False)
     for name in ("trial", "what", "omega", *(f"{metric} {g}" for g in GROUPS), "agreement few"):
         table.add_column(name, no_wrap=name != "what")
@@ -90,12 +99,59 @@ def what(row: Mapping[str, Any]) -> str:
 
 
 def metrics_table(metrics: Mapping[str, float]) -> Table:
-    """Rows overall, many, medium, few; a column a metric."""
+    """Rows overall, many, medium, few; a column a number."""
     table = Table(box=None, pad_edge=False)
-    names = ("kid", "fid", "recall", "precision", "agreement")
+    names = list(dict.fromkeys(key.partition("/")[0] for key in metrics))
     for name in ("", *names):
         table.add_column(name, no_wrap=True)
     for group in GROUPS:
-        if f"kid/{group}" in metrics or f"agreement/{group}" in metrics:
+        if any(f"{name}/{group}" in metrics for name in names):
             table.add_row(group, *(metric_cell(metrics, name, group) for name in names))
     return table
+
+
+def comparison_table(comparison: Comparison) -> Table:
+    """A row a number and group; the first run's estimates, then every other's and the difference."""
+    table = Table(box=None, pad_edge=False)
+    for column in ("", *comparison.names):
+        table.add_column(column, no_wrap=True)
+    for row in comparison.rows:
+        cells = []
+        for estimate, apart in zip(row.estimates, row.differences, strict=True):
+            cell = "–" if estimate is None else f"{estimate.value:.4g}"
+            if apart is not None:
+                cell += f"  {apart.value:+.3g} [{apart.low:+.3g}, {apart.high:+.3g}]"
+                cell += " ~" if apart.noise else ""
+            cells.append(cell)
+        table.add_row(f"{row.number} {row.group}", *cells)
+    return table
+
+
+CURVE = ("fid/overall", "kid/overall", "kid/few", "recall/overall", "recall/few")
+
+
+def guidance_table(points: Sequence[CurvePoint]) -> Table:
+    """A row a point, a column a number."""
+    table = Table(box=None, pad_edge=False)
+    names = [name for name in CURVE if any(name in point.numbers for point in points)]
+    for column in ("sampler", "steps", "omega", *(name.replace("/", " ") for name in names)):
+        table.add_column(column, no_wrap=True)
+    for point in points:
+        found = [point.numbers.get(name) for name in names]
+        table.add_row(
+            point.sampler,
+            str(point.steps),
+            f"{point.omega:g}",
+            *(f"{e.value:.4g} [{e.low:.4g}, {e.high:.4g}]" if e else "–" for e in found),
+        )
+    return table
+
+
+def show_page(store: Storage, name: str) -> None:
+    """Open a page of the store in a browser; one in a bucket is fetched first."""
+    file = Path(store.path) / name
+    if not store.is_folder:
+        file = Path(tempfile.mkdtemp(prefix="whipray-")) / Path(name).name
+        store.get_file(name, file)
+    if not webbrowser.open(file.as_uri()):
+        talk.print(f"no browser was found: open {file}", markup=False)

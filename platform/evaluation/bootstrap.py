@@ -1,7 +1,9 @@
 """How sure a number is: resampled images as weights, and the intervals that come of them.
 
-A metric takes two `Sample`s and returns draws (1 + B,): draw 0 is the estimate on the images as
-they are, the others are the same estimate on B resamples.
+A measure takes two `Sample`s and returns draws (1 + B,): draw 0 is the estimate on the images as
+they are, the others are the same estimate on B resamples. Two evaluations whose classes have the
+same numbers of images, under one seed, are resampled alike, so that the draws of their difference
+are the differences of their draws (the paired bootstrap).
 """
 
 from __future__ import annotations
@@ -10,12 +12,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import sqrt
 from statistics import NormalDist
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
+Floats32 = NDArray[np.float32]
 Ints = NDArray[np.int64]
+Bools = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -29,26 +34,37 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Sample:
-    """Features of one side, generated or real, with the weights of its resamples.
+    """One side of a comparison, generated or real, with the weights of its resamples.
 
     Args:
-        features: (n, d) float64.
+        features: (n, d) float32; measures compute in float64, a block at a time.
+        logits: (n, K) float32.
         labels: (n,) int64, the strata.
-        weights: (n, 1 + B) float64; column 0 is all ones, column b says how often each image is in
+        weights: (n, 1 + B) float32; column 0 is all ones, column b says how often each image is in
             resample b. Every class keeps its number of images in every column.
     """
 
-    features: Floats
+    features: Floats32
+    logits: Floats32
     labels: Ints
-    weights: Floats
+    weights: Floats32
 
     def __len__(self) -> int:
         return len(self.features)
 
+    @property
+    def draws(self) -> int:
+        """1 + B."""
+        return int(self.weights.shape[1])
+
     def of(self, classes: Sequence[int]) -> Sample:
-        """The images of these classes, resampled as in the whole."""
+        """The images of these classes, resampled as in the whole; itself where that is all."""
         rows = np.isin(self.labels, classes)
-        return Sample(self.features[rows], self.labels[rows], self.weights[rows])
+        return self if rows.all() else self.at(rows)
+
+    def at(self, rows: Bools | Ints) -> Sample:
+        """The images at these rows, by index or by mask."""
+        return Sample(self.features[rows], self.logits[rows], self.labels[rows], self.weights[rows])
 
     def by_class(self) -> Iterator[Sample]:
         """One sample a class, for the classes that are there."""
@@ -56,15 +72,24 @@ class Sample:
 
 
 def resample(
-    features: Floats, labels: Ints, resamples: int, generator: np.random.Generator
+    features: Floats32,
+    logits: Floats32,
+    labels: Ints,
+    resamples: int,
+    seed: int,
+    side: Literal["generated", "real"],
 ) -> Sample:
-    """Draw resamples with replacement within each class: the design fixed the classes' numbers."""
-    weights = np.ones((len(labels), 1 + resamples))
+    """Draw resamples with replacement within each class: the design fixed the classes' numbers.
+
+    A class's weights are a function of (seed, side, class, its number of images) alone.
+    """
+    weights = np.ones((len(labels), 1 + resamples), np.float32)
     for c in np.unique(labels):
         rows = np.flatnonzero(labels == c)
         equal = np.full(len(rows), 1 / len(rows))
+        generator = np.random.default_rng([seed, side == "real", int(c)])
         weights[rows, 1:] = generator.multinomial(len(rows), equal, size=resamples).T
-    return Sample(features, labels, weights)
+    return Sample(features, logits, labels, weights)
 
 
 def percentile_interval(draws: Floats, confidence: float) -> Estimate | None:

@@ -18,7 +18,7 @@ from uuid import uuid4
 
 from ...search_spaces.space import Space, in_words
 from ...trainers.errors import UsageProblem
-from ..evaluation.features import FeatureNet
+from ..evaluation.evaluator import extractor_of, real_images
 from ..experiment import Experiment, cache_folder, with_values
 from ..layers import flatten
 from ..progress import Clock
@@ -201,9 +201,7 @@ class Sweep:
 
     def _prepare_features(self) -> None:
         """Train the extractor once, here, rather than in every trial at the same time."""
-        data = self.experiment.data.load(cache_folder())
-        config = self.experiment.evaluation.features
-        FeatureNet.fit_or_load(data.reference, cache_folder(), config, say=self.status.say)
+        extractor_of(self.experiment, real_images(self.experiment), self.root, self.status.say)
 
     def _train_all(self, points: Any, features: Future[None]) -> None:
         """One Tune run for each stretch of points of the same shape."""

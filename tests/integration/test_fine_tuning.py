@@ -15,7 +15,6 @@ from support.training import BATCH, Done, at, distance, state, tiny, train
 from support.workers import Workers
 
 from whipray.platform.checkpoints import CheckpointStore, name_of
-from whipray.platform.evaluating import open_model
 from whipray.platform.experiment import Experiment
 from whipray.platform.lineage import export_run, load_start, read_lineage
 from whipray.platform.registry import Version, download, register, resolve, set_alias
@@ -26,7 +25,7 @@ from whipray.platform.storage import Storage, StorageConfig
 from whipray.platform.tracking import Run, Tracker
 from whipray.trainers.checkpoint import describe
 from whipray.trainers.errors import CheckpointProblem, UsageProblem
-from whipray.trainers.export import WEIGHTS
+from whipray.trainers.export import WEIGHTS, load_exported
 from whipray.trainers.samplers import SamplingConfig
 
 pytestmark = [
@@ -198,10 +197,10 @@ def test_adapters_are_sampled_with_and_without_the_experts(lab: Lab, tmp_path: P
     images = {}
     for weights in ("merged", "general"):
         sampling = SamplingConfig(weights=weights, steps=2)
-        changed = experiment.model_copy(update={"sampling": sampling})
         folder = tmp_path / weights
         folder.mkdir()
-        model = open_model(plan.store, name_of(HALF), changed, folder)
+        export_run(plan.store, name_of(HALF), sampling, folder)
+        model = load_exported(folder / "model")
         images[weights] = model.sample(torch.arange(10), model.card.sampling, seed=0)
         version = lab.register(plan, sampling, "adapted")
         assert lab.register(plan, sampling, "adapted") == version

@@ -1,90 +1,242 @@
-"""FID, KID and recall against naive or library implementations, and their intervals."""
+"""Every measure against torch-fidelity or a naive reading, its resamples, and its intervals."""
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import numpy as np
 import pytest
+import torch
 from scipy.linalg import sqrtm
 from scipy.stats import binomtest
+from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
+from torch_fidelity.metric_isc import isc_features_to_metric
+from torch_fidelity.metric_kid import kid_features_to_metric
+from torch_fidelity.metric_prc import prc_features_to_metric
 
 from whipray.platform.evaluation.bootstrap import (
+    Floats,
+    Floats32,
     Sample,
     percentile_interval,
     recentred_interval,
     resample,
     wilson_interval,
 )
-from whipray.platform.evaluation.fid import frechet_distance, resampled_fid
-from whipray.platform.evaluation.kid import kid, resampled_kid
-from whipray.platform.evaluation.recall import resampled_coverage
+from whipray.platform.evaluation.config import EvaluationConfig
+from whipray.platform.evaluation.measures import MEASURES, NUMBERS, prd, products
+from whipray.platform.evaluation.measures.fid import frechet_distance
+
+CONFIG = EvaluationConfig(
+    recall_k=5, inception_splits=3, prd_clusters_per_class=4, prd_runs=2, kid_subset_size=10**6
+)
 
 
-def normal(n: int, d: int, seed: int, mean: float = 0.0, scale: float = 1.0) -> np.ndarray:
-    return np.random.default_rng(seed).normal(mean, scale, (n, d))
+def normal(n: int, d: int, seed: int, mean: float = 0.0, scale: float = 1.0) -> Floats32:
+    return np.random.default_rng(seed).normal(mean, scale, (n, d)).astype(np.float32)
 
 
-def one_class(features: np.ndarray, resamples: int = 20, seed: int = 0) -> Sample:
-    labels = np.zeros(len(features), np.int64)
-    return resample(features, labels, resamples, np.random.default_rng(seed))
+def sample(
+    features: Floats32, classes: int = 1, resamples: int = 20, seed: int = 0, real: bool = False
+) -> Sample:
+    """Classes in turn, logits of seven classes."""
+    return resample(
+        features,
+        3 * normal(len(features), 7, seed),
+        np.arange(len(features)) % classes,
+        resamples,
+        seed,
+        "real" if real else "generated",
+    )
+
+
+def repeated(one: Sample, b: int) -> Sample:
+    """Resample b as images of its own, without resamples."""
+    return once(one.at(np.repeat(np.arange(len(one)), one.weights[:, b].astype(int))))
+
+
+def once(one: Sample) -> Sample:
+    """The images as they are, without resamples."""
+    return replace(one, weights=np.ones((len(one), 1), np.float32))
+
+
+def measured(name: str, x: Sample, y: Sample, **settings: Any) -> dict[str, Floats]:
+    return MEASURES[name](x, y, CONFIG.model_copy(update=settings))
+
+
+def doubles(x: Sample) -> torch.Tensor:
+    return torch.from_numpy(x.features).double()
+
+
+def weighted_fid(x: Floats, y: Floats, u: Floats, v: Floats) -> float:
+    """With weights of the images; tr (S_x S_y)^(1/2) is the nuclear norm of roots' product."""
+
+    def moments(x: Floats, w: Floats) -> tuple[Floats, Floats]:
+        mean = w @ x / len(x)
+        return mean, np.sqrt(w / (len(x) - 1))[:, None] * (x - mean)
+
+    (a, s), (b, t) = moments(x, u), moments(y, v)
+    cross = np.linalg.norm(s @ t.T, "nuc")
+    return float((a - b) @ (a - b) + (s**2).sum() + (t**2).sum() - 2 * cross)
+
+
+class TestAllMeasures:
+    @pytest.mark.parametrize("name", MEASURES)
+    def test_numbers_are_known_and_have_their_draws(self, name: str) -> None:
+        x, y = sample(normal(60, 4, 0), 3), sample(normal(50, 4, 1), 3, real=True)
+        found = measured(name, x, y)
+        assert set(found) <= set(NUMBERS)
+        for draws in found.values():
+            assert (draws.shape, draws.dtype) == ((21,), np.float64)
+            assert np.isfinite(draws).all()
+            assert draws[1:].std() > 0
+
+    @pytest.mark.parametrize("name", set(MEASURES) - {"agreement"})
+    def test_too_few_images_are_undefined(self, name: str) -> None:
+        one = sample(normal(1, 4, 0))
+        for draws in measured(name, one, one).values():
+            assert np.isnan(draws).all()
+
+    @pytest.mark.parametrize("name", ["kid", "fid", "precision_recall"])
+    @pytest.mark.parametrize("d", [3, 40])
+    def test_tiles_do_not_show(self, name: str, d: int, monkeypatch: pytest.MonkeyPatch) -> None:
+        x, y = sample(normal(31, d, 0), 3), sample(normal(23, d, 1), 3, real=True)
+        whole = measured(name, x, y)
+        monkeypatch.setattr(products, "TILE", 7)
+        for number, draws in measured(name, x, y).items():
+            np.testing.assert_allclose(draws, whole[number], rtol=1e-9)
+
+    def test_an_extractor_that_sees_no_difference(self) -> None:
+        x = sample(normal(60, 4, 0), 3)
+        for name, least in (("fid", 0), ("precision_recall", 1), ("prd", 1)):
+            for draws in measured(name, x, x).values():
+                assert draws[0] == pytest.approx(least, abs=1e-5)
 
 
 class TestFID:
+    @pytest.mark.parametrize(("n", "m", "d"), [(300, 200, 12), (20, 90, 30)])
+    def test_agrees_with_torch_fidelity(self, n: int, m: int, d: int) -> None:
+        x, y = sample(normal(n, d, 0)), sample(normal(m, d, 1, 0.3, 1.5))
+        expected = fid_statistics_to_metric(
+            *(fid_features_to_statistics(doubles(side)) for side in (x, y)), verbose=False
+        )["frechet_inception_distance"]
+        assert measured("fid", x, y)["fid"][0] == pytest.approx(expected, abs=1e-5)
+
     def test_agrees_with_the_matrix_root(self) -> None:
-        x, y = normal(300, 12, 0), normal(200, 12, 1, 0.3) @ np.diag(np.linspace(0.5, 2, 12))
-        root = sqrtm(np.cov(x.T) @ np.cov(y.T)).real
-        expected = ((x.mean(0) - y.mean(0)) ** 2).sum() + np.trace(
-            np.cov(x.T) + np.cov(y.T) - 2 * root
+        x, y = np.maximum(normal(300, 512, 0), 0), np.maximum(normal(250, 512, 1, 0.2), 0)
+        s, t = np.cov(x.T.astype(float)), np.cov(y.T.astype(float))
+        apart = x.mean(0, dtype=float) - y.mean(0, dtype=float)
+        expected = apart @ apart + np.trace(s) + np.trace(t) - 2 * np.trace(sqrtm(s @ t)).real
+        assert frechet_distance(x, y)[0] == pytest.approx(expected, abs=1e-3)
+
+    @pytest.mark.parametrize(
+        ("n", "m", "d"),
+        [(12, 20, 40), (12, 60, 20), (12, 90, 20), (90, 12, 20), (60, 50, 8)],
+        ids=["rows", "rows, many", "rows and root", "root and rows", "roots"],
+    )
+    @pytest.mark.parametrize("dead", [0, 3])
+    def test_influence_is_the_derivative(self, n: int, m: int, d: int, dead: int) -> None:
+        rng = np.random.default_rng(0)
+        x, y = normal(n, d, 0), normal(m, d, 1, 0.2, 1.3)
+        x[:, :dead] = y[:, :dead] = 1  # a feature that never changes has no variance to divide by
+        du, dv = rng.normal(size=n), rng.normal(size=m)
+        du, dv = du - du.mean(), dv - dv.mean()
+
+        def at(step: float) -> float:
+            return weighted_fid(x.astype(float), y.astype(float), 1 + step * du, 1 + step * dv)
+
+        distance, of_x, of_y = frechet_distance(x, y)
+        assert distance == pytest.approx(at(0), rel=1e-6)
+        assert of_x @ du + of_y @ dv == pytest.approx((at(1e-4) - at(-1e-4)) / 2e-4, rel=1e-4)
+
+    def test_resampling_does_not_inflate_it(self) -> None:
+        x, y = (sample(normal(60, 16, i), 3, 1000, i) for i in (0, 1))
+        draws = measured("fid", x, y)["fid"]
+        assert abs(draws[1:].mean() - draws[0]) < 4 * draws[1:].std() / np.sqrt(1000)
+
+    def test_interval_covers_the_known_distance(self) -> None:
+        n, scales = 400, np.array([0.5, 1.0, 2.0])
+        truth = 3 * 0.5**2 + ((scales - 1) ** 2).sum()
+        covered = 0
+        for seed in range(200):
+            x = sample(normal(n, 3, seed, 0.5 / scales) * scales.astype(np.float32), 1, 200, seed)
+            y = sample(normal(n, 3, 10_000 + seed), 1, 200, seed, real=True)
+            found = NUMBERS["fid"].estimate(measured("fid", x, y)["fid"], n, 0.95)
+            assert found is not None
+            covered += found.low <= truth <= found.high
+        assert covered >= 180
+
+    @pytest.mark.parametrize("n", [40, 300])
+    def test_draws_spread_as_independent_sets_do(self, n: int) -> None:
+        # With few images for its 64 features, the distance of each resample would spread 1.5 times
+        # as much.
+        draws = np.array(
+            [
+                measured("fid", sample(normal(n, 64, seed, 0.1), 1, 100), sample(other, 1, 100))[
+                    "fid"
+                ]
+                for seed in range(150)
+                for other in [normal(n, 64, 1000 + seed, 0.0, 1.3)]
+            ]
         )
-        assert frechet_distance(x, y) == pytest.approx(expected, rel=1e-9)
-
-    def test_fewer_images_than_features(self) -> None:
-        x, y = normal(9, 30, 0), normal(14, 30, 1)
-        # tr (S_x S_y)^(1/2) from the eigenvalues of the product, which needs no root of a matrix.
-        values = np.linalg.eigvals(np.cov(x.T) @ np.cov(y.T)).real
-        root = np.sqrt(np.sort(values)[-8:]).sum()  # rank of 9 centred rows
-        expected = ((x.mean(0) - y.mean(0)) ** 2).sum() + np.trace(np.cov(x.T) + np.cov(y.T))
-        assert frechet_distance(x, y) == pytest.approx(expected - 2 * root, rel=1e-6)
-
-    def test_weights_are_repeated_rows(self) -> None:
-        x, y = normal(20, 4, 0), normal(30, 4, 1)
-        w = np.random.default_rng(2).integers(0, 4, 20).astype(float)
-        assert frechet_distance(x, y, w) == pytest.approx(
-            frechet_distance(np.repeat(x, w.astype(int), 0), y)
-        )
-
-    def test_interval_holds_the_estimate_though_resampling_inflates_it(self) -> None:
-        draws = resampled_fid(one_class(normal(60, 16, 0), 100), one_class(normal(60, 16, 1), 100))
-        assert np.quantile(draws[1:], 0.025) > draws[0]  # the shift that recentring takes out
-        found = recentred_interval(draws, 0.95, (0, np.inf))
-        assert found is not None
-        assert found.low < found.value < found.high
+        spread = np.sqrt(draws[:, 1:].var(1).mean())
+        assert 0.85 < spread / draws[:, 0].std() < 1.3
 
 
 class TestKID:
     def test_agrees_with_a_double_loop(self) -> None:
-        x, y = normal(7, 3, 0), normal(5, 3, 1, 0.5)
+        x, y = sample(normal(7, 3, 0)), sample(normal(5, 3, 1, 0.5))
 
-        def k(a: np.ndarray, b: np.ndarray) -> float:
-            return float((sum(a * b) / 3 + 1) ** 3)
+        def k(a: Floats32, b: Floats32) -> float:
+            return float((a.astype(float) @ b.astype(float) / 3 + 1) ** 3)
 
-        within = sum(k(a, b) for i, a in enumerate(x) for j, b in enumerate(x) if i != j) / 42
-        within += sum(k(a, b) for i, a in enumerate(y) for j, b in enumerate(y) if i != j) / 20
-        between = sum(k(a, b) for a in x for b in y) / 35
-        assert kid(x, y) == pytest.approx(within - 2 * between, rel=1e-12)
-        draws = resampled_kid(one_class(x), one_class(y))
-        assert draws[0] == pytest.approx(kid(x, y), rel=1e-12)
+        a, b = x.features, y.features
+        within = sum(k(p, q) for i, p in enumerate(a) for j, q in enumerate(a) if i != j) / 42
+        within += sum(k(p, q) for i, p in enumerate(b) for j, q in enumerate(b) if i != j) / 20
+        between = sum(k(p, q) for p in a for q in b) / 35
+        assert measured("kid", x, y)["kid"][0] == pytest.approx(within - 2 * between, rel=1e-12)
 
-    def test_several_chunks_are_one_kernel(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        x, y = one_class(normal(50, 3, 0)), one_class(normal(40, 3, 1))
-        whole = resampled_kid(x, y)
-        monkeypatch.setattr("whipray.platform.evaluation.kid.CHUNK", 7)
-        np.testing.assert_allclose(resampled_kid(x, y), whole)
+    def test_resamples_of_classes_agree_with_pairs_of_images(self) -> None:
+        x, y = sample(normal(14, 3, 0), 3), sample(normal(12, 3, 1, 0.5), 2, real=True)
+
+        def mean(a: Sample, b: Sample, same: bool) -> float:
+            """Over pairs of classes in proportion, and their pairs of different originals."""
+            total = 0.0
+            for c in np.unique(a.labels):
+                for e in np.unique(b.labels):
+                    rows, columns = np.flatnonzero(a.labels == c), np.flatnonzero(b.labels == e)
+                    values = [
+                        (a.features[i].astype(float) @ b.features[j] / 3 + 1) ** 3
+                        for i in np.repeat(rows, a.weights[rows, 4].astype(int))
+                        for j in np.repeat(columns, b.weights[columns, 4].astype(int))
+                        if not (same and i == j)
+                    ]
+                    total += len(rows) * len(columns) * float(np.mean(values))
+            return total / (len(a) * len(b))
+
+        expected = mean(x, x, True) + mean(y, y, True) - 2 * mean(x, y, False)
+        assert measured("kid", x, y)["kid"][4] == pytest.approx(expected, rel=1e-9)
+
+    def test_subsets_agree_with_torch_fidelity(self) -> None:
+        x, y = sample(normal(60, 16, 0)), sample(normal(80, 16, 1, 0.1))
+        found = measured("kid", x, y, kid_subsets=7, kid_subset_size=50, seed=3)
+        expected = kid_features_to_metric(
+            doubles(x), doubles(y), kid_subsets=7, kid_subset_size=50, rng_seed=3, verbose=False
+        )["kernel_inception_distance_mean"]
+        assert found["kid_subsets"][0] == pytest.approx(expected, abs=1e-12)
+        moved = found["kid_subsets"] - found["kid"]
+        np.testing.assert_allclose(moved, moved[0])
+        # All images at once, in any order, are all pairs of one class.
+        equal = sample(normal(60, 16, 1, 0.1))
+        found = measured("kid", x, equal, kid_subsets=1, kid_subset_size=60)
+        assert found["kid_subsets"][0] == pytest.approx(found["kid"][0], abs=1e-12)
+        assert "kid_subsets" not in measured("kid", x, y, kid_subset_size=61)
 
     def test_resampling_neither_inflates_nor_deflates_it(self) -> None:
         # Copies counted as pairs would add k(x, x): about 0.2 here, many times the tolerance.
-        draws = resampled_kid(
-            one_class(normal(40, 8, 0), 4000), one_class(normal(40, 8, 1, 0.3), 4000)
-        )
+        x, y = sample(normal(40, 8, 0), 1, 4000), sample(normal(40, 8, 1, 0.3), 1, 4000, real=True)
+        draws = measured("kid", x, y)["kid"]
         error = draws[1:].std() / np.sqrt(4000)
         assert error < 0.003
         assert abs(draws[1:].mean() - draws[0]) < 4 * error
@@ -93,23 +245,24 @@ class TestKID:
         # Ten far-apart classes, six images each, generated = real: the mean over draws is zero.
         # The plain U-statistic's is far below, for too few of its pairs are of one class.
         centres = normal(10, 8, 0, scale=3)
-        labels = np.repeat(np.arange(10), 6)
-        rng = np.random.default_rng(1)
+        labels = np.arange(60) % 10
         found, plain = [], []
-        for _ in range(200):
-            x, y = (centres[labels] + rng.normal(size=(60, 8)) for _ in range(2))
-            ones = np.ones((60, 1))
-            found.append(resampled_kid(Sample(x, labels, ones), Sample(y, labels, ones))[0])
-            plain.append(kid(x, y))
+        for seed in range(200):
+            x, y = (
+                sample(centres[labels] + normal(60, 8, seed + first), 10, 1) for first in (1, 1001)
+            )
+            draws = measured("kid", x, y, kid_subsets=1, kid_subset_size=60)
+            found.append(draws["kid"][0])
+            plain.append(draws["kid_subsets"][0])
         error = np.std(found) / np.sqrt(200)
         assert abs(np.mean(found)) < 3 * error
         assert np.mean(plain) < -20 * error
 
-    @pytest.mark.parametrize("mean", [0.0, 0.5])
-    def test_interval_covers_the_known_distance(self, mean: float) -> None:
-        d, n, repetitions = 6, 60, 300
+    @pytest.mark.parametrize(("mean", "n"), [(0.0, 60), (0.5, 60), (0.0, 20), (0.5, 20)])
+    def test_few_images_show_the_known_distance(self, mean: float, n: int) -> None:
+        d, repetitions = 6, 300
 
-        def third(m: np.ndarray) -> np.ndarray:
+        def third(m: Floats) -> Floats:
             """E[x x^T x] of N(m, I): (d, d, d)."""
             eye = np.eye(d)
             return (
@@ -119,7 +272,7 @@ class TestKID:
                 + np.einsum("c,ab->abc", m, eye)
             )
 
-        def k(m: np.ndarray, v: np.ndarray) -> float:
+        def k(m: Floats, v: Floats) -> float:
             """E (x·y / d + 1)^3 for independent x of N(m, I) and y of N(v, I)."""
             first = m @ v / d
             second = ((np.eye(d) + np.outer(m, m)) * (np.eye(d) + np.outer(v, v))).sum() / d**2
@@ -127,53 +280,200 @@ class TestKID:
 
         m, v = np.full(d, mean), np.zeros(d)
         truth = k(m, m) + k(v, v) - 2 * k(m, v)
-        rng = np.random.default_rng(0)
-        covered = 0
+        values, covered = [], 0
         for seed in range(repetitions):
-            x, y = rng.normal(mean, 1, (n, d)), rng.normal(0, 1, (n, d))
-            draws = resampled_kid(one_class(x, 200, seed), one_class(y, 200, seed + 10_000))
-            found = percentile_interval(draws, 0.95)
+            x = sample(normal(n, d, seed, mean), 1, 200, seed)
+            y = sample(normal(n, d, seed + 10_000), 1, 200, seed, real=True)
+            found = NUMBERS["kid"].estimate(measured("kid", x, y)["kid"], n, 0.95)
             assert found is not None
+            values.append(found.value)
             covered += found.low <= truth <= found.high
         assert covered >= 0.9 * repetitions
+        assert abs(np.mean(values) - truth) < 3 * np.std(values) / np.sqrt(repetitions)
 
 
-class TestRecall:
+class TestPrecisionRecall:
+    def test_agrees_with_torch_fidelity(self) -> None:
+        x, y = sample(normal(300, 16, 0), 3), sample(normal(250, 16, 1, 0.4, 0.9), 3)
+        found = measured("precision_recall", x, y)
+        expected = prc_features_to_metric(
+            doubles(x), doubles(y), prc_neighborhood=5, prc_batch_size=100, verbose=False
+        )
+        for number, draws in found.items():
+            assert 0.1 < expected[number] < 0.9
+            assert draws[0] == pytest.approx(expected[number], abs=1e-7)
+
     def test_agrees_with_a_double_loop(self) -> None:
-        x, y, k = normal(200, 3, 0, 0.8), normal(25, 3, 1, scale=0.5), 3
-        radius = [sorted(np.linalg.norm(b - y, axis=1))[k] for b in y]  # [0] is the image itself
+        x, y = sample(normal(200, 3, 0, 0.8)), sample(normal(25, 3, 1, scale=0.5))
+        a, b = x.features, y.features
+        radius = [sorted(np.linalg.norm(p - b, axis=1))[3] for p in b]  # [0] is the image itself
         inside = [
-            any(np.linalg.norm(a - b) <= r for b, r in zip(y, radius, strict=True)) for a in x
+            any(np.linalg.norm(p - q) <= r for q, r in zip(b, radius, strict=True)) for p in a
         ]
         assert 0.1 < np.mean(inside) < 0.9
-        draws = resampled_coverage(one_class(x), one_class(y), k)
-        assert draws[0] == pytest.approx(np.mean(inside))
+        found = measured("precision_recall", x, y, recall_k=3)
+        assert found["precision"][0] == pytest.approx(np.mean(inside))
 
-    def test_resamples_are_the_metric_on_the_images_left(self) -> None:
-        x, y = one_class(normal(80, 3, 0)), one_class(normal(90, 3, 1, 0.8), seed=1)
-        draws = resampled_coverage(x, y, 4)
-        for b in (1, 7):
-            left = one_class(y.features[y.weights[:, b] > 0])
-            repeated = one_class(np.repeat(x.features, x.weights[:, b].astype(int), 0))
-            assert draws[b] == pytest.approx(resampled_coverage(repeated, left, 4)[0])
+    @pytest.mark.parametrize("k", [1, 4])
+    def test_resamples_are_the_metric_of_the_images_left(self, k: int) -> None:
+        x = sample(normal(80, 3, 0), 2)
+        y = sample(normal(90, 3, 1, 0.8), 2, real=True)
+        found = measured("precision_recall", x, y, recall_k=k)
+        for b in range(21):
+            left_x, left_y = (once(side.at(side.weights[:, b] > 0)) for side in (x, y))
+            precision = measured("precision_recall", repeated(x, b), left_y, recall_k=k)
+            recall = measured("precision_recall", left_x, repeated(y, b), recall_k=k)
+            assert found["precision"][b] == pytest.approx(precision["precision"][0])
+            assert found["recall"][b] == pytest.approx(recall["recall"][0])
+
+    def test_pairs_looked_at_in_parts(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        x, y = sample(normal(80, 3, 0)), sample(normal(90, 3, 1, 0.8), real=True)
+        whole = measured("precision_recall", x, y)
+        monkeypatch.setattr("whipray.platform.evaluation.measures.precision_recall.PAIRS", 3)
+        for number, draws in measured("precision_recall", x, y).items():
+            np.testing.assert_array_equal(draws, whole[number])
 
     def test_the_ends_of_the_scale(self) -> None:
-        x = one_class(normal(50, 4, 0))
-        assert resampled_coverage(x, x, 5)[0] == 1
-        assert resampled_coverage(x, one_class(normal(50, 4, 1, 100)), 5)[0] == 0
+        x = sample(normal(50, 4, 0))
+        near = measured("precision_recall", x, x)
+        assert (near["precision"][0], near["recall"][0]) == (1, 1)
+        far = measured("precision_recall", x, sample(normal(50, 4, 1, 100)))
+        assert not far["precision"].any()
+        assert not far["recall"].any()
 
     def test_a_manifold_needs_more_than_k_images(self) -> None:
-        x, few = one_class(normal(50, 4, 0)), one_class(normal(5, 4, 1))
-        assert np.isnan(resampled_coverage(x, few, 5)).all()
+        x, few = sample(normal(50, 4, 0)), sample(normal(5, 4, 1))
+        found = measured("precision_recall", x, few)
+        assert np.isnan(found["precision"]).all()
+        assert np.isfinite(found["recall"]).all()
+
+
+class TestInceptionScore:
+    @pytest.mark.parametrize("splits", [1, 3])
+    def test_agrees_with_torch_fidelity(self, splits: int) -> None:
+        x = sample(normal(100, 2, 0))
+        found = measured("inception_score", x, x, inception_splits=splits)["inception_score"][0]
+        logits = torch.from_numpy(x.logits)
+        expected = isc_features_to_metric(logits, splits, rng_seed=2020)["inception_score_mean"]
+        assert expected > 2
+        assert found == pytest.approx(expected, abs=1e-9)
+
+    def test_weights_are_repeated_images(self) -> None:
+        x = sample(normal(40, 2, 0), 3)
+        draws = measured("inception_score", x, x, inception_splits=1)["inception_score"]
+        for b in (3, 11):
+            again = measured("inception_score", repeated(x, b), x, inception_splits=1)
+            assert draws[b] == pytest.approx(again["inception_score"][0])
+
+    def test_the_ends_of_the_scale(self) -> None:
+        x = sample(normal(70, 2, 0))
+        for logits, score in ((np.zeros((70, 7)), 1), (1000 * np.eye(7)[np.arange(70) % 7], 7)):
+            ends = Sample(x.features, logits.astype(np.float32), x.labels, x.weights)
+            found = measured("inception_score", ends, x, inception_splits=1)["inception_score"]
+            assert found[0] == pytest.approx(score)
+
+
+class TestPRD:
+    @staticmethod
+    def naive(p: Floats, q: Floats, beta: float) -> float:
+        """Sajjadi et al.'s definition, angle by angle."""
+        best = 0.0
+        for angle in np.linspace(1e-10, np.pi / 2 - 1e-10, 1001):
+            slope = np.tan(angle)
+            precision = sum(min(slope * b, a) for a, b in zip(p, q, strict=True))
+            recall = sum(min(b, a / slope) for a, b in zip(p, q, strict=True))
+            best = max(
+                best, (1 + beta**2) * precision * recall / (beta**2 * precision + recall + 1e-10)
+            )
+        return best
+
+    def test_agrees_with_the_definition_in_every_resample(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        x, y = sample(normal(30, 2, 0)), sample(normal(30, 2, 1), real=True)
+        rng = np.random.default_rng(0)
+        # Some clusters have images of one side only.
+        bins = np.concatenate([rng.integers(0, 9, 30), 3 + rng.integers(0, 9, 30)])
+        monkeypatch.setattr(prd, "_cluster", lambda *_: bins)
+        found = measured("prd", x, y, prd_clusters_per_class=12)
+        for b in (0, 5):
+            p, q = (
+                np.bincount(c, side.weights[:, b], 12) / 30
+                for c, side in ((bins[:30], x), (bins[30:], y))
+            )
+            assert found["f_8"][b] == pytest.approx(self.naive(p, q, 8))
+            assert found["f_1_8"][b] == pytest.approx(self.naive(p, q, 1 / 8))
+        assert abs(found["f_8"][0] - found["f_1_8"][0]) > 0.01
+
+    def test_f_8_is_recall_and_f_1_8_precision(self) -> None:
+        # Half of the modes, all of them right; then all of the modes, half of the images wrong.
+        modes = 20 * normal(4, 3, 0)
+        every, half = (modes[np.arange(200) % n] + normal(200, 3, 1) for n in (4, 2))
+        found = measured("prd", sample(half), sample(every))
+        assert found["f_1_8"][0] > 0.9
+        assert found["f_8"][0] < 0.6
+        found = measured("prd", sample(every), sample(half))
+        assert found["f_8"][0] > 0.9
+        assert found["f_1_8"][0] < 0.6
+
+    def test_nothing_in_common(self) -> None:
+        found = measured("prd", sample(normal(50, 3, 0)), sample(normal(50, 3, 1, 100)))
+        assert found["f_8"][0] < 1e-6
+        assert found["f_1_8"][0] < 1e-6
+
+    def test_the_larger_set_is_cut_class_by_class(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        x, y = sample(normal(40, 3, 0)), sample(normal(100, 3, 1))
+        y = Sample(y.features, y.logits, np.repeat([0, 1, 2], [20, 50, 30]), y.weights)
+        seen: list[Floats32] = []
+
+        def cluster(union: Floats32, clusters: int, _seed: int) -> np.ndarray:
+            seen.append(union)
+            return np.arange(len(union)) % clusters
+
+        monkeypatch.setattr(prd, "_cluster", cluster)
+        measured("prd", x, y)
+        np.testing.assert_array_equal(seen[0][:40], x.features)
+        kept = [np.flatnonzero((y.features == row).all(1))[0] for row in seen[0][40:]]
+        assert len(set(kept)) == 40
+        counts = np.bincount(y.labels[kept])
+        assert np.abs(counts - [8, 20, 12]).max() <= 1
+
+    def test_a_seed_fixes_it(self) -> None:
+        x, y = sample(normal(60, 3, 0), 3), sample(normal(70, 3, 1, 0.5), 3, real=True)
+        a, b, c = (measured("prd", x, y, seed=seed)["f_8"] for seed in (0, 0, 1))
+        np.testing.assert_array_equal(a, b)
+        assert a[0] != c[0]
+
+    def test_clusters_need_an_image_each(self) -> None:
+        x, y = sample(normal(50, 3, 0), 3), sample(normal(11, 3, 1), 3)
+        assert np.isnan(measured("prd", x, y)["f_8"]).all()  # 4 clusters for each of 3 classes
+        assert np.isfinite(measured("prd", x, y, prd_clusters_per_class=3)["f_8"]).all()
+
+
+class TestAgreement:
+    def test_it_is_the_share_of_images_seen_as_asked_for(self) -> None:
+        x = sample(normal(40, 2, 0), 7)
+        right = x.logits.argmax(1) == x.labels
+        draws = measured("agreement", x, x)["agreement"]
+        assert draws[0] == pytest.approx(right.mean())
+        assert draws[5] == pytest.approx(
+            right[np.repeat(np.arange(40), x.weights[:, 5].astype(int))].mean()
+        )
 
 
 class TestIntervals:
     def test_every_resample_keeps_the_class_counts(self) -> None:
-        labels = np.array([0] * 5 + [3] * 9)
-        sample = resample(normal(14, 2, 0), labels, 50, np.random.default_rng(0))
-        assert (sample.of([0]).weights.sum(0) == 5).all()
-        assert (sample.of([3]).weights.sum(0) == 9).all()
-        assert (sample.weights[:, 0] == 1).all()
+        found = sample(normal(35, 2, 0), 4, 50)
+        for one in found.by_class():
+            assert (one.weights.sum(0) == len(one)).all()
+        assert (found.weights[:, 0] == 1).all()
+
+    def test_a_class_is_resampled_alike_whatever_the_others(self) -> None:
+        x = normal(35, 2, 0)
+        whole, fewer = sample(x, 5), sample(x[:33], 5)
+        np.testing.assert_array_equal(whole.of([0]).weights, fewer.of([0]).weights)
+        assert not np.array_equal(whole.of([0]).weights, whole.of([1]).weights)
+        assert not np.array_equal(whole.weights, sample(x, 5, real=True).weights)
 
     @pytest.mark.parametrize(("right", "n"), [(0, 8), (8, 8), (37, 40)])
     def test_wilson_agrees_with_scipy(self, right: int, n: int) -> None:
@@ -181,6 +481,19 @@ class TestIntervals:
         expected = binomtest(right, n).proportion_ci(0.95, method="wilson")
         assert found is not None
         assert (found.low, found.high) == pytest.approx((expected.low, expected.high))
+
+    def test_recentring_takes_out_the_shift_and_keeps_the_width(self) -> None:
+        draws = np.concatenate([[0.5], 0.7 + 0.1 * normal(1000, 1, 0)[:, 0].astype(float)])
+        raw = percentile_interval(draws, 0.95)
+        found = recentred_interval(draws, 0.95, (0, 1))
+        assert raw is not None
+        assert found is not None
+        assert raw.low > raw.value
+        assert found.high - found.low == pytest.approx(raw.high - raw.low)
+        assert (found.low + found.high) / 2 == pytest.approx(0.5, abs=0.02)
+        cut = recentred_interval(draws, 0.95, (0.4, 0.6))
+        assert cut is not None
+        assert (cut.low, cut.high) == (0.4, 0.6)
 
     def test_nothing_known_is_no_interval(self) -> None:
         assert percentile_interval(np.full(21, np.nan), 0.95) is None

@@ -1,207 +1,187 @@
-"""Groups, the report, its refusals and its files."""
+"""The report: its rows, its refusals and its files."""
 
 from __future__ import annotations
 
-import base64
-import io
 import json
-import re
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from PIL import Image
 from pydantic import ValidationError
 from sklearn.datasets import load_digits
 
+from whipray.platform.evaluation.bootstrap import Ints
+from whipray.platform.evaluation.compare import read_evaluation
 from whipray.platform.evaluation.config import EvaluationConfig
-from whipray.platform.evaluation.features import FeatureConfig, FeatureNet
-from whipray.platform.evaluation.fid import frechet_distance
+from whipray.platform.evaluation.evaluate import Classes, evaluate
+from whipray.platform.evaluation.extractors.base import Card, Extracted
 from whipray.platform.evaluation.grid import class_grid
-from whipray.platform.evaluation.groups import GroupsConfig, group_classes
-from whipray.platform.evaluation.kid import kid
-from whipray.platform.evaluation.report import Report, comparable, evaluate
-from whipray.trainers.data.packed import PackedImages
+from whipray.platform.evaluation.measures.fid import frechet_distance
+from whipray.platform.evaluation.report import Report, comparable
 from whipray.trainers.errors import DataProblem, UsageProblem
 
 NAMES = ("zero", "one", "two", "three", "<four>")
-COUNTS = [3, 100, 30, 10, 1]  # head first: 1, 2, 3, 0, 4
-CONFIG = EvaluationConfig(bootstrap_resamples=40)
+CLASSES = Classes(NAMES, (3, 100, 30, 10, 1))  # head first: 1, 2, 3, 0, 4
+CONFIG = EvaluationConfig(bootstrap_resamples=40, min_real=1000)
+CARD = Card("pixels", "0123456789abcdef", 64, "none", NAMES, {"trained_on": "nothing"})
+ABOUT = {"reference": "ab12", "sampler": "ddim", "steps": 50, "omega": 1.5}
 
 
-def digits(first: int, last: int) -> PackedImages:
+def digits(first: int, last: int, noise: bool = False) -> tuple[Extracted, Ints]:
+    """Pixels as features and the nearest class mean as classifier; half of class 4 can be noise."""
     found = load_digits()
+    labels = np.repeat(np.arange(5), last - first)
     rows = np.concatenate([np.flatnonzero(found.target == c)[first:last] for c in range(5)])
-    images = (found.images[rows] * 255 / 16).round().astype(np.uint8)[:, None]
-    return PackedImages(np.ascontiguousarray(images), found.target[rows].astype(np.int64), NAMES)
+    features = found.data[rows].astype(np.float32) / 16
+    if noise:
+        fours = np.flatnonzero(labels == 4)[::2]
+        features[fours] = np.random.default_rng(0).uniform(0, 1, (len(fours), 64))
+    means = np.stack([found.data[found.target == c].mean(0) / 16 for c in range(5)])
+    logits = -((features[:, None] - means) ** 2).sum(2)
+    return Extracted(features, logits.astype(np.float32)), labels.astype(np.int64)
+
+
+REAL = digits(0, 40)
+
+
+def report_of(fake: tuple[Extracted, Ints], config: EvaluationConfig = CONFIG) -> Report:
+    return evaluate(*fake, *REAL, CLASSES, CARD, config, ABOUT)
 
 
 @pytest.fixture(scope="module")
-def reference() -> PackedImages:
-    return digits(0, 40)
-
-
-@pytest.fixture(scope="module")
-def net(reference: PackedImages) -> FeatureNet:
-    return FeatureNet.fit(reference, FeatureConfig(epochs=8))
-
-
-@pytest.fixture(scope="module")
-def report(reference: PackedImages, net: FeatureNet) -> Report:
+def report() -> Report:
     """Other real digits as samples; half of class 4's are noise."""
-    fake = digits(40, 60)
-    images = fake.images.copy()
-    noise = np.flatnonzero(fake.labels == 4)[::2]
-    images[noise] = np.random.default_rng(0).integers(0, 256, (10, 1, 8, 8), np.uint8)
-    sampling = {"sampler": "ddim", "steps": 50, "omega": 1.5, "seed": 0}
-    return evaluate(images, fake.labels, reference, COUNTS, net, CONFIG, sampling)
+    return report_of(digits(40, 60, noise=True))
 
 
-class TestGroups:
-    def test_thirds_are_the_fixed_split(self) -> None:
-        ten = group_classes(range(10, 0, -1), GroupsConfig())
-        assert ten == {"many": [0, 1, 2], "medium": [3, 4, 5], "few": [6, 7, 8, 9]}
-        hundred = group_classes(range(100, 0, -1), GroupsConfig())
-        assert [(g[0], g[-1]) for g in hundred.values()] == [(0, 32), (33, 65), (66, 99)]
-        assert group_classes([1, 5, 3], GroupsConfig()) == {"many": [1], "medium": [2], "few": [0]}
-
-    def test_thresholds_are_open(self) -> None:
-        config = GroupsConfig(kind="thresholds")
-        counts = [101, 100, 20, 19]
-        assert group_classes(counts, config) == {"many": [0], "medium": [1, 2], "few": [3]}
-        assert group_classes([500, 300], config) == {"many": [0, 1]}  # the others are absent
-        with pytest.raises(ValidationError, match="both groups"):
-            GroupsConfig(kind="thresholds", many_above=5, few_below=20)
+def metrics(seen: Extracted, labels: Ints) -> dict[str, float]:
+    return report_of((seen, labels)).metrics()
 
 
 class TestReport:
-    def test_rows_are_the_metrics_of_their_images(
-        self, report: Report, reference: PackedImages, net: FeatureNet
-    ) -> None:
+    def test_rows_are_the_metrics_of_their_images(self, report: Report) -> None:
         assert [(row.name, row.classes) for row in report.rows] == [
             ("overall", (0, 1, 2, 3, 4)),
             ("many", (1,)),
             ("medium", (2,)),
             ("few", (3, 0, 4)),
         ]
-        fake = digits(40, 60)
-        x = net.extract(fake.images).features[fake.labels == 1]
-        y = net.extract(reference.images).features[reference.labels == 1]
-        many = report.rows[1]
-        assert (many.n_generated, many.n_real) == (20, 40)
-        assert many.kid is not None
-        assert many.fid is not None
-        assert many.kid.value == pytest.approx(kid(x, y))
-        assert many.fid.value == pytest.approx(frechet_distance(x, y))
+        fake, labels = digits(40, 60, noise=True)
+        few, real = np.isin(labels, [3, 0, 4]), np.isin(REAL[1], [3, 0, 4])
+        fid = frechet_distance(fake.features[few], REAL[0].features[real])[0]
+        row = report.rows[3]
+        assert (row.n_generated, row.n_real) == (60, 120)
+        assert row.numbers["fid"].value == pytest.approx(fid)
+        assert report.draws["fid/few"].shape == (41,)
 
-    def test_noise_in_the_tail_shows_there_alone(
-        self, report: Report, reference: PackedImages, net: FeatureNet
-    ) -> None:
-        fake = digits(40, 60)
-        noisy = report.metrics()
-        clean = evaluate(fake.images, fake.labels, reference, COUNTS, net, CONFIG).metrics()
+    def test_noise_in_the_tail_shows_there_alone(self, report: Report) -> None:
+        noisy, clean = report.metrics(), metrics(*digits(40, 60))
         for metric in ("kid", "fid"):
             assert noisy[f"{metric}/few"] > clean[f"{metric}/few_high"]
             assert noisy[f"{metric}/many"] == clean[f"{metric}/many"]
         for metric in ("precision", "agreement"):
             assert noisy[f"{metric}/few"] < clean[f"{metric}/few"] - 0.05
             assert noisy[f"{metric}/medium"] == clean[f"{metric}/medium"]
-        last = report.per_class.to_pylist()[-1]
-        assert (last["class_id"], last["group"], last["train_count"]) == (4, "few", 1)
-        assert last["kid_low"] > 0
+        last = report.per_class[-1]
+        assert (last.class_id, last.group, last.train_count) == (4, "few", 1)
+        assert last.numbers["kid"].low > 0
+        assert report.worst(2)[0].class_id == 4
 
     def test_classes_reconcile_with_the_whole(self, report: Report) -> None:
-        rows = report.per_class.to_pylist()
-        assert [row["class_id"] for row in rows] == [1, 2, 3, 0, 4]
+        assert [row.class_id for row in report.per_class] == [1, 2, 3, 0, 4]
         overall = report.rows[0]
-        assert sum(row["n_generated"] for row in rows) == overall.n_generated == 100
-        assert overall.agreement is not None
-        mean = np.mean([row["agreement"] for row in rows])
-        assert overall.agreement.value == pytest.approx(mean)
+        assert sum(row.n_generated for row in report.per_class) == overall.n_generated == 100
+        mean = np.mean([row.numbers["agreement"].value for row in report.per_class])
+        assert overall.numbers["agreement"].value == pytest.approx(mean)
 
-    def test_a_seed_fixes_it(self, reference: PackedImages, net: FeatureNet) -> None:
-        fake = digits(40, 60)
-        a, b, c = (
-            evaluate(fake.images, fake.labels, reference, COUNTS, net, config).metrics()
-            for config in (CONFIG, CONFIG, CONFIG.model_copy(update={"seed": 1}))
-        )
+    def test_a_class_with_few_images_has_no_biased_number(self, report: Report) -> None:
+        assert {name for row in report.per_class for name in row.numbers} == {"kid", "agreement"}
+        found = report_of(digits(40, 60), CONFIG.model_copy(update={"min_real": 20}))
+        assert {"fid", "recall"} < set(found.per_class[0].numbers)
+
+    def test_a_seed_fixes_it(self) -> None:
+        configs = (CONFIG, CONFIG, CONFIG.model_copy(update={"seed": 1}))
+        a, b, c = (report_of(digits(40, 60), config).metrics() for config in configs)
         assert a == b
         assert a["kid/few"] == c["kid/few"]
         assert a["kid/few_low"] != c["kid/few_low"]
 
-    def test_one_image_of_a_group_has_no_distance(
-        self, reference: PackedImages, net: FeatureNet
-    ) -> None:
-        fake = digits(40, 60)
-        keep = np.concatenate(
-            [np.flatnonzero(fake.labels != 1), np.flatnonzero(fake.labels == 1)[:1]]
-        )
-        found = evaluate(fake.images[keep], fake.labels[keep], reference, COUNTS, net, CONFIG)
-        many = found.rows[1]
+    def test_two_evaluations_are_resampled_alike(self, report: Report) -> None:
+        other = report_of(digits(60, 80))
+        same = report_of(digits(40, 60))  # the same images in all classes but 4
+        assert (same.draws["kid/many"] == report.draws["kid/many"]).all()
+        apart = {k: (other.draws[k] - report.draws[k])[1:].std() for k in ("kid/many", "fid/many")}
+        for key, spread in apart.items():
+            alone = np.hypot(*(r.draws[key][1:].std() for r in (other, report)))
+            assert spread < alone  # the real images are one set
+
+    def test_one_image_of_a_group_has_no_distance(self) -> None:
+        fake, labels = digits(40, 60)
+        keep = np.concatenate([np.flatnonzero(labels != 1), np.flatnonzero(labels == 1)[:1]])
+        some = Extracted(fake.features[keep], fake.logits[keep])
+        many = report_of((some, labels[keep])).rows[1]
         assert many.n_generated == 1
-        assert (many.kid, many.fid, many.recall) == (None, None, None)
-        assert many.agreement is not None
-        assert "kid/many" not in found.metrics()
-        assert np.isfinite(found.metrics()["kid/overall_high"])
-        assert found.per_class.to_pylist()[0]["kid_low"] is None
+        assert set(many.numbers) == {"precision", "agreement"}
 
-    def test_what_cannot_be_compared_is_refused(
-        self, reference: PackedImages, net: FeatureNet
-    ) -> None:
-        fake = digits(40, 45)
-        images, ids = fake.images, fake.labels
-        some = ids != 2
-        with pytest.raises(DataProblem, match=r"no generated images of class 2 \(two\)"):
-            evaluate(images[some], ids[some], reference, COUNTS, net, CONFIG)
-        with pytest.raises(DataProblem, match="class id 7 is outside"):
-            evaluate(images, np.where(some, ids, 7), reference, COUNTS, net, CONFIG)
-        with pytest.raises(DataProblem, match="class id -1 is outside"):
-            evaluate(images, np.where(some, ids, -1), reference, COUNTS, net, CONFIG)
-        with pytest.raises(DataProblem, match="float32"):
-            evaluate(images.astype(np.float32), ids, reference, COUNTS, net, CONFIG)
-        with pytest.raises(DataProblem, match="25 generated images, class ids"):
-            evaluate(images, ids[1:], reference, COUNTS, net, CONFIG)
-        with pytest.raises(DataProblem, match="4 training counts for 5 classes"):
-            evaluate(images, ids, reference, COUNTS[1:], net, CONFIG)
-        renamed = replace(reference, class_names=("a", "b", "c", "d", "e"))
-        with pytest.raises(DataProblem, match="other classes"):
-            evaluate(images, ids, renamed, COUNTS, net, CONFIG)
-        with pytest.raises(UsageProblem, match="n_real"):
-            evaluate(images, ids, reference, COUNTS, net, CONFIG, {"n_real": 5})
+    def test_near_copies_are_a_share(self) -> None:
+        fake, labels = digits(40, 60)
+        copies = labels == 4
+        found = evaluate(fake, labels, *REAL, CLASSES, CARD, CONFIG, ABOUT, copies).metrics()
+        assert (found["copies/overall"], found["copies/few"], found["copies/many"]) == (
+            0.2,
+            1 / 3,
+            0,
+        )
+        assert 0 < found["copies/many_high"] < 0.2
 
-    def test_comparing_names_the_first_difference(self, report: Report) -> None:
-        a = report.provenance
-        assert comparable(a, {**a, "omega": 3.0, "seed": 7}) is None
-        for field in ("extractor_hash", "n_generated", "reference", "sampler", "steps"):
-            assert comparable(a, {**a, field: "other"}) == field
-        assert comparable(a, {k: v for k, v in a.items() if k != "steps"}) == "steps"
+    def test_another_network_knows_no_labels(self) -> None:
+        card = replace(CARD, class_names=None)
+        found = evaluate(*digits(40, 60), *REAL, CLASSES, card, CONFIG, ABOUT).metrics()
+        assert "kid/few" in found
+        assert "agreement/few" not in found
 
 
-class TestFiles:
-    def test_parquet_says_what_it_is(self, report: Report, tmp_path: Path) -> None:
-        report.to_parquet(tmp_path / "per_class.parquet")
-        table = pq.read_table(tmp_path / "per_class.parquet")
-        about = json.loads(table.schema.metadata[b"whipray"])
-        assert about == {"provenance": report.provenance, "metrics": report.metrics()}
-        assert table.to_pylist() == report.per_class.to_pylist()
+def test_what_cannot_be_compared_is_refused() -> None:
+    fake, labels = digits(40, 45)
+    some = labels != 2
+    less = Extracted(fake.features[some], fake.logits[some])
+    with pytest.raises(DataProblem, match=r"no generated images of class 2 \(two\)"):
+        report_of((less, labels[some]))
+    with pytest.raises(DataProblem, match="class id 7 of generated images is outside"):
+        report_of((fake, np.where(some, labels, 7)))
+    with pytest.raises(DataProblem, match="25 generated images, class ids"):
+        report_of((fake, labels[1:]))
+    with pytest.raises(DataProblem, match=r"generated features are \(63,\), real ones \(64,\)"):
+        report_of((Extracted(fake.features[:, 1:], fake.logits), labels))
+    with pytest.raises(DataProblem, match="4 training counts for 5 classes"):
+        evaluate(fake, labels, *REAL, Classes(NAMES, (1, 2, 3, 4)), CARD, CONFIG, ABOUT)
+    with pytest.raises(UsageProblem, match="n_real"):
+        evaluate(fake, labels, *REAL, CLASSES, CARD, CONFIG, {"n_real": 5})
 
-    def test_the_page_is_whole_and_alone(self, report: Report, tmp_path: Path) -> None:
-        fake = digits(40, 60)
-        grid = class_grid(fake.images, fake.labels, NAMES, 4, train_counts=COUNTS)
-        report.to_html(tmp_path / "report.html", grid)
-        text = (tmp_path / "report.html").read_text()
 
-        (source,) = re.findall(r'(?:src|href)="([^"]*)"', text)
-        picture = Image.open(io.BytesIO(base64.b64decode(source.split(",")[1])))
-        np.testing.assert_array_equal(np.asarray(picture), np.asarray(grid))
-        assert not re.search(r"https?:|@import|url\(|<script", text)
-        assert "&lt;four&gt;" in text
-        assert "<four>" not in text
-        assert report.provenance["extractor_hash"] in text
-        assert "never with published Inception" in text
-        assert f"{report.metrics()['kid/few']:.4f}" in text
+def test_comparing_names_the_first_difference(report: Report) -> None:
+    a = report.provenance
+    assert comparable(a, {**a, "omega": 3.0, "seed": 7}) is None
+    for field in ("extractor_hash", "n_generated", "reference", "sampler", "steps", "groups"):
+        assert comparable(a, {**a, field: "other"}) == field
+    assert comparable(a, {k: v for k, v in a.items() if k != "steps"}) == "steps"
+
+
+def test_files_say_what_they_are(report: Report, tmp_path: Path) -> None:
+    report.save(tmp_path)
+    again = Report.load(tmp_path)
+    assert again == replace(report, draws={})
+    found = read_evaluation(tmp_path)
+    assert found.provenance == report.provenance
+    np.testing.assert_allclose(found.draws["kid/few"], report.draws["kid/few"], rtol=1e-6)
+    table = pq.read_table(tmp_path / "per_class.parquet")
+    about = json.loads(table.schema.metadata[b"whipray"])
+    assert about == {"provenance": report.provenance, "metrics": report.metrics()}
+    first = table.to_pylist()[0]
+    assert (first["class_name"], first["train_count"]) == ("one", 100)
+    assert first["kid_low"] == report.per_class[0].numbers["kid"].low
 
 
 class TestGrid:

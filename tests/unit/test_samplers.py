@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from itertools import pairwise
 
 import numpy as np
@@ -18,8 +19,8 @@ from whipray.trainers.samplers import (
     SAMPLERS,
     Denoise,
     SamplingConfig,
-    balanced_labels,
     guided,
+    occurrences,
     sample,
 )
 
@@ -314,28 +315,39 @@ SCHEDULE = build_schedule(DiffusionConfig(timesteps=20))
 MANY = torch.tensor([0, 1, 2, NULL_LABEL] * 5)
 
 
-def draw(labels: Tensor, batch_size: int, seed: int = 5, **options: object) -> Tensor:
+def draw(
+    labels: Tensor,
+    batch_size: int,
+    seed: int = 5,
+    indices: Tensor | None = None,
+    **options: object,
+) -> Tensor:
     config = SamplingConfig(batch_size=batch_size, clip_x0=False, **options)
-    return sample(Network(), labels, (3, 2, 2), SCHEDULE, config, seed=seed) / 10
+    found = sample(Network(), labels, (3, 2, 2), SCHEDULE, config, seed=seed, indices=indices)
+    return found / 10
 
 
 @pytest.mark.parametrize(
     "options", [{"sampler": "ddpm"}, {"steps": 4, "eta": 1, "omega": 0.5}, {"steps": 4}]
 )
-def test_an_image_depends_on_seed_place_and_label_alone(options: dict[str, object]) -> None:
+def test_an_image_depends_on_seed_class_and_index_alone(options: dict[str, object]) -> None:
     whole = draw(MANY, 20, **options)
     assert whole.shape == (20, 3, 2, 2)
     assert whole.dtype == torch.float32
+    assert len({tuple(image.flatten().tolist()) for image in whole}) == 20
+    same = partial(torch.testing.assert_close, rtol=0, atol=1e-6)
     for batch_size in (1, 3, 8):
-        torch.testing.assert_close(draw(MANY, batch_size, **options), whole, rtol=0, atol=1e-6)
-    torch.testing.assert_close(draw(MANY[:7], 20, **options), whole[:7], rtol=0, atol=1e-6)
-    changed = MANY.clone()
-    changed[3] = 2
-    rows = (draw(changed, 20, **options) - whole).abs().amax((1, 2, 3)) > 1e-6
-    assert rows.nonzero().flatten().tolist() == [3]
+        same(draw(MANY, batch_size, **options), whole)
+    same(draw(MANY[:7], 20, **options), whole[:7])
+    by_class = MANY.argsort(stable=True)
+    same(draw(MANY[by_class], 6, **options), whole[by_class])  # another order
+    twos = (MANY == 2).nonzero().flatten()
+    same(draw(MANY[twos], 20, **options), whole[twos])  # one class alone
+    rows = torch.tensor([18, 2, 9, 14, 13])  # any of them, by index
+    some = draw(MANY[rows], 20, indices=occurrences(MANY)[rows], **options)
+    same(some, whole[rows])
     other = draw(MANY, 20, seed=6, **options)
     assert ((other - whole).abs().amax((1, 2, 3)) > 1e-6).all()
-    assert len({tuple(image.flatten().tolist()) for image in whole}) == 20
 
 
 def test_sampling_reports_stays_in_range_and_takes_nothing() -> None:
@@ -349,11 +361,6 @@ def test_sampling_reports_stays_in_range_and_takes_nothing() -> None:
     assert sample(Network(), MANY[:0], shape, SCHEDULE, config, seed=0).shape == (0, *shape)
 
 
-@pytest.mark.parametrize(("classes", "count"), [(10, 50), (3, 8), (5, 2)])
-def test_balanced_labels(classes: int, count: int) -> None:
-    labels = balanced_labels(classes, count)
-    assert labels.dtype == torch.int64
-    counts = torch.bincount(labels, minlength=classes).tolist()
-    assert sum(counts) == count
-    assert counts == sorted(counts, reverse=True)
-    assert max(counts) - min(counts) <= 1
+def test_occurrences() -> None:
+    assert occurrences(torch.tensor([4, 2, 4, -1, 4, 2])).tolist() == [0, 0, 1, 0, 2, 1]
+    assert occurrences(torch.tensor([], dtype=torch.int64)).tolist() == []

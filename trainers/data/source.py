@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import Literal
 
@@ -32,8 +33,11 @@ class Splits:
 
     def __post_init__(self) -> None:
         if self.train.class_names != self.reference.class_names:
+            pairs = enumerate(zip_longest(self.train.class_names, self.reference.class_names))
+            c, (ours, theirs) = next((c, names) for c, names in pairs if names[0] != names[1])
             raise DataProblem(
-                "training and reference images have different classes",
+                "training and reference images have different classes: "
+                f"class {c} is {ours or 'missing'} and {theirs or 'missing'}",
                 "give both the same classes in the same order",
             )
         if self.train.image_shape != self.reference.image_shape:

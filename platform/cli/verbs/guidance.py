@@ -1,0 +1,68 @@
+"""whipray guidance: quality over guidance strength."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from ..options import Endpoint, Json, OpenPage, Overrides, StorageUri, TrackingUri
+from ..output import guidance_table, next_commands, out, say_json, show_page, talk
+
+
+def guidance(
+    target: Annotated[
+        str, typer.Argument(help="A run, SWEEP/TRIAL, or models:/NAME@ALIAS.", metavar="TARGET")
+    ],
+    overrides: Overrides = None,
+    omega: Annotated[
+        str, typer.Option("--omega", help="Guidance strengths, comma-separated.")
+    ] = "0,0.5,1,1.5,2,3",
+    steps: Annotated[
+        str | None, typer.Option("--steps", help="Sampler steps; default: the run's.")
+    ] = None,
+    sampler: Annotated[
+        str | None, typer.Option("--sampler", help="ddim, ddpm or both; default: the run's.")
+    ] = None,
+    open_page: OpenPage = False,
+    storage: StorageUri = None,
+    endpoint: Endpoint = None,
+    tracking: TrackingUri = None,
+    as_json: Json = False,
+) -> None:
+    """FID, KID of the few classes and recall over omega, from the same noise; known points are kept.
+
+    Every combination of omega, steps and sampler is a point.
+    """
+    from ...guiding import measure_guidance
+    from ...places import open_storage
+    from ...progress import StatusLine
+
+    root = open_storage(storage, endpoint)
+    state = {"line": "loading the checkpoint"}
+    lists = {"omega": omega, "steps": steps, "sampler": sampler}
+    with StatusLine(talk, lambda: state["line"]):
+        found = measure_guidance(
+            root, tracking, target, overrides or [], lists, lambda x: state.update(line=x)
+        )
+    page = found.store.uri_of(found.page)
+    if as_json:
+        say_json({**found.document(), "page": page})
+    else:
+        out.print(guidance_table(found.points))
+        talk.print()
+        for group, point in found.best.items():
+            name = f"{found.number}/{group}"
+            talk.print(
+                f"best for {group:<8} omega {point.omega:g} ({point.sampler}, {point.steps} steps): "
+                f"{found.number} {point.numbers[name].value:.4g}",
+                markup=False,
+            )
+        talk.print(f"page  {page}", markup=False)
+        best = found.best["overall"]
+        next_commands(
+            f"whipray evaluate {target} sampling.omega={best.omega:g}",
+            f"whipray sample {target} --omega {best.omega:g} --out samples.png",
+        )
+    if open_page:
+        show_page(found.store, found.page)

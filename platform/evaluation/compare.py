@@ -1,0 +1,196 @@
+"""Evaluations side by side: their differences, and which of them are within noise."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from zipfile import BadZipFile
+
+import numpy as np
+
+from ...trainers.errors import DataProblem
+from .bootstrap import Estimate, Floats, percentile_interval, recentred_interval
+from .extractors.base import Value
+from .measures import NUMBERS
+from .report import COMPARED, DRAWS, Report, comparable
+
+PAIRED = {
+    "bootstrap_seed": "it was resampled with another seed",
+    "bootstrap_resamples": "it was resampled another number of times",
+}
+"""Provenance in which two reports must agree besides, for their draws to be pairs."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What one evaluation left behind for comparing."""
+
+    provenance: Mapping[str, Value]
+    draws: Mapping[str, Floats]
+    """`kid/overall`, `kid/few`, ... -> (1 + B,): the estimate, then its resamples."""
+    groups: Mapping[str, Mapping[int, int]]
+    """`overall`, `many`, ... -> how many images were generated, by class id."""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A number of one run less that of the first run, and the ends of its interval."""
+
+    value: float
+    low: float
+    high: float
+
+    @property
+    def noise(self) -> bool:
+        """Whether 0 is in the interval: these images cannot tell the two runs apart."""
+        return self.low <= 0 <= self.high
+
+
+@dataclass(frozen=True)
+class ComparedRow:
+    """One number of one group in every run; None where it is undefined or the run is refused."""
+
+    number: str
+    group: str
+    estimates: tuple[Estimate | None, ...]
+    differences: tuple[Difference | None, ...]
+    """To the first run; its own is None."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Runs against the first of them."""
+
+    names: tuple[str, ...]
+    refused: dict[str, str]
+    """Runs that cannot be compared with the first, and why not."""
+    rows: tuple[ComparedRow, ...]
+    provenances: tuple[Mapping[str, Value], ...]
+    confidence: float
+
+    @property
+    def by_chance(self) -> float:
+        """How many differences would leave 0 out if no run differed from the first at all."""
+        found = sum(d is not None for row in self.rows for d in row.differences)
+        return (1 - self.confidence) * found
+
+
+def compare(
+    names: Sequence[str], evaluations: Sequence[Evaluation], confidence: float
+) -> Comparison:
+    """Differences to the first run, with paired intervals.
+
+    Args:
+        names: of the runs, all different.
+        evaluations: as many.
+        confidence: level of every interval.
+    """
+    first = evaluations[0]
+    reasons = [_refusal(first, other) for other in evaluations]
+    compared = [
+        e if reason is None else None for e, reason in zip(evaluations, reasons, strict=True)
+    ]
+    present = {key for e in compared if e for key in e.draws}
+    keys = [(n, g) for n in NUMBERS for g in first.groups if f"{n}/{g}" in present]
+    return Comparison(
+        tuple(names),
+        {name: why for name, why in zip(names, reasons, strict=True) if why is not None},
+        tuple(_row(number, group, compared, confidence) for number, group in keys),
+        tuple(e.provenance for e in evaluations),
+        confidence,
+    )
+
+
+def difference(number: str, draws: Floats, first: Floats, confidence: float) -> Difference | None:
+    """A number's difference between two evaluations that were resampled alike.
+
+    Resample b takes the same real images in both, and the same places of the generated ones. What
+    that does to both numbers alike cancels in the difference of their draws (the paired bootstrap;
+    Koehn, EMNLP 2004), so its interval is narrower than those of the numbers suggest.
+
+    Args:
+        number: a key of `NUMBERS`.
+        draws: (1 + B,), those of the other run.
+        first: (1 + B,), those of the run that it is compared with.
+        confidence: level of the interval.
+
+    Returns:
+        `draws` less `first`; None where either is undefined.
+    """
+    between: Floats = np.asarray(draws, np.float64) - np.asarray(first, np.float64)
+    about = NUMBERS[number]
+    low, high = about.bounds
+    found = (
+        recentred_interval(between, confidence, (low - high, high - low))
+        if about.interval == "recentred"
+        else percentile_interval(between, confidence)
+    )
+    return Difference(found.value, found.low, found.high) if found else None
+
+
+def read_evaluation(folder: Path) -> Evaluation:
+    """Read what `Report.save` wrote.
+
+    Raises:
+        DataProblem: files that are missing or damaged.
+    """
+    try:
+        report = Report.load(folder)
+        # opened here, because NumPy leaves a damaged archive open
+        with (folder / DRAWS).open("rb") as stream, np.load(stream, allow_pickle=False) as file:
+            draws = {key: file[key].astype(np.float64) for key in file.files}
+        counts = {row.class_id: row.n_generated for row in report.per_class}
+        groups = {row.name: {c: counts[c] for c in row.classes} for row in report.rows}
+    except FileNotFoundError as error:
+        raise DataProblem(
+            f"{folder} has no {Path(error.filename).name}",
+            "name a finished evaluation, or make it with `whipray evaluate`",
+        ) from error
+    except (OSError, EOFError, ValueError, KeyError, TypeError, BadZipFile, zlib.error) as error:
+        raise DataProblem(
+            f"the evaluation in {folder} is damaged ({type(error).__name__})",
+            "make it again with `whipray evaluate`",
+        ) from error
+    return Evaluation(report.provenance, draws, groups)
+
+
+def _refusal(first: Evaluation, other: Evaluation) -> str | None:
+    """Why the other run cannot be compared with the first, with the values of both."""
+    a, b = first.provenance, other.provenance
+    field = comparable(a, b) or next((f for f in PAIRED if a.get(f) != b.get(f)), None)
+    if field is not None:
+        return f"{(COMPARED | PAIRED)[field]}: {field} is {b.get(field)}, not {a.get(field)}"
+    for group in {**first.groups, **other.groups}:
+        ours, its = first.groups.get(group, {}), other.groups.get(group, {})
+        if ours.keys() != its.keys():
+            return f"{COMPARED['groups']}: {group} is {_listed(its)}, not {_listed(ours)}"
+        for c in ours:
+            if ours[c] != its[c]:
+                return f"{COMPARED['n_generated']}: class {c} has {its[c]}, not {ours[c]}"
+    return None
+
+
+def _listed(classes: Mapping[int, int]) -> str:
+    return f"classes {', '.join(map(str, sorted(classes)))}" if classes else "empty"
+
+
+def _row(
+    number: str, group: str, compared: Sequence[Evaluation | None], confidence: float
+) -> ComparedRow:
+    key = f"{number}/{group}"
+    found = [e.draws.get(key) if e else None for e in compared]
+    estimates = (
+        NUMBERS[number].estimate(draws, sum(e.groups[group].values()), confidence)
+        if e is not None and draws is not None
+        else None
+        for e, draws in zip(compared, found, strict=True)
+    )
+    differences = (
+        difference(number, draws, found[0], confidence)
+        if draws is not None and found[0] is not None
+        else None
+        for draws in found[1:]
+    )
+    return ComparedRow(number, group, tuple(estimates), (None, *differences))

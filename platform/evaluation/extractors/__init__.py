@@ -1,0 +1,56 @@
+"""Feature extractors: one file each, one contract, opened by their config.
+
+PyTorch and the libraries of the published networks are imported by the extractor that needs them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .base import Extractor
+from .config import AnyExtractor, ClassifierConfig, InceptionConfig
+
+if TYPE_CHECKING:
+    import torch
+
+    from ....trainers.data.packed import PackedImages
+    from ...storage import Storage
+
+
+def open_extractor(
+    config: AnyExtractor,
+    reference: PackedImages,
+    cache: Path,
+    shared: Storage | None,
+    device: torch.device,
+    say: Callable[[str], None] = lambda _line: None,
+) -> Extractor:
+    """The extractor of a config, ready to use.
+
+    Args:
+        reference: real images; the classifier is trained on them, the others do not look.
+        cache: this machine's folder for networks and weights.
+        shared: a place that all machines of a project see, the top of their store. The classifier
+            in it is everybody's; None: each machine has its own.
+        device: where the network runs.
+        say: told what takes time, a line at a time.
+
+    Raises:
+        DataProblem: a reference that no classifier can be trained on.
+        CheckpointProblem: weights that are missing, damaged or not those expected.
+        UsageProblem: an unknown model, or a library that is not installed.
+        StorageProblem: `shared` cannot be used.
+    """
+    if isinstance(config, ClassifierConfig):
+        from .classifier import Classifier
+
+        return Classifier.fit_or_load(reference, cache, shared, config, device, say)
+    if isinstance(config, InceptionConfig):
+        from .inception import Inception
+
+        return Inception.open(config, cache, device, say)
+    from .torchvision_models import TorchvisionModel
+
+    return TorchvisionModel.open(config, device, say)

@@ -1,0 +1,292 @@
+"""A small classifier trained on the reference images, and its features.
+
+Published Inception weights are made for photographs of 299 x 299 pixels and cannot always be had.
+This network fits the data set at hand, needs nothing but its reference images, and names itself in
+every result. Numbers are comparable only with those made by the same network (the same hash).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from ....trainers.data.packed import PackedImages
+from ....trainers.errors import CheckpointProblem, DataProblem
+from .base import Card
+from .config import ClassifierConfig
+from .network import NetworkExtractor
+from .small_resnet import FEATURES, SmallResNet, train
+
+if TYPE_CHECKING:
+    from ...storage import Storage
+
+NAME = "whipray-resnet-64"
+VERSION = 1
+"""Raise it when the network or its training changes: cached networks are then trained again."""
+
+NETWORK, CARD = "network.safetensors", "card.json"
+CPU = torch.device("cpu")
+SETTLE_S = 0.5
+"""The least wait for others' uploads: see `_agree`."""
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a network comes from: `card.json`, beside its weights."""
+
+    name: str
+    hash: str
+    """16 hex digits over the weights."""
+    trained_on: str
+    """Fingerprint of the reference images."""
+    images_trained: int
+    images_held_out: int
+    held_out_accuracy: float
+    """On the fifth of the reference images that it was not trained on, in [0, 1]."""
+    shape: tuple[int, int, int]
+    """(channels, height, width) of the images that it takes."""
+    class_names: tuple[str, ...]
+
+    def card(self) -> Card:
+        """As every extractor shows itself."""
+        return Card(
+            name=self.name,
+            hash=self.hash,
+            dimensions=FEATURES,
+            preprocessing="values 0 to 255 scaled to [-1, 1]; size and colours as they are",
+            class_names=self.class_names,
+            facts={
+                "trained_on": self.trained_on,
+                "images_trained": self.images_trained,
+                "images_held_out": self.images_held_out,
+                "held_out_accuracy": self.held_out_accuracy,
+                "shape": " x ".join(map(str, self.shape)),
+            },
+        )
+
+
+class Classifier(NetworkExtractor):
+    """A trained network with its card. Make one with `fit_or_load`."""
+
+    _network: SmallResNet
+
+    def __init__(self, network: SmallResNet, origin: Origin, device: torch.device) -> None:
+        super().__init__(network, origin.card(), len(origin.class_names), device, origin.shape)
+        self._origin = origin
+
+    @classmethod
+    def fit(
+        cls,
+        reference: PackedImages,
+        config: ClassifierConfig,
+        device: torch.device = CPU,
+        say: Say = lambda _line: None,
+    ) -> Classifier:
+        """Train on four fifths of every class and measure on the rest.
+
+        The same reference, config, device and number of threads give the same bits; the global
+        random state is left as it was.
+
+        Raises:
+            DataProblem: a class with fewer than two reference images, or images under 8 x 8.
+        """
+        _check_reference(reference)
+        network, trained, held_out = train(reference, config, device, say)
+        origin = Origin(
+            name=NAME,
+            hash=_hash(network.state_dict()),
+            trained_on=reference.fingerprint(),
+            images_trained=len(trained),
+            images_held_out=len(held_out),
+            held_out_accuracy=0.0,
+            shape=reference.image_shape,
+            class_names=tuple(reference.class_names),
+        )
+        predicted = (
+            cls(network, origin, device).extract(reference.images[held_out]).logits.argmax(1)
+        )
+        accuracy = float((predicted == reference.labels[held_out]).mean())
+        return cls(network, replace(origin, held_out_accuracy=accuracy), device)
+
+    @classmethod
+    def fit_or_load(
+        cls,
+        reference: PackedImages,
+        cache: Path,
+        shared: Storage | None = None,
+        config: ClassifierConfig | None = None,
+        device: torch.device = CPU,
+        say: Say = lambda _line: None,
+    ) -> Classifier:
+        """The network for this reference and config: the store's, the cache's, or trained now.
+
+        All who share the cache folder or the store get one network, also when several train it at
+        the same time. Two machines that train alike may differ in the last bits and so in the hash:
+        what is in the store counts, and a cache then only saves fetching it.
+
+        Args:
+            shared: the network is kept in it below `extractors/`.
+
+        Raises:
+            DataProblem: as `fit`.
+            CheckpointProblem: a kept network that is damaged.
+            StorageProblem: the store fails.
+        """
+        config = config or ClassifierConfig()
+        key = _key(reference, config)
+        folder = cache / f"features-{key}"
+
+        def own() -> Classifier:
+            if not folder.exists():
+                cls.fit(reference, config, device, say).save(folder)
+            return cls.load(folder, device)
+
+        if shared is None:
+            return own()
+        place = shared.child(f"extractors/{key}")
+        chosen = _first(place) or _agree(place, own().card.hash, folder)
+        if folder.exists() and (kept := own()).card.hash == chosen:
+            return kept
+        return cls._fetched(place, chosen, folder.with_name(f"{folder.name}-{chosen}"), device)
+
+    @classmethod
+    def _fetched(
+        cls, place: Storage, chosen: str, folder: Path, device: torch.device
+    ) -> Classifier:
+        """The network `chosen` of the store, kept in `folder`."""
+        if not folder.exists():
+            with _appearing(folder) as partial:
+                for name in (NETWORK, CARD):
+                    place.get_file(f"{chosen}/{name}", partial / name)
+                try:
+                    cls.load(partial)
+                except CheckpointProblem as problem:
+                    where = place.uri_of(chosen)
+                    raise _damaged(where, "its files do not belong together") from problem
+        return cls.load(folder, device)
+
+    def save(self, folder: Path) -> None:
+        """Write `network.safetensors` and `card.json`; a folder that is there already is kept."""
+        with _appearing(folder) as partial:
+            weights = {k: v.cpu().contiguous() for k, v in self._network.state_dict().items()}
+            save_file(weights, partial / NETWORK)
+            (partial / CARD).write_text(json.dumps(asdict(self._origin), indent=1))
+
+    @classmethod
+    def load(cls, folder: Path, device: torch.device = CPU) -> Classifier:
+        """Read what `save` wrote.
+
+        Raises:
+            CheckpointProblem: files that are missing, damaged or not those of the card.
+        """
+        try:
+            found: dict[str, Any] = json.loads((folder / CARD).read_text())
+            found["shape"] = tuple(found["shape"])
+            found["class_names"] = tuple(found["class_names"])
+            origin = Origin(**found)
+            weights = load_file(folder / NETWORK)
+            with torch.random.fork_rng(devices=[]):
+                network = SmallResNet(origin.shape, len(origin.class_names))
+            network.load_state_dict(weights)
+            intact = _hash(weights) == origin.hash
+        except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+            raise _damaged(folder, type(error).__name__) from error
+        if not intact:
+            raise _damaged(folder, "its weights do not match its card")
+        return cls(network, origin, device)
+
+    def _forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        features = self._network.features(images)
+        return features, self._network.head(features)
+
+
+def _key(reference: PackedImages, config: ClassifierConfig) -> str:
+    """16 hex digits over all that a network is made from."""
+    made_from = [NAME, VERSION, reference.fingerprint(), config.model_dump(exclude={"extractor"})]
+    return hashlib.sha256(json.dumps(made_from).encode()).hexdigest()[:16]
+
+
+def _first(place: Storage) -> str | None:
+    """The hash of the network that all use, None where there is none yet."""
+    whole = [name.removesuffix(f"/{CARD}") for name in place.list() if name.endswith(f"/{CARD}")]
+    return min(whole, default=None)
+
+
+def _agree(place: Storage, own: str, folder: Path) -> str:
+    """Offer a network to the store, and say which one all use.
+
+    A store cannot write "unless there is one". So each network has its own folder, whose card comes
+    last, and the one with the smallest hash counts. Whoever uploads waits for several times as long
+    as that took before looking: all who found the store empty at the same time have uploaded by
+    then, and choose from the same list. Later ones find a network and upload none.
+    """
+    if (chosen := _first(place)) is not None:  # while this one was trained
+        return chosen
+    began = time.monotonic()
+    for name in (NETWORK, CARD):
+        place.put_file(folder / name, f"{own}/{name}")
+    time.sleep(max(SETTLE_S, 4 * (time.monotonic() - began)))
+    return _first(place) or own
+
+
+@contextmanager
+def _appearing(folder: Path) -> Iterator[Path]:
+    """A folder to fill, which appears as `folder` whole, or is dropped if there is one by then."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        yield partial
+        partial.chmod(0o755)
+        try:
+            os.rename(partial, folder)  # never over another one
+        except OSError:
+            if not folder.exists():
+                raise
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _hash(weights: Mapping[str, Tensor]) -> str:
+    """16 hex digits over names, shapes and values."""
+    digest = hashlib.sha256(NAME.encode())
+    for name, tensor in sorted(weights.items()):
+        digest.update(f"{name}{tuple(tensor.shape)}".encode())
+        digest.update(tensor.cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _check_reference(reference: PackedImages) -> None:
+    counts = reference.class_counts
+    if counts.min() < 2:
+        c = int(counts.argmin())
+        raise DataProblem(
+            f"the reference has {counts[c]} images of class {c} ({reference.class_names[c]})",
+            "give at least 2 real images of every class; 50 and more make the numbers useful",
+        )
+    if min(reference.images.shape[2:]) < 8:
+        raise DataProblem(
+            f"reference images are {reference.images.shape[2]} x {reference.images.shape[3]}",
+            "the feature network needs at least 8 x 8 pixels; scale the images up",
+        )
+
+
+def _damaged(folder: Path | str, why: str) -> CheckpointProblem:
+    return CheckpointProblem(
+        f"{folder}: not a whole feature network ({why})", "delete the folder; it is trained again"
+    )

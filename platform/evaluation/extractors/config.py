@@ -1,0 +1,74 @@
+"""Which extractor makes the features, and its settings; read without PyTorch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field
+
+from ....trainers.config import Config
+
+
+class ClassifierConfig(Config):
+    """A small classifier trained on the reference images: needs no download. The default."""
+
+    extractor: Literal["classifier"] = "classifier"
+
+    epochs: int = Field(30, ge=1)
+    """Passes over the reference images; 30 are seconds for 740 digits, minutes for 10,000 CIFAR
+    images on a CPU."""
+
+    learning_rate: float = Field(2e-3, gt=0)
+    """Peak of the one-cycle schedule of AdamW."""
+
+    weight_decay: float = Field(0.05, ge=0)
+    """Of AdamW."""
+
+    shift: int = Field(1, ge=0)
+    """Largest shift of an image while training, pixels."""
+
+    flips: bool = False
+    """Mirror images while training; off, because digits and letters have a left and a right."""
+
+    seed: int = Field(0, ge=0)
+    """Of the split, the first weights, the order and the augmentation."""
+
+
+class InceptionConfig(Config):
+    """Inception-V3 with FID's weights (Heusel et al. 2017), as torch-fidelity converts them."""
+
+    extractor: Literal["inception"] = "inception"
+
+    weights: Path | None = None
+    """The weights' file. None: WHIPRAY_INCEPTION_WEIGHTS, else the file in WHIPRAY_CACHE, else
+    torch-fidelity's own release is fetched into it."""
+
+    weights_sha256: str = Field("6726825d", pattern=r"^[0-9a-f]{8,64}$")
+    """First digits of the file's SHA-256; as published by default."""
+
+
+class TorchvisionConfig(Config):
+    """A classifier of torchvision with its ImageNet weights; features before its last layer."""
+
+    extractor: Literal["torchvision"] = "torchvision"
+
+    model: str = "resnet50"
+    """Name of the model, as `torchvision.models.get_model` knows it."""
+
+    weights: Path | None = None
+    """A file of its weights. None: those that torchvision calls DEFAULT, from its own cache, else
+    fetched into it."""
+
+
+def _classifier_unless_said(value: Any) -> Any:
+    """Runs that were saved when there was one extractor do not name it."""
+    untagged = isinstance(value, dict) and "extractor" not in value
+    return {"extractor": "classifier", **value} if untagged else value
+
+
+AnyExtractor = Annotated[
+    ClassifierConfig | InceptionConfig | TorchvisionConfig,
+    Field(discriminator="extractor"),
+    BeforeValidator(_classifier_unless_said),
+]

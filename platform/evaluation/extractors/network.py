@@ -1,0 +1,48 @@
+"""An extractor whose network is a PyTorch module."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+
+import torch
+from torch import Tensor, nn
+
+from .base import Card, Extractor, Floats32, Pixels
+
+
+class NetworkExtractor(Extractor):
+    """Runs a network in evaluation mode, without gradients and in full float32.
+
+    TensorFloat-32 is off: a GPU would round convolutions to 10 bits, and the hash of a card says
+    that the numbers are those of any other machine.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        card: Card,
+        num_logits: int,
+        device: torch.device,
+        image_shape: tuple[int, int, int] | None = None,
+    ) -> None:
+        self.card, self.num_logits, self.image_shape = card, num_logits, image_shape
+        self._network = network.to(device).eval().requires_grad_(False)
+        self._device = device
+
+    def _extract(self, images: Pixels) -> tuple[Floats32, Floats32]:
+        with (
+            torch.inference_mode(),
+            torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False),
+        ):
+            # Copied: the images may be a read-only memory map.
+            features, logits = self._forward(torch.tensor(images, device=self._device))
+        return features.cpu().numpy(), logits.cpu().numpy()
+
+    @abstractmethod
+    def _forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """uint8 (n, C, H, W) -> float32 features (n, d) and logits (n, K)."""
+
+
+def as_rgb(images: Tensor) -> Tensor:
+    """(n, 1 or 3, H, W) -> (n, 3, H, W): a grey image is the same in all three."""
+    return images.expand(-1, 3, -1, -1)

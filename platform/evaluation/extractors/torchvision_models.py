@@ -1,0 +1,141 @@
+"""Classifiers of torchvision, by name: features before the last linear layer, logits after it."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ....trainers.errors import UsageProblem, did_you_mean
+from .base import Card
+from .config import TorchvisionConfig
+from .network import NetworkExtractor, as_rgb
+from .weights import fetch, fitting, read_weights
+
+AS_PUBLISHED = {"transform_input": True, "init_weights": False}
+"""What these weights were made for; torchvision adds it only when it loads them itself."""
+OPTIONS = {"googlenet": AS_PUBLISHED, "inception_v3": AS_PUBLISHED}
+
+Transform = Callable[[Tensor], Tensor]
+
+
+class TorchvisionModel(NetworkExtractor):
+    """Features (N, d) that go into a model's last linear layer, logits (N, K) that it gives."""
+
+    def __init__(
+        self, network: nn.Module, head: nn.Linear, transform: Transform, card: Card, device: Any
+    ) -> None:
+        super().__init__(network, card, head.out_features, device)
+        self._transform = transform
+        self._seen: list[Tensor] = []
+        head.register_forward_pre_hook(lambda _head, inputs: self._seen.append(inputs[0]))
+
+    @classmethod
+    def open(
+        cls,
+        config: TorchvisionConfig,
+        device: torch.device,
+        say: Callable[[str], None] = lambda _line: None,
+    ) -> TorchvisionModel:
+        """The model, its weights found or fetched.
+
+        Raises:
+            UsageProblem: an unknown model, or one whose classes do not come from a linear layer.
+            CheckpointProblem: no weights, or not those of this model.
+        """
+        name = _known(config.model)
+        with torch.random.fork_rng(devices=[]):
+            network: nn.Module = _models().get_model(name, weights=None, **OPTIONS.get(name, {}))
+        layer, head = _last_linear(network, name)
+        published = _models().get_model_weights(name).DEFAULT
+        path = config.weights.expanduser() if config.weights else _published(published.url, say)
+        weights = read_weights(path, "" if config.weights else _hash_in(path.name))
+        tensors = weights.tensors
+        for key in list(tensors):
+            tensors[_today(key)] = tensors.pop(key)
+        with fitting(path, name):
+            network.load_state_dict(tensors)
+        transform = published.transforms()
+        preprocessing = _in_words(transform)
+        identity = f"torchvision {name} {weights.sha256} {layer} {preprocessing}"
+        card = Card(
+            name=f"torchvision-{name}",
+            hash=hashlib.sha256(identity.encode()).hexdigest()[:16],
+            dimensions=head.in_features,
+            preprocessing=f"{preprocessing}; grey images three times",
+            class_names=None,
+            facts={
+                "weights": "given" if config.weights else str(published),
+                "weights_sha256": weights.sha256,
+                "layer": f"input of {layer}",
+            },
+        )
+        return cls(network, head, transform, card, device)
+
+    def _forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        self._seen.clear()
+        logits = self._network(self._transform(as_rgb(images)))
+        return self._seen.pop(), logits
+
+
+def _known(name: str) -> str:
+    known = _models().list_models(module=_models())
+    if name not in known:
+        raise UsageProblem(
+            f"torchvision has no classifier {name}",
+            f"{did_you_mean(name, known, 3)}set evaluation.features.model to one of "
+            "torchvision.models.list_models(torchvision.models)",
+        )
+    return name
+
+
+def _published(url: str, say: Callable[[str], None]) -> Path:
+    """The published file, in torchvision's own cache."""
+    path = Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]
+    if not path.is_file():
+        fix = (
+            f"put {path.name} into {path.parent}, or set evaluation.features.weights to where it is"
+        )
+        fetch(url, path, _hash_in(path.name), fix, say)
+    return path
+
+
+def _hash_in(name: str) -> str:
+    """resnet50-11ad3fa6.pth -> 11ad3fa6, the first digits of its SHA-256."""
+    found = re.search(r"-([0-9a-f]{8,})\.", name)
+    return found[1] if found else ""
+
+
+def _today(key: str) -> str:
+    """A DenseNet's published names have a dot that modules no longer may have: norm.1 -> norm1."""
+    return re.sub(r"(denselayer\d+\.(?:norm|conv))\.(\d\.)", r"\1\2", key)
+
+
+def _last_linear(network: nn.Module, name: str) -> tuple[str, nn.Linear]:
+    layers = [(k, m) for k, m in network.named_modules() if isinstance(m, nn.Linear)]
+    if not layers:
+        raise UsageProblem(
+            f"{name} has no linear layer, so it has no features before one",
+            "use another evaluation.features.model, such as resnet50",
+        )
+    return layers[-1]
+
+
+def _in_words(preset: Any) -> str:
+    """torchvision's preset of a classifier, with every number in it."""
+    return (
+        f"uint8 RGB; shorter side to {preset.resize_size[0]} ({preset.interpolation.value}, "
+        f"antialias {preset.antialias}); middle {preset.crop_size[0]} x {preset.crop_size[0]}; "
+        f"to [0, 1], minus {preset.mean}, by {preset.std}"
+    )
+
+
+def _models() -> Any:
+    from torchvision import models  # type: ignore[import-untyped]
+
+    return models

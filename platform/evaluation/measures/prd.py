@@ -1,0 +1,111 @@
+"""Precision and recall of distributions (PRD), as F_8 and F_1/8; higher is better.
+
+Sajjadi, Bachem, Lucic, Bousquet, Gelly, "Assessing Generative Models via Precision and Recall",
+NeurIPS 2018 (arXiv 1806.00035). Both sets are clustered together; what is compared are the two
+histograms over the clusters.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..bootstrap import Floats, Floats32, Ints, Sample
+
+if TYPE_CHECKING:
+    from ..config import EvaluationConfig
+
+SLOPES = np.tan(np.linspace(1e-10, np.pi / 2 - 1e-10, 1001))
+"""lambda of the curve, (A,): the authors' code takes 1001 equal angles."""
+
+
+def measure(generated: Sample, real: Sample, config: EvaluationConfig) -> dict[str, Floats]:
+    """`f_8`, which weighs recall, and `f_1_8`, which weighs precision, in [0, 1].
+
+    As in the authors' code: the best F of a curve that is the mean over some runs of k-means.
+    Clusters lean towards the larger set, so that it is first cut to the size of the smaller. A
+    resample weighs the histograms; its clusters are those of the images as they are. NaN where a
+    side has fewer images than there are clusters: bins that are empty by chance would count as
+    what is missing.
+    """
+    n = min(len(generated), len(real))
+    classes = np.union1d(generated.labels, real.labels)
+    clusters = config.prd_clusters_per_class * len(classes)
+    if n < clusters:
+        undefined = np.full(generated.draws, np.nan)
+        return {"f_8": undefined, "f_1_8": undefined}
+    generator = np.random.default_rng(config.seed)
+    x, y = (side if len(side) == n else _cut(side, n, generator) for side in (generated, real))
+    union = np.concatenate([x.features, y.features])  # (2 n, d)
+    curve = np.zeros((len(SLOPES), generated.draws))
+    for seed in generator.integers(2**32, size=config.prd_runs):
+        bins = _cluster(union, clusters, int(seed))
+        curve += precisions(
+            _histograms(bins[:n], x.weights, clusters), _histograms(bins[n:], y.weights, clusters)
+        )
+    curve /= config.prd_runs
+    return {"f_8": best_f(curve, 8), "f_1_8": best_f(curve, 1 / 8)}
+
+
+def precisions(p: Floats, q: Floats) -> Floats:
+    """alpha(lambda) = sum_c min(lambda q_c, p_c) (Sajjadi et al., section 3.2), for all slopes.
+
+    Args:
+        p: (C, 1 + B) shares of generated images in each cluster.
+        q: (C, 1 + B) shares of real ones.
+
+    Returns:
+        Precision alpha (A, 1 + B); recall is alpha / lambda.
+    """
+    ratios = np.divide(p, q, out=np.full_like(p, np.inf), where=q > 0)
+    order = ratios.argsort(0)
+    ratios, p, q = (np.take_along_axis(a, order, 0) for a in (ratios, p, q))
+    nothing = np.zeros((1, p.shape[1]))
+    # Where p / q < lambda the least is p, and lambda q in the rest; q from its end, since lambda
+    # goes to 10^10.
+    p_sums = np.concatenate([nothing, p.cumsum(0)])
+    q_rests = np.concatenate([q[::-1].cumsum(0)[::-1], nothing])
+    found = np.empty((len(SLOPES), p.shape[1]))
+    for b in range(p.shape[1]):
+        smaller = ratios[:, b].searchsorted(SLOPES)  # clusters with p / q < lambda, (A,)
+        found[:, b] = p_sums[smaller, b] + SLOPES * q_rests[smaller, b]
+    return found
+
+
+def best_f(precision: Floats, beta: float) -> Floats:
+    """The greatest F_beta = (1 + beta^2) P R / (beta^2 P + R) on each curve, (A, 1 + B) -> (1 + B,).
+
+    A beta above 1 weighs recall.
+    """
+    recall = precision / SLOPES[:, None]
+    # As in the authors' code, where neither is above zero F is zero.
+    f: Floats = (1 + beta**2) * precision * recall / (beta**2 * precision + recall + 1e-10)
+    best: Floats = f.max(0).clip(0, 1)
+    return best
+
+
+def _cluster(features: Floats32, clusters: int, seed: int) -> Ints:
+    """The cluster of each image, (n,)."""
+    # Imported late, for it takes a second.
+    from sklearn.cluster import MiniBatchKMeans  # type: ignore[import-untyped]
+
+    k_means = MiniBatchKMeans(clusters, n_init=10, random_state=seed).fit(features)
+    return np.asarray(k_means.labels_, np.int64)
+
+
+def _histograms(bins: Ints, weights: Floats32, clusters: int) -> Floats:
+    """Share of the images in each cluster, per resample, (C, 1 + B)."""
+    sums = np.zeros((clusters, weights.shape[1]))
+    np.add.at(sums, bins, weights)
+    shares: Floats = sums / sums.sum(0)
+    return shares
+
+
+def _cut(sample: Sample, n: int, generator: np.random.Generator) -> Sample:
+    """n of the images at random, as many of each class as is its part of the whole, but for one."""
+    position = np.empty(len(sample))  # in its class's random order, in [0, 1)
+    for c in np.unique(sample.labels):
+        rows = generator.permutation(np.flatnonzero(sample.labels == c))
+        position[rows] = (np.arange(len(rows)) + generator.random()) / len(rows)
+    return sample.at(np.sort(position.argsort()[:n]))

@@ -1,0 +1,181 @@
+"""Memorisation: generated images that are nearly copies of training images of their class.
+
+An image's ratio is its distance to the nearest training image of its class, over the usual distance
+of that class's training images to their nearest others. Distances are Euclidean over pixels:
+features that are trained to tell classes apart forget what tells a copy from its neighbours, and at
+equal false alarms they find fewer noisy copies. Pixels miss copies that are shifted, cut out or
+recoloured, and are too ready to see one in a flat image, which is near to everything; so look at
+the pairs.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from ...trainers.errors import DataProblem
+from .bootstrap import Bools, Floats, Ints
+from .extractors.base import Pixels
+
+MIN_IMAGES = 3
+"""Training images from which a class has a usual distance of its own."""
+
+ROWS, BYTES = 2048, 2**26
+"""Most rows, and most bytes of them in float64, that are held at a time on each side."""
+
+
+@dataclass(frozen=True)
+class Copies:
+    """What was found for each of n generated images."""
+
+    labels: Ints
+    """(n,) the class that was asked for."""
+    nearest: Ints
+    """(n,) the nearest training image of that class; -1 where it has none."""
+    ratio: Floats
+    """(n,) distance to it over the class's usual distance: 0 for an exact copy, about 1 for a fresh
+    image, infinite where there is no training image."""
+    flagged: Bools
+    """(n,) whether the ratio is below the threshold."""
+    pooled: tuple[int, ...]
+    """Classes with too few training images for a usual distance of their own: theirs is the median
+    of the other classes'."""
+
+    def top(self, count: int = 24, per_class: int = 4) -> Ints:
+        """The images nearest to a training image, the nearest first; some of every class at most."""
+        seen: Counter[int] = Counter()
+        rows: list[int] = []
+        for row in self.ratio.argsort(kind="stable").tolist():
+            label = int(self.labels[row])
+            if len(rows) < count and seen[label] < per_class and self.nearest[row] >= 0:
+                seen[label] += 1
+                rows.append(row)
+        return np.array(rows, np.int64)
+
+
+class TrainingImages:
+    """What generated images are held against.
+
+    Args:
+        images: uint8 (m, C, H, W).
+        labels: (m,).
+        fingerprint: a name for their content.
+        mirrored: look for mirror images too: for models that were trained on flipped images.
+
+    Raises:
+        DataProblem: no class with `MIN_IMAGES` different images.
+    """
+
+    def __init__(
+        self, images: Pixels, labels: Ints, fingerprint: str, mirrored: bool = False
+    ) -> None:
+        self.images, self.labels = images, labels
+        self.fingerprint, self.mirrored = fingerprint, mirrored
+        self.usual, self.pooled = _usual_distances(images, labels)
+
+    def match(self, generated: Pixels, labels: Ints) -> tuple[Ints, Floats]:
+        """Index of each image's nearest training image of its class, and its ratio.
+
+        Args:
+            generated: uint8 (n, C, H, W).
+            labels: (n,).
+
+        Raises:
+            DataProblem: images of another shape than the training images.
+        """
+        if generated.shape[1:] != self.images.shape[1:]:
+            raise DataProblem(
+                f"generated images are {generated.shape[1:]}, training images "
+                f"{self.images.shape[1:]}",
+                "give the training images at the size at which the model was trained",
+            )
+        nearest = np.full(len(generated), -1, np.int64)
+        ratios = np.full(len(generated), np.inf)
+        for c, scale in self.usual.items():
+            rows = np.flatnonzero(labels == c)
+            candidates = np.flatnonzero(self.labels == c)
+            images, others = generated[rows], self.images[candidates]
+            found, squares = _nearest(images, others)
+            if self.mirrored:
+                flipped, its_squares = _nearest(images[..., ::-1], others)
+                found = np.where(its_squares < squares, flipped, found)
+                squares = np.minimum(squares, its_squares)
+            nearest[rows], ratios[rows] = candidates[found], np.sqrt(squares) / scale
+        return nearest, ratios
+
+
+def find_copies(
+    generated: Pixels,
+    generated_labels: Ints,
+    train: Pixels,
+    train_labels: Ints,
+    ratio: float,
+    mirrored: bool = False,
+) -> Copies:
+    """Find near copies in one go: `ratio` is what an image has to stay below to be one."""
+    training = TrainingImages(train, train_labels, "", mirrored)
+    nearest, ratios = training.match(generated, generated_labels)
+    return Copies(generated_labels, nearest, ratios, ratios < ratio, training.pooled)
+
+
+def _usual_distances(train: Pixels, labels: Ints) -> tuple[dict[int, float], tuple[int, ...]]:
+    """Median distance of a class's images to their nearest different one, and who borrowed it.
+
+    Copies within the training set do not count: half a class in duplicate would make it 0.
+    """
+    usual, few = {}, []
+    for c in np.unique(labels).tolist():
+        images = train[labels == c]
+        squares = _nearest(images, images, different=True)[1]
+        squares = squares[np.isfinite(squares)]
+        if len(squares) >= MIN_IMAGES:
+            usual[c] = float(np.median(np.sqrt(squares)))
+        else:
+            few.append(c)
+    if not usual:
+        raise DataProblem(
+            f"no class has {MIN_IMAGES} different training images: no distance is usual",
+            "leave memorisation out of evaluation.measures",
+        )
+    pooled = float(np.median(list(usual.values())))
+    return usual | dict.fromkeys(few, pooled), tuple(few)
+
+
+def _nearest(images: Pixels, others: Pixels, different: bool = False) -> tuple[Ints, Floats]:
+    """Index of and squared distance to each image's nearest, (n,) and (n,).
+
+    Pixels are whole numbers, and so is every sum here, below 2^53: the distances are exact in
+    float64, and that of a copy is 0.
+
+    Args:
+        images: uint8 (n, C, H, W).
+        others: uint8 (m, C, H, W).
+        different: skip those that are the same image; infinite where all are.
+    """
+    nearest, squares = np.zeros(len(images), np.int64), np.full(len(images), np.inf)
+    for rows, x, x_squares in _blocks(images):
+        for columns, y, y_squares in _blocks(others):
+            block = x @ y.T  # |x - y|^2 = |x|^2 + |y|^2 - 2 x·y, (rows, columns)
+            block *= -2
+            block += x_squares[:, None]
+            block += y_squares
+            if different:
+                block[block == 0] = np.inf
+            found = block.argmin(1)
+            least = np.take_along_axis(block, found[:, None], 1)[:, 0]
+            closer = least < squares[rows]
+            nearest[rows] = np.where(closer, found + columns.start, nearest[rows])
+            squares[rows] = np.where(closer, least, squares[rows])
+    return nearest, squares
+
+
+def _blocks(images: Pixels) -> Iterator[tuple[slice, Floats, Floats]]:
+    """Rows, the pixels of their images (rows, C·H·W), and the sums of their squares (rows,)."""
+    size = int(np.prod(images.shape[1:]))
+    step = min(ROWS, max(1, BYTES // (8 * size)))
+    for start in range(0, len(images), step):
+        x = images[start : start + step].reshape(-1, size).astype(np.float64)
+        yield slice(start, start + step), x, np.einsum("id,id->i", x, x)

@@ -1,0 +1,315 @@
+"""Where the marks of a chart are; `templates/charts.html.jinja` draws them.
+
+A plot is an SVG stretched over its panel, so x and y have their own units in it (`viewBox`), lines
+keep their thickness, and text stands beside it as HTML, legible at every width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from math import ceil
+from statistics import median
+
+from ..bootstrap import Estimate
+from ..measures import NUMBERS
+from ..report import ClassRow
+from .content import CurvePoint
+from .figures import Axis, digits, ends
+
+NAMED = 40
+"""So many classes have their names at the axis; more are numbered."""
+WHISKERS = 150
+"""So many classes have whiskers; more have a running median instead."""
+HOVERS = 125
+"""So many strips at most tell their numbers under the pointer: narrower ones cannot be hit."""
+
+
+@dataclass(frozen=True)
+class Tick:
+    """A label at an axis."""
+
+    at: float
+    """Per cent of the axis."""
+    text: str
+
+
+@dataclass(frozen=True)
+class Hover:
+    """A strip of a plot that says what it holds; units of the plot."""
+
+    left: float
+    width: float
+    text: str
+
+
+@dataclass(frozen=True)
+class Band:
+    """The classes of one group in the class chart."""
+
+    name: str
+    left: float
+    width: float
+    """Of its heading, per cent of the axis."""
+    bars: str
+    """SVG path."""
+    middle: str
+    """Their median, in digits."""
+
+
+@dataclass(frozen=True)
+class ClassChart:
+    """One number of every class above its training images, from head to tail."""
+
+    title: str
+    better: str
+    classes: int
+    undefined: int
+    """Classes with too few images for it."""
+    y: tuple[Tick, ...]
+    zero: float
+    bands: tuple[Band, ...]
+    whiskers: str
+    running: str
+    """Path of the running median, empty where there are whiskers."""
+    neighbours: int
+    """Classes under each step of it."""
+    hovers: tuple[Hover, ...]
+    counts: str
+    """Path of the area of training images."""
+    counts_y: tuple[Tick, ...]
+    head: int
+    tail: int
+    """Training images of the first class and of the last."""
+    names: tuple[str, ...]
+    """At the axis, empty where there are too many."""
+    x: tuple[Tick, ...]
+    """Ranks, where there are no names."""
+
+
+def class_chart(rows: Sequence[ClassRow]) -> ClassChart | None:
+    """KID of every class, or the first number that any class has; None without one.
+
+    Args:
+        rows: from the most to the fewest training images.
+    """
+    name = next((n for n in ("kid", *NUMBERS) if any(n in r.numbers for r in rows)), None)
+    if name is None:
+        return None
+    number, n = NUMBERS[name], len(rows)
+    found = [row.numbers.get(name) for row in rows]
+    known = [e for e in found if e]
+    whiskers = n <= WHISKERS
+    reach = [end for e in known for end in ((e.low, e.high) if whiskers else (e.value,))]
+    axis = Axis.over([0.0, *reach, *(e.value for e in known)])
+    counts = Axis.over([0.0, max(row.train_count for row in rows)], about=2)
+    neighbours = 1 if whiskers else ceil(n / 50)
+    zero = _up(axis, 0.0)
+
+    def bars(group: str) -> str:
+        gap = 0.12 if whiskers else 0.0
+        width = f"h{1 - 2 * gap:g}"
+        return "".join(
+            f"M{i + gap:g} {zero:g}V{_up(axis, e.value):g}{width}V{zero:g}z"
+            for i, (row, e) in enumerate(zip(rows, found, strict=True))
+            if e and row.group == group
+        )
+
+    bands = []
+    for group, start, stop in _places([row.group for row in rows]):
+        of = [e for row, e in zip(rows, found, strict=True) if row.group == group]
+        middle = _median(of)
+        text = "undefined" if middle is None else digits(middle, number.decimals)
+        bands.append(Band(group, 100 * start, 100 * (stop - start), bars(group), text))
+    running = "".join(
+        f"{'L' if i else 'M'}{i} {_up(axis, middle):g}H{min(n, i + neighbours)}"
+        for i in range(0, n, neighbours)
+        if (middle := _median(found[i : i + neighbours])) is not None
+    )
+    wide = ceil(n / HOVERS)
+    return ClassChart(
+        title=number.title,
+        better=number.better,
+        classes=n,
+        undefined=found.count(None),
+        y=_ticks(axis),
+        zero=zero,
+        bands=tuple(bands),
+        whiskers="".join(
+            f"M{i + 0.5} {_up(axis, e.low):g}V{_up(axis, e.high):g}"
+            for i, e in enumerate(found)
+            if e and whiskers
+        ),
+        running="" if whiskers else running,
+        neighbours=neighbours,
+        hovers=tuple(
+            Hover(i, min(n, i + wide) - i, _about(rows[i : i + wide], i, name))
+            for i in range(0, n, wide)
+        ),
+        counts="M0 100"
+        + "".join(f"V{_up(counts, row.train_count):g}H{i + 1}" for i, row in enumerate(rows))
+        + "V100z",
+        counts_y=_ticks(counts),
+        head=rows[0].train_count,
+        tail=rows[-1].train_count,
+        names=tuple(row.name for row in rows) if n <= NAMED else (),
+        x=_ranks(n) if n > NAMED else (),
+    )
+
+
+@dataclass(frozen=True)
+class Line:
+    """The settings of one sampler over omega."""
+
+    label: str
+    style: int
+    """0 to 5: colour and dashes."""
+    path: str
+    band: str
+    dots: str
+
+
+@dataclass(frozen=True)
+class CurveChart:
+    """One number over omega, a line for each sampler and number of steps."""
+
+    title: str
+    better: str
+    y: tuple[Tick, ...]
+    x: tuple[Tick, ...]
+    lines: tuple[Line, ...]
+    hovers: tuple[tuple[float, float, str], ...]
+    """(per cent from the left, from the bottom, text) of every point."""
+    best: tuple[float, float]
+    """Where the best point is, likewise."""
+    best_text: str
+    chosen: float | None
+    """Per cent from the left of the chosen omega."""
+
+
+def curve_chart(points: Sequence[CurvePoint], key: str) -> CurveChart | None:
+    """The curve of `fid/overall`, `kid/few`, ...; None where fewer than two points have it."""
+    points = [p for p in points if key in p.numbers]
+    if len(points) < 2:
+        return None
+    name, _, group = key.partition("/")
+    number = NUMBERS[name]
+    x = Axis.over((p.omega for p in points), about=5)
+    reach = [end for p in points for e in [p.numbers[key]] for end in (e.low, e.value, e.high)]
+    y = Axis.over(reach)
+    best = best_point(points, key)
+    found = best.numbers[key]
+    others = [p for p in points if p is not best]
+    alike = sum(p.numbers[key].low <= found.value <= p.numbers[key].high for p in others)
+    text = f"Best: {setting(best)}, {_words(found, number.decimals)}"
+    if alike:
+        text += f"; {alike} of {len(others)} others have that value inside their intervals"
+
+    def path(line: Sequence[CurvePoint], end: Callable[[Estimate], float]) -> str:
+        at = (f"{x.place(p.omega):g} {_up(y, end(p.numbers[key])):g}" for p in line)
+        return "L".join(at)
+
+    lines = []
+    for style, (label, line) in enumerate(curve_lines(points)):
+        high, low = path(line, lambda e: e.high), path(line[::-1], lambda e: e.low)
+        middle = path(line, lambda e: e.value)
+        dots = "".join(f"M{at}h0" for at in middle.split("L"))
+        lines.append(Line(label, style % 6, f"M{middle}", f"M{high}L{low}z", dots))
+    chosen = next((p for p in points if p.chosen), None)
+    return CurveChart(
+        title=f"{number.title}, {group}",
+        better=number.better,
+        y=_ticks(y),
+        x=_ticks(x),
+        lines=tuple(lines),
+        hovers=tuple(
+            (
+                x.place(p.omega),
+                y.place(p.numbers[key].value),
+                f"{setting(p)}: {_words(p.numbers[key], number.decimals)}",
+            )
+            for p in points
+        ),
+        best=(x.place(best.omega), y.place(found.value)),
+        best_text=text,
+        chosen=x.place(chosen.omega) if chosen else None,
+    )
+
+
+def curve_lines(points: Sequence[CurvePoint]) -> list[tuple[str, list[CurvePoint]]]:
+    """Points by sampler and steps, in the order of their first, each by omega."""
+    lines: dict[str, list[CurvePoint]] = {}
+    for point in points:
+        lines.setdefault(f"{point.sampler}, {point.steps} steps", []).append(point)
+    return [(label, sorted(line, key=lambda p: p.omega)) for label, line in lines.items()]
+
+
+def best_point(points: Sequence[CurvePoint], key: str) -> CurvePoint:
+    """The point with the best `fid/overall`, `kid/few`, ...; the earliest of equals."""
+    sign = 1 if NUMBERS[key.partition("/")[0]].better == "lower" else -1
+    return min((p for p in points if key in p.numbers), key=lambda p: sign * p.numbers[key].value)
+
+
+def setting(point: CurvePoint) -> str:
+    """A point in words."""
+    return f"omega {point.omega:g} ({point.sampler}, {point.steps} steps)"
+
+
+def _up(axis: Axis, x: float) -> float:
+    """Per cent from the top: SVG's y grows downwards."""
+    return round(100 - axis.place(x), 2)
+
+
+def _ticks(axis: Axis) -> tuple[Tick, ...]:
+    return tuple(
+        Tick(axis.place(x), f"{x:,.0f}" if not axis.decimals else digits(x, axis.decimals))
+        for x in axis.ticks
+    )
+
+
+def _ranks(n: int) -> tuple[Tick, ...]:
+    """The first class, the last and round ones between, under the middle of their bars."""
+    axis = Axis.over([0, n], about=5)
+    between = [int(x) for x in axis.ticks if x > 1 and x < n - 0.4 * axis.ticks[1]]
+    return tuple(Tick(100 * (rank - 0.5) / n, str(rank)) for rank in [1, *between, n])
+
+
+def _places(groups: Sequence[str]) -> Iterator[tuple[str, float, float]]:
+    """Each group's share of the axis, from and to; equal shares where groups lie scattered."""
+    runs = [(group, len(list(members))) for group, members in groupby(groups)]
+    names = list(dict.fromkeys(groups))
+    if len(runs) > len(names):  # grouped otherwise than by training images
+        runs = [(group, 1) for group in names]
+    total, start = sum(length for _, length in runs), 0
+    for group, length in runs:
+        yield group, start / total, (start + length) / total
+        start += length
+
+
+def _median(found: Sequence[Estimate | None]) -> float | None:
+    values = [e.value for e in found if e]
+    return median(values) if values else None
+
+
+def _about(rows: Sequence[ClassRow], first: int, name: str) -> str:
+    number = NUMBERS[name]
+    if len(rows) == 1:
+        (row,) = rows
+        e = row.numbers.get(name)
+        found = _words(e, number.decimals) if e else "undefined, too few images"
+        return (
+            f"{row.name} ({row.group}): {number.title} {found}; {row.train_count:,} training images"
+        )
+    values = [row.numbers[name].value for row in rows if name in row.numbers]
+    counts = f"{rows[0].train_count:,} to {rows[-1].train_count:,} training images"
+    where = f"Classes {first + 1} to {first + len(rows)}, {rows[0].name} to {rows[-1].name}"
+    if not values:
+        return f"{where}: {number.title} undefined, too few images; {counts}"
+    middle = digits(median(values), number.decimals)
+    span = ends(min(values), max(values), number.decimals)
+    return f"{where}: {number.title} median {middle}, {span}; {counts}"
+
+
+def _words(e: Estimate, decimals: int) -> str:
+    return f"{digits(e.value, decimals)} ({ends(e.low, e.high, decimals)})"

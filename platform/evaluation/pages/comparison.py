@@ -1,0 +1,97 @@
+"""Runs side by side as a page: every number with its difference to the first run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Literal
+
+from ..bootstrap import Estimate
+from ..compare import ComparedRow, Comparison, Difference
+from ..measures import NUMBERS, Number
+from .figures import Axis, Cell, cell
+from .page import render
+
+Verdict = Literal["better", "worse", "noise"]
+
+
+@dataclass(frozen=True)
+class Compared:
+    """A run's number, and its difference to the first run's."""
+
+    estimate: Cell | None
+    difference: Cell | None
+    verdict: Verdict | None
+
+
+@dataclass(frozen=True)
+class Table:
+    """One number: groups by runs."""
+
+    name: str
+    number: Number
+    rows: tuple[tuple[str, tuple[Compared, ...]], ...]
+
+
+def render_comparison(comparison: Comparison) -> str:
+    """The comparison as one HTML page that needs nothing else."""
+    shown = [i for i, name in enumerate(comparison.names) if name not in comparison.refused]
+    names = [comparison.names[i] for i in shown]
+    tables = [
+        _table(NUMBERS[number], number, list(rows), shown)
+        for number, rows in groupby(comparison.rows, key=lambda row: row.number)
+    ]
+    provenances = comparison.provenances
+    keys = list(dict.fromkeys(key for p in provenances for key in p))
+    differ = [k for k in keys if any(p.get(k) != provenances[0].get(k) for p in provenances)]
+    return render(
+        "comparison.html.jinja",
+        names=names,
+        every_name=comparison.names,
+        refused=comparison.refused,
+        confidence=comparison.confidence,
+        by_chance=comparison.by_chance,
+        tables=tables,
+        tally=[(name, _tally(tables, i)) for i, name in enumerate(names) if i],
+        provenances=provenances,
+        differ=differ,
+        agree=[(k, provenances[0].get(k)) for k in keys if k not in differ],
+    )
+
+
+def _table(number: Number, name: str, rows: Sequence[ComparedRow], shown: Sequence[int]) -> Table:
+    estimates = Axis.of(number, [row.estimates[i] for row in rows for i in shown])
+    reach = [abs(x) for row in rows for d in row.differences if d for x in (d.low, d.value, d.high)]
+    widest = max([*reach, 1e-12])
+    differences = Axis(-widest, widest)
+
+    def compared(e: Estimate | None, d: Difference | None) -> Compared:
+        return Compared(
+            cell(e, estimates, number.decimals) if e else None,
+            cell(Estimate(d.value, d.low, d.high), differences, number.decimals, sign=True)
+            if d
+            else None,
+            _verdict(d, number) if d else None,
+        )
+
+    return Table(
+        name,
+        number,
+        tuple(
+            (row.group, tuple(compared(row.estimates[i], row.differences[i]) for i in shown))
+            for row in rows
+        ),
+    )
+
+
+def _verdict(difference: Difference, number: Number) -> Verdict:
+    if difference.noise:
+        return "noise"
+    return "better" if (difference.value < 0) == (number.better == "lower") else "worse"
+
+
+def _tally(tables: Sequence[Table], run: int) -> dict[str, int]:
+    """How many differences of a run are better, worse and within noise."""
+    found = [row[run].verdict for table in tables for _, row in table.rows]
+    return {verdict: found.count(verdict) for verdict in ("better", "worse", "noise")}

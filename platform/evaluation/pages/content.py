@@ -1,0 +1,60 @@
+"""What a page shows besides a report's numbers: pictures, and points of a guidance search."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from ..bootstrap import Estimate
+from ..report import ClassRow
+
+Pixels = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class WorstClass:
+    """A class with a high KID, real beside generated; the page shows the first six of each."""
+
+    row: ClassRow
+    real: Pixels  # (n, C, H, W), C is 1 or 3
+    generated: Pixels  # (m, C, H, W)
+
+
+@dataclass(frozen=True)
+class CopyPair:
+    """A generated image and the training image of its class that it is nearest to."""
+
+    class_name: str
+    ratio: float
+    """Their distance over the usual one between the class's training images and their nearest."""
+    generated: Pixels  # (C, H, W)
+    nearest: Pixels  # (C, H, W)
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Pictures of an evaluation; the section of what is empty is left out of the page."""
+
+    grid: Image.Image | None = None
+    """Samples; embedded as it is, so with many classes a choice of them."""
+    worst: Sequence[WorstClass] = ()
+    """The worst class first."""
+    copies: Sequence[CopyPair] = ()
+    """The lowest ratio first; the page shows 24."""
+
+
+@dataclass(frozen=True)
+class CurvePoint:
+    """One sampling setting of a finished checkpoint, and what it gave."""
+
+    sampler: str
+    steps: int
+    omega: float
+    numbers: Mapping[str, Estimate]
+    """By number and group: `fid/overall`, `kid/few`, ..."""
+    chosen: bool = False
+    """This is the setting that the search chose."""

@@ -1,0 +1,52 @@
+"""A guidance search as plots and a table, the same on the report and on its own page."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ..measures import NUMBERS
+from .charts import CurveChart, best_point, curve_chart, curve_lines
+from .content import CurvePoint
+from .figures import Cell, cells
+
+
+@dataclass(frozen=True)
+class Curves:
+    """What a search found, ready to draw."""
+
+    charts: tuple[CurveChart, ...]
+    labels: tuple[str, ...]
+    """Of the lines, in their styles' order."""
+    chosen: bool
+    """Whether a point is the chosen one."""
+    columns: tuple[tuple[str, str], ...]
+    """Title and direction of each number of the table."""
+    rows: tuple[tuple[CurvePoint, tuple[tuple[Cell | None, bool], ...]], ...]
+    """Each point with its numbers, and whether they are the best of their column."""
+
+
+def curves(points: Sequence[CurvePoint], keys: Sequence[str]) -> Curves | None:
+    """Curves of those `keys` that two points have; None where no number has a curve.
+
+    Args:
+        points: in the order in which their samplers are listed.
+        keys: `fid/overall`, `kid/few`, ...
+    """
+    charts = {key: chart for key in keys if (chart := curve_chart(points, key))}
+    if not charts:
+        return None
+    lines = curve_lines(points)
+    ordered = [point for _, line in lines for point in line]
+    columns = []
+    for key in charts:
+        found = cells(NUMBERS[key.partition("/")[0]], [p.numbers.get(key) for p in ordered])
+        best = best_point(ordered, key)
+        columns.append([(c, p is best) for c, p in zip(found, ordered, strict=True)])
+    return Curves(
+        charts=tuple(charts.values()),
+        labels=tuple(label for label, _ in lines),
+        chosen=any(point.chosen for point in points),
+        columns=tuple((chart.title, chart.better) for chart in charts.values()),
+        rows=tuple(zip(ordered, zip(*columns, strict=True), strict=True)),
+    )

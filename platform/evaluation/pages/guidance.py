@@ -1,0 +1,46 @@
+"""A guidance search as a page of its own: quality over omega, by group."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from ..measures import NUMBERS
+from .charts import setting
+from .content import CurvePoint
+from .curves import curves
+from .figures import digits, ends
+from .page import render
+
+KEYS = tuple(
+    f"{number}/{group}" for group in ("overall", "few") for number in ("fid", "kid", "recall")
+)
+
+
+def render_guidance(
+    run_name: str, points: Sequence[CurvePoint], best: Mapping[str, CurvePoint]
+) -> str:
+    """The search as one HTML page that needs nothing else.
+
+    Args:
+        run_name: of the checkpoint's run.
+        points: every setting that was tried.
+        best: by group, the setting that is best for it.
+    """
+    return render(
+        "guidance.html.jinja",
+        run_name=run_name,
+        points=points,
+        curves=curves(points, KEYS),
+        chosen=next((setting(point) for point in points if point.chosen), None),
+        best=[(group, setting(point), _of(group, point)) for group, point in best.items()],
+    )
+
+
+def _of(group: str, point: CurvePoint) -> list[tuple[str, str, str]]:
+    """(title, value, interval) of the point's numbers for this group."""
+    found = ((number, point.numbers.get(f"{name}/{group}")) for name, number in NUMBERS.items())
+    return [
+        (n.title, digits(e.value, n.decimals), ends(e.low, e.high, n.decimals))
+        for n, e in found
+        if e
+    ]

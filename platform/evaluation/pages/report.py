@@ -1,0 +1,162 @@
+"""One evaluation as a page: the groups, every class, the worst of them, and how it was measured."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..extractors.base import Value
+from ..measures import NUMBERS, Number
+from ..report import COMPARED, ClassRow, Report, Row
+from .charts import WHISKERS, class_chart
+from .content import CopyPair, CurvePoint, Pictures, WorstClass
+from .curves import curves
+from .figures import Cell, cells, ends
+from .page import render
+from .tiles import Strip, png, strip
+
+GLANCE = ("fid", "kid", "recall", "agreement")
+"""Numbers that open the page, as far as they are there."""
+CURVES = ("fid/overall", "kid/few", "recall/overall")
+OPEN = 40
+"""So many classes have their table open; more have it folded."""
+TILES = 6
+"""Images a side of a worst class."""
+PAIRS = 24
+"""Near copies that are shown."""
+
+
+@dataclass(frozen=True)
+class Forest:
+    """One number of every group on one axis."""
+
+    name: str
+    number: Number
+    rows: tuple[tuple[Row, Cell | None], ...]
+
+
+def render_report(report: Report, pictures: Pictures, curve: Sequence[CurvePoint] = ()) -> str:
+    """The report as one HTML page that needs nothing else; sections without content are left out.
+
+    Args:
+        report: what was found.
+        pictures: samples, worst classes and near copies.
+        curve: the guidance search that the setting came from; plotted from two points on.
+    """
+    provenance, rows = report.provenance, report.per_class
+    return render(
+        "report.html.jinja",
+        provenance=provenance,
+        name=_name(provenance),
+        comparable=comparability(provenance),
+        glance=_glance(report.rows),
+        rows=report.rows,
+        train=_train_counts(report),
+        forests=_forests(report.rows),
+        chart=class_chart(rows),
+        numbers={name: NUMBERS[name] for name in _present(rows)},
+        classes=_class_table(rows),
+        largest=max((row.train_count for row in rows), default=0) or 1,
+        plots=len(rows) <= WHISKERS,
+        open=len(rows) <= OPEN,
+        worst=[_worst(worst) for worst in pictures.worst],
+        grid=png(pictures.grid) if pictures.grid else None,
+        grid_width=pictures.grid.width if pictures.grid else 0,
+        curves=curves(curve, CURVES),
+        copies=_copies(report.rows),
+        pairs=[_pair(pair) for pair in pictures.copies[:PAIRS]],
+        must_agree=[(k, v) for k, v in provenance.items() if k in COMPARED],
+        other=[(k, v) for k, v in provenance.items() if k not in COMPARED],
+    )
+
+
+def comparability(provenance: Mapping[str, Value]) -> tuple[str, str]:
+    """With what the numbers can be compared: in a few words, and in a sentence or two."""
+    name = str(provenance.get("extractor", "an unnamed extractor"))
+    if provenance.get("extractor_as_published"):
+        about = (
+            "that were measured at the same number of images and against the same reference: the "
+            f"features come from {name} with the published weights. FID falls as images are added, "
+            "so that scores at different numbers of images do not compare."
+        )
+        return "Comparable with published Inception scores", about
+    made = "which is not the network of published scores"
+    if "inception" in name.lower():
+        made = "with weights other than the published ones"
+    elif "extractor_trained_on" in provenance:
+        made = "trained on this data set's reference images"
+    about = (
+        f"The features come from {name}, {made}. They compare with numbers of the same extractor "
+        "(the same hash), reference and number of images, and with nothing else."
+    )
+    return "Not comparable with published Inception scores.", about
+
+
+def _name(provenance: Mapping[str, Value]) -> Value:
+    return next((provenance[k] for k in ("run", "model", "checkpoint") if provenance.get(k)), None)
+
+
+def _present(rows: Sequence[Row | ClassRow]) -> list[str]:
+    return [name for name in NUMBERS if any(name in row.numbers for row in rows)]
+
+
+def _forests(rows: Sequence[Row]) -> list[Forest]:
+    return [
+        Forest(
+            name,
+            NUMBERS[name],
+            tuple(
+                zip(rows, cells(NUMBERS[name], [r.numbers.get(name) for r in rows]), strict=True)
+            ),
+        )
+        for name in _present(rows)
+    ]
+
+
+def _glance(rows: Sequence[Row]) -> list[tuple[Number, Cell, Cell | None]]:
+    """Overall and, below it, the few."""
+    few = next((row for row in rows if row.name == "few"), None)
+    found = []
+    for name in GLANCE:
+        estimates = [rows[0].numbers.get(name), few.numbers.get(name) if few else None]
+        overall, tail = cells(NUMBERS[name], estimates)
+        if overall:
+            found.append((NUMBERS[name], overall, tail))
+    return found
+
+
+def _train_counts(report: Report) -> dict[str, int]:
+    """Training images by row."""
+    counts = {row.class_id: row.train_count for row in report.per_class}
+    return {row.name: sum(counts.get(c, 0) for c in row.classes) for row in report.rows}
+
+
+def _class_table(rows: Sequence[ClassRow]) -> list[tuple[ClassRow, list[Cell | None]]]:
+    columns = [cells(NUMBERS[n], [row.numbers.get(n) for row in rows]) for n in _present(rows)]
+    return [(row, [column[i] for column in columns]) for i, row in enumerate(rows)]
+
+
+def _worst(worst: WorstClass) -> tuple[ClassRow, str, Strip | None, Strip | None]:
+    kid = worst.row.numbers.get("kid")
+    text = f"{kid.value:.4f} ({ends(kid.low, kid.high, 4)})" if kid else "too few images"
+    real, generated = (
+        strip(side[:TILES]) if len(side) else None for side in (worst.real, worst.generated)
+    )
+    return worst.row, text, real, generated
+
+
+def _copies(rows: Sequence[Row]) -> list[tuple[Row, int, Cell]]:
+    """How many near copies each group has, and their share."""
+    known = [row for row in rows if "copies" in row.numbers]
+    shares = cells(NUMBERS["copies"], [row.numbers["copies"] for row in known])
+    return [
+        (row, round(row.numbers["copies"].value * row.n_generated), share)
+        for row, share in zip(known, shares, strict=True)
+        if share
+    ]
+
+
+def _pair(pair: CopyPair) -> tuple[CopyPair, Strip]:
+    return pair, strip(np.stack([pair.generated, pair.nearest]))

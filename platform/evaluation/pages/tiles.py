@@ -1,0 +1,50 @@
+"""Small pictures inside a page: PNG data of whole pixels, which the browser only repeats."""
+
+from __future__ import annotations
+
+import base64
+import io
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+from .content import Pixels
+
+SIDE = 56
+"""Width of a tile that is aimed at, CSS pixels."""
+
+
+@dataclass(frozen=True)
+class Strip:
+    """One picture of tiles in a row."""
+
+    source: str
+    """A data URI."""
+    width: int
+    """CSS pixels, a whole multiple of the picture's own."""
+    height: int
+
+
+def strip(tiles: Pixels) -> Strip:
+    """Set tiles side by side with transparent gaps: one PNG, however many tiles.
+
+    Args:
+        tiles: uint8 (n, C, H, W), n at least 1, C is 1 or 3.
+    """
+    count, channels, height, width = tiles.shape
+    gap = max(1, width // 16)
+    row = np.zeros((height, count * (width + gap) - gap, channels + 1), np.uint8)
+    for i, tile in enumerate(tiles):
+        left = i * (width + gap)
+        row[:, left : left + width, :-1] = tile.transpose(1, 2, 0)
+        row[:, left : left + width, -1] = 255  # opaque; the gaps let the page through
+    scale = max(1, round(SIDE / width))
+    return Strip(png(Image.fromarray(row)), row.shape[1] * scale, height * scale)
+
+
+def png(image: Image.Image) -> str:
+    """A picture as a data URI."""
+    stream = io.BytesIO()
+    image.save(stream, "PNG", optimize=True)
+    return "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode()

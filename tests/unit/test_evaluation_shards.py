@@ -1,0 +1,200 @@
+"""Shards: every image once, the same image whoever makes it, and nothing made twice."""
+
+from __future__ import annotations
+
+import pickle
+from collections import Counter
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from support.training import at
+
+from whipray.platform.evaluation.extractors.base import Card, Extractor, Floats32, Pixels
+from whipray.platform.evaluation.memorisation import TrainingImages, find_copies
+from whipray.platform.evaluation.shards import (
+    Drawn,
+    Maker,
+    by_class,
+    draw_shards,
+    read_images,
+    read_matched,
+    read_seen,
+    real_shards,
+    seen_name,
+)
+from whipray.platform.lazy import Lazy
+from whipray.trainers.backbones import UNet, UNetConfig
+from whipray.trainers.data import Digits, Splits
+from whipray.trainers.diffusion import DiffusionConfig, build_schedule
+from whipray.trainers.errors import CheckpointProblem
+from whipray.trainers.export import Card as ModelCard
+from whipray.trainers.export import Exported
+from whipray.trainers.samplers import SamplingConfig
+
+SAMPLING = SamplingConfig(steps=2, omega=0.5)
+CPU = torch.device("cpu")
+
+
+def model() -> Exported:
+    """A small U-Net as it is born."""
+    config = UNetConfig(
+        base_channels=8,
+        channel_mult=(1,),
+        blocks_per_level=1,
+        norm_groups=4,
+        attention_resolutions=(),
+    )
+    diffusion = DiffusionConfig()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network = UNet(config, (1, 8, 8), 10).eval()
+        for parameter in network.parameters():  # its last layer is born at zero
+            torch.nn.init.normal_(parameter, std=0.2)
+    card = ModelCard(
+        model=config,
+        diffusion=diffusion,
+        sampling=SAMPLING,
+        image_shape=(1, 8, 8),
+        class_names=[str(c) for c in range(10)],
+        class_counts=[5] * 10,
+        images_seen=0,
+        checkpoint="0" * 16,
+    )
+    return Exported(card, network, build_schedule(diffusion, CPU), CPU)
+
+
+class Rows(Extractor):
+    """Features are the first row of pixels, logits the mean."""
+
+    card = Card("rows", "abcd", 8, "none", None)
+    num_logits = 1
+
+    def _extract(self, images: Pixels) -> tuple[Floats32, Floats32]:
+        floats = images.astype(np.float32)
+        return floats[:, 0, 0], floats.mean((1, 2, 3))[:, None]
+
+
+def splits() -> Splits:
+    return Digits().load(Path())
+
+
+def training() -> TrainingImages:
+    train = splits().train
+    return TrainingImages(train.images, train.labels, "train")
+
+
+def maker(folder: Path) -> Maker:
+    return Maker(at(folder), Lazy(model), Lazy(Rows), Lazy(splits), 64, Lazy(training))
+
+
+def shards(counts: list[int], size: int = 80) -> list[Drawn]:
+    return draw_shards("samples/x", SAMPLING, 3, counts, size)
+
+
+@given(st.lists(st.integers(0, 70), min_size=1, max_size=40).filter(any), st.integers(1, 700))
+def test_every_image_is_in_one_shard(counts: list[int], size: int) -> None:
+    found = shards(counts, size)
+    pairs = Counter((c, i) for s in found for c, i in zip(s.labels, s.indices, strict=True))
+    assert pairs == Counter((c, i) for c, n in enumerate(counts) for i in range(n))
+    assert len({shard.stem for shard in found}) == len(found)
+    assert max(map(len, found)) <= max(8, size)
+    labels, indices, place = by_class(found)
+    assert list(zip(labels, indices, strict=True)) == sorted(pairs)
+    in_shards = np.concatenate([s.labels for s in found])
+    assert (labels[place] == in_shards).all()
+
+
+def test_more_images_add_shards() -> None:
+    few, many = shards([100] * 10), shards([150] * 10)
+    kept = {s.stem for s in few} & {s.stem for s in many}
+    assert len(few) - len(kept) <= 1
+    assert len(kept) > 5
+
+
+def test_images_do_not_depend_on_their_shard(tmp_path: Path) -> None:
+    """Other shards, other order, another process: the same images, and those of `sample`."""
+    counts = [9, 0, 17, 3] + [1] * 6
+    whole, cut = shards(counts, 1000), shards(counts, 8)
+    one, other = maker(tmp_path / "one"), pickle.loads(pickle.dumps(maker(tmp_path / "other")))
+    for shard in whole:
+        one.draw(shard)
+    for shard in reversed(cut):
+        other.draw(shard)
+    labels, indices, _ = by_class(whole)
+    wanted = np.stack([labels, indices], 1)
+    a, b = read_images(one.root, whole, wanted), read_images(other.root, cut, wanted)
+    assert a.shape == (35, 1, 8, 8)
+    assert np.abs(a.astype(int) - b).max() <= 1  # rounding of another batch
+    assert len(np.unique(a.reshape(35, -1), axis=0)) == 35
+    drawn = model().sample(torch.from_numpy(labels), SAMPLING, 3)
+    assert np.abs(((drawn + 1) * 127.5).round().numpy() - a).max() <= 1
+
+
+def test_what_is_there_is_not_made_again(tmp_path: Path) -> None:
+    counts = [20] * 10
+    found = shards(counts)
+    assert len(found) == 3
+    first = maker(tmp_path)
+    first.see(found[0])
+    first.see(found[2])
+    files = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*.safetensors")}
+    assert len(files) == 4
+
+    asked = []
+    second = maker(tmp_path)
+    second.model = Lazy(lambda: asked.append("model") or model())
+    for shard in found:
+        second.see(shard)
+    assert asked == ["model"]  # for the one that was missing
+    assert (
+        files.items() <= {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*.safetensors")}.items()
+    )
+    labels, indices, place = by_class(found)
+    seen = read_seen(second.root, found, "abcd", place)
+    images = read_images(second.root, found, np.stack([labels, indices], 1))
+    assert (seen.features == images[:, 0, 0]).all()
+
+    third = maker(tmp_path)  # another extractor draws nothing
+    third.model = Lazy(partial(pytest.fail, "drawn again"))
+    third.extractor = Lazy(Rows)
+    third.extractor().card = replace(Rows.card, hash="ef01")
+    third.see(found[1])
+    assert third.root.exists(seen_name(found[1], "ef01"))
+
+
+def test_copies_are_found_shard_by_shard(tmp_path: Path) -> None:
+    found, one = shards([20] * 10), maker(tmp_path)
+    for shard in found:
+        one.match(shard)
+    labels, indices, place = by_class(found)
+    nearest, ratio = read_matched(one.root, found, one.training(), place)
+    images, train = read_images(one.root, found, np.stack([labels, indices], 1)), splits().train
+    whole = find_copies(images, labels, train.images, train.labels, 0.4)
+    assert (nearest == whole.nearest).all()
+    assert (ratio == whole.ratio).all()
+
+
+def test_real_images_are_seen_in_their_order(tmp_path: Path) -> None:
+    reference = splits().reference
+    found = real_shards(reference, 100)
+    assert [len(s) for s in found] == [100] * 7 + [40]
+    one = maker(tmp_path)
+    for shard in reversed(found):
+        one.see(shard)
+    assert (read_seen(one.root, found, "abcd").features == reference.images[:, 0, 0]).all()
+
+
+def test_a_damaged_shard_is_named(tmp_path: Path) -> None:
+    [found] = shards([2])
+    one = maker(tmp_path)
+    one.draw(found)
+    [file] = tmp_path.rglob("*.safetensors")
+    file.write_bytes(b"no tensors")
+    with pytest.raises(CheckpointProblem, match=rf"{file.name}: damaged"):
+        one.draw(found)
