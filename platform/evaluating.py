@@ -12,9 +12,8 @@ from .evaluation.evaluator import Evaluated, Evaluator
 from .experiment import Experiment, TrackingConfig
 from .layers import Layer, parse_override, resolve
 from .places import RunPlace, find_run
-from .runs import record
 from .storage import Storage
-from .tracking import Tracker
+from .tracking import Run, Tracker
 
 CHANGEABLE = ("sampling.", "evaluation.", "scaling.")
 
@@ -28,11 +27,14 @@ class Target:
     experiment: Experiment
     """The run's own, with what is overridden."""
 
-    def record(self, root: Storage, found: Evaluated) -> str | None:
-        """Add it to the run's MLflow run, beside the training's own evaluation; why not, else."""
+    def evaluator(self, say: Callable[[str], None]) -> Evaluator:
+        """Of the run's last checkpoint."""
+        return Evaluator(self.experiment, self.place.store, self.place.checkpoint, say)
+
+    def record(self, root: Storage, write: Callable[[Run], None]) -> str | None:
+        """Add something to the run's MLflow run; why that could not be, if it could not."""
         try:
-            run = Tracker(self.experiment.tracking, root).find(self.place.key)
-            record(run, self.place.store, found, found.folder)
+            write(Tracker(self.experiment.tracking, root).find(self.place.key))
         except Problem as problem:
             return f"not in MLflow: {problem.what}"
         return None
@@ -88,10 +90,5 @@ def find_target(root: Storage, tracking: str | None, name: str, overrides: Seque
 
 def evaluate_again(target: Target, say: Callable[[str], None]) -> tuple[Evaluated, int]:
     """Measure the run's last checkpoint; what was found, and how many images had to be drawn."""
-    with open_evaluator(target, say) as evaluator:
+    with target.evaluator(say) as evaluator:
         return evaluator.at(), evaluator.generated
-
-
-def open_evaluator(target: Target, say: Callable[[str], None]) -> Evaluator:
-    """Of the run's last checkpoint."""
-    return Evaluator(target.experiment, target.place.store, target.place.checkpoint, say)

@@ -8,7 +8,7 @@ from itertools import product
 from typing import Any
 
 from ..trainers.errors import UsageProblem
-from .evaluating import find_target, open_evaluator
+from .evaluating import find_target
 from .evaluation.config import LOWER_IS_BETTER
 from .evaluation.evaluator import Evaluated, curve, prefixed, short_hash
 from .evaluation.pages.content import CurvePoint
@@ -31,7 +31,9 @@ class Guided:
     """By group: overall, many, medium, few."""
     store: Storage
     page: str
-    """In the run's store."""
+    """In the run's store, and in its MLflow run."""
+    note: str | None
+    """Why it is not in MLflow, if it is not."""
 
     def document(self) -> dict[str, Any]:
         """As JSON types."""
@@ -39,6 +41,7 @@ class Guided:
             "run": self.run,
             "points": [asdict(point) for point in self.points],
             "ranked_by": self.number,
+            "note": self.note,
             "best": {
                 group: {"omega": p.omega, "steps": p.steps, "sampler": p.sampler}
                 for group, p in self.best.items()
@@ -65,7 +68,7 @@ def measure_guidance(
     target = find_target(root, tracking, name, [MEASURES, *overrides])
     wanted = {f"sampling.{key}": parse_list(key, text) for key, text in lists.items() if text}
     points = [dict(zip(wanted, values, strict=True)) for values in product(*wanted.values())]
-    with open_evaluator(target, say) as evaluator:
+    with target.evaluator(say) as evaluator:
         tried: list[Evaluated] = []
         for values in points:
             evaluator.say = prefixed(f"{len(tried) + 1}/{len(points)} · ", say)
@@ -75,8 +78,10 @@ def measure_guidance(
     best = best_by_group(found, number)
     store = target.place.store
     page = f"guidance/{short_hash([point.folder for point in tried])}.html"
-    store.write_text(page, render_guidance(target.name, found, best))
-    return Guided(target.name, found, number, best, store, page)
+    text = render_guidance(target.name, found, best)
+    store.write_text(page, text)
+    note = target.record(root, lambda run: run.text(text, page))
+    return Guided(target.name, found, number, best, store, page, note)
 
 
 def parse_list(key: str, text: str) -> list[Any]:

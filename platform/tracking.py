@@ -192,6 +192,11 @@ class Run:
         with answered(self.uri):
             self.client.log_dict(self.run_id, dict(content), name)
 
+    def text(self, content: str, name: str) -> None:
+        """A file of text."""
+        with answered(self.uri):
+            self.client.log_text(self.run_id, content, name)
+
     def folder(self, local: Path, name: str) -> None:
         """All files of a local folder."""
         with answered(self.uri):

@@ -99,14 +99,14 @@ def what(row: Mapping[str, Any]) -> str:
 
 
 def metrics_table(metrics: Mapping[str, float]) -> Table:
-    """Rows overall, many, medium, few; a column a number."""
+    """A row a number; columns overall, many, medium, few."""
     table = Table(box=None, pad_edge=False)
     names = list(dict.fromkeys(key.partition("/")[0] for key in metrics))
-    for name in ("", *names):
-        table.add_column(name, no_wrap=True)
-    for group in GROUPS:
-        if any(f"{name}/{group}" in metrics for name in names):
-            table.add_row(group, *(metric_cell(metrics, name, group) for name in names))
+    groups = [g for g in GROUPS if any(f"{name}/{g}" in metrics for name in names)]
+    for column in ("", *groups):
+        table.add_column(column, no_wrap=True)
+    for name in names:
+        table.add_row(name, *(metric_cell(metrics, name, group) for group in groups))
     return table
 
 

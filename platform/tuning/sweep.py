@@ -48,8 +48,13 @@ class Sweep:
     """One sweep by its name."""
 
     def __init__(self, name: str, experiment: Experiment, space: Space) -> None:
-        """`experiment` is the base of every trial: recipe, the space's base, overrides."""
-        self.name, self.experiment, self.space = name, experiment, space
+        """`experiment` is the base of every trial: recipe, the space's base, overrides.
+
+        A trial evaluates in the place that it trained in: workers of its own would wait for room
+        that other trials hold.
+        """
+        self.name, self.space = name, space
+        self.experiment = with_values(experiment, {"evaluation.workers": 1}, "sweep")
         self.root = Storage(experiment.storage)
         self.store = self.root.child(f"sweeps/{name}")
         self.clock = Clock()

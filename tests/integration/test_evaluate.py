@@ -145,6 +145,8 @@ def test_guidance_as_a_curve(shell: Shell) -> None:
     }
     best = found["best"]["few"]
     assert values[best["sampler"], best["steps"], best["omega"]] == min(values.values())
+    page = Path(found["page"])
+    assert list((shell.folder / "whipray-runs/artifacts").glob(f"*/artifacts/guidance/{page.name}"))
     files = {p: p.stat().st_mtime_ns for p in shell.folder.rglob("*.images.safetensors")}
     assert answer(shell, *command) == found
     assert files == {p: p.stat().st_mtime_ns for p in shell.folder.rglob("*.images.safetensors")}

@@ -28,13 +28,14 @@ def evaluate(
     from ...evaluating import evaluate_again, find_target
     from ...places import open_storage
     from ...progress import StatusLine
+    from ...runs import record
 
     root = open_storage(storage, endpoint)
     state = {"line": "loading the checkpoint"}
     with StatusLine(talk, lambda: state["line"]):
         run = find_target(root, tracking, target, overrides or [])
         found, generated = evaluate_again(run, lambda line: state.update(line=line))
-        note = run.record(root, found)
+        note = run.record(root, lambda to: record(to, run.place.store, found, found.folder))
     store = run.place.store
     page = store.uri_of(f"{found.folder}/report.html")
     if as_json:

@@ -58,6 +58,8 @@ def guidance(
                 f"{found.number} {point.numbers[name].value:.4g}",
                 markup=False,
             )
+        if found.note:
+            talk.print(found.note, markup=False)
         talk.print(f"page  {page}", markup=False)
         best = found.best["overall"]
         next_commands(

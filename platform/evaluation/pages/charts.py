@@ -20,6 +20,8 @@ from .figures import Axis, digits, ends
 
 NAMED = 40
 """So many classes have their names at the axis; more are numbered."""
+LEVEL = 12
+"""So many names stand level; more stand upright."""
 WHISKERS = 150
 """So many classes have whiskers; more have a running median instead."""
 HOVERS = 125
@@ -85,7 +87,7 @@ class ClassChart:
     names: tuple[str, ...]
     """At the axis, empty where there are too many."""
     x: tuple[Tick, ...]
-    """Ranks, where there are no names."""
+    """Ranks, where there are no names or the window may be too narrow for them."""
 
 
 def class_chart(rows: Sequence[ClassRow]) -> ClassChart | None:
@@ -154,7 +156,7 @@ def class_chart(rows: Sequence[ClassRow]) -> ClassChart | None:
         head=rows[0].train_count,
         tail=rows[-1].train_count,
         names=tuple(row.name for row in rows) if n <= NAMED else (),
-        x=_ranks(n) if n > NAMED else (),
+        x=_ranks(n) if n > LEVEL else (),
     )
 
 
