@@ -11,9 +11,10 @@ from typing import Any
 from ..trainers.errors import UsageProblem
 from .evaluating import evaluate_again, find_target
 from .evaluation.compare import Comparison, compare, read_evaluation
-from .evaluation.evaluator import prefixed, short_hash
+from .evaluation.evaluator import prefixed
 from .evaluation.pages.comparison import render_comparison
 from .evaluation.report import DRAWS, REPORT
+from .evaluation.shards import short_hash
 from .storage import Storage
 
 

@@ -10,13 +10,14 @@ from typing import Any
 from ..trainers.errors import UsageProblem
 from .evaluating import find_target
 from .evaluation.config import LOWER_IS_BETTER
-from .evaluation.evaluator import Evaluated, curve, prefixed, short_hash
+from .evaluation.evaluator import Evaluated, curve, prefixed
 from .evaluation.pages.content import CurvePoint
 from .evaluation.pages.guidance import render_guidance
+from .evaluation.shards import short_hash
 from .layers import parse_override
 from .storage import Storage
 
-MEASURES = "evaluation.measures=[kid,fid,precision_recall]"
+MEASURES = "evaluation.measures=[kid,fid,precision_recall,agreement]"
 
 
 @dataclass(frozen=True)

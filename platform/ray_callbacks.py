@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from ray.train import UserCallback
@@ -30,19 +30,35 @@ class RecordProgress(UserCallback):
         self.run.metrics(progress["metrics"], progress["images_seen"])
 
 
-def heard(tell: Callable[[Progress], None]) -> Any:
-    """A Ray queue; whatever is put into it is told from a thread, until Ray is gone."""
-    from ray.util.queue import Queue
+@contextmanager
+def heard(tell: Callable[[Progress], None]) -> Iterator[Any]:
+    """A Ray queue, inside which whatever is put into it is told from a thread.
 
-    reports = Queue()
+    The thread ends with the block, before Ray does: a thread that waits inside Ray while Ray is shut
+    down brings the process down with it.
+    """
+    from ray.exceptions import RayError
+    from ray.util.queue import Empty, Queue
+
+    reports, over = Queue(), threading.Event()
 
     def listen() -> None:
-        with suppress(Exception):  # the queue went with Ray
-            while True:
-                tell(Progress(**reports.get()))
+        while True:
+            try:
+                tell(Progress(**reports.get(timeout=0.5)))
+            except Empty:
+                if over.is_set():
+                    return
+            except RayError:  # the queue was lost; its reports are in MLflow all the same
+                return
 
-    threading.Thread(target=listen, daemon=True).start()
-    return reports
+    listener = threading.Thread(target=listen, daemon=True)
+    listener.start()
+    try:
+        yield reports
+    finally:
+        over.set()
+        listener.join(timeout=10)
 
 
 class ForwardProgress(UserCallback):

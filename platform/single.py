@@ -76,9 +76,9 @@ class SingleRun:
         with connected():
             from .ray_callbacks import ForwardProgress, heard
 
-            reports = heard(self._trained)
             self._line = f"starting {self.experiment.scaling.workers} workers"
-            return train(plan, watch, (ForwardProgress(reports),))
+            with heard(self._trained) as reports:
+                return train(plan, watch, (ForwardProgress(reports),))
 
     def _trained(self, progress: Progress) -> None:
         share = progress.images_seen / progress.total_images

@@ -16,7 +16,7 @@ import typer
 
 from ...trainers.errors import Problem
 from .output import say_error
-from .verbs import compare, doctor, evaluate, guidance, models, sample, sweep, train, ui
+from .verbs import classify, compare, doctor, evaluate, guidance, models, sample, sweep, train, ui
 
 INTERRUPTED = 130
 
@@ -33,6 +33,7 @@ app.command()(sweep.sweep)
 app.command()(evaluate.evaluate)
 app.command()(compare.compare)
 app.command()(guidance.guidance)
+app.command()(classify.classify)
 app.command()(sample.sample)
 app.command()(models.models)
 app.command()(doctor.doctor)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import Literal, Self, get_args
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from ...trainers.config import Config
 from ...trainers.data import DataConfig
@@ -15,7 +15,18 @@ MeasureName = Literal[
     "kid", "fid", "inception_score", "precision_recall", "prd", "agreement", "memorisation"
 ]
 EVERYTHING: tuple[MeasureName, ...] = get_args(MeasureName)
-RANKED = "kid|fid|inception_score|precision|recall|f_8|f_1_8|agreement|copies"
+MEASURED_BY: dict[str, MeasureName] = {
+    "kid": "kid",
+    "fid": "fid",
+    "inception_score": "inception_score",
+    "precision": "precision_recall",
+    "recall": "precision_recall",
+    "f_8": "prd",
+    "f_1_8": "prd",
+    "agreement": "agreement",
+    "copies": "memorisation",
+}
+"""Numbers that models can be ordered by, and what measures them."""
 LOWER_IS_BETTER = ("kid", "fid", "copies")
 
 
@@ -92,8 +103,17 @@ class EvaluationConfig(Config):
     """Keep the images and features of the best sampling setting, so that other measures need no new
     images. Those of the other settings that a search tries are deleted when it ends."""
 
-    rank_by: str = Field("kid/overall", pattern=rf"^({RANKED})/(overall|many|medium|few)$")
+    rank_by: str = Field(
+        "kid/overall", pattern=rf"^({'|'.join(MEASURED_BY)})/(overall|many|medium|few)$"
+    )
     """The number that orders models. KID, for its estimate has no bias from the number of images."""
+
+    @model_validator(mode="after")
+    def _ranks_by_what_it_measures(self) -> Self:
+        needed = MEASURED_BY[self.rank_by.partition("/")[0]]
+        if needed not in self.measures:
+            raise ValueError(f"rank_by {self.rank_by} needs {needed} among evaluation.measures")
+        return self
 
     @property
     def direction(self) -> Literal["minimize", "maximize"]:

@@ -6,7 +6,6 @@ measures), so that nothing is drawn or measured twice.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -18,7 +17,7 @@ from typing import Any, Self
 from ...search_spaces.space import Values
 from ...trainers.data import Splits
 from ...trainers.engine import choose_device
-from ...trainers.errors import DataProblem
+from ...trainers.errors import DataProblem, UsageProblem
 from ...trainers.export import Exported, load_exported
 from ...trainers.samplers import SamplingConfig
 from ..checkpoints import CheckpointStore
@@ -44,6 +43,8 @@ from .shards import (
     read_matched,
     read_seen,
     real_shards,
+    samples_folder,
+    short_hash,
 )
 from .workers import Verb, Workers
 
@@ -101,8 +102,8 @@ class Evaluator:
             Lazy(partial(open_model, store, checkpoint, experiment)),
             Lazy(partial(reopen_extractor, experiment, self.root), self.extractor),
             Lazy(partial(real_images, experiment), splits),
-            experiment.evaluation.batch_size,
             self.training,
+            experiment.evaluation.batch_size,
         )
         self.workers = Workers(maker, experiment.evaluation.workers, experiment.scaling)
         self.generated = 0
@@ -126,11 +127,24 @@ class Evaluator:
             kept = self._measure(sampling, folder)
         return Evaluated(sampling, kept["metrics"], kept["provenance"], folder, values)
 
+    def value(self, point: Evaluated) -> float:
+        """What points are ordered by: `evaluation.rank_by`.
+
+        Raises:
+            UsageProblem: there are too few images for it.
+        """
+        rank_by = self.experiment.evaluation.rank_by
+        if rank_by not in point.metrics:
+            raise UsageProblem(
+                f"{rank_by} cannot be told: too few images, or another extractor than it needs",
+                "raise evaluation.images_per_class, or set another evaluation.rank_by",
+            )
+        return point.metrics[rank_by]
+
     def best(self, tried: Sequence[Evaluated]) -> Evaluated:
         """By `evaluation.rank_by`; the earliest of equals."""
-        config = self.experiment.evaluation
-        sign = 1 if config.direction == "minimize" else -1
-        return min(tried, key=lambda point: sign * point.metrics[config.rank_by])
+        sign = 1 if self.experiment.evaluation.direction == "minimize" else -1
+        return min(tried, key=lambda point: sign * self.value(point))
 
     def conclude(self, tried: Sequence[Evaluated]) -> Evaluated:
         """The best of what was tried, its report with all of them in it; the others' images go."""
@@ -239,13 +253,8 @@ class Evaluator:
         }
 
     def _samples(self, sampling: SamplingConfig) -> str:
-        """Where the images of a setting are, from the store's top."""
-        depends_on = [
-            self.manifest.content_hash(),
-            sampling.model_dump(exclude={"batch_size"}),
-            self.experiment.seed,
-        ]
-        return f"{self.store.base}/samples/{short_hash(depends_on)}".lstrip("/")
+        checkpoint = self.manifest.content_hash()
+        return samples_folder(self.store, checkpoint, sampling, self.experiment.seed)
 
     def _key(self, sampling: SamplingConfig) -> str:
         return short_hash(
@@ -298,11 +307,6 @@ def describe(sampling: SamplingConfig) -> str:
 def prefixed(before: str, say: Say) -> Say:
     """Says every line after some words."""
     return lambda line: say(before + line)
-
-
-def short_hash(content: Any) -> str:
-    """16 hex digits over JSON."""
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def open_model(store: Storage, checkpoint: str, experiment: Experiment) -> Exported:

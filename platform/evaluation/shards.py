@@ -24,6 +24,7 @@ from safetensors.numpy import load_file, save_file
 
 from ...trainers.data.batches import to_uint8
 from ...trainers.errors import CheckpointProblem
+from ...trainers.randomness import BLOCK
 from ...trainers.samplers import SamplingConfig
 from ..lazy import Lazy
 from ..storage import Storage
@@ -105,8 +106,20 @@ class Real:
 
 Shard = Drawn | Real
 
-BLOCK = 8
-"""Images of a class that share a noise generator: a shard takes a multiple of them."""
+
+def samples_folder(run: Storage, checkpoint: str, sampling: SamplingConfig, seed: int) -> str:
+    """Where a run keeps the images of one setting, from the store's top.
+
+    Args:
+        checkpoint: content hash.
+    """
+    depends_on = [checkpoint, sampling.model_dump(exclude={"batch_size"}), seed]
+    return f"{run.base}/samples/{short_hash(depends_on)}".lstrip("/")
+
+
+def short_hash(content: Any) -> str:
+    """16 hex digits over JSON."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def draw_shards(
@@ -118,6 +131,7 @@ def draw_shards(
     the last shards are made again.
     """
     classes = len(counts)
+    # Images of a class share a noise generator by BLOCK: a shard takes whole blocks.
     together = max(1, min(classes, shard_images // BLOCK))  # classes in a shard
     each = BLOCK * max(1, shard_images // (BLOCK * together))  # images of each class
     shards = []
@@ -140,30 +154,16 @@ def batched_range(stop: int, size: int) -> Iterator[range]:
     return (range(first, min(first + size, stop)) for first in range(0, stop, size))
 
 
-class Maker:
-    """Makes shards; pickles into workers, which open the model and the extractor themselves.
+class Artist:
+    """Draws shards; pickles into workers, which open the model themselves.
 
     Args:
         root: the store's top.
         model: what draws.
-        extractor: what sees.
-        splits: the real images.
-        batch_size: images that go through the extractor at a time.
-        training: what generated images are held against, to find copies.
     """
 
-    def __init__(
-        self,
-        root: Storage,
-        model: Lazy[Exported],
-        extractor: Lazy[Extractor],
-        splits: Lazy[Splits],
-        batch_size: int,
-        training: Lazy[TrainingImages],
-    ) -> None:
-        self.root, self.batch_size = root, batch_size
-        self.model, self.extractor, self.splits = model, extractor, splits
-        self.training = training
+    def __init__(self, root: Storage, model: Lazy[Exported]) -> None:
+        self.root, self.model = root, model
 
     def draw(self, shard: Drawn, told: Told = lambda _done: None) -> Pixels:
         """A shard's images, (n, C, H, W); from the store, or drawn and kept there."""
@@ -184,6 +184,30 @@ class Maker:
     def _images(self, name: str) -> Pixels:
         images: Pixels = read(self.root, name)["images"]
         return images
+
+
+class Maker(Artist):
+    """Draws shards, and makes of them what an evaluation reads.
+
+    Args:
+        extractor: what sees.
+        splits: the real images.
+        training: what generated images are held against, to find copies.
+        batch_size: images that go through the extractor at a time.
+    """
+
+    def __init__(
+        self,
+        root: Storage,
+        model: Lazy[Exported],
+        extractor: Lazy[Extractor],
+        splits: Lazy[Splits],
+        training: Lazy[TrainingImages],
+        batch_size: int,
+    ) -> None:
+        super().__init__(root, model)
+        self.extractor, self.splits, self.training = extractor, splits, training
+        self.batch_size = batch_size
 
     def see(self, shard: Shard, told: Told = lambda _done: None) -> None:
         """Keep what the extractor sees in a shard's images."""

@@ -12,7 +12,7 @@ from typing import Any, Literal, Self
 
 from ...trainers.errors import Problem, UsageProblem
 from ..experiment import ScalingConfig
-from .shards import Maker, Shard
+from .shards import Artist, Shard
 
 Progress = Callable[[int], None]
 """Hears how many images are done."""
@@ -28,7 +28,7 @@ class Workers:
         scaling: CPUs and GPUs of each, and how often each may be lost.
     """
 
-    def __init__(self, maker: Maker, count: int | Literal["all"], scaling: ScalingConfig) -> None:
+    def __init__(self, maker: Artist, count: int | Literal["all"], scaling: ScalingConfig) -> None:
         self.maker, self.count, self.scaling = maker, count, scaling
         self._actors: list[Any] = []
         self._open = ExitStack()
@@ -97,9 +97,9 @@ class Workers:
         room = int(min(has.get("CPU", 0) // cpus, has.get("GPU", 0) // gpus if gpus else 2**31))
         if room < 1 or (self.count != "all" and self.count > room):
             raise UsageProblem(
-                f"evaluation.workers={self.count} with {cpus} CPUs and {gpus:g} GPUs each: the "
-                f"cluster has room for {room}",
-                "lower evaluation.workers, or set it to all",
+                f"{self.count} workers with {cpus} CPUs and {gpus:g} GPUs each: the cluster has room "
+                f"for {room}",
+                "ask for fewer, for all, or lower scaling.cpus_per_worker and gpus_per_worker",
             )
         lost = self.scaling.max_failures
         actor = ray.remote(_Actor).options(
@@ -112,7 +112,7 @@ class Workers:
 class _Actor:
     """A maker in a process of its own."""
 
-    def __init__(self, maker: Maker) -> None:
+    def __init__(self, maker: Artist) -> None:
         self.maker = maker
 
     def do(self, verb: Verb, shard: Shard) -> None:

@@ -28,5 +28,5 @@ def search_guidance(evaluator: Evaluator, space: Space | None) -> list[Evaluated
     for _ in range(tuning.sample_points):
         trial = study.ask()
         tried.append(evaluator.at(space.suggest(trial, "sample")))
-        study.tell(trial, tried[-1].metrics[config.rank_by])
+        study.tell(trial, evaluator.value(tried[-1]))
     return tried

@@ -45,13 +45,13 @@ def _train(plan: Plan, say: Callable[[str], None]) -> None:
         share = p.images_seen / p.total_images
         say(f"trunk {share:.0%} loss {p.metrics['loss/total']:.3f}")
 
-    reports = heard(show)
     scaling = plan.experiment.scaling
-    if scaling.workers > 1:
-        train(plan, Watch(), (ForwardProgress(reports),))
-        return
-    task = partial(train, plan, Watch(progress=_Put(reports)))
-    on_a_worker(scaling, task, max_retries=scaling.max_failures)
+    with heard(show) as reports:
+        if scaling.workers > 1:
+            train(plan, Watch(), (ForwardProgress(reports),))
+            return
+        task = partial(train, plan, Watch(progress=_Put(reports)))
+        on_a_worker(scaling, task, max_retries=scaling.max_failures)
 
 
 class _Put:

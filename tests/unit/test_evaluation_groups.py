@@ -33,7 +33,7 @@ def test_ranges_are_by_class_id() -> None:
     assert group_classes([1, 9, 90, 7], config) == {"many": [0], "medium": [2, 1], "few": [3]}
     hundred = group_classes(range(100, 0, -1), GroupsConfig(kind="ranges"))
     assert hundred == group_classes(range(100, 0, -1), GroupsConfig())
-    with pytest.raises(UsageProblem, match="border 66 .* no class of 10 to few"):
+    with pytest.raises(UsageProblem, match=r"border 66 .* no class of 10 to few"):
         group_classes(range(10), GroupsConfig(kind="ranges"))
     with pytest.raises(ValidationError, match="borders 6, 3 are not in order"):
         GroupsConfig(kind="ranges", borders=(6, 3))

@@ -314,10 +314,18 @@ class TestPrecisionRecall:
         found = measured("precision_recall", x, y, recall_k=3)
         assert found["precision"][0] == pytest.approx(np.mean(inside))
 
+    @pytest.mark.parametrize("resamples", [0, 20])
+    def test_a_ball_holds_its_border(self, resamples: int) -> None:
+        x = sample(np.array([[-1.0], [2.0], [3.0]], np.float32), 1, resamples)
+        y = sample(np.array([[0.0], [1.0]], np.float32), 1, resamples)
+        found = measured("precision_recall", x, y, recall_k=1)
+        assert found["precision"][0] == pytest.approx(2 / 3)
+
     @pytest.mark.parametrize("k", [1, 4])
     def test_resamples_are_the_metric_of_the_images_left(self, k: int) -> None:
-        x = sample(normal(80, 3, 0), 2)
-        y = sample(normal(90, 3, 1, 0.8), 2, real=True)
+        # On a lattice, where many images lie on the border of a ball.
+        x = sample(normal(80, 3, 0, 0, 3).round(), 2)
+        y = sample(normal(90, 3, 1, 2, 3).round(), 2, real=True)
         found = measured("precision_recall", x, y, recall_k=k)
         for b in range(21):
             left_x, left_y = (once(side.at(side.weights[:, b] > 0)) for side in (x, y))
@@ -360,10 +368,14 @@ class TestInceptionScore:
 
     def test_weights_are_repeated_images(self) -> None:
         x = sample(normal(40, 2, 0), 3)
-        draws = measured("inception_score", x, x, inception_splits=1)["inception_score"]
+        draws = measured("inception_score", x, x, inception_splits=2)["inception_score"]
+        order = np.random.RandomState(2020).permutation(40)
         for b in (3, 11):
-            again = measured("inception_score", repeated(x, b), x, inception_splits=1)
-            assert draws[b] == pytest.approx(again["inception_score"][0])
+            parts = [
+                measured("inception_score", repeated(x.at(part), b), x, inception_splits=1)
+                for part in (order[:20], order[20:])
+            ]
+            assert draws[b] == pytest.approx(np.mean([part["inception_score"] for part in parts]))
 
     def test_the_ends_of_the_scale(self) -> None:
         x = sample(normal(70, 2, 0))
@@ -426,12 +438,13 @@ class TestPRD:
         y = Sample(y.features, y.logits, np.repeat([0, 1, 2], [20, 50, 30]), y.weights)
         seen: list[Floats32] = []
 
-        def cluster(union: Floats32, clusters: int, _seed: int) -> np.ndarray:
+        def cluster(union: Floats32, _clusters: int, _seed: int) -> np.ndarray:
             seen.append(union)
-            return np.arange(len(union)) % clusters
+            return np.zeros(len(union), np.int64)
 
         monkeypatch.setattr(prd, "_cluster", cluster)
-        measured("prd", x, y)
+        one_cluster = measured("prd", x, y)["f_8"]
+        np.testing.assert_allclose(one_cluster, 1)  # what is left of a resample is a whole
         np.testing.assert_array_equal(seen[0][:40], x.features)
         kept = [np.flatnonzero((y.features == row).all(1))[0] for row in seen[0][40:]]
         assert len(set(kept)) == 40

@@ -90,7 +90,7 @@ def training() -> TrainingImages:
 
 
 def maker(folder: Path) -> Maker:
-    return Maker(at(folder), Lazy(model), Lazy(Rows), Lazy(splits), 64, Lazy(training))
+    return Maker(at(folder), Lazy(model), Lazy(Rows), Lazy(splits), Lazy(training), 64)
 
 
 def shards(counts: list[int], size: int = 80) -> list[Drawn]:

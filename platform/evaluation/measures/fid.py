@@ -7,7 +7,7 @@ Resamples go by the influence function (the infinitesimal jackknife; Efron, "The
 Bootstrap and Other Resampling Plans", 1982): how much the distance changes for a little more weight
 on one image. Computing it anew for each resample would cost a decomposition a resample, and would
 show less: with fewer images than some ten a feature, a resample's copies leave it so few different
-images that its distances scatter up to twice as much as those of independent sets.
+images that its distances scatter up to four times as much as those of independent sets.
 """
 
 from __future__ import annotations

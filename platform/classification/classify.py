@@ -1,0 +1,302 @@
+"""Does training on a run's generated images help a classifier? (CBDM table 4, DiffuLT)
+
+Two arms, a classifier trained on the real long-tailed images and one on these and generated ones,
+each with several seeds. What was trained is kept by what it depends on, at the store's top, so that
+runs on the same data share the arm that has no generated images:
+
+    classifiers/<hash>.json                      one trained classifier
+    <run>/samples/<hash>/                        generated images, in shards
+    <run>/classification/<hash>/result.json      what `classify` found
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing, nullcontext
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...trainers.checkpoint import Manifest
+from ...trainers.classification import ClassificationConfig
+from ...trainers.config import Config
+from ...trainers.data import PackedImages, Splits
+from ...trainers.errors import UsageProblem
+from ...trainers.samplers import SamplingConfig
+from ..checkpoints import CheckpointStore
+from ..evaluation.config import EvaluationConfig
+from ..evaluation.evaluator import open_model, real_images
+from ..evaluation.groups import group_classes
+from ..evaluation.shards import Artist, by_class, draw_shards, samples_folder, short_hash
+from ..evaluation.workers import Workers
+from ..experiment import Experiment, ScalingConfig
+from ..layers import Layer, parse_override, resolve
+from ..lazy import Lazy
+from ..lineage import root_of
+from ..local_ray import connected
+from ..places import RunPlace
+from ..storage import MissingObject
+from ..tracking import Run
+from .jobs import Job, Task, train_here, train_on_ray
+from .summary import ARMS, Arm, summarise
+
+Say = Callable[[str], None]
+Counts = NDArray[np.int64]
+FORMAT = 1
+"""Of a trained classifier's file; raise it when the recipe or a figure changes its meaning."""
+CHANGEABLE = ("classification.", "sampling.", "evaluation.groups.", "scaling.")
+ONLY_WITH_GENERATED = {"epoch_of", "generated_weight"}
+
+
+class Settings(Config):
+    """What may be overridden, with the run's own values below."""
+
+    classification: ClassificationConfig = ClassificationConfig()
+    sampling: SamplingConfig
+    evaluation: EvaluationConfig
+    scaling: ScalingConfig
+
+
+@dataclass(frozen=True)
+class Classified:
+    """What was found; `document` is the saved JSON."""
+
+    document: dict[str, Any]
+    folder: str
+    """In the run's store; has result.json."""
+    trained: int
+    """Classifiers that had to be trained; 0 where all was known."""
+
+    def metrics(self) -> dict[str, float]:
+        """Flat, for tracking: `classification/real/accuracy/few`, `.../few_low`, ..."""
+        parts = {arm: found["figures"] for arm, found in self.document["arms"].items()}
+        parts["difference"] = self.document["difference"]
+        flat = {}
+        for part, figures in parts.items():
+            for name, found in figures.items():
+                for end, key in (("", "value"), ("_low", "low"), ("_high", "high")):
+                    if found[key] is not None:
+                        flat[f"classification/{part}/{name}{end}"] = found[key]
+        return flat
+
+    def record(self, run: Run) -> None:
+        """Add it to the run's MLflow run; the last of several is what its metrics show."""
+        run.document(self.document, f"{self.folder}.json")
+        run.metrics(self.metrics(), self.document["images_seen"])
+
+
+def settings_of(experiment: Experiment, overrides: Sequence[str]) -> Settings:
+    """The run's settings with overrides; images are mirrored if the training mirrored them.
+
+    Raises:
+        UsageProblem: an unknown key, a wrong value, or a key of the finished training.
+    """
+    layers = [parse_override(text) for text in overrides]
+    for layer in layers:
+        for key in layer.values:
+            if not key.startswith(CHANGEABLE):
+                raise UsageProblem(
+                    f"{key} cannot be changed here",
+                    "override classification.*, sampling.*, evaluation.groups.* or scaling.*",
+                )
+    run = experiment.model_dump(mode="json", include={"sampling", "evaluation", "scaling"})
+    flip = experiment.data.flip or experiment.augmentation.flips
+    base = Layer("the run", {**run, "classification.flip": flip})
+    return resolve(Settings, [base, *layers]).value
+
+
+def wanted_counts(train_counts: Counts, per_class: int | None, fill_to: int | None) -> Counts:
+    """How many images of each class are generated, (C,) int64.
+
+    Args:
+        per_class: as many of every class; CBDM has 500 for each of CIFAR's 100.
+        fill_to: as many as a class lacks of this number of real images, DiffuLT's N_t.
+
+    Raises:
+        UsageProblem: both or neither, less than 1, or nothing to generate.
+    """
+    if (per_class is None) == (fill_to is None):
+        raise UsageProblem(
+            "how many images to generate is not clear",
+            "give one of --per-class N (as many of every class) and --fill-to N (what a class lacks)",
+        )
+    name, number = ("--per-class", per_class) if fill_to is None else ("--fill-to", fill_to)
+    assert number is not None
+    if number < 1:
+        raise UsageProblem(f"{name} is {number}", "give at least 1")
+    if fill_to is None:
+        return np.full(len(train_counts), number, dtype=np.int64)
+    lacking = np.maximum(0, number - train_counts)
+    if not lacking.any():
+        raise UsageProblem(
+            f"--fill-to is {number}, and every class has as many real images already",
+            f"give more than {train_counts.min()}",
+        )
+    return lacking
+
+
+def classify(
+    place: RunPlace,
+    overrides: Sequence[str] = (),
+    *,
+    per_class: int | None = None,
+    fill_to: int | None = None,
+    seeds: int = 1,
+    workers: int = 1,
+    arms: Sequence[Arm] = ARMS,
+    phase: Say = lambda _line: None,
+) -> Classified:
+    """Train and test both arms with seeds 0, 1, ...; what is in the store is not made again.
+
+    The generated images are the same for every seed, as the papers have them: the intervals cover
+    the classifier's training, not another draw of images or another diffusion model. Added images
+    also balance the classes and, with `epoch_of=all`, lengthen the training, which helps without
+    any new information: a gain is the generator's only beyond what repeated real images give.
+
+    Args:
+        per_class, fill_to: as `wanted_counts`; not needed for the real arm alone.
+        workers: 1 trains in this process; more on Ray, with the resources of `scaling.*`.
+        arms: which to train.
+
+    Raises:
+        UsageProblem: counts, seeds or overrides that cannot be.
+        Problem: what a training has to say.
+    """
+    if seeds < 1:
+        raise UsageProblem(
+            f"--seeds is {seeds}", "give at least 1; 5 tell small effects from noise"
+        )
+    if workers < 1:
+        raise UsageProblem(f"--workers is {workers}", "give at least 1")
+    settings = settings_of(place.experiment, overrides)
+    experiment = place.experiment.model_copy(
+        update={
+            "sampling": settings.sampling,
+            "evaluation": settings.evaluation,
+            "scaling": settings.scaling,
+        }
+    )
+    phase("reading the images")
+    splits = real_images(experiment)
+    counts = np.zeros(splits.train.num_classes, dtype=np.int64)
+    if "real_and_generated" in arms:
+        counts = wanted_counts(splits.train.class_counts, per_class, fill_to)
+    groups = group_classes(splits.train.class_counts.tolist(), settings.evaluation.groups)
+    manifest = CheckpointStore(place.store).read_manifest(place.checkpoint)
+    samples = samples_folder(
+        place.store, manifest.content_hash(), experiment.sampling, experiment.seed
+    )
+    jobs = [
+        Job(arm, seed, _key(arm, seed, splits, groups, settings.classification, samples, counts))
+        for seed in range(seeds)
+        for arm in arms
+    ]
+    folder = f"classification/{short_hash([job.key for job in jobs])}"
+    root = root_of(place.store)
+    try:
+        return Classified(json.loads(place.store.read_text(f"{folder}/result.json")), folder, 0)
+    except MissingObject:
+        pass
+    known = root.list("classifiers")
+    found = {job: json.loads(root.read_text(job.file)) for job in jobs if job.file in known}
+    new = [job for job in jobs if job not in found]
+    with connected() if workers > 1 and new else nullcontext():
+        generated = None
+        if any(job.arm == "real_and_generated" for job in new):
+            generated = draw(place, experiment, manifest, samples, counts, workers, phase)
+        task = Task(groups, settings.classification, settings.scaling.cpus_per_worker)
+        results = (
+            train_here(task, splits, generated, new, phase)
+            if workers == 1
+            else train_on_ray(task, splits, generated, new, workers, settings.scaling, phase)
+        )
+        with closing(results):
+            for job, outcome in results:
+                root.write_text(job.file, json.dumps(outcome))
+                found[job] = outcome
+    document = {
+        "format": FORMAT,
+        "run": place.key,
+        "checkpoint": place.checkpoint,
+        "images_seen": manifest.images_seen,
+        "classification": settings.classification.model_dump(mode="json"),
+        "sampling": settings.sampling.model_dump(mode="json") if counts.any() else None,
+        "groups": groups,
+        "images": {
+            "real": splits.train.class_counts.tolist(),
+            "generated": counts.tolist(),
+            "test": splits.reference.class_counts.tolist(),
+        },
+        "seeds": list(range(seeds)),
+        **summarise(
+            {arm: [found[job] for job in jobs if job.arm == arm] for arm in arms},
+            groups,
+            splits.reference.class_counts,
+            settings.evaluation.confidence,
+        ),
+    }
+    place.store.write_text(f"{folder}/result.json", json.dumps(document, indent=1))
+    return Classified(document, folder, len(new))
+
+
+def draw(
+    place: RunPlace,
+    experiment: Experiment,
+    manifest: Manifest,
+    samples: str,
+    counts: Counts,
+    workers: int,
+    phase: Say,
+) -> PackedImages:
+    """`counts[c]` images of every class c, class by class; from the store where they are there.
+
+    Args:
+        experiment: the run's, with the sampling to draw by.
+        samples: their folder, from the store's top.
+    """
+    artist = Artist(
+        root_of(place.store),
+        Lazy(partial(open_model, place.store, place.checkpoint, experiment)),
+    )
+    shards = draw_shards(
+        samples,
+        experiment.sampling,
+        experiment.seed,
+        counts.tolist(),
+        experiment.evaluation.shard_images,
+    )
+    total = int(counts.sum())
+    with Workers(artist, workers, experiment.scaling) as makers:
+        makers.do("draw", shards, lambda done: phase(f"drawing images: {done:,} of {total:,}"))
+    labels, _, rows = by_class(shards)
+    images, done = np.empty((total, *manifest.image_shape), np.uint8), 0
+    for shard in shards:
+        images[rows[done : (done := done + len(shard))]] = artist.draw(shard)
+    return PackedImages(images, labels, tuple(manifest.class_names))
+
+
+def _key(
+    arm: Arm,
+    seed: int,
+    splits: Splits,
+    groups: Mapping[str, Sequence[int]],
+    config: ClassificationConfig,
+    samples: str,
+    counts: Counts,
+) -> str:
+    alone = arm == "real"
+    return short_hash(
+        [
+            FORMAT,
+            seed,
+            splits.train.fingerprint(),
+            splits.reference.fingerprint(),
+            groups,
+            config.model_dump(mode="json", exclude=ONLY_WITH_GENERATED if alone else None),
+            None if alone else [samples.rpartition("/")[2], counts.tolist()],
+        ]
+    )

@@ -1,0 +1,133 @@
+"""whipray classify: does training on the generated images help a classifier?"""
+
+from __future__ import annotations
+
+from statistics import fmean
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ..options import Endpoint, Json, Overrides, StorageUri, TrackingUri
+from ..output import next_commands, out, say_json, talk
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+TITLES = {"real": "real", "real_and_generated": "real + generated"}
+
+
+def classify(
+    target: Annotated[str, typer.Argument(help="A run, or SWEEP/TRIAL.", metavar="RUN")],
+    overrides: Overrides = None,
+    per_class: Annotated[
+        int | None, typer.Option("--per-class", help="Generate so many images of every class.")
+    ] = None,
+    fill_to: Annotated[
+        int | None,
+        typer.Option("--fill-to", help="Generate what each class lacks of so many real images."),
+    ] = None,
+    seeds: Annotated[int, typer.Option("--seeds", help="Classifiers of each kind.")] = 1,
+    workers: Annotated[
+        int, typer.Option("--workers", help="Processes at once; more than 1 run on Ray.")
+    ] = 1,
+    storage: StorageUri = None,
+    endpoint: Endpoint = None,
+    tracking: TrackingUri = None,
+    as_json: Json = False,
+) -> None:
+    """Train ResNet-32 on the real images, and on real and generated ones; test both on real ones.
+
+    Overrides may change classification.*, sampling.*, evaluation.groups.* and scaling.*. What was
+    drawn or trained before is not done again.
+    """
+    from ....trainers.errors import UsageProblem
+    from ...classification.classify import classify as run_classification
+    from ...experiment import TrackingConfig
+    from ...places import find_run, open_storage
+    from ...progress import StatusLine
+    from ...tracking import Tracker
+
+    root = open_storage(storage, endpoint)
+    state = {"line": "looking for the run"}
+
+    def phase(line: str) -> None:
+        state["line"] = line
+
+    with StatusLine(talk, lambda: state["line"]):
+        place = find_run(root, target)
+        config = TrackingConfig(uri=tracking) if tracking else place.experiment.tracking
+        tracker = Tracker(
+            config, root
+        )  # a server that is down is better known before hours of work
+        found = run_classification(
+            place,
+            overrides or [],
+            per_class=per_class,
+            fill_to=fill_to,
+            seeds=seeds,
+            workers=workers,
+            phase=phase,
+        )
+        try:
+            found.record(tracker.find(place.key))
+        except UsageProblem as nothing:
+            talk.print(f"not recorded in MLflow: {nothing.what}", markup=False)
+    where = place.store.uri_of(f"{found.folder}/result.json")
+    if as_json:
+        say_json({**found.document, "classifiers_trained": found.trained, "result": where})
+        return
+    out.print(figures_table(found.document))
+    talk.print(f"\n{about(found.document, found.trained)}", markup=False)
+    talk.print(f"result  {where}", markup=False)
+    count = f"--per-class {per_class}" if per_class else f"--fill-to {fill_to}"
+    next_commands(
+        f"whipray classify {target} {count} --seeds {max(5, 2 * seeds)}",
+        f"whipray classify {target} {count} --seeds {seeds} classification.generated_weight=0.3",
+        f"whipray evaluate {target}",
+    )
+
+
+def figures_table(document: dict[str, Any]) -> Table:
+    """A line a figure; both kinds of classifier and their difference, with intervals."""
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    arms, difference = document["arms"], document["difference"]
+    for name in ("", *(TITLES[arm] for arm in arms), *(["difference"] if difference else [])):
+        table.add_column(name, no_wrap=True)
+    for name in next(iter(arms.values()))["figures"]:
+        cells = [cell(found["figures"][name]) for found in arms.values()]
+        if difference:
+            verdict = {True: " within noise", False: "", None: ""}[difference[name]["within_noise"]]
+            cells.append(cell(difference[name], "+") + verdict)
+        table.add_row(name.replace("/", " "), *cells)
+    return table
+
+
+def cell(entry: dict[str, Any], sign: str = "") -> str:
+    """`0.512 [0.498, 0.526]`, or the value alone where there is no interval."""
+    value = f"{entry['value']:{sign}.3f}"
+    if entry["low"] is None:
+        return value
+    return f"{value} [{entry['low']:{sign}.3f}, {entry['high']:{sign}.3f}]"
+
+
+def about(document: dict[str, Any], trained: int) -> str:
+    """What was compared, how sure it is, and what papers that stop at the best epoch would say."""
+    images, seeds = document["images"], len(document["seeds"])
+    real, generated, test = (f"{sum(images[of]):,}" for of in ("real", "generated", "test"))
+    known = " (known already)" if trained == 0 else ""
+    more = f" ({seeds})" if seeds > 1 else "; --seeds 5 says how sure the difference is"
+    lines = [
+        f"{real} real and {generated} generated images, tested on {test}; "
+        + f"{document['classification']['epochs']} epochs{known}",
+        f"{document['confidence']:.0%} intervals are {document['interval']}{more}",
+    ]
+    best = []
+    for arm, found in document["arms"].items():
+        of_seeds = [one["best_accuracy_chosen_on_test"] for one in found["trained"]]
+        best.append(f"{TITLES[arm]} {fmean(of_seeds):.3f}")
+    lines.append(
+        f"accuracy at the epoch that is best on the test images, too good: {', '.join(best)}"
+    )
+    return "\n".join(lines)

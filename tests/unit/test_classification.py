@@ -1,0 +1,388 @@
+"""The classifier that judges generated images: its recipe, its figures, their intervals."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from whipray.platform.classification.classify import wanted_counts
+from whipray.platform.classification.summary import student_interval, summarise
+from whipray.trainers.classification import (
+    ClassificationConfig,
+    Outcome,
+    ResNet32,
+    score,
+    train_and_test,
+)
+from whipray.trainers.classification.fit import predict
+from whipray.trainers.classification.recipe import (
+    Normaliser,
+    class_weights,
+    crop_and_flip,
+    learning_rate,
+    weighted_loss,
+)
+from whipray.trainers.data import Digits, PackedImages, Splits
+from whipray.trainers.errors import DataProblem, DivergenceProblem, UsageProblem
+from whipray.trainers.randomness import Draws
+
+CPU = torch.device("cpu")
+HALVES = {"many": range(5), "few": range(5, 10)}
+
+
+@pytest.fixture(scope="module")
+def digits() -> Splits:
+    return Digits().load(Path())
+
+
+def small(splits: Splits, each: int = 4) -> tuple[PackedImages, PackedImages]:
+    """A few images of every digit to train on, and some to test."""
+
+    def first(images: PackedImages) -> PackedImages:
+        rows = [np.flatnonzero(images.labels == c)[:each] for c in range(10)]
+        return images.select(np.concatenate(rows))
+
+    return first(splits.train), first(splits.reference)
+
+
+# --- the network -----------------------------------------------------------------------------
+
+
+def test_resnet_32_is_the_one_of_he_et_al() -> None:
+    network = ResNet32(3, 10)
+    assert sum(p.numel() for p in network.parameters()) == 464_154  # their table 6: 0.46M
+    weighted = [m for m in network.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+    assert len(weighted) == 32
+    for module in weighted:  # He initialisation: variance 2 / fan-in
+        inputs = module.weight[0].numel()
+        assert float(module.weight.detach().std()) == pytest.approx((2 / inputs) ** 0.5, rel=0.15)
+    sizes: list[tuple[int, ...]] = []
+    for block in network.blocks:
+        block.register_forward_hook(lambda _m, _i, out: sizes.append(tuple(out.shape[1:])))
+    assert network(torch.rand(2, 3, 32, 32)).shape == (2, 10)
+    assert sizes == [(16, 32, 32)] * 5 + [(32, 16, 16)] * 5 + [(64, 8, 8)] * 5
+
+
+def test_a_shortcut_keeps_every_other_pixel_between_zeros() -> None:
+    block = ResNet32(1, 2).blocks[5]
+    with torch.no_grad():
+        block.norm2.weight.zero_()  # nothing but the shortcut is left
+    x = torch.rand(2, 16, 8, 8)
+    out = block(x)
+    assert torch.equal(out[:, 8:24], x[:, :, ::2, ::2])
+    assert not out[:, :8].any()
+    assert not out[:, 24:].any()
+
+
+@pytest.mark.parametrize(("channels", "height", "width"), [(1, 8, 8), (1, 9, 12), (3, 64, 64)])
+def test_other_images(channels: int, height: int, width: int) -> None:
+    network = ResNet32(channels, 4)
+    images = torch.rand(2, channels, height, width)
+    assert network.features(images).shape == (2, 64)
+    network.eval()
+    assert torch.equal(network(images), network.head(network.features(images)))
+
+
+# --- the recipe ------------------------------------------------------------------------------
+
+
+def ldam(epoch: int) -> float:
+    """The rule of LDAM-DRW's `adjust_learning_rate` in words; epochs counted from 1."""
+    if epoch <= 5:
+        return 0.1 * epoch / 5
+    return {True: 0.1, False: 0.001}[epoch <= 160] if epoch <= 180 else 0.00001
+
+
+def test_the_learning_rate_is_ldam_s_in_each_of_200_epochs() -> None:
+    config = ClassificationConfig()
+    found = [learning_rate(epoch, config) for epoch in range(200)]
+    assert found == pytest.approx([ldam(epoch) for epoch in range(1, 201)], rel=1e-12)
+
+
+def test_the_learning_rate_keeps_its_shape_at_other_lengths() -> None:
+    for factor in (2, 3):
+        long = ClassificationConfig(epochs=200 * factor)
+        for border in (160, 180):
+            before, after = (learning_rate(border * factor + i, long) for i in (-1, 0))
+            assert (before, after) == pytest.approx((ldam(border), ldam(border + 1)))
+        assert learning_rate(5 * factor - 1, long) == 0.1 > learning_rate(5 * factor - 2, long)
+    short = ClassificationConfig(epochs=10)
+    assert [learning_rate(e, short) for e in range(10)] == pytest.approx([0.1] * 8 + [1e-3, 1e-5])
+    assert learning_rate(0, ClassificationConfig(epochs=1)) == 0.1
+
+
+def test_deferred_weights_are_effective_numbers_from_epoch_160() -> None:
+    config = ClassificationConfig(loss="drw")
+    counts = torch.tensor([5000.0, 387.0, 50.0])
+    assert class_weights(counts, 159, config).tolist() == [1, 1, 1]
+    assert class_weights(counts, 199, ClassificationConfig()).tolist() == [1, 1, 1]
+    # the effective number as the sum that it abbreviates: 1 + beta + beta^2 + ...
+    effective = [sum(0.9999**i for i in range(int(n))) for n in counts]
+    expected = np.array([1 / e for e in effective])
+    expected *= 3 / expected.sum()
+    np.testing.assert_allclose(class_weights(counts, 160, config), expected, rtol=1e-5)
+
+
+def gradient(network: nn.Module, loss: Tensor) -> Tensor:
+    return torch.cat([g.flatten() for g in torch.autograd.grad(loss, list(network.parameters()))])
+
+
+def test_omega_is_a_weight_in_diffult_s_sum() -> None:
+    """Eq. 4: the sum over real images plus omega times that over generated ones."""
+    torch.manual_seed(0)
+    network = ResNet32(1, 10).double().eval()  # batch norm would let the images see one another
+    images, labels = torch.rand(12, 1, 8, 8, dtype=torch.float64), torch.arange(12) % 10
+    real, made = slice(0, 7), slice(7, 12)
+    equal = torch.ones(10, dtype=torch.float64)
+
+    def of_sum(rows: slice) -> Tensor:
+        return gradient(
+            network, F.cross_entropy(network(images[rows]), labels[rows], reduction="sum")
+        )
+
+    for omega in (0.0, 0.3, 1.0):
+        weights = torch.ones(12, dtype=torch.float64)
+        weights[made] = omega
+        found = gradient(network, weighted_loss(network(images), labels, equal, weights) * 12)
+        torch.testing.assert_close(
+            found, of_sum(real) + omega * of_sum(made), rtol=1e-9, atol=1e-12
+        )
+
+
+def test_class_weights_are_normalised_as_pytorch_does() -> None:
+    logits, labels = torch.randn(9, 3), torch.arange(9) % 3
+    of_class = torch.tensor([0.2, 0.8, 2.0])
+    found = weighted_loss(logits, labels, of_class, torch.ones(9))
+    torch.testing.assert_close(found, F.cross_entropy(logits, labels, weight=of_class))
+
+
+def test_crops_are_windows_into_a_black_frame() -> None:
+    images = torch.randint(1, 256, (64, 2, 8, 8), dtype=torch.uint8)
+    framed = F.pad(images, (2, 2, 2, 2))
+    crops = crop_and_flip(images, Draws(0, 0, 0, 64, CPU), 2, flip=True)
+    assert crops.dtype == torch.uint8
+    seen = set()
+    for image, crop in zip(framed, crops, strict=True):
+        windows = {
+            (y, x, mirrored): window.flip(2) if mirrored else window
+            for y in range(5)
+            for x in range(5)
+            for mirrored in (False, True)
+            for window in [image[:, y : y + 8, x : x + 8]]
+        }
+        (where,) = [place for place, window in windows.items() if torch.equal(window, crop)]
+        seen.add(where)
+    assert {y for y, _, _ in seen} == {x for _, x, _ in seen} == set(range(5))
+    assert {mirrored for _, _, mirrored in seen} == {False, True}
+    draws = Draws(0, 0, 0, 64, CPU)
+    assert torch.equal(crop_and_flip(images, draws, 0, flip=False), images)
+    later = crop_and_flip(images, Draws(0, 1, 0, 64, CPU), 2, flip=True)
+    assert not torch.equal(later, crops)
+
+
+def test_images_are_normalised_by_what_is_trained_on(digits: Splits) -> None:
+    images = torch.tensor(digits.train.images)
+    found = Normaliser.of(digits.train, "data", CPU)(images).double()
+    assert float(found.mean()) == pytest.approx(0, abs=1e-5)
+    assert float(found.std(correction=0)) == pytest.approx(1, abs=1e-5)
+    with pytest.raises(UsageProblem, match="1 channels"):
+        Normaliser.of(digits.train, "cifar", CPU)
+    grey = PackedImages(np.full((1, 3, 8, 8), 51, np.uint8), np.zeros(1, np.int64), ("a",))
+    found = Normaliser.of(grey, "cifar", CPU)(torch.tensor(grey.images))
+    expected = (0.2 - np.array([0.4914, 0.4822, 0.4465])) / [0.2023, 0.1994, 0.2010]
+    np.testing.assert_allclose(found[0, :, 0, 0], expected, rtol=1e-5)
+    flat = Normaliser.of(grey, "data", CPU)(torch.tensor(grey.images))
+    assert not flat.any()  # and no division by nothing
+
+
+# --- the figures -----------------------------------------------------------------------------
+
+
+def test_scores_of_a_hand_made_confusion() -> None:
+    """answered   0  1  2  3
+    class 0 (4)         3  1  .  .
+    class 1 (4)         1  2  1  .
+    class 2 (2)         2  .  .  .
+    class 3 (2)         .  .  2  .     and 3 is never answered
+    """
+    labels = np.array([0] * 4 + [1] * 4 + [2] * 2 + [3] * 2)
+    answers = np.array([0, 0, 0, 1, 0, 1, 1, 2, 0, 0, 2, 2])
+    found = score(labels, answers, 4, {"many": [0, 1], "few": [2, 3]})
+    assert found.per_class_recall == pytest.approx((3 / 4, 2 / 4, 0, 0))
+    assert found.recall == pytest.approx((3 / 4 + 2 / 4) / 4)
+    assert found.precision == pytest.approx((3 / 6 + 2 / 3 + 0 / 3 + 0) / 4)
+    assert found.figures() == pytest.approx(
+        {
+            "accuracy/overall": 5 / 12,
+            "accuracy/many": 5 / 8,
+            "accuracy/few": 0,
+            "precision": found.precision,
+            "recall": found.recall,
+        }
+    )
+
+
+def outcome(overall: float, few: float) -> dict[str, Any]:
+    return {"figures": {"accuracy/overall": overall, "accuracy/few": few, "precision": few}}
+
+
+def test_intervals_over_seeds_and_of_their_paired_difference() -> None:
+    before = [outcome(0.50, 0.10), outcome(0.60, 0.20), outcome(0.70, 0.30)]
+    after = [outcome(0.51, 0.30), outcome(0.59, 0.10), outcome(0.71, 0.50)]
+    found = summarise(
+        {"real": before, "real_and_generated": after}, {"few": [1]}, np.array([30, 10]), 0.95
+    )
+    overall = found["arms"]["real"]["figures"]["accuracy/overall"]
+    half = 4.302653 * 0.1 / 3**0.5  # Student's t, 2 degrees of freedom
+    assert (overall["value"], overall["low"]) == pytest.approx((0.6, 0.6 - half), rel=1e-6)
+    gain = found["difference"]["accuracy/overall"]
+    half = 4.302653 * np.std([0.01, -0.01, 0.01], ddof=1) / 3**0.5
+    assert gain["high"] - gain["value"] == pytest.approx(half, rel=1e-6)
+    assert gain["within_noise"] is True
+    sure = summarise(
+        {
+            "real": before,
+            "real_and_generated": [outcome(0.8, 0.4), outcome(0.9, 0.5), outcome(1, 0.6)],
+        },
+        {"few": [1]},
+        np.array([30, 10]),
+        0.95,
+    )
+    assert sure["difference"]["accuracy/few"]["within_noise"] is False
+    assert sure["difference"]["accuracy/few"]["value"] == pytest.approx(0.3)  # more is better
+    assert sure["arms"]["real_and_generated"]["figures"]["accuracy/overall"]["high"] == 1
+
+
+def test_one_seed_has_the_interval_of_its_test_images_and_no_verdict() -> None:
+    found = summarise(
+        {"real": [outcome(0.5, 0.2)], "real_and_generated": [outcome(0.6, 0.5)]},
+        {"few": [1]},
+        np.array([30, 10]),
+        0.95,
+    )
+    few = found["arms"]["real"]["figures"]["accuracy/few"]  # 2 of 10, Wilson 1927
+    assert (few["low"], few["high"]) == pytest.approx((0.0567, 0.5098), abs=1e-4)
+    assert found["arms"]["real"]["figures"]["precision"] == {
+        "value": 0.2,
+        "low": None,
+        "high": None,
+    }
+    assert found["difference"]["accuracy/few"]["within_noise"] is None
+    assert student_interval([0.5], 0.95, (0, 1)) is None
+
+
+def test_how_many_images_are_generated() -> None:
+    counts = np.array([100, 30, 5])
+    assert wanted_counts(counts, 500, None).tolist() == [500, 500, 500]
+    assert wanted_counts(counts, None, 40).tolist() == [0, 10, 35]
+    for per_class, fill_to, said in [
+        (None, None, "one of --per-class"),
+        (5, 5, "one of --per-class"),
+        (0, None, "at least 1"),
+        (None, -3, "at least 1"),
+        (None, 5, "more than 5"),
+    ]:
+        with pytest.raises(UsageProblem, match=said):
+            wanted_counts(counts, per_class, fill_to)
+
+
+# --- the training ----------------------------------------------------------------------------
+
+
+def test_a_seed_fixes_the_numbers_and_leaves_the_global_state(digits: Splits) -> None:
+    real, test = small(digits)
+    config = ClassificationConfig(epochs=1, batch_size=16)
+
+    def train(seed: int, generated: PackedImages | None = None) -> Outcome:
+        return train_and_test(real, test, HALVES, config, seed, CPU, generated)
+
+    one = train(0)
+    torch.rand(3)
+    before = torch.random.get_rng_state()
+    assert train(0) == one
+    assert torch.equal(torch.random.get_rng_state(), before)
+    assert train(1).train_loss != one.train_loss
+    assert train(0, real).train_loss != one.train_loss
+
+
+def test_it_learns_and_its_last_epoch_counts(digits: Splits) -> None:
+    lines: list[str] = []
+    config = ClassificationConfig(epochs=6, batch_size=16, flip=False)
+    real = digits.reference.select(np.flatnonzero(digits.reference.labels < 2))
+    found = train_and_test(real, real, {"many": [0, 1]}, config, 0, CPU, say=lines.append)
+    assert found.scores.accuracy["overall"] > 0.8
+    assert len(lines) == 6
+    accuracies = [float(line.rpartition(" ")[2]) for line in lines]
+    assert found.best_accuracy == pytest.approx(max(accuracies), abs=1e-3)
+    assert accuracies[found.best_epoch - 1] == max(accuracies)
+    assert found.scores.accuracy["overall"] == pytest.approx(accuracies[-1], abs=1e-3)
+
+
+def test_each_step_crops_anew(digits: Splits, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, test = small(digits)
+    seen: list[tuple[int, int]] = []
+
+    def note(images: Tensor, draws: Draws, pad: int, flip: bool) -> Tensor:
+        seen.append((draws.step, draws.rows))
+        assert (draws.seed, pad, flip) == (7, 1, True)  # an eighth of 8 pixels
+        return crop_and_flip(images, draws, pad, flip)
+
+    monkeypatch.setattr("whipray.trainers.classification.fit.crop_and_flip", note)
+    train_and_test(real, test, HALVES, ClassificationConfig(epochs=2, batch_size=16), 7, CPU)
+    assert seen == list(enumerate([16, 16, 8] * 2))
+
+
+def test_an_answer_does_not_depend_on_the_other_images(digits: Splits) -> None:
+    real, test = small(digits)
+    normalise = Normaliser.of(real, "data", CPU)
+    network = ResNet32(1, 10)
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = 1.0  # one pass sets the running means
+    network(normalise(torch.tensor(real.images)))
+    together = predict(network, test, normalise, CPU)
+    assert len(set(together.tolist())) > 1
+    for start in range(0, 40, 4):
+        some = test.select(np.arange(start, start + 4))
+        network.train()
+        assert (
+            predict(network, some, normalise, CPU).tolist() == together[start : start + 4].tolist()
+        )
+
+
+def test_an_epoch_of_real_images_takes_as_many_steps(
+    digits: Splits, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, test = small(digits)
+    steps: list[int] = []
+    step = torch.optim.SGD.step
+    monkeypatch.setattr(
+        torch.optim.SGD, "step", lambda self, *a: (steps.append(0), step(self, *a))[1]
+    )
+    taken = []
+    for epoch_of, generated in (("all", None), ("all", real), ("real", real)):
+        steps.clear()
+        config = ClassificationConfig(epochs=2, batch_size=16, epoch_of=epoch_of)
+        train_and_test(real, test, HALVES, config, 0, CPU, generated)
+        taken.append(len(steps))
+    assert taken == [6, 10, 6]  # 40, 80 and 40 images in batches of 16
+
+
+def test_what_it_cannot_use_is_said(digits: Splits) -> None:
+    real, test = small(digits)
+    config = ClassificationConfig(epochs=1)
+    rgb = PackedImages(np.repeat(real.images, 3, 1), real.labels, real.class_names)
+    with pytest.raises(DataProblem, match=r"generated images are \(3, 8, 8\)"):
+        train_and_test(real, test, HALVES, config, 0, CPU, rgb)
+    tiny = PackedImages(np.ascontiguousarray(real.images[:, :, :4]), real.labels, real.class_names)
+    with pytest.raises(DataProblem, match="at least 8 x 8"):
+        train_and_test(tiny, tiny, HALVES, config, 0, CPU)
+    absurd = ClassificationConfig(epochs=1, batch_size=8, lr=1e30)
+    with pytest.raises(DivergenceProblem, match=r"lower classification\.lr"):
+        train_and_test(real, test, HALVES, absurd, 0, CPU)

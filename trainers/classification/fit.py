@@ -1,0 +1,169 @@
+"""Train one classifier and test it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..data import PackedImages
+from ..data.batches import gather
+from ..data.sampling import Order
+from ..errors import DataProblem, DivergenceProblem
+from ..randomness import Draws, derive_seed
+from .recipe import (
+    ClassificationConfig,
+    Normaliser,
+    class_weights,
+    crop_and_flip,
+    learning_rate,
+    weighted_loss,
+)
+from .resnet32 import MIN_SIZE, ResNet32
+from .scores import Ints, Scores, score
+
+TEST_BATCH = 500
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One trained classifier."""
+
+    scores: Scores
+    """After the last epoch: the result."""
+    train_loss: float
+    """Mean over the last epoch's batches."""
+    best_epoch: int
+    """Counted from 1; the first of equals."""
+    best_accuracy: float
+    """Overall, after the best epoch. Chosen by the test images themselves, as LDAM-DRW's code and
+    many papers do, so it is higher than the truth: for comparison with such papers only."""
+
+
+def train_and_test(
+    real: PackedImages,
+    test: PackedImages,
+    groups: Mapping[str, Sequence[int]],
+    config: ClassificationConfig,
+    seed: int,
+    device: torch.device,
+    generated: PackedImages | None = None,
+    say: Callable[[str], None] = lambda _line: None,
+) -> Outcome:
+    """Train a ResNet-32 and test it after every epoch.
+
+    First weights, order, crops and flips are functions of the seed: the same seed gives the same
+    numbers on one machine and device, and the same first weights whatever it is trained on. The
+    global random state is left as it was.
+
+    Args:
+        real: long-tailed; normalisation is by these alone, also where generated ones are added.
+        test: real, class-balanced, of the same classes and shape.
+        groups: class ids of each group that gets an accuracy.
+        generated: more training images, each weighing `config.generated_weight` in the loss. Batch
+            norm sees them alike, whatever their weight.
+        say: told each epoch.
+
+    Raises:
+        DataProblem: images under 8 x 8, or of other shapes or classes in the three sets.
+        DivergenceProblem: a loss that is not a number.
+    """
+    everything, weights = _together(real, test, generated, config.generated_weight)
+    normalise = Normaliser.of(real, config.normalise, device)
+    order = Order(everything.labels, everything.num_classes, "natural", derive_seed(seed, "order"))
+    per_epoch = len(real.labels) if config.epoch_of == "real" else len(everything.labels)
+    pad = real.image_shape[1] // 8 if config.pad is None else config.pad
+    labels = torch.tensor(everything.labels)
+    counts = torch.bincount(labels, weights.double(), minlength=everything.num_classes)
+    answers, loss, best = np.empty(0, np.int64), 0.0, (0, -1.0)
+    with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True):
+        network = _first_network(real.image_shape[0], real.num_classes, seed).to(device)
+        sgd = torch.optim.SGD(
+            network.parameters(),
+            config.lr,
+            momentum=config.momentum,
+            weight_decay=config.weight_decay,
+        )
+        for epoch in range(config.epochs):
+            for group in sgd.param_groups:
+                group["lr"] = learning_rate(epoch, config)
+            of_class = class_weights(counts, epoch, config).to(device)
+            rows = order.indices(epoch * per_epoch, per_epoch)
+            starts = range(0, per_epoch, config.batch_size)
+            total = torch.zeros((), device=device)
+            network.train()
+            for i, start in enumerate(starts):
+                some = rows[start : start + config.batch_size]
+                draws = Draws(seed, epoch * len(starts) + i, 0, len(some), device)
+                images = crop_and_flip(gather(everything, some, device), draws, pad, config.flip)
+                found = weighted_loss(
+                    network(normalise(images)),
+                    labels[some].to(device),
+                    of_class,
+                    weights[some].to(device),
+                )
+                sgd.zero_grad()
+                found.backward()  # type: ignore[no-untyped-call]
+                sgd.step()
+                total += found.detach()
+            loss = float(total) / len(starts)
+            if not np.isfinite(loss):
+                raise DivergenceProblem(
+                    f"the classifier's loss is {loss} in epoch {epoch + 1}",
+                    f"lower classification.lr ({config.lr:g})",
+                )
+            answers = predict(network, test, normalise, device)
+            accuracy = float((answers == test.labels).mean())
+            best = max(best, (epoch + 1, accuracy), key=lambda one: one[1])
+            say(f"epoch {epoch + 1} of {config.epochs}, loss {loss:.3f}, accuracy {accuracy:.3f}")
+    return Outcome(score(test.labels, answers, test.num_classes, groups), loss, *best)
+
+
+@torch.inference_mode()
+def predict(
+    network: ResNet32, images: PackedImages, normalise: Normaliser, device: torch.device
+) -> Ints:
+    """The most likely class of each image, (N,) int64. Leaves the network in evaluation mode."""
+    network.eval()
+    found = []
+    for start in range(0, len(images.labels), TEST_BATCH):
+        rows = np.arange(start, min(start + TEST_BATCH, len(images.labels)))
+        found.append(network(normalise(gather(images, rows, device))).argmax(1).cpu())
+    answers: Ints = torch.cat(found).numpy()
+    return answers
+
+
+def _first_network(channels: int, classes: int, seed: int) -> ResNet32:
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(derive_seed(seed, "classifier"))
+        return ResNet32(channels, classes)
+
+
+def _together(
+    real: PackedImages, test: PackedImages, generated: PackedImages | None, weight: float
+) -> tuple[PackedImages, Tensor]:
+    """All training images in one block, and the weight of each (N,) float32."""
+    for name, images in (("test", test), ("generated", generated or real)):
+        if (images.image_shape, images.class_names) != (real.image_shape, real.class_names):
+            raise DataProblem(
+                f"{name} images are {images.image_shape} of {images.num_classes} classes, "
+                f"the real training images {real.image_shape} of {real.num_classes}",
+                "give images of the same size, channels and classes",
+            )
+    if min(real.image_shape[1:]) < MIN_SIZE:
+        raise DataProblem(
+            f"images are {real.image_shape[1]} x {real.image_shape[2]}",
+            f"the classifier needs at least {MIN_SIZE} x {MIN_SIZE} pixels; scale the images up",
+        )
+    weights = torch.ones(len(real.labels))
+    if generated is None:
+        return real, weights
+    both = PackedImages(
+        np.concatenate([real.images, generated.images]),
+        np.concatenate([real.labels, generated.labels]),
+        real.class_names,
+    )
+    return both, torch.cat([weights, torch.full((len(generated.labels),), weight)])

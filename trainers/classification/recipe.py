@@ -1,0 +1,176 @@
+"""The recipe of long-tailed CIFAR classification, as LDAM-DRW's code has it (Cao et al. 2019)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, Self
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor
+
+from ..config import Config
+from ..data import PackedImages
+from ..errors import UsageProblem
+from ..randomness import Draws
+
+CIFAR_MEAN, CIFAR_STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
+"""What the long-tail literature divides CIFAR-10 and CIFAR-100 alike by."""
+
+
+class ClassificationConfig(Config):
+    """How the classifier is trained; the defaults are LDAM-DRW's with cross entropy."""
+
+    epochs: int = Field(200, ge=1)
+    """Passes over the images. The learning rate's borders move with it: warm-up over the first
+    1/40, x 0.01 after 8/10, x 0.0001 after 9/10, which at 200 are the epochs 5, 160 and 180."""
+
+    epoch_of: Literal["all", "real"] = "all"
+    """What an epoch is when generated images are added (the papers do not say). all: every image
+    trained on, so that more images also mean more steps. real: as many as there are real ones, so
+    that both classifiers take the same number of steps."""
+
+    lr: float = Field(0.1, gt=0)
+    """Of SGD, at its highest."""
+
+    momentum: float = Field(0.9, ge=0, lt=1)
+    """Of SGD; not Nesterov's."""
+
+    weight_decay: float = Field(2e-4, ge=0)
+    """Of all parameters."""
+
+    batch_size: int = Field(128, ge=1)
+    """Images a step; an epoch's last batch is what is left."""
+
+    pad: int | None = Field(None, ge=0)
+    """Pixels of black around an image before a random crop of its own size. None: an eighth of its
+    height, which is the recipe's 4 for CIFAR."""
+
+    flip: bool = True
+    """Mirror half of the training images left to right."""
+
+    normalise: Literal["data", "cifar"] = "data"
+    """data: by mean and deviation of each channel over the real training images. cifar: by the
+    recipe's constants, for RGB only (its deviations are a fifth smaller than CIFAR's)."""
+
+    loss: Literal["ce", "drw"] = "ce"
+    """ce: cross entropy. drw: deferred re-weighting, classes weighted by their effective number of
+    images after 8/10 of the epochs."""
+
+    drw_beta: float = Field(0.9999, ge=0, lt=1)
+    """Of the effective number (Cui et al. 2019)."""
+
+    generated_weight: float = Field(1.0, ge=0)
+    """omega of DiffuLT eq. 4, the weight of a generated image where a real one has 1; its authors
+    use 0.3 for CIFAR."""
+
+
+def learning_rate(epoch: int, config: ClassificationConfig) -> float:
+    """Of one epoch, counted from 0: `adjust_learning_rate` of LDAM-DRW, scaled to `epochs`."""
+    if (epoch + 1) * 40 <= config.epochs:
+        return config.lr * (epoch + 1) * 40 / config.epochs  # lr * ep / 5 at 200 epochs
+    if epoch * 10 >= config.epochs * 9:
+        return config.lr * 0.0001
+    if epoch * 10 >= config.epochs * 8:
+        return config.lr * 0.01
+    return config.lr
+
+
+def class_weights(counts: Tensor, epoch: int, config: ClassificationConfig) -> Tensor:
+    """Of each class in the loss, (C,) float32, summing to C.
+
+    Args:
+        counts: (C,) images of each class, a generated one counting `generated_weight`.
+        epoch: counted from 0.
+    """
+    if config.loss == "ce" or epoch * 10 < config.epochs * 8:
+        return torch.ones(len(counts))
+    beta = config.drw_beta
+    inverse = (1 - beta) / (1 - beta ** counts.double())  # 1 / effective number, Cui et al. eq. 2
+    return (inverse / inverse.sum() * len(counts)).float()
+
+
+def weighted_loss(logits: Tensor, labels: Tensor, of_class: Tensor, of_image: Tensor) -> Tensor:
+    """Cross entropy, a weighted mean over the batch.
+
+    DiffuLT eq. 4 is a sum over all images. Divided by the batch's class weights (its size, with
+    `ce`) and not by its image weights, the steps of an epoch add up to that sum: omega scales what
+    generated images contribute, and never what real ones do.
+
+    Args:
+        logits: (B, C).
+        labels: (B,) int64.
+        of_class: (C,) weights, normalised over the batch as PyTorch and LDAM-DRW do.
+        of_image: (B,), 1 for a real image and `generated_weight` for another.
+    """
+    each = F.cross_entropy(logits, labels, reduction="none")  # (B,)
+    by_class = of_class[labels]  # (B,)
+    return (of_image * by_class * each).sum() / by_class.sum()
+
+
+def crop_and_flip(images: Tensor, draws: Draws, pad: int, flip: bool) -> Tensor:
+    """Move each image by up to `pad` pixels, black where it was not, and mirror half of them.
+
+    Args:
+        images: (B, C, H, W) uint8.
+        draws: of these B rows.
+    """
+    _, channels, height, width = images.shape
+    device = images.device
+    chance = draws.uniform("crop and flip", 3).to(device)  # (B, 3)
+    corner = (chance[:, :2] * (2 * pad + 1)).long()  # (B, 2) in 0 .. 2 pad
+    y = corner[:, :1] + torch.arange(height, device=device)  # (B, H)
+    x = corner[:, 1:] + torch.arange(width, device=device)  # (B, W)
+    if flip:
+        x = torch.where(chance[:, 2:] < 0.5, x.flip(1), x)
+    row = torch.arange(len(images), device=device)[:, None, None, None]
+    channel = torch.arange(channels, device=device)[:, None, None]
+    return F.pad(images, (pad,) * 4)[row, channel, y[:, None, :, None], x[:, None, None, :]]
+
+
+@dataclass(frozen=True)
+class Normaliser:
+    """(image - mean) / deviation, channel by channel."""
+
+    mean: Tensor  # (C, 1, 1) float32, in bytes
+    deviation: Tensor
+
+    @classmethod
+    def of(cls, real: PackedImages, kind: Literal["data", "cifar"], device: torch.device) -> Self:
+        """By the real training images, or by CIFAR's constants.
+
+        Raises:
+            UsageProblem: constants of RGB for other images.
+        """
+        channels = real.image_shape[0]
+        if kind == "cifar":
+            if channels != 3:
+                raise UsageProblem(
+                    f"classification.normalise=cifar is for RGB, the images have {channels} channels",
+                    "set classification.normalise=data",
+                )
+            mean, deviation = np.array(CIFAR_MEAN) * 255, np.array(CIFAR_STD) * 255
+        else:
+            mean, deviation = _moments(real)
+
+        def ready(values: np.ndarray[tuple[int], np.dtype[np.float64]]) -> Tensor:
+            return torch.tensor(values, dtype=torch.float32, device=device)[:, None, None]
+
+        return cls(ready(mean), ready(deviation))
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """(B, C, H, W) uint8 -> float32."""
+        return images.float().sub_(self.mean).div_(self.deviation)
+
+
+def _moments(packed: PackedImages, block: int = 1024) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation of each channel, (C,) float64 each; whole numbers, so exact."""
+    total = np.zeros((2, packed.image_shape[0]))
+    for first in range(0, len(packed.images), block):
+        some = packed.images[first : first + block].astype(np.float64)
+        total += [some.sum((0, 2, 3)), np.square(some).sum((0, 2, 3))]
+    mean, square = total / (packed.images.size / packed.image_shape[0])
+    deviation = np.sqrt(np.maximum(square - mean**2, 0))
+    return mean, np.where(deviation > 0, deviation, 1.0)
