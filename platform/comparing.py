@@ -53,7 +53,7 @@ def compare_runs(
             f"compare needs two different runs or more, not {', '.join(names) or 'none'}",
             "name them one after another, the one to compare with first",
         )
-    evaluations, places = [], []
+    evaluations, places, confidences = [], [], []
     for name in names:
         target = find_target(root, tracking, name, overrides)
         found, _ = evaluate_again(target, prefixed(f"{name}: ", say))
@@ -61,10 +61,10 @@ def compare_runs(
         with TemporaryDirectory(prefix="whipray-") as scratch:
             for file in (REPORT, DRAWS):
                 store.get_file(f"{found.folder}/{file}", Path(scratch) / file)
-            evaluations.append(read_evaluation(Path(scratch)))
+            evaluations.append(read_evaluation(Path(scratch), store.uri_of(found.folder)))
+            confidences.append(target.experiment.evaluation.confidence)
         places.append(store.uri_of(found.folder))
-    confidence = target.experiment.evaluation.confidence
-    comparison = compare(names, evaluations, confidence)
+    comparison = compare(names, evaluations, confidences[0])
     page = f"comparisons/{short_hash(places)}.html"
     root.write_text(page, render_comparison(comparison))
     return Compared(comparison, page)

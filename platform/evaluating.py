@@ -91,4 +91,5 @@ def find_target(root: Storage, tracking: str | None, name: str, overrides: Seque
 def evaluate_again(target: Target, say: Callable[[str], None]) -> tuple[Evaluated, int]:
     """Measure the run's last checkpoint; what was found, and how many images had to be drawn."""
     with target.evaluator(say) as evaluator:
-        return evaluator.at(), evaluator.generated
+        found = evaluator.conclude([evaluator.at()])
+        return found, evaluator.generated

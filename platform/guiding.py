@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import product
 from typing import Any
 
 from ..trainers.errors import UsageProblem
-from .evaluating import find_target
-from .evaluation.config import LOWER_IS_BETTER
+from .evaluating import Target, find_target
+from .evaluation.config import LOWER_IS_BETTER, MEASURED_BY
 from .evaluation.evaluator import Evaluated, curve, prefixed
 from .evaluation.pages.content import CurvePoint
 from .evaluation.pages.guidance import render_guidance
 from .evaluation.shards import short_hash
-from .layers import parse_override
+from .experiment import with_values
 from .storage import Storage
 
-MEASURES = "evaluation.measures=[kid,fid,precision_recall,agreement]"
+MEASURES = ("kid", "fid", "precision_recall")
+"""What is measured at every point, and what `evaluation.rank_by` needs."""
 
 
 @dataclass(frozen=True)
@@ -66,31 +68,73 @@ def measure_guidance(
     Raises:
         UsageProblem: a value that the sampler does not take, or no such run.
     """
-    target = find_target(root, tracking, name, [MEASURES, *overrides])
-    wanted = {f"sampling.{key}": parse_list(key, text) for key, text in lists.items() if text}
-    points = [dict(zip(wanted, values, strict=True)) for values in product(*wanted.values())]
+    target = find_target(root, tracking, name, overrides)
+    ranked = target.experiment.evaluation.rank_by.partition("/")[0]
+    measures = sorted({*MEASURES, MEASURED_BY[ranked]})
+    cheap = [f"evaluation.measures={json.dumps(measures)}", *overrides]
+    target = find_target(root, tracking, name, cheap)
+    wanted = {
+        f"sampling.{key}": parse_list(key, text) for key, text in lists.items() if text is not None
+    }
+    points = distinct(
+        target, [dict(zip(wanted, v, strict=True)) for v in product(*wanted.values())]
+    )
     with target.evaluator(say) as evaluator:
         tried: list[Evaluated] = []
         for values in points:
             evaluator.say = prefixed(f"{len(tried) + 1}/{len(points)} · ", say)
             tried.append(evaluator.at(values))
-    number = target.experiment.evaluation.rank_by.partition("/")[0]
+        if not target.experiment.evaluation.keep_samples:
+            evaluator.forget(tried)
+        for point in tried:
+            evaluator.value(point)
     found = curve(tried)
-    best = best_by_group(found, number)
+    best = best_by_group(found, ranked)
     store = target.place.store
     page = f"guidance/{short_hash([point.folder for point in tried])}.html"
     text = render_guidance(target.name, found, best)
     store.write_text(page, text)
     note = target.record(root, lambda run: run.text(text, page))
-    return Guided(target.name, found, number, best, store, page, note)
+    return Guided(target.name, found, ranked, best, store, page, note)
 
 
-def parse_list(key: str, text: str) -> list[Any]:
-    """`0,0.5,1` -> its values."""
+def parse_list(key: str, text: str) -> list[str | int | float]:
+    """`0,0.5,1` -> its values.
+
+    Raises:
+        UsageProblem: nothing in it, or something that this option does not take.
+    """
     parts = [part.strip() for part in text.split(",") if part.strip()]
     if not parts:
-        raise UsageProblem(f"--{key} is empty", f"give values with commas, such as --{key} 0,1")
-    return [parse_override(f"x={part}").values["x"] for part in parts]
+        raise UsageProblem(f"--{key} is empty", f"give values with commas, such as {EXAMPLES[key]}")
+    try:
+        return [TYPES[key](part) for part in parts]
+    except ValueError as error:
+        raise UsageProblem(
+            f"--{key} {text}: not a list of {key} values", f"give them as {EXAMPLES[key]}"
+        ) from error
+
+
+TYPES: dict[str, Callable[[str], str | int | float]] = {
+    "omega": float,
+    "steps": int,
+    "sampler": str,
+}
+EXAMPLES = {"omega": "--omega 0,0.5,1", "steps": "--steps 10,50", "sampler": "--sampler ddim,ddpm"}
+
+
+def distinct(target: Target, points: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The points without those that draw what another draws, such as ddpm in other steps.
+
+    Raises:
+        UsageProblem: a value that sampling does not take.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for values in points:
+        changed = with_values(target.experiment, values, "the options")
+        drawn = changed.sampling.effective(changed.diffusion.timesteps)
+        found.setdefault(drawn.model_dump_json(), values)
+    return list(found.values())
 
 
 def best_by_group(points: Sequence[CurvePoint], number: str) -> dict[str, CurvePoint]:

@@ -15,6 +15,7 @@ from ..search_spaces.space import Space
 from ..trainers.errors import CheckpointProblem
 from ..trainers.loop import Progress, check_same_run
 from .checkpoints import CheckpointStore
+from .evaluation.evaluate import check_groups
 from .evaluation.evaluator import PAGE, Evaluated, Evaluator
 from .evaluation.pictures import GRID
 from .evaluation.report import TABLE
@@ -158,6 +159,7 @@ def begin(plan: Plan) -> None:
     plan.run.config(plan.experiment)
     plan.run.code()
     data = plan.experiment.data.load(cache_folder())
+    check_groups(plan.experiment.evaluation, data.train.class_counts.tolist())
     plan.run.document(
         {
             "classes": list(data.train.class_names),

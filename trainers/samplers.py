@@ -54,6 +54,17 @@ class SamplingConfig(Config):
     batch_size: int = Field(256, ge=1)
     """Images sampled at once; has no influence on the images."""
 
+    def effective(self, timesteps: int) -> SamplingConfig:
+        """The same images in the fewest words: what the sampler does not read is at its default.
+
+        Args:
+            timesteps: T of the model.
+        """
+        if self.sampler == "ddpm":
+            return self.model_copy(update={"steps": timesteps, "eta": 0.0})
+        steps = min(self.steps, timesteps)
+        return self.model_copy(update={"steps": steps, "variance": "fixed_large"})
+
 
 def guided(model: Model, labels: Tensor, omega: float) -> Denoise:
     """Classifier-free guidance, Ho & Salimans 2022 as CBDM section 3.1 writes it.

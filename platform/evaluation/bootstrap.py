@@ -120,7 +120,7 @@ def recentred_interval(
     low, high = (
         min(max(end + shift, bounds[0]), bounds[1]) for end in (interval.low, interval.high)
     )
-    return Estimate(interval.value, low, high)
+    return Estimate(interval.value, min(low, interval.value), max(high, interval.value))
 
 
 def wilson_interval(successes: int, trials: int, confidence: float) -> Estimate | None:
@@ -135,4 +135,6 @@ def wilson_interval(successes: int, trials: int, confidence: float) -> Estimate 
     shrink = 1 + z**2 / trials
     middle = (share + z**2 / (2 * trials)) / shrink
     half = z / shrink * sqrt(share * (1 - share) / trials + z**2 / (4 * trials**2))
-    return Estimate(share, max(0.0, middle - half), min(1.0, middle + half))
+    low = middle - half if successes else 0.0  # rounding would leave it on the other side of 0
+    high = middle + half if successes < trials else 1.0
+    return Estimate(share, low, high)

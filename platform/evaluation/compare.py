@@ -130,8 +130,11 @@ def difference(number: str, draws: Floats, first: Floats, confidence: float) -> 
     return Difference(found.value, found.low, found.high) if found else None
 
 
-def read_evaluation(folder: Path) -> Evaluation:
+def read_evaluation(folder: Path, name: str | None = None) -> Evaluation:
     """Read what `Report.save` wrote.
+
+    Args:
+        name: what to call it, where the folder is a copy.
 
     Raises:
         DataProblem: files that are missing or damaged.
@@ -145,13 +148,13 @@ def read_evaluation(folder: Path) -> Evaluation:
         groups = {row.name: {c: counts[c] for c in row.classes} for row in report.rows}
     except FileNotFoundError as error:
         raise DataProblem(
-            f"{folder} has no {Path(error.filename).name}",
+            f"{name or folder} has no {Path(error.filename).name}",
             "name a finished evaluation, or make it with `whipray evaluate`",
         ) from error
     except (OSError, EOFError, ValueError, KeyError, TypeError, BadZipFile, zlib.error) as error:
         raise DataProblem(
-            f"the evaluation in {folder} is damaged ({type(error).__name__})",
-            "make it again with `whipray evaluate`",
+            f"the evaluation in {name or folder} is damaged ({type(error).__name__})",
+            "delete it and make it again with `whipray evaluate`",
         ) from error
     return Evaluation(report.provenance, draws, groups)
 
@@ -172,6 +175,14 @@ def _refusal(first: Evaluation, other: Evaluation) -> str | None:
     return None
 
 
+def alike(number: str, other: Evaluation, first: Evaluation | None) -> bool:
+    """Whether this one number was made alike in two evaluations that can be compared otherwise."""
+    fields = ("train", "copies_mirrored") if number == "copies" else ()
+    return first is not None and all(
+        other.provenance.get(field) == first.provenance.get(field) for field in fields
+    )
+
+
 def _listed(classes: Mapping[int, int]) -> str:
     return f"classes {', '.join(map(str, sorted(classes)))}" if classes else "empty"
 
@@ -187,10 +198,11 @@ def _row(
         else None
         for e, draws in zip(compared, found, strict=True)
     )
+    first = compared[0]
     differences = (
         difference(number, draws, found[0], confidence)
-        if draws is not None and found[0] is not None
+        if e is not None and draws is not None and found[0] is not None and alike(number, e, first)
         else None
-        for draws in found[1:]
+        for e, draws in zip(compared[1:], found[1:], strict=True)
     )
     return ComparedRow(number, group, tuple(estimates), (None, *differences))

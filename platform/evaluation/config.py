@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self, get_args
+from typing import Annotated, Literal, Self, get_args
 
 from pydantic import Field, model_validator
 
@@ -37,14 +37,17 @@ class EvaluationConfig(Config):
     """Images generated for every class, the same for head and tail. 40 takes seconds for ten small
     classes and shows large differences; 500 and more are worth their time for a final result."""
 
-    measures: tuple[MeasureName, ...] = ("kid", "fid", "precision_recall", "agreement")
+    measures: tuple[MeasureName, ...] = Field(
+        ("kid", "fid", "precision_recall", "agreement"), min_length=1
+    )
     """What is measured with every training. `whipray evaluate` measures everything: `prd` fits
     k-means ten times, `inception_score` tells little on small data, `memorisation` reads the
     training images."""
 
     reference: DataConfig | None = None
     """Where the real images come from; None: the training's own data. Of whatever source, its
-    balanced reference split is used; the classes and their order must be the model's."""
+    reference split is used; the classes and their order must be the model's. Where one class has over
+    1.2 times the images of another, all are cut to the smallest: samples are balanced too."""
 
     features: AnyExtractor = ClassifierConfig()
     """What makes features of images."""
@@ -95,13 +98,13 @@ class EvaluationConfig(Config):
     shard_images: int = Field(512, ge=1)
     """About how many images are drawn and kept together: what a lost worker does again."""
 
-    workers: int | Literal["all"] = 1
+    workers: Annotated[int, Field(ge=1)] | Literal["all"] = 1
     """Processes that draw images and make features. 1: the calling one; more, or `all` that the
     cluster has room for, run on Ray. The images do not depend on it."""
 
     keep_samples: bool = True
-    """Keep the images and features of the best sampling setting, so that other measures need no new
-    images. Those of the other settings that a search tries are deleted when it ends."""
+    """Keep images and features, so that other measures need no new images. When a search over
+    guidance ends, those of the other settings that it tried are deleted all the same."""
 
     rank_by: str = Field(
         "kid/overall", pattern=rf"^({'|'.join(MEASURED_BY)})/(overall|many|medium|few)$"

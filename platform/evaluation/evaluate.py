@@ -77,7 +77,7 @@ def evaluate(
     kept: dict[str, Floats] = {}
     for name, ids in {"overall": list(range(len(classes.names))), **groups}.items():
         found, n, m = draws(ids, measures)
-        rows.append(Row(name, tuple(ids), n, m, _numbers(found, n, config)))
+        rows.append(Row(name, tuple(ids), n, m, _numbers(found, n, m, config)))
         kept |= {f"{number}/{name}": values for number, values in found.items()}
     per_class = []
     for group, ids in groups.items():
@@ -86,17 +86,34 @@ def evaluate(
             enough = min(n, m) >= config.min_real
             found, n, m = draws([c], [x for x in measures if enough or x in SMALL_SAMPLES])
             count = int(classes.train_counts[c])
-            numbers = _numbers(found, n, config)
+            numbers = _numbers(found, n, m, config)
             per_class.append(ClassRow(c, classes.names[c], group, count, n, m, numbers))
     return Report(tuple(rows), tuple(per_class), _provenance(card, config, sides, about), kept)
 
 
-def _numbers(found: Mapping[str, Floats], n: int, config: EvaluationConfig) -> dict[str, Estimate]:
-    estimates = {
-        name: NUMBERS[name].estimate(found[name], n, config.confidence)
-        for name in NUMBERS
-        if name in found
-    }
+def check_groups(config: EvaluationConfig, train_counts: Sequence[int]) -> None:
+    """Find out before the work that the groups do not fit the classes, or lack the one to rank by.
+
+    Raises:
+        UsageProblem: naming the class, or the group that is empty.
+    """
+    groups = group_classes(train_counts, config.groups)
+    group = config.rank_by.partition("/")[2]
+    if group not in ("overall", *groups):
+        raise UsageProblem(
+            f"evaluation.rank_by={config.rank_by}: no class is {group} ({config.groups})",
+            "rank by another group, or change evaluation.groups",
+        )
+
+
+def _numbers(
+    found: Mapping[str, Floats], n: int, m: int, config: EvaluationConfig
+) -> dict[str, Estimate]:
+    estimates: dict[str, Estimate | None] = {}
+    for name, number in NUMBERS.items():
+        if name in found:
+            images = n if number.interval == "proportion" else min(n, m)
+            estimates[name] = number.estimate(found[name], images, config.confidence)
     return {name: estimate for name, estimate in estimates.items() if estimate is not None}
 
 

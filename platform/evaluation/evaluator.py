@@ -14,8 +14,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Self
 
+import numpy as np
+
 from ...search_spaces.space import Values
-from ...trainers.data import Splits
+from ...trainers.data import PackedImages, Splits
 from ...trainers.engine import choose_device
 from ...trainers.errors import DataProblem, UsageProblem
 from ...trainers.export import Exported, load_exported
@@ -24,16 +26,16 @@ from ..checkpoints import CheckpointStore
 from ..experiment import Experiment, cache_folder, with_values
 from ..lazy import Lazy
 from ..lineage import export_run, root_of
-from ..storage import MissingObject, Storage
+from ..storage import Storage
 from .bootstrap import Estimate
-from .evaluate import Classes, evaluate
+from .evaluate import Classes, check_groups, evaluate
 from .extractors import open_extractor
 from .extractors.base import Extractor, Value
 from .memorisation import Copies, TrainingImages
 from .pages.content import CurvePoint
 from .pages.report import render_report
-from .pictures import collect, load_pictures, save_pictures
-from .report import Report
+from .pictures import GRID, TILES, collect, load_pictures, save_pictures
+from .report import DRAWS, REPORT, TABLE, Report
 from .shards import (
     Drawn,
     Maker,
@@ -49,7 +51,11 @@ from .shards import (
 from .workers import Verb, Workers
 
 Say = Callable[[str], None]
-PAGE = "report.html"
+PAGE, RESULT = "report.html", "result.json"
+FILES = (PAGE, REPORT, TABLE, DRAWS, GRID, TILES)
+"""Of an evaluation, besides its result."""
+MOST_UNEVEN = 1.2
+"""Real images of the largest class over those of the smallest, from which the larger are cut."""
 FORMAT = 2
 """Of an evaluation's files; raise it when a number changes its meaning."""
 NOT_IN_THE_RESULT = {"batch_size", "keep_samples", "rank_by", "shard_images", "workers"}
@@ -93,6 +99,7 @@ class Evaluator:
         self.manifest = CheckpointStore(store).read_manifest(checkpoint)
         splits = real_images(experiment)
         self._check(splits)
+        check_groups(experiment.evaluation, self.manifest.class_counts)
         say("preparing the feature extractor")
         self.extractor = extractor_of(experiment, splits, self.root, say)
         self.splits = splits
@@ -119,13 +126,22 @@ class Evaluator:
     def at(self, values: Values | None = None) -> Evaluated:
         """One sampling setting: from the store, or drawn and measured now."""
         values = values or {}
-        sampling = with_values(self.experiment, values, "sample level").sampling
+        changed = with_values(self.experiment, values, "the points to try")
+        sampling = changed.sampling.effective(changed.diffusion.timesteps)
         folder = f"evaluations/{self._key(sampling)}"
-        try:
-            kept = json.loads(self.store.read_text(f"{folder}/result.json"))
-        except MissingObject:
-            kept = self._measure(sampling, folder)
+        kept = self._known(folder) or self._measure(sampling, folder)
         return Evaluated(sampling, kept["metrics"], kept["provenance"], folder, values)
+
+    def _known(self, folder: str) -> dict[str, Any] | None:
+        """An earlier result, if all of its files are there and whole."""
+        there = {name.rpartition("/")[2] for name in self.store.list(folder)}
+        if not {RESULT, *FILES} <= there:
+            return None
+        try:
+            kept: dict[str, Any] = json.loads(self.store.read_text(f"{folder}/{RESULT}"))
+        except json.JSONDecodeError:
+            return None
+        return kept if {"metrics", "provenance"} <= kept.keys() else None
 
     def value(self, point: Evaluated) -> float:
         """What points are ordered by: `evaluation.rank_by`.
@@ -151,10 +167,15 @@ class Evaluator:
         best = self.best(tried)
         if len(tried) > 1:
             self._render(best.folder, curve(tried, best))
-        kept = {self._samples(best.sampling)} if self.experiment.evaluation.keep_samples else set()
-        for folder in {self._samples(point.sampling) for point in tried} - kept:
-            self.root.delete(folder)
+        self.forget([point for point in tried if point.folder != best.folder])
+        if not self.experiment.evaluation.keep_samples:
+            self.forget([best])
         return best
+
+    def forget(self, points: Sequence[Evaluated]) -> None:
+        """Delete their images and features; what was found stays."""
+        for folder in {self._samples(point.sampling) for point in points}:
+            self.root.delete(folder)
 
     def _measure(self, sampling: SamplingConfig, folder: str) -> dict[str, Any]:
         config, names = self.experiment.evaluation, tuple(self.manifest.class_names)
@@ -207,7 +228,7 @@ class Evaluator:
                 self.store.put_file(file, f"{folder}/{file.name}")
         result = {"metrics": report.metrics(), "provenance": dict(report.provenance)}
         # last: an evaluation exists when its result does
-        self.store.write_text(f"{folder}/result.json", json.dumps(result, indent=1))
+        self.store.write_text(f"{folder}/{RESULT}", json.dumps(result, indent=1))
         return result
 
     def _copies(self, shards: Sequence[Drawn]) -> Copies:
@@ -237,18 +258,23 @@ class Evaluator:
             self.store.put_file(local / PAGE, f"{folder}/{PAGE}")
 
     def _about(self, sampling: SamplingConfig) -> dict[str, Value]:
+        reference = self.splits.reference
+        counts = reference.class_counts
         return {
             "model": self.experiment.name,
             "checkpoint": self.manifest.content_hash(),
             "images_seen": self.manifest.images_seen,
             "sampler": sampling.sampler,
-            "steps": sampling.steps if sampling.sampler == "ddim" else None,
+            "steps": sampling.steps,
             "eta": sampling.eta,
+            "variance": sampling.variance if sampling.sampler == "ddpm" else None,
             "omega": sampling.omega,
             "clip_x0": sampling.clip_x0,
             "weights": sampling.weights,
             "seed": self.experiment.seed,
-            "reference": self.splits.reference.fingerprint(),
+            "train": self.splits.train.fingerprint(),
+            "reference": reference.fingerprint(),
+            "reference_per_class": f"{counts.min()} to {counts.max()}",
             "reference_source": source_of(self.experiment),
         }
 
@@ -264,6 +290,7 @@ class Evaluator:
                 self.experiment.evaluation.model_dump(
                     mode="json", exclude=NOT_IN_THE_RESULT | {"reference", "features"}
                 ),
+                self.splits.train.fingerprint(),
                 self.splits.reference.fingerprint(),
                 self.extractor.card.hash,
             ]
@@ -320,7 +347,26 @@ def real_images(experiment: Experiment) -> Splits:
     """What was trained on, and what is compared with: `evaluation.reference` where it is given."""
     cache, other = cache_folder(), experiment.evaluation.reference
     own = experiment.data.load(cache)
-    return own if other is None else Splits(own.train, other.load(cache).reference)
+    reference = (other.load(cache) if other else own).reference
+    return Splits(own.train, balanced(reference))
+
+
+def balanced(images: PackedImages) -> PackedImages:
+    """All of them where the classes have about as many; else as many of each as the smallest has.
+
+    Images are generated for every class alike: against uneven real images, even a perfect generator
+    would be far off.
+    """
+    counts = images.class_counts
+    least = int(counts.min())
+    if counts.max() <= MOST_UNEVEN * least:
+        return images
+    generator = np.random.default_rng(0)
+    rows = [
+        generator.permutation(np.flatnonzero(images.labels == c))[:least]
+        for c in range(images.num_classes)
+    ]
+    return images.select(np.sort(np.concatenate(rows)))
 
 
 def training_images(experiment: Experiment) -> TrainingImages:

@@ -60,7 +60,7 @@ class Workers:
 
     def _do_on_actors(self, verb: Verb, shards: Sequence[Shard], progress: Progress) -> None:
         if not self._actors:
-            self._actors = self._start(len(shards))
+            self._actors = self._start()
         import ray
 
         waiting, done = list(reversed(shards)), 0
@@ -85,7 +85,7 @@ class Workers:
                 "evaluation.batch_size if it ran out of memory",
             ) from error
 
-    def _start(self, shards: int) -> list[Any]:
+    def _start(self) -> list[Any]:
         from ..local_ray import connected
 
         self._open.enter_context(connected())
@@ -106,7 +106,7 @@ class Workers:
             num_cpus=cpus, num_gpus=gpus, max_restarts=lost, max_task_retries=lost
         )
         count = room if self.count == "all" else self.count
-        return [actor.remote(self.maker) for _ in range(min(count, shards))]
+        return [actor.remote(self.maker) for _ in range(count)]
 
 
 class _Actor:

@@ -59,6 +59,10 @@ def test_everything_is_measured_without_a_new_image(shell: Shell) -> None:
     artifacts = shell.folder / "whipray-runs/artifacts"
     assert list(artifacts.glob(f"*/artifacts/evaluations/{page.parent.name}/report.html"))
     assert answer(shell, "evaluate", "a") == found
+    (page.parent / "result.json").write_text("{")
+    (page.parent / "draws.npz").unlink()
+    assert answer(shell, "evaluate", "a") == found  # damaged, so measured again
+    assert (page.parent / "draws.npz").exists()
 
 
 def test_more_images_are_the_same_and_some_more(shell: Shell) -> None:
@@ -183,8 +187,13 @@ def swapped(shell: Shell) -> Path:
         (("evaluate", "a", QUICK, "evaluation.workers=64", "sampling.steps=1"), "room for"),
         (("compare", "a"), "two different runs"),
         (("compare", "a", "c"), "no run c"),
-        (("guidance", "a", "--omega", "0,x"), "sampling.omega"),
+        (("guidance", "a", "--omega", "0,x"), "not a list of omega values"),
         (("guidance", "a", "--omega", ","), "--omega is empty"),
+        (("guidance", "a", "--omega", "-1"), "sampling.omega"),
+        (("evaluate", "a", "evaluation.rank_by=f_8/overall", QUICK), "needs prd"),
+        (("evaluate", "a", "evaluation.groups.kind=ranges"), "borders"),
+        (("evaluate", "a", "evaluation.workers=0"), "evaluation.workers"),
+        (("evaluate", "a", "evaluation.measures=[]"), "evaluation.measures"),
     ],
 )
 def test_mistakes_are_named(shell: Shell, command: tuple[str, ...], said: str) -> None:

@@ -291,6 +291,30 @@ class TestKID:
         assert covered >= 0.9 * repetitions
         assert abs(np.mean(values) - truth) < 3 * np.std(values) / np.sqrt(repetitions)
 
+    @pytest.mark.parametrize("each", [2, 3])
+    def test_covers_with_few_images_of_many_classes(self, each: int) -> None:
+        """A class whose resample is one image again and again keeps its share of the mean."""
+        labels = np.repeat(np.arange(40), each)
+        centres = normal(40, 8, 0, 0, 2)
+        rng = np.random.default_rng(each)
+        covered = 0
+        for seed in range(60):
+            sides = [
+                resample(
+                    (centres[labels] + rng.normal(size=(len(labels), 8))).astype(np.float32),
+                    np.zeros((len(labels), 1), np.float32),
+                    labels,
+                    100,
+                    seed,
+                    side,
+                )
+                for side in ("generated", "real")
+            ]
+            found = NUMBERS["kid"].estimate(measured("kid", *sides)["kid"], len(labels), 0.95)
+            assert found is not None
+            covered += found.low <= 0 <= found.high
+        assert covered >= 48
+
 
 class TestPrecisionRecall:
     def test_agrees_with_torch_fidelity(self) -> None:
@@ -322,24 +346,34 @@ class TestPrecisionRecall:
         assert found["precision"][0] == pytest.approx(2 / 3)
 
     @pytest.mark.parametrize("k", [1, 4])
-    def test_resamples_are_the_metric_of_the_images_left(self, k: int) -> None:
+    def test_a_resample_leaves_balls_out_and_counts_points_again(self, k: int) -> None:
         # On a lattice, where many images lie on the border of a ball.
         x = sample(normal(80, 3, 0, 0, 3).round(), 2)
         y = sample(normal(90, 3, 1, 2, 3).round(), 2, real=True)
         found = measured("precision_recall", x, y, recall_k=k)
-        for b in range(21):
-            left_x, left_y = (once(side.at(side.weights[:, b] > 0)) for side in (x, y))
-            precision = measured("precision_recall", repeated(x, b), left_y, recall_k=k)
-            recall = measured("precision_recall", left_x, repeated(y, b), recall_k=k)
-            assert found["precision"][b] == pytest.approx(precision["precision"][0])
-            assert found["recall"][b] == pytest.approx(recall["recall"][0])
+        for number, points, balls in (("precision", x, y), ("recall", y, x)):
+            own = np.linalg.norm(balls.features[:, None] - balls.features, axis=2)
+            holds = (
+                np.linalg.norm(points.features[:, None] - balls.features, axis=2)
+                <= np.sort(own)[:, k]
+            )
+            for b in range(21):
+                inside = holds[:, balls.weights[:, b] > 0].any(1)
+                expected = (inside * points.weights[:, b]).sum() / len(points)
+                assert found[number][b] == pytest.approx(expected)
 
-    def test_pairs_looked_at_in_parts(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        x, y = sample(normal(80, 3, 0)), sample(normal(90, 3, 1, 0.8), real=True)
-        whole = measured("precision_recall", x, y)
-        monkeypatch.setattr("whipray.platform.evaluation.measures.precision_recall.PAIRS", 3)
-        for number, draws in measured("precision_recall", x, y).items():
-            np.testing.assert_array_equal(draws, whole[number])
+    def test_recall_near_one_has_a_spread(self) -> None:
+        """Made anew in each resample, the balls would hold everything in every one."""
+        values, intervals = [], []
+        for seed in range(60):
+            x = sample(normal(48, 8, 2 * seed), 3, 100)
+            y = sample(normal(48, 8, 2 * seed + 1), 3, 100, real=True)
+            draws = measured("precision_recall", x, y)["recall"]
+            values.append(draws[0])
+            intervals.append(NUMBERS["recall"].estimate(draws, 48, 0.95))
+        truth = np.mean(values)
+        assert 0.9 < truth < 1
+        assert sum(e.low <= truth <= e.high for e in intervals if e) >= 54
 
     def test_the_ends_of_the_scale(self) -> None:
         x = sample(normal(50, 4, 0))

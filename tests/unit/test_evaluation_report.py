@@ -125,6 +125,13 @@ class TestReport:
         assert many.n_generated == 1
         assert set(many.numbers) == {"precision", "agreement"}
 
+    def test_all_or_nothing_still_has_an_interval(self) -> None:
+        fake, labels = digits(40, 60)
+        far = Extracted(fake.features + 100, fake.logits)
+        row = report_of((far, labels)).rows[0]
+        assert row.numbers["precision"].value == row.numbers["recall"].value == 0
+        assert 0 < row.numbers["precision"].high < 0.05  # Wilson's of 0 in 100
+
     def test_near_copies_are_a_share(self) -> None:
         fake, labels = digits(40, 60)
         copies = labels == 4

@@ -361,6 +361,14 @@ def test_sampling_reports_stays_in_range_and_takes_nothing() -> None:
     assert sample(Network(), MANY[:0], shape, SCHEDULE, config, seed=0).shape == (0, *shape)
 
 
+def test_what_is_not_read_makes_no_difference() -> None:
+    ddim = SamplingConfig(steps=5000, variance="fixed_small").effective(1000)
+    assert ddim == SamplingConfig(steps=1000)
+    ddpm = SamplingConfig(sampler="ddpm", steps=7, eta=0.5, variance="fixed_small").effective(1000)
+    assert ddpm == SamplingConfig(sampler="ddpm", steps=1000, variance="fixed_small")
+    assert SamplingConfig(steps=7, eta=0.5).effective(1000) == SamplingConfig(steps=7, eta=0.5)
+
+
 def test_occurrences() -> None:
     assert occurrences(torch.tensor([4, 2, 4, -1, 4, 2])).tolist() == [0, 0, 1, 0, 2, 1]
     assert occurrences(torch.tensor([], dtype=torch.int64)).tolist() == []

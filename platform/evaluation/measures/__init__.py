@@ -40,6 +40,9 @@ SMALL_SAMPLES = ("kid", "agreement")
 """Measures of a single class however few its images: unbiased, or a plain proportion."""
 
 
+SHARE = (0.0, 1.0)
+
+
 @dataclass(frozen=True)
 class Number:
     """One number of a report, and how it is shown."""
@@ -51,18 +54,22 @@ class Number:
     bounds: tuple[float, float] = (0.0, float("inf"))
     """Of what can be; cuts a recentred interval."""
 
-    def estimate(self, draws: Floats, n_generated: int, confidence: float) -> Estimate | None:
-        """The number with its interval; None where it is undefined."""
+    def estimate(self, draws: Floats, n: int, confidence: float) -> Estimate | None:
+        """The number with its interval; None where it is undefined.
+
+        Args:
+            n: images on the side that has fewer, or generated ones for a proportion of those.
+        """
         if self.interval == "percentile":
             return percentile_interval(draws, confidence)
-        if self.interval == "recentred":
+        # Where all images are inside or all outside, so are those of every resample.
+        certain = self.bounds == SHARE and draws[0] in SHARE and (draws == draws[0]).all()
+        if self.interval == "recentred" and not certain:
             return recentred_interval(draws, confidence, self.bounds)
         if draws[0] != draws[0]:
             return None
-        return wilson_interval(round(draws[0] * n_generated), n_generated, confidence)
+        return wilson_interval(round(draws[0] * n), n, confidence)
 
-
-SHARE = (0.0, 1.0)
 
 NUMBERS: dict[str, Number] = {
     "kid": Number("KID", "lower", 4, "percentile"),

@@ -109,9 +109,12 @@ def _mean_kernel(sample: Sample) -> Floats:
 
     squares = torch.zeros_like(within).index_add_(0, member, weights.square())
     pairs = of_class.square() - squares  # of different originals, (C, 1 + B)
+    means = within / pairs  # of each class, (C, 1 + B)
+    # A resample may have one original of a class of few: that class then has the mean of all of its
+    # images. Left out, it would take its large kernels with it, and shift the draw.
+    means = torch.where(pairs > 0, means, means[:, :1])
     share = (of_class / n).square()  # of the mixture's pairs, (C, 1)
-    # A class with one original has no such pair; what cannot be known is left out.
-    known = 1 - (share * (pairs == 0)).sum(0)
-    means = torch.where(pairs > 0, share * within / pairs, 0).sum(0)
-    mean = (means + (total - within.sum(0)) / n**2) / known
+    lone = pairs[:, :1] == 0  # a class of one image has no pair at all, and is left out
+    known = 1 - (share * lone).sum(0)
+    mean = (torch.where(lone, 0, share * means).sum(0) + (total - within.sum(0)) / n**2) / known
     return torch.where(known > 1e-12, mean, torch.nan).cpu().numpy()

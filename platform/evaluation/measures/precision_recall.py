@@ -5,8 +5,9 @@ Generative Models", NeurIPS 2019. Precision is the share of generated images tha
 covers, recall that of real images that the generated manifold covers.
 
 The manifold is a ball around each image that reaches to its k-th nearest other image (equation 1,
-with <=). In a resample the balls are those of the different images in it: a copy at distance zero
-would shrink its original's ball.
+with <=). A resample leaves balls out and counts points again, but does not make the balls anew: among
+the 63 % of images that are different, the k-th neighbour is farther, so that every share would grow
+and those near 1 would all be 1, which shows no spread where there is one.
 """
 
 from __future__ import annotations
@@ -19,19 +20,16 @@ import torch
 from torch import Tensor
 
 from ..bootstrap import Floats, Floats32, Sample
-from .products import blocks, own_products, products, squared_norms, to_device
+from .products import own_products, products, squared_norms, to_device
 
 if TYPE_CHECKING:
     from ..config import EvaluationConfig
-
-PAIRS = 2**15
-"""Pairs of a point and a ball that are looked at together, in all resamples."""
 
 
 def measure(generated: Sample, real: Sample, config: EvaluationConfig) -> dict[str, Floats]:
     """`precision` and `recall` in [0, 1]; NaN where the manifold has no more than k images."""
     x, y = (_Balls.of(side, config.recall_k) for side in (generated, real))
-    in_generated, in_real = y.there.new_zeros(y.there.shape), x.there.new_zeros(x.there.shape)
+    in_generated, in_real = torch.zeros_like(y.there) > 0, torch.zeros_like(x.there) > 0
     for rows, columns, inner in products(generated.features, real.features):
         distances = _squared_distances(inner, x.norms[rows], y.norms[columns])
         y.cover(in_real[rows], distances, columns)
@@ -44,29 +42,19 @@ def measure(generated: Sample, real: Sample, config: EvaluationConfig) -> dict[s
 
 @dataclass(frozen=True)
 class _Balls:
-    """The manifold of one set of n images in each resample; tensors on the device."""
+    """The manifold of one set of n images; tensors on the device."""
 
     norms: Tensor  # (n,) float64, |x_i|^2
-    there: Tensor  # (n, 1 + B) bool, whether the image is in the resample
-    radii: Tensor  # (n, 1 + B) float64, squared; -1, which holds nothing, where n <= k
+    radii: Tensor  # (n,) float64, squared; -1, which holds nothing, where n <= k
+    there: Tensor  # (n, 1 + B) float32, 1 where the image is in the resample
 
     @classmethod
     def of(cls, sample: Sample, k: int) -> _Balls:
-        norms, there = squared_norms(sample.features), to_device(sample.weights) > 0
-        radii = norms.new_full(there.shape, -1.0)
-        if len(sample) > k:
-            # About 63 % of the images are in a resample: of so many, at least k are there in all but
-            # one case in 10^7, which takes the last.
-            count = min(4 * k + 12 if sample.draws > 1 else k, len(sample) - 1)
-            near, ids = _nearest_others(sample.features, norms, count)
-            for rows in blocks(len(sample)):
-                known = there.new_zeros(there[rows].shape, dtype=torch.int16)
-                kth = torch.zeros_like(known, dtype=torch.int64)  # (b, 1 + B)
-                for neighbour in ids[rows].T:  # from the nearest
-                    known += there[neighbour]
-                    kth += known < k
-                radii[rows] = near[rows].gather(1, kth.clamp(max=count - 1))
-        return cls(norms, there, radii)
+        norms = squared_norms(sample.features)
+        there = (to_device(sample.weights) > 0).float()
+        if len(sample) <= k:
+            return cls(norms, torch.full_like(norms, -1), there)
+        return cls(norms, _distance_to_kth(sample.features, norms, k), there)
 
     def cover(self, inside: Tensor, distances: Tensor, balls: slice) -> None:
         """Mark in `inside` (b, 1 + B) the points that lie in one of these balls.
@@ -74,42 +62,25 @@ class _Balls:
         Args:
             distances: squared, from the points to these balls' centres, (b, c) float64.
         """
-        there, radii = self.there[balls], self.radii[balls]  # (c, 1 + B)
-        # A ball is smallest where nothing is left out, in column 0: a point in it then is in it
-        # whenever it is there, which is a product of zeros and ones.
-        always = distances <= radii[:, 0]
-        inside |= always.float() @ there.float() > 0
-        if radii.shape[1] == 1:
-            return
-        sometimes = (distances <= radii.amax(1)) & ~always & ~inside.all(1, keepdim=True)
-        for pairs in sometimes.nonzero().split(PAIRS):
-            point, ball = pairs.T
-            holds = there[ball] & (distances[point, ball, None] <= radii[ball])  # (PAIRS, 1 + B)
-            inside |= (
-                torch.zeros_like(inside, dtype=torch.float32).index_add_(0, point, holds.float())
-                > 0
-            )
+        inside |= (distances <= self.radii[balls]).float() @ self.there[balls] > 0
 
 
-def _nearest_others(x: Floats32, norms: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """Squared distances, ascending, and indices of each row's nearest other rows, (n, count)."""
-    near = norms.new_full((len(x), count), torch.inf)
-    ids = torch.zeros(near.shape, dtype=torch.int64, device=near.device)
+def _distance_to_kth(x: Floats32, norms: Tensor, k: int) -> Tensor:
+    """Squared distance of each row to the k-th nearest other row, (n,)."""
+    near = norms.new_full((len(x), k), torch.inf)
 
-    def keep(rows: slice, columns: slice, distances: Tensor) -> None:
-        best, found = distances.topk(min(count, distances.shape[1]), largest=False)
-        candidates = torch.cat([near[rows], best], 1)
-        near[rows], order = candidates.topk(count, largest=False)
-        ids[rows] = torch.cat([ids[rows], found + columns.start], 1).gather(1, order)
+    def keep(rows: slice, distances: Tensor) -> None:
+        best = distances.topk(min(k, distances.shape[1]), largest=False).values
+        near[rows] = torch.cat([near[rows], best], 1).topk(k, largest=False).values
 
     for rows, columns, inner in own_products(x):
         distances = _squared_distances(inner, norms[rows], norms[columns])
         if rows == columns:
-            keep(rows, columns, distances.fill_diagonal_(torch.inf))
+            keep(rows, distances.fill_diagonal_(torch.inf))
         else:
-            keep(rows, columns, distances)
-            keep(columns, rows, distances.T)
-    return near, ids
+            keep(rows, distances)
+            keep(columns, distances.T)
+    return near.amax(1)
 
 
 def _squared_distances(inner: Tensor, x_norms: Tensor, y_norms: Tensor) -> Tensor:
