@@ -1,8 +1,16 @@
 """Does training on a run's generated images help a classifier? (CBDM table 4, DiffuLT)
 
-Two arms, a classifier trained on the real long-tailed images and one on these and generated ones,
-each with several seeds. What was trained is kept by what it depends on, at the store's top, so that
-runs on the same data share the arm that has no generated images:
+Three arms of classifiers, each trained with several seeds:
+
+- `real`: on the real long-tailed images.
+- `real_repeated`, the control: on these, and on copies of them.
+- `real_and_generated`: on these, and on as many generated ones of each class.
+
+Added images balance the classes and lengthen the training, whatever they show. The control gains
+that much too, so that what generated images gain beyond it is theirs.
+
+What was trained is kept by what it depends on, at the store's top, so that runs on the same data
+share the arms that have no generated images:
 
     classifiers/<hash>.json                      one trained classifier
     <run>/samples/<hash>/                        generated images, in shards
@@ -25,7 +33,7 @@ from ...trainers.checkpoint import Manifest
 from ...trainers.classification import ClassificationConfig
 from ...trainers.config import Config
 from ...trainers.data import PackedImages, Splits
-from ...trainers.errors import UsageProblem
+from ...trainers.errors import DataProblem, UsageProblem
 from ...trainers.samplers import SamplingConfig
 from ..checkpoints import CheckpointStore
 from ..evaluation.config import EvaluationConfig
@@ -42,14 +50,14 @@ from ..places import RunPlace
 from ..storage import MissingObject
 from ..tracking import Run
 from .jobs import Job, Task, train_here, train_on_ray
-from .summary import ARMS, Arm, summarise
+from .summary import ARMS, DIFFERENCES, Arm, summarise
 
 Say = Callable[[str], None]
 Counts = NDArray[np.int64]
 FORMAT = 1
 """Of a trained classifier's file; raise it when the recipe or a figure changes its meaning."""
 CHANGEABLE = ("classification.", "sampling.", "evaluation.groups.", "scaling.")
-ONLY_WITH_GENERATED = {"epoch_of", "generated_weight"}
+ONLY_WITH_ADDED = {"epoch_of", "generated_weight"}
 
 
 class Settings(Config):
@@ -59,6 +67,15 @@ class Settings(Config):
     sampling: SamplingConfig
     evaluation: EvaluationConfig
     scaling: ScalingConfig
+
+
+@dataclass(frozen=True)
+class Addition:
+    """Images that an arm has beside the real ones."""
+
+    known_by: list[Any]
+    """What they depend on beside the real ones, as JSON types."""
+    make: Callable[[], PackedImages]
 
 
 @dataclass(frozen=True)
@@ -74,7 +91,8 @@ class Classified:
     def metrics(self) -> dict[str, float]:
         """Flat, for tracking: `classification/real/accuracy/few`, `.../few_low`, ..."""
         parts = {arm: found["figures"] for arm, found in self.document["arms"].items()}
-        parts["difference"] = self.document["difference"]
+        for name in DIFFERENCES:
+            parts[name] = self.document.get(name, {})
         flat = {}
         for part, figures in parts.items():
             for name, found in figures.items():
@@ -139,6 +157,29 @@ def wanted_counts(train_counts: Counts, per_class: int | None, fill_to: int | No
     return lacking
 
 
+def repetition(real: PackedImages, counts: Counts) -> Addition | None:
+    """`counts[c]` copies of class c's own images, which are taken in order, again and again.
+
+    None where nothing is to be added, which is the real arm.
+
+    Args:
+        counts: (C,) int64.
+    """
+    if not counts.any():
+        return None
+
+    def make() -> PackedImages:
+        if (without := (real.class_counts == 0) & (counts > 0)).any():
+            raise DataProblem(
+                f"class {real.class_names[int(without.argmax())]} has no real image to repeat",
+                "compare without repeated images: --no-control",
+            )
+        rows = [np.resize(np.flatnonzero(real.labels == c), n) for c, n in enumerate(counts)]
+        return real.select(np.concatenate(rows))
+
+    return Addition(["repeated", counts.tolist()], make)
+
+
 def classify(
     place: RunPlace,
     overrides: Sequence[str] = (),
@@ -150,20 +191,20 @@ def classify(
     arms: Sequence[Arm] = ARMS,
     phase: Say = lambda _line: None,
 ) -> Classified:
-    """Train and test both arms with seeds 0, 1, ...; what is in the store is not made again.
+    """Train and test the arms with seeds 0, 1, ...; what is in the store is not made again.
 
     The generated images are the same for every seed, as the papers have them: the intervals cover
-    the classifier's training, not another draw of images or another diffusion model. Added images
-    also balance the classes and, with `epoch_of=all`, lengthen the training, which helps without
-    any new information: a gain is the generator's only beyond what repeated real images give.
+    the classifier's training, not another draw of images or another diffusion model. Copies are
+    trained on as generated images are: as many of each class, of the same weight, for as long.
 
     Args:
         per_class, fill_to: as `wanted_counts`; not needed for the real arm alone.
         workers: 1 trains in this process; more on Ray, with the resources of `scaling.*`.
-        arms: which to train.
+        arms: which to train; without `real_repeated`, a gain over `real` may be that of balance.
 
     Raises:
         UsageProblem: counts, seeds or overrides that cannot be.
+        DataProblem: a class that has no real image to repeat.
         Problem: what a training has to say.
     """
     if seeds < 1:
@@ -183,15 +224,23 @@ def classify(
     phase("reading the images")
     splits = real_images(experiment)
     counts = np.zeros(splits.train.num_classes, dtype=np.int64)
-    if "real_and_generated" in arms:
+    if set(arms) != {"real"}:
         counts = wanted_counts(splits.train.class_counts, per_class, fill_to)
     groups = group_classes(splits.train.class_counts.tolist(), settings.evaluation.groups)
     manifest = CheckpointStore(place.store).read_manifest(place.checkpoint)
     samples = samples_folder(
         place.store, manifest.content_hash(), experiment.sampling, experiment.seed
     )
+    added: dict[Arm, Addition | None] = {
+        "real": None,
+        "real_repeated": repetition(splits.train, counts),
+        "real_and_generated": Addition(
+            [samples.rpartition("/")[2], counts.tolist()],
+            partial(draw, place, experiment, manifest, samples, counts, workers, phase),
+        ),
+    }
     jobs = [
-        Job(arm, seed, _key(arm, seed, splits, groups, settings.classification, samples, counts))
+        Job(arm, seed, _key(seed, splits, groups, settings.classification, added[arm]))
         for seed in range(seeds)
         for arm in arms
     ]
@@ -205,30 +254,39 @@ def classify(
     found = {job: json.loads(root.read_text(job.file)) for job in jobs if job.file in known}
     new = [job for job in jobs if job not in found]
     with connected() if workers > 1 and new else nullcontext():
-        generated = None
-        if any(job.arm == "real_and_generated" for job in new):
-            generated = draw(place, experiment, manifest, samples, counts, workers, phase)
+        extra = {
+            arm: addition.make()
+            for arm, addition in added.items()
+            if addition and any(job.arm == arm for job in new)
+        }
         task = Task(groups, settings.classification, settings.scaling.cpus_per_worker)
         results = (
-            train_here(task, splits, generated, new, phase)
+            train_here(task, splits, extra, new, phase)
             if workers == 1
-            else train_on_ray(task, splits, generated, new, workers, settings.scaling, phase)
+            else train_on_ray(task, splits, extra, new, workers, settings.scaling, phase)
         )
         with closing(results):
             for job, outcome in results:
                 root.write_text(job.file, json.dumps(outcome))
                 found[job] = outcome
+
+    def number(arm: Arm) -> list[int]:
+        return (counts if arm in arms else 0 * counts).tolist()
+
     document = {
         "format": FORMAT,
         "run": place.key,
         "checkpoint": place.checkpoint,
         "images_seen": manifest.images_seen,
         "classification": settings.classification.model_dump(mode="json"),
-        "sampling": settings.sampling.model_dump(mode="json") if counts.any() else None,
+        "sampling": settings.sampling.model_dump(mode="json")
+        if "real_and_generated" in arms
+        else None,
         "groups": groups,
         "images": {
             "real": splits.train.class_counts.tolist(),
-            "generated": counts.tolist(),
+            "generated": number("real_and_generated"),
+            "repeated": number("real_repeated"),
             "test": splits.reference.class_counts.tolist(),
         },
         "seeds": list(range(seeds)),
@@ -280,15 +338,12 @@ def draw(
 
 
 def _key(
-    arm: Arm,
     seed: int,
     splits: Splits,
     groups: Mapping[str, Sequence[int]],
     config: ClassificationConfig,
-    samples: str,
-    counts: Counts,
+    added: Addition | None,
 ) -> str:
-    alone = arm == "real"
     return short_hash(
         [
             FORMAT,
@@ -296,7 +351,7 @@ def _key(
             splits.train.fingerprint(),
             splits.reference.fingerprint(),
             groups,
-            config.model_dump(mode="json", exclude=ONLY_WITH_GENERATED if alone else None),
-            None if alone else [samples.rpartition("/")[2], counts.tolist()],
+            config.model_dump(mode="json", exclude=None if added else ONLY_WITH_ADDED),
+            added and added.known_by,
         ]
     )

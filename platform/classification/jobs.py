@@ -14,6 +14,8 @@ from ..experiment import ScalingConfig
 from .summary import Arm
 
 Say = Callable[[str], None]
+Added = Mapping[Arm, PackedImages]
+"""What each arm is trained on beside the real images; without an entry, nothing."""
 Outcome = dict[str, Any]
 """One classifier's figures, as JSON types."""
 
@@ -49,7 +51,7 @@ class Task:
     def train(
         self,
         splits: Splits,
-        generated: PackedImages | None,
+        added: Added,
         job: Job,
         say: Say = lambda _line: None,
     ) -> Outcome:
@@ -66,7 +68,7 @@ class Task:
             self.config,
             job.seed,
             device,
-            None if job.arm == "real" else generated,
+            added.get(job.arm),
             say,
         )
         return {
@@ -79,9 +81,7 @@ class Task:
         }
 
 
-def train_here(
-    task: Task, splits: Splits, generated: PackedImages | None, jobs: Sequence[Job], say: Say
-) -> Results:
+def train_here(task: Task, splits: Splits, added: Added, jobs: Sequence[Job], say: Say) -> Results:
     """One after the other, in this process."""
     for number, job in enumerate(jobs, 1):
         name = f"classifier {number} of {len(jobs)}"
@@ -89,13 +89,13 @@ def train_here(
         def told(line: str, name: str = name) -> None:
             say(f"{name}: {line}")
 
-        yield job, task.train(splits, generated, job, told)
+        yield job, task.train(splits, added, job, told)
 
 
 def train_on_ray(
     task: Task,
     splits: Splits,
-    generated: PackedImages | None,
+    added: Added,
     jobs: Sequence[Job],
     workers: int,
     scaling: ScalingConfig,
@@ -109,8 +109,8 @@ def train_on_ray(
     """
     import ray
 
-    def run(splits: Splits, generated: PackedImages | None, job: Job) -> Outcome:
-        return task.train(splits, generated, job)
+    def run(splits: Splits, added: Added, job: Job) -> Outcome:
+        return task.train(splits, added, job)
 
     cpus, has = scaling.cpus_per_worker, ray.cluster_resources()
     gpus = scaling.gpus_per_worker or float("GPU" in has)  # one, where there are any
@@ -120,7 +120,7 @@ def train_on_ray(
             "lower scaling.cpus_per_worker or scaling.gpus_per_worker",
         )
     train = ray.remote(run).options(num_cpus=cpus, num_gpus=gpus, max_retries=scaling.max_failures)
-    images = ray.put(splits), ray.put(generated)
+    images = ray.put(splits), ray.put(added)
     waiting, running = list(reversed(jobs)), dict[Any, Job]()
     while waiting or running:
         while waiting and len(running) < workers:

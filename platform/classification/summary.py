@@ -1,4 +1,4 @@
-"""From trained classifiers to figures with intervals, and the paired difference of two arms."""
+"""From trained classifiers to figures with intervals, and the paired differences of the arms."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ from numpy.typing import NDArray
 
 from ..evaluation.bootstrap import Estimate, wilson_interval
 
-Arm = Literal["real", "real_and_generated"]
-ARMS: tuple[Arm, Arm] = get_args(Arm)
+Arm = Literal["real", "real_repeated", "real_and_generated"]
+ARMS: tuple[Arm, ...] = get_args(Arm)
+DIFFERENCES: dict[str, Arm] = {"difference": "real", "difference_to_repeated": "real_repeated"}
+"""What generated images gain, by the arm that they are compared with."""
 
 
 def summarise(
@@ -32,6 +34,9 @@ def summarise(
         outcomes: of each arm, the seeds in one order; each has `figures`.
         groups: class ids of each group.
         test_counts: (C,) test images of each class.
+
+    Returns:
+        `arms`, and those `DIFFERENCES` whose arm is there beside the generated one.
     """
     tests = {"overall": int(test_counts.sum())}
     tests |= {name: int(test_counts[list(classes)].sum()) for name, classes in groups.items()}
@@ -59,9 +64,11 @@ def summarise(
             }
             for arm, of_arm in columns.items()
         },
-        "difference": _difference(columns["real"], columns["real_and_generated"], confidence)
-        if len(columns) == len(ARMS)
-        else {},
+        **{
+            name: _difference(columns[arm], columns["real_and_generated"], confidence)
+            for name, arm in DIFFERENCES.items()
+            if {arm, "real_and_generated"} <= columns.keys()
+        },
     }
 
 

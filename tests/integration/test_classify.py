@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import sys
 from dataclasses import dataclass
@@ -86,17 +87,19 @@ def _surroundings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_every_classifier_is_trained_once(lab: Lab) -> None:
     first = lab.classify()
-    assert first.trained == 4
+    assert first.trained == 6
     document = first.document
     assert document["images"] == {
         "real": [100, 71, 51, 36, 26, 18, 13, 9, 6, 5],
         "generated": [3] * 10,
+        "repeated": [3] * 10,
         "test": [74] * 10,
     }
     assert document["groups"] == {"many": [0, 1, 2], "medium": [3, 4, 5], "few": [6, 7, 8, 9]}
     assert document["classification"]["flip"] is False  # as the run was trained
-    assert set(document["difference"]) == FIGURES
-    for arm in ("real", "real_and_generated"):
+    assert set(document["difference"]) == set(document["difference_to_repeated"]) == FIGURES
+    assert list(document["arms"]) == ["real", "real_repeated", "real_and_generated"]
+    for arm in document["arms"]:
         found = document["arms"][arm]
         assert [one["seed"] for one in found["trained"]] == [0, 1]
         for name, figure in found["figures"].items():
@@ -107,7 +110,7 @@ def test_every_classifier_is_trained_once(lab: Lab) -> None:
             assert one["figures"]["recall"] == pytest.approx(np.mean(one["per_class_recall"]))
             assert one["best_accuracy_chosen_on_test"] >= one["figures"]["accuracy/overall"]
     losses = [[one["train_loss"] for one in a["trained"]] for a in document["arms"].values()]
-    assert len({loss for of_arm in losses for loss in of_arm}) == 4
+    assert len({loss for of_arm in losses for loss in of_arm}) == 6
     assert lab.classify() == Classified(document, first.folder, 0)
     kept = json.loads(lab.place.store.read_text(f"{first.folder}/result.json"))
     assert kept == document
@@ -117,12 +120,33 @@ def test_every_classifier_is_trained_once(lab: Lab) -> None:
     lab.root.delete(next(iter(lab.root.list("classifiers"))))
     assert lab.classify() == Classified(document, first.folder, 1)
 
-    # what has no generated images does not depend on them, nor on their weight
-    assert lab.classify("classification.generated_weight=0.3").trained == 2
-    assert lab.classify(per_class=4).trained == 2
+    # what has no generated images does not depend on them; copies have their number and weight
     assert lab.classify("sampling.omega=1").trained == 2
-    assert lab.classify(seeds=3).trained == 2
-    assert lab.classify("classification.lr=0.05").trained == 4
+    assert lab.classify("classification.generated_weight=0.3").trained == 4
+    assert lab.classify(per_class=4).trained == 4
+    assert lab.classify(seeds=3).trained == 3
+    assert lab.classify("classification.lr=0.05").trained == 6
+
+
+def test_runs_on_the_same_data_share_what_has_no_generated_images(lab: Lab) -> None:
+    train(tiny(training__images=32), Path(lab.root.path) / "runs/other")
+    here = lab.classify().document
+    there = classify(find_run(lab.root, "other"), SHORT, per_class=3, seeds=2)
+    assert there.trained == 2
+    for arm in ("real", "real_repeated"):
+        assert there.document["arms"][arm] == here["arms"][arm]
+    generated = [document["arms"]["real_and_generated"] for document in (here, there.document)]
+    assert generated[0] != generated[1]
+
+
+def test_nothing_repeated_is_the_real_arm(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        "whipray.platform.classification.classify.wanted_counts",
+        lambda counts, *_: np.zeros_like(counts),
+    )
+    found = lab.classify(seeds=1, arms=("real", "real_repeated")).document
+    assert len(set(lab.root.list("classifiers"))) == 1  # one key
+    assert found["arms"]["real"] == found["arms"]["real_repeated"]
 
 
 def test_classes_are_filled_up_with_their_own_images(lab: Lab) -> None:
@@ -167,7 +191,8 @@ def test_what_a_person_sees(
     assert say(monkeypatch, *command, "--seeds", "2") == 0
     out, err = capsys.readouterr()
     lines = out.splitlines()
-    assert lines[0].split() == ["real", "real", "+", "generated", "difference"]
+    titles = ["real", "real + repeated", "real + generated", "difference", "beyond repetition"]
+    assert re.split("  +", lines[0].strip()) == titles
     assert [line.partition("  ")[0].strip() for line in lines[1:]] == [
         "accuracy overall",
         "accuracy many",
@@ -177,21 +202,37 @@ def test_what_a_person_sees(
         "recall",
     ]
     assert "335 real and 30 generated images, tested on 740; 1 epochs" in err
+    assert "beyond repetition: " in err
     assert "whipray classify tiny --per-class 3 --seeds 5" in err
 
     assert say(monkeypatch, *command, "--seeds", "2", "--json") == 0
     document = json.loads(capsys.readouterr().out)
     assert document["classifiers_trained"] == 0
-    told = {name: figure["within_noise"] for name, figure in document["difference"].items()}
     for line in lines[1:]:
-        name = line.partition("  ")[0].strip().replace(" ", "/")
-        assert ("within noise" in line) is told[name]
+        row = re.split("  +", line.strip())
+        name = row[0].replace(" ", "/")
+        for shown, part in zip(row[-2:], ("difference", "difference_to_repeated"), strict=True):
+            figure = document[part][name]
+            assert shown.startswith(f"{figure['value']:+.3f} [")
+            assert ("within noise" in shown) is figure["within_noise"]
     metrics = tracker.client.get_run(run.run_id).data.metrics
     few = document["arms"]["real"]["figures"]["accuracy/few"]
     assert metrics["classification/real/accuracy/few"] == few["value"]
     assert metrics["classification/real/accuracy/few_high"] == few["high"]
+    beyond = document["difference_to_repeated"]["accuracy/few"]
+    assert metrics["classification/difference_to_repeated/accuracy/few"] == beyond["value"]
     (artifact,) = tracker.client.list_artifacts(run.run_id, "classification")
     assert Path(document["result"]).parent.name in artifact.path
+
+    assert say(monkeypatch, *command, "--seeds", "2", "--no-control") == 0
+    out, err = capsys.readouterr()
+    bare = out.splitlines()
+    assert re.split("  +", bare[0].strip()) == ["real", "real + generated", "difference"]
+    for line, before in zip(bare[1:], lines[1:], strict=True):
+        cells = re.split("  +", before.strip())
+        assert re.split("  +", line.strip()) == [*cells[:2], *cells[3:5]]
+    assert "repet" not in err
+    assert "--per-class 3 --no-control --seeds 5" in err
 
 
 @pytest.mark.parametrize(

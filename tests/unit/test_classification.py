@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from whipray.platform.classification.classify import wanted_counts
+from whipray.platform.classification.classify import repetition, wanted_counts
 from whipray.platform.classification.summary import student_interval, summarise
 from whipray.trainers.classification import (
     ClassificationConfig,
@@ -290,6 +290,41 @@ def test_how_many_images_are_generated() -> None:
     ]:
         with pytest.raises(UsageProblem, match=said):
             wanted_counts(counts, per_class, fill_to)
+
+
+def test_a_class_is_repeated_by_its_own_images_in_turn() -> None:
+    labels = np.array([0, 1, 0, 2, 0])
+    images = np.arange(5, dtype=np.uint8)[:, None, None, None] * np.ones((1, 1, 8, 8), np.uint8)
+    real = PackedImages(images, labels, ("a", "b", "c", "d"))
+    copies = repetition(real, np.array([7, 0, 2, 0]))
+    assert copies is not None
+    made = copies.make()
+    assert made.images[:, 0, 0, 0].tolist() == [0, 2, 4, 0, 2, 4, 0, 3, 3]
+    assert made.labels.tolist() == [0] * 7 + [2] * 2
+    assert repetition(real, np.zeros(4, np.int64)) is None
+    nothing_to_copy = repetition(real, np.array([0, 0, 0, 1]))
+    assert nothing_to_copy is not None
+    with pytest.raises(DataProblem, match="class d has no real image"):
+        nothing_to_copy.make()
+
+
+def test_copies_are_compared_with_seed_by_seed() -> None:
+    arms = {
+        "real": [outcome(0.5, 0.1), outcome(0.6, 0.2), outcome(0.7, 0.3)],
+        "real_repeated": [outcome(0.6, 0.5), outcome(0.7, 0.4), outcome(0.8, 0.6)],
+        "real_and_generated": [outcome(0.7, 0.5), outcome(0.8, 0.5), outcome(0.9, 0.5)],
+    }
+    groups, counts = {"few": [1]}, np.array([30, 10])
+    found = summarise(arms, groups, counts, 0.95)
+    assert found["difference"]["accuracy/overall"]["value"] == pytest.approx(0.2)
+    beyond = found["difference_to_repeated"]
+    assert beyond["accuracy/overall"]["value"] == pytest.approx(0.1)
+    assert beyond["accuracy/overall"]["within_noise"] is False
+    assert beyond["accuracy/few"]["within_noise"] is True
+    del arms["real_repeated"]
+    alone = summarise(arms, groups, counts, 0.95)
+    assert "difference_to_repeated" not in alone
+    assert alone["difference"] == found["difference"]
 
 
 # --- the training ----------------------------------------------------------------------------

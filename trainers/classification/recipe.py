@@ -28,9 +28,9 @@ class ClassificationConfig(Config):
     1/40, x 0.01 after 8/10, x 0.0001 after 9/10, which at 200 are the epochs 5, 160 and 180."""
 
     epoch_of: Literal["all", "real"] = "all"
-    """What an epoch is when generated images are added (the papers do not say). all: every image
-    trained on, so that more images also mean more steps. real: as many as there are real ones, so
-    that both classifiers take the same number of steps."""
+    """What an epoch is when images are added (the papers do not say). all: every image trained on,
+    so that more images also mean more steps. real: as many as there are real ones, so that all
+    classifiers take the same number of steps."""
 
     lr: float = Field(0.1, gt=0)
     """Of SGD, at its highest."""
@@ -64,7 +64,7 @@ class ClassificationConfig(Config):
 
     generated_weight: float = Field(1.0, ge=0)
     """omega of DiffuLT eq. 4, the weight of a generated image where a real one has 1; its authors
-    use 0.3 for CIFAR."""
+    use 0.3 for CIFAR. Copies that stand in for generated images weigh as much."""
 
 
 def learning_rate(epoch: int, config: ClassificationConfig) -> float:

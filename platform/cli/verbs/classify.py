@@ -13,7 +13,13 @@ from ..output import next_commands, out, say_json, talk
 if TYPE_CHECKING:
     from rich.table import Table
 
-TITLES = {"real": "real", "real_and_generated": "real + generated"}
+TITLES = {
+    "real": "real",
+    "real_repeated": "real + repeated",
+    "real_and_generated": "real + generated",
+    "difference": "difference",
+    "difference_to_repeated": "beyond repetition",
+}
 
 
 def classify(
@@ -26,6 +32,15 @@ def classify(
         int | None,
         typer.Option("--fill-to", help="Generate what each class lacks of so many real images."),
     ] = None,
+    control: Annotated[
+        bool,
+        typer.Option(
+            "--control/--no-control",
+            help="Also train on as many copies of each class's real images, because balance alone "
+            "helps: only what generated images gain beyond these is theirs. Three classifiers a "
+            "seed instead of two.",
+        ),
+    ] = True,
     seeds: Annotated[int, typer.Option("--seeds", help="Classifiers of each kind.")] = 1,
     workers: Annotated[
         int, typer.Option("--workers", help="Processes at once; more than 1 run on Ray.")
@@ -35,13 +50,14 @@ def classify(
     tracking: TrackingUri = None,
     as_json: Json = False,
 ) -> None:
-    """Train ResNet-32 on the real images, and on real and generated ones; test both on real ones.
+    """Train ResNet-32 on the real images, and on real and generated ones; test all on real ones.
 
     Overrides may change classification.*, sampling.*, evaluation.groups.* and scaling.*. What was
     drawn or trained before is not done again.
     """
     from ....trainers.errors import UsageProblem
     from ...classification.classify import classify as run_classification
+    from ...classification.summary import ARMS
     from ...experiment import TrackingConfig
     from ...places import find_run, open_storage
     from ...progress import StatusLine
@@ -66,6 +82,7 @@ def classify(
             fill_to=fill_to,
             seeds=seeds,
             workers=workers,
+            arms=[arm for arm in ARMS if control or arm != "real_repeated"],
             phase=phase,
         )
         try:
@@ -80,6 +97,7 @@ def classify(
     talk.print(f"\n{about(found.document, found.trained)}", markup=False)
     talk.print(f"result  {where}", markup=False)
     count = f"--per-class {per_class}" if per_class else f"--fill-to {fill_to}"
+    count += "" if control else " --no-control"
     next_commands(
         f"whipray classify {target} {count} --seeds {max(5, 2 * seeds)}",
         f"whipray classify {target} {count} --seeds {seeds} classification.generated_weight=0.3",
@@ -88,16 +106,19 @@ def classify(
 
 
 def figures_table(document: dict[str, Any]) -> Table:
-    """A line a figure; both kinds of classifier and their difference, with intervals."""
+    """A line a figure; all kinds of classifier and their differences, with intervals."""
     from rich.table import Table
 
+    from ...classification.summary import DIFFERENCES
+
     table = Table(box=None, pad_edge=False)
-    arms, difference = document["arms"], document["difference"]
-    for name in ("", *(TITLES[arm] for arm in arms), *(["difference"] if difference else [])):
-        table.add_column(name, no_wrap=True)
+    arms = document["arms"]
+    differences = {name: document[name] for name in DIFFERENCES if name in document}
+    for name in ("", *(TITLES[part] for part in (*arms, *differences))):
+        table.add_column(name, no_wrap=not name)
     for name in next(iter(arms.values()))["figures"]:
         cells = [cell(found["figures"][name]) for found in arms.values()]
-        if difference:
+        for difference in differences.values():
             verdict = {True: " within noise", False: "", None: ""}[difference[name]["within_noise"]]
             cells.append(cell(difference[name], "+") + verdict)
         table.add_row(name.replace("/", " "), *cells)
@@ -123,6 +144,11 @@ def about(document: dict[str, Any], trained: int) -> str:
         + f"{document['classification']['epochs']} epochs{known}",
         f"{document['confidence']:.0%} intervals are {document['interval']}{more}",
     ]
+    if "real_repeated" in document["arms"]:
+        lines.append(
+            "beyond repetition: less what as many copies of each class's real images gain, "
+            "which show nothing new"
+        )
     best = []
     for arm, found in document["arms"].items():
         of_seeds = [one["best_accuracy_chosen_on_test"] for one in found["trained"]]
