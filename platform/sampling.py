@@ -135,7 +135,7 @@ def _run(root: Storage, target: str) -> Source:
     import torch
 
     from ..trainers.data.batches import to_uint8
-    from .evaluation.evaluator import open_model
+    from .evaluation.opening import open_model
     from .places import find_run
 
     place = find_run(root, target)

@@ -37,8 +37,8 @@ from ...trainers.errors import DataProblem, UsageProblem
 from ...trainers.samplers import SamplingConfig
 from ..checkpoints import CheckpointStore
 from ..evaluation.config import EvaluationConfig
-from ..evaluation.evaluator import open_model, real_images
 from ..evaluation.groups import group_classes
+from ..evaluation.opening import open_model, real_images
 from ..evaluation.shards import Artist, by_class, draw_shards, samples_folder, short_hash
 from ..evaluation.workers import Workers
 from ..experiment import Experiment, ScalingConfig
@@ -216,7 +216,7 @@ def classify(
     settings = settings_of(place.experiment, overrides)
     experiment = place.experiment.model_copy(
         update={
-            "sampling": settings.sampling,
+            "sampling": settings.sampling.effective(place.experiment.diffusion.timesteps),
             "evaluation": settings.evaluation,
             "scaling": settings.scaling,
         }
@@ -279,7 +279,7 @@ def classify(
         "checkpoint": place.checkpoint,
         "images_seen": manifest.images_seen,
         "classification": settings.classification.model_dump(mode="json"),
-        "sampling": settings.sampling.model_dump(mode="json")
+        "sampling": experiment.sampling.model_dump(mode="json")
         if "real_and_generated" in arms
         else None,
         "groups": groups,

@@ -7,31 +7,35 @@ measures), so that nothing is drawn or measured twice.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Self
 
-import numpy as np
-
 from ...search_spaces.space import Values
-from ...trainers.data import PackedImages, Splits
-from ...trainers.engine import choose_device
+from ...trainers.data import Splits
 from ...trainers.errors import DataProblem, UsageProblem
-from ...trainers.export import Exported, load_exported
 from ...trainers.samplers import SamplingConfig
 from ..checkpoints import CheckpointStore
-from ..experiment import Experiment, cache_folder, with_values
+from ..experiment import Experiment, with_values
 from ..lazy import Lazy
-from ..lineage import export_run, root_of
+from ..lineage import root_of
 from ..storage import Storage
 from .bootstrap import Estimate
 from .evaluate import Classes, check_groups, evaluate
-from .extractors import open_extractor
-from .extractors.base import Extractor, Value
-from .memorisation import Copies, TrainingImages
+from .extractors.base import Value
+from .memorisation import Copies
+from .opening import (
+    Say,
+    extractor_of,
+    open_model,
+    real_images,
+    reopen_extractor,
+    source_of,
+    training_images,
+)
 from .pages.content import CurvePoint
 from .pages.report import render_report
 from .pictures import GRID, TILES, collect, load_pictures, save_pictures
@@ -50,12 +54,9 @@ from .shards import (
 )
 from .workers import Verb, Workers
 
-Say = Callable[[str], None]
 PAGE, RESULT = "report.html", "result.json"
 FILES = (PAGE, REPORT, TABLE, DRAWS, GRID, TILES)
 """Of an evaluation, besides its result."""
-MOST_UNEVEN = 1.2
-"""Real images of the largest class over those of the smallest, from which the larger are cut."""
 FORMAT = 2
 """Of an evaluation's files; raise it when a number changes its meaning."""
 NOT_IN_THE_RESULT = {"batch_size", "keep_samples", "rank_by", "shard_images", "workers"}
@@ -334,63 +335,3 @@ def describe(sampling: SamplingConfig) -> str:
 def prefixed(before: str, say: Say) -> Say:
     """Says every line after some words."""
     return lambda line: say(before + line)
-
-
-def open_model(store: Storage, checkpoint: str, experiment: Experiment) -> Exported:
-    """A checkpoint's EMA model, ready to sample from, on the device that there is."""
-    with TemporaryDirectory(prefix="whipray-") as scratch:
-        export_run(store, checkpoint, experiment.sampling, Path(scratch))
-        return load_exported(Path(scratch) / "model", choose_device())
-
-
-def real_images(experiment: Experiment) -> Splits:
-    """What was trained on, and what is compared with: `evaluation.reference` where it is given."""
-    cache, other = cache_folder(), experiment.evaluation.reference
-    own = experiment.data.load(cache)
-    reference = (other.load(cache) if other else own).reference
-    return Splits(own.train, balanced(reference))
-
-
-def balanced(images: PackedImages) -> PackedImages:
-    """All of them where the classes have about as many; else as many of each as the smallest has.
-
-    Images are generated for every class alike: against uneven real images, even a perfect generator
-    would be far off.
-    """
-    counts = images.class_counts
-    least = int(counts.min())
-    if counts.max() <= MOST_UNEVEN * least:
-        return images
-    generator = np.random.default_rng(0)
-    rows = [
-        generator.permutation(np.flatnonzero(images.labels == c))[:least]
-        for c in range(images.num_classes)
-    ]
-    return images.select(np.sort(np.concatenate(rows)))
-
-
-def training_images(experiment: Experiment) -> TrainingImages:
-    """What copies are looked for in; mirrored too where the model has seen mirror images."""
-    train = experiment.data.load(cache_folder()).train
-    mirrored = experiment.data.flip or experiment.augmentation.flips
-    return TrainingImages(train.images, train.labels, train.fingerprint(), mirrored)
-
-
-def source_of(experiment: Experiment) -> str:
-    """The reference images' source in a few words, without paths."""
-    source = experiment.evaluation.reference or experiment.data
-    split = getattr(source, "reference", None) or getattr(source, "reference_split", "reference")
-    return f"{source.source}, {split}"
-
-
-def extractor_of(
-    experiment: Experiment, splits: Splits, root: Storage, say: Say = lambda _line: None
-) -> Extractor:
-    """The extractor of `evaluation.features`."""
-    config = experiment.evaluation.features
-    return open_extractor(config, splits.reference, cache_folder(), root, choose_device(), say)
-
-
-def reopen_extractor(experiment: Experiment, root: Storage) -> Extractor:
-    """The same in another process."""
-    return extractor_of(experiment, real_images(experiment), root)

@@ -18,7 +18,7 @@ from uuid import uuid4
 
 from ...search_spaces.space import Space, in_words
 from ...trainers.errors import UsageProblem
-from ..evaluation.evaluator import extractor_of, real_images
+from ..evaluation.opening import extractor_of, real_images
 from ..experiment import Experiment, cache_folder, with_values
 from ..layers import flatten
 from ..progress import Clock

@@ -19,7 +19,7 @@ from support.training import at, tiny, train
 from whipray.platform.checkpoints import CheckpointStore
 from whipray.platform.classification.classify import Classified, classify, draw, settings_of
 from whipray.platform.cli import main as cli
-from whipray.platform.evaluation.evaluator import open_model
+from whipray.platform.evaluation.opening import open_model
 from whipray.platform.places import RunPlace, find_run
 from whipray.platform.storage import Storage
 from whipray.platform.tracking import Tracker
