@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import os
-import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-import psutil
 import pytest
-from ray.train import UserCallback
+from support.ray_train import Diary, KillTheOther
 from support.training import BATCH, Done, at, distance, state, tiny, train
 from support.workers import Workers
 
 from whipray.platform.local_ray import connected
 from whipray.platform.training import train_on_workers
 from whipray.trainers.errors import DivergenceProblem
-from whipray.trainers.loop import Progress
 
 pytestmark = [
     pytest.mark.slow,
@@ -37,43 +32,6 @@ def _ray(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         patch.setenv("PYTHONPATH", os.pathsep.join(sys.path))  # of the workers
         with connected():
             yield
-
-
-class Diary(UserCallback):
-    """What the controller hears, line by line in a file: it lives in another process."""
-
-    def __init__(self, file: Path) -> None:
-        self.file = file
-
-    def _write(self, line: dict[str, Any]) -> None:
-        with self.file.open("a") as out:
-            out.write(json.dumps(line) + "\n")
-
-    def after_report(self, run_context: Any, metrics: list[Any], checkpoint: Any) -> None:  # noqa: ARG002
-        images, losses = metrics[0]["images_seen"], [m["metrics"]["loss/total"] for m in metrics]
-        self._write({"images": images, "losses": losses})
-
-    def after_exception(self, run_context: Any, worker_exceptions: dict[int, Any]) -> None:  # noqa: ARG002
-        self._write({"lost": sorted(worker_exceptions)})
-
-    def lines(self) -> list[dict[str, Any]]:
-        return [json.loads(line) for line in self.file.read_text().splitlines()]
-
-
-class KillTheOther:
-    """Told by worker 0: kills its sibling with SIGKILL, once."""
-
-    def __init__(self, images_seen: int, once: Path) -> None:
-        self.images_seen, self.once = images_seen, once
-
-    def __call__(self, progress: Progress) -> bool:
-        if progress.images_seen == self.images_seen and not self.once.exists():
-            me = psutil.Process()
-            siblings = me.parent().children()  # of this test's own Ray
-            (other,) = [p for p in siblings if p != me and p.cmdline() == me.cmdline()]
-            self.once.write_text(str(other.pid))
-            os.kill(other.pid, signal.SIGKILL)
-        return False
 
 
 @pytest.mark.usefixtures("_ray")
