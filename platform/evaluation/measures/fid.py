@@ -79,10 +79,12 @@ class _Side:
     @classmethod
     def of(cls, x: Floats32, most: int) -> _Side:
         """With the rows as the root if there are at most so many."""
-        mean = torch.stack([to_device(x[b]).sum(0) for b in blocks(len(x))]).sum(0) / len(x)
         if len(x) <= most:
-            rows = (to_device(x) - mean) / (len(x) - 1) ** 0.5
+            raw = to_device(x)
+            mean = raw.mean(0)
+            rows = (raw - mean).div_((len(x) - 1) ** 0.5)
             return cls(mean, rows.square().sum(), rows, None)
+        mean = torch.stack([to_device(x[b]).sum(0) for b in blocks(len(x))]).sum(0) / len(x)
         covariance = torch.zeros(len(mean), len(mean), dtype=mean.dtype, device=mean.device)
         for block in blocks(len(x)):
             centred = to_device(x[block]) - mean
@@ -106,11 +108,13 @@ class _Side:
         n = len(x)
         found = []
         for block in blocks(n):
-            centred = to_device(x[block]) - self.mean  # (b, d)
-            scaled = centred / (n - 1) ** 0.5
-            carried = half[block] if self.whitening is None else scaled @ (self.whitening @ half)
-            quadratic = scaled.square().sum(1) - carried.square().sum(1)  # x (I - T) x
-            found.append(2 * centred @ between / n + quadratic)
+            if self.whitening is None:
+                scaled, carried = self.root[block], half[block]
+            else:
+                scaled = (to_device(x[block]) - self.mean) / (n - 1) ** 0.5  # (b, d)
+                carried = scaled @ (self.whitening @ half)
+            shift = 2 * (n - 1) ** 0.5 * (scaled @ between) / n  # 2 (m_x - m_y)·dm_x
+            found.append(shift + scaled.square().sum(1) - carried.square().sum(1))  # x (I - T) x
         influences = torch.cat(found)
         centred_on_zero: Floats = (influences - influences.mean()).cpu().numpy()
         return centred_on_zero
