@@ -4,7 +4,7 @@ UV := .tools/bin/uv
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: setup browser demo test check bench clean
+.PHONY: setup machine demo test check bench clean
 
 setup: $(READY)
 
@@ -23,10 +23,11 @@ $(READY): pyproject.toml constraints.txt | $(UV)
 	$(UV) pip install --quiet -p .venv-s3/bin/python -c constraints-s3.txt swift python-memcached setuptools
 	@touch $@
 
-# A browser for the tests of the pages; without it they are skipped.
-browser:
-	command -v chromium-headless-shell || (apt-get update -qq && \
-	  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium-headless-shell)
+# What tests take of the machine: a browser, PostgreSQL, network namespaces. Without it they are skipped.
+machine:
+	command -v chromium-headless-shell && command -v ip && ls /usr/lib/postgresql/*/bin/initdb || \
+	  (apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq \
+	  --no-install-recommends chromium-headless-shell iproute2 postgresql)
 
 # The main job on real images: a sweep over CBDM, its best model registered. `make demo` again shows
 # the finished sweep; `make clean demo` runs it anew.

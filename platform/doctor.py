@@ -14,7 +14,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -58,7 +58,8 @@ def checks(storage: StorageConfig, tracking_uri: str, *, ray: bool = False) -> I
     Args:
         storage: where runs are kept.
         tracking_uri: of MLflow; a login in it is not shown.
-        ray: also attach to the cluster at RAY_ADDRESS, or start a local one for the moment.
+        ray: also attach to the cluster at RAY_ADDRESS, or start a local one for the moment, and look
+            at every node and the network between them.
     """
     yield _check("libraries", _libraries, "pip install 'whipray[run]', in a fresh environment")
     yield _check("devices", _devices, "look at the driver with nvidia-smi")
@@ -71,7 +72,7 @@ def checks(storage: StorageConfig, tracking_uri: str, *, ray: bool = False) -> I
         "check the tracking URI, that its server runs and that you may write to it",
     )
     if ray:
-        yield _check("ray", _ray, "pip install 'ray[default,train,tune]'; check RAY_ADDRESS")
+        yield from _ray_checks()
 
 
 def _check(name: str, probe: Callable[[], str], fix: str) -> Check:
@@ -205,30 +206,28 @@ def _tracking(uri: str, config: StorageConfig) -> str:
     return f"logged a run with an artifact and asked the registry at {_masked(uri)}"
 
 
-def _ray() -> str:
-    """Attach, or start a local instance with its dashboard, and ask the State API for the nodes.
+def _ray_checks() -> Iterator[Check]:
+    """Attach, or start a local instance, and look at it and at each of its nodes."""
+    from .cluster_checks import probes
+    from .local_ray import connected
 
-    The State API has to answer: Ray Train frees the resources of a stopped trial through it.
-    """
-    with _environment({"RAY_AUTH_MODE": os.environ.get("RAY_AUTH_MODE", "disabled")}):
-        import ray
-        from ray.util.state import list_nodes
+    fix = "pip install 'ray[default,train,tune]'; check RAY_ADDRESS"
+    with ExitStack() as open_ray:
+        started = _check("ray", lambda: _attach(open_ray, connected()), fix)
+        yield started
+        if started.ok:
+            for name, (probe, mend) in open_ray.enter_context(probes()).items():
+                yield _check(name, probe, mend)
 
-        mine = not ray.is_initialized()
-        if mine:
-            address = os.environ.get("RAY_ADDRESS")
-            ray.init(
-                address=address or "local",
-                include_dashboard=None if address else True,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-            )
-        try:
-            alive = sum(node.state == "ALIVE" for node in list_nodes(timeout=60))
-            resources = ray.cluster_resources()
-        finally:
-            if mine:
-                ray.shutdown()
+
+def _attach(stack: ExitStack, ray_open: AbstractContextManager[None]) -> str:
+    """The State API has to answer: Ray Train frees the resources of a lost training through it."""
+    stack.enter_context(ray_open)
+    import ray
+    from ray.util.state import list_nodes
+
+    alive = sum(node.state == "ALIVE" for node in list_nodes(timeout=60))
+    resources = ray.cluster_resources()
     cpus, gpus = resources.get("CPU", 0), resources.get("GPU", 0)
     return f"Ray {ray.__version__}: {alive} nodes, {cpus:g} CPU, {gpus:g} GPU; State API answers"
 

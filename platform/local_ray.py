@@ -69,6 +69,26 @@ def connected() -> Iterator[None]:
         ray.shutdown()
 
 
+def room_for(cpus: float, gpus: float) -> int:
+    """How many workers that large the cluster's hosts hold; none spreads over two."""
+    import ray
+
+    hosts = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return sum(
+        int(min(has.get("CPU", 0) // cpus, has.get("GPU", 0) // gpus if gpus else 2**31))
+        for has in hosts
+    )
+
+
+def beside_the_driver() -> dict[str, Any]:
+    """Options of an actor that takes no CPU and is lost with this process's host, no other."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    return {"num_cpus": 0, "scheduling_strategy": here}
+
+
 def on_a_worker(scaling: ScalingConfig, action: Callable[[], T], **options: Any) -> T:
     """Run a picklable action where there are one worker's CPUs and GPUs, and wait for it.
 

@@ -14,11 +14,20 @@ from .tracking import Tracker
 
 def open_storage(uri: str | None, endpoint: str | None) -> Storage:
     """The store of the options, or the default folder."""
+    return Storage(store_config(uri, endpoint))
+
+
+def store_config(uri: str | None, endpoint: str | None) -> StorageConfig:
+    """What the options say of the store.
+
+    Raises:
+        UsageProblem: no folder, bucket or address.
+    """
     given: dict[str, Any] = {"uri": uri} if uri else {}
     if endpoint:
         given["endpoint_url"] = endpoint
     try:
-        return Storage(StorageConfig.model_validate(given))
+        return StorageConfig.model_validate(given)
     except ValueError as error:
         raise UsageProblem(
             f"--storage or --endpoint: {error}".splitlines()[0], "give a folder or s3://bucket"

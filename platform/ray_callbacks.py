@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from ray.train import UserCallback
 
 from ..trainers.loop import Progress
+from .local_ray import beside_the_driver
+from .runs import Watch
 from .tracking import Run
 
 
@@ -31,26 +33,28 @@ class RecordProgress(UserCallback):
 
 
 @contextmanager
-def heard(tell: Callable[[Progress], None]) -> Iterator[Any]:
-    """A Ray queue, inside which whatever is put into it is told from a thread.
+def heard(watch: Watch) -> Iterator[Any]:
+    """A Ray queue, inside which the reports and phases put into it are told to the watch.
 
-    The thread ends with the block, before Ray does: a thread that waits inside Ray while Ray is shut
-    down brings the process down with it.
+    The thread that tells ends with the block, before Ray does: a thread that waits inside Ray while
+    Ray is shut down brings the process down with it.
     """
     from ray.exceptions import RayError
     from ray.util.queue import Empty, Queue
 
-    reports, over = Queue(), threading.Event()
+    reports, over = Queue(actor_options=beside_the_driver()), threading.Event()
 
     def listen() -> None:
         while True:
             try:
-                tell(Progress(**reports.get(timeout=0.5)))
+                message: Progress | str = reports.get(timeout=0.5)
             except Empty:
                 if over.is_set():
                     return
             except RayError:  # the queue was lost; its reports are in MLflow all the same
                 return
+            else:
+                watch.phase(message) if isinstance(message, str) else watch.progress(message)
 
     listener = threading.Thread(target=listen, daemon=True)
     listener.start()
@@ -61,8 +65,19 @@ def heard(tell: Callable[[Progress], None]) -> Iterator[Any]:
         listener.join(timeout=10)
 
 
+class Put:
+    """Puts reports and phases into such a queue; pickles."""
+
+    def __init__(self, queue: Any) -> None:
+        self.queue = queue
+
+    def __call__(self, message: Progress | str) -> None:
+        """As they come."""
+        self.queue.put(message)
+
+
 class ForwardProgress(UserCallback):
-    """Hands reports on through a Ray queue, to whoever shows them."""
+    """Hands Ray Train's reports on through such a queue, to whoever shows them."""
 
     def __init__(self, queue: Any) -> None:
         self.queue = queue
@@ -74,4 +89,4 @@ class ForwardProgress(UserCallback):
         checkpoint: Any,  # noqa: ARG002
     ) -> None:
         """As they come."""
-        self.queue.put(metrics[0])
+        self.queue.put(Progress(**metrics[0]))

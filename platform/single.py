@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import signal
+import os
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import replace
-from typing import Any
+from functools import partial
 
 from ..trainers.errors import Problem
 from ..trainers.loop import Progress
 from .experiment import Experiment
+from .launching.entry import JOB_ENVIRONMENT
 from .progress import Clock
 from .runs import Finished, Plan, Watch, begin, evaluate, train
+from .stopping import passed_on, saving_on_interrupt
 from .storage import Storage
 from .tracking import Tracker
 
@@ -51,34 +52,59 @@ class SingleRun:
         try:
             begin(plan)
             with run.system_metrics(self.experiment.tracking.system_metrics):
-                trained = self._train(plan, watch)
-                finished = evaluate(plan, trained.checkpoint, watch)
+                finished = self._do(plan, watch)
         except BaseException as error:
             with suppress(Problem):  # the first problem is the one to tell
                 run.tags({"whipray.problem": str(error)[:500]})
                 run.finish("FAILED" if isinstance(error, Exception) else "KILLED")
             raise
         run.finish("FINISHED")
-        return Finished(trained, finished.best, finished.tried, finished.generated)
+        return finished
 
-    def _train(self, plan: Plan, watch: Watch) -> Any:
-        if self.experiment.scaling.workers == 1:
-            with saving_on_interrupt() as asked:
-                stop = replace(watch, stop=lambda _progress: asked.is_set())
-                self._interrupted = asked
-                trained = train(plan, stop)
-            if asked.is_set():
-                raise KeyboardInterrupt
-            return trained
+    def _do(self, plan: Plan, watch: Watch) -> Finished:
+        """In this process, or where Ray has room: several workers, or a job on a cluster."""
+        if self.experiment.scaling.workers == 1 and JOB_ENVIRONMENT not in os.environ:
+            with saving_on_interrupt() as self._interrupted:
+                asked = self._interrupted
+                trained = train(plan, replace(watch, stop=lambda _progress: asked.is_set()))
+            self._leave_if_asked()
+            return replace(evaluate(plan, trained.checkpoint, watch), trained=trained)
         from .local_ray import connected
 
         self._line = "starting Ray"
         with connected():
-            from .ray_callbacks import ForwardProgress, heard
+            return self._do_on_ray(plan, watch)
 
-            self._line = f"starting {self.experiment.scaling.workers} workers"
-            with heard(self._trained) as reports:
-                return train(plan, watch, (ForwardProgress(reports),))
+    def _do_on_ray(self, plan: Plan, watch: Watch) -> Finished:
+        from .local_ray import on_a_worker
+        from .ray_callbacks import ForwardProgress, Put, heard
+
+        scaling = self.experiment.scaling
+        self._line = f"starting {scaling.workers} workers"
+        with heard(watch) as reports:
+            there = Watch(Put(reports), Put(reports))
+            with (
+                saving_on_interrupt() as self._interrupted,
+                passed_on(self._interrupted) as stop,
+            ):
+                stoppable = replace(there, stop=stop)
+                if scaling.workers > 1:
+                    trained = train(plan, stoppable, (ForwardProgress(reports),))
+                else:
+                    task = partial(train, plan, stoppable)
+                    trained = on_a_worker(scaling, task, max_retries=scaling.max_failures)
+            self._leave_if_asked()
+            measure = partial(evaluate, plan, trained.checkpoint)
+            if self.experiment.evaluation.workers == 1:
+                work = partial(measure, there)
+                finished = on_a_worker(scaling, work, max_retries=scaling.max_failures)
+            else:  # it has workers of its own
+                finished = measure(watch)
+        return replace(finished, trained=trained)
+
+    def _leave_if_asked(self) -> None:
+        if self._interrupted.is_set():
+            raise KeyboardInterrupt
 
     def _trained(self, progress: Progress) -> None:
         share = progress.images_seen / progress.total_images
@@ -91,27 +117,3 @@ class SingleRun:
 
     def _phase(self, line: str) -> None:
         self._share, self._line = 0.95, line
-
-
-@contextmanager
-def saving_on_interrupt() -> Iterator[threading.Event]:
-    """Inside, the first Ctrl-C (or SIGTERM) only sets the event; the second one interrupts."""
-    asked = threading.Event()
-    signals = (signal.SIGINT, signal.SIGTERM)
-    before = {number: signal.getsignal(number) for number in signals}
-
-    def ask(_number: int, _frame: Any) -> None:
-        if asked.is_set():
-            raise KeyboardInterrupt
-        asked.set()
-
-    if threading.current_thread() is threading.main_thread():
-        for number in signals:
-            if before[number] is not signal.SIG_IGN:  # as in a shell's background job
-                signal.signal(number, ask)
-    try:
-        yield asked
-    finally:
-        if threading.current_thread() is threading.main_thread():
-            for number in signals:
-                signal.signal(number, before[number])

@@ -11,11 +11,12 @@ import errno
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from functools import cached_property
+from dataclasses import dataclass
+from functools import cached_property, wraps
 from pathlib import Path, PurePosixPath
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 from urllib.parse import SplitResult, urlsplit
 from uuid import uuid4
 
@@ -23,9 +24,13 @@ from pydantic import Field, field_validator
 
 from ..trainers.config import Config
 from ..trainers.errors import Problem, UsageProblem
+from .patience import Outage, patiently
 
 if TYPE_CHECKING:
     from pyarrow.fs import FileSystem  # type: ignore[import-untyped]
+
+T = TypeVar("T")
+P = ParamSpec("P")
 
 CONNECT_TIMEOUT_S = 3.0
 REQUEST_TIMEOUT_S = 20.0
@@ -47,6 +52,9 @@ class StorageConfig(Config):
     what AWS_ENDPOINT_URL_S3 or AWS_ENDPOINT_URL says."""
     region: str | None = None
     """Region of the bucket. None: from the environment, and us-east-1 for an `endpoint_url`."""
+    patience_s: float = Field(default=300.0, ge=0)
+    """How long a server is waited for that has answered before and does so no more; one that never
+    has fails within seconds."""
 
     @field_validator("uri")
     @classmethod
@@ -79,6 +87,32 @@ class MissingObject(StorageProblem):
     """The store answers, and has nothing under this name."""
 
 
+class StorageOutage(StorageProblem, Outage):
+    """The store does not answer, or fails by itself."""
+
+
+def _patient(
+    operation: Callable[Concatenate[Storage, P], T],
+) -> Callable[Concatenate[Storage, P], T]:
+    """An operation that is tried again, whole, while a store that has answered before does not."""
+
+    @wraps(operation)
+    def tried(self: Storage, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        patience = self.config.patience_s if self._known.answered else 0.0
+        result = patiently(lambda: operation(self, *args, **kwargs), patience)
+        self._known.answered = True
+        return result
+
+    return tried
+
+
+@dataclass
+class _Known:
+    """What the storages of one store know of it together."""
+
+    answered: bool = False
+
+
 class Storage:
     """A store opened at `config.uri`, or at a folder below it.
 
@@ -86,7 +120,8 @@ class Storage:
     place with its own credentials. Nothing is contacted before the first operation.
 
     Every operation raises `StorageProblem` (one line, no secret) when the store fails, and
-    `MissingObject` when what is asked for is not there.
+    `MissingObject` when what is asked for is not there. A store that has answered before is given
+    `config.patience_s` to come back; what it refuses is not asked again.
     """
 
     def __init__(self, config: StorageConfig, base: str = "") -> None:
@@ -97,9 +132,10 @@ class Storage:
         self.config = config
         self.base = base
         """Folder below `config.uri`, "" for the top."""
+        self._known = _Known()
 
-    def __reduce__(self) -> tuple[type[Storage], tuple[StorageConfig, str]]:
-        return Storage, (self.config, self.base)
+    def __getstate__(self) -> dict[str, Any]:
+        return {key: value for key, value in vars(self).items() if key != "filesystem"}
 
     @property
     def uri(self) -> str:
@@ -132,12 +168,15 @@ class Storage:
 
     def child(self, name: str) -> Storage:
         """The folder `name` below this one."""
-        return Storage(self.config, "/".join(filter(None, (self.base, _checked(name)))))
+        child = Storage(self.config, "/".join(filter(None, (self.base, _checked(name)))))
+        child._known = self._known
+        return child
 
     def uri_of(self, name: str) -> str:
         """The absolute address of `name`, for people and for MLflow."""
         return f"{self.uri}/{_checked(name)}"
 
+    @_patient
     def put_file(self, local: Path, name: str) -> None:
         """Copy a local file to `name`, replacing what was there; it appears whole or not at all.
 
@@ -146,6 +185,7 @@ class Storage:
         with local.open("rb") as source, self._writer(name) as target:
             shutil.copyfileobj(source, target, COPY_BYTES)
 
+    @_patient
     def get_file(self, name: str, local: Path) -> None:
         """Copy `name` to a local file, which appears whole or not at all."""
         with self._translated(name), self._open(name) as source:
@@ -157,6 +197,7 @@ class Storage:
                     raise
                 raise _local_problem(error, str(local)) from error
 
+    @_patient
     def write_text(self, name: str, text: str) -> None:
         """Write UTF-8 text to `name`, replacing what was there; whole or not at all."""
         with self._writer(name) as target:
@@ -168,11 +209,13 @@ class Storage:
         self.write_text(name, "")
         self.delete(name)
 
+    @_patient
     def read_text(self, name: str) -> str:
         """Read UTF-8 text; bytes that are not become U+FFFD."""
         with self._translated(name), self._open(name) as source:
             return bytes(source.read()).decode(errors="replace")
 
+    @_patient
     def size_of(self, name: str) -> int | None:
         """Bytes of the file `name`, None without it. A missing bucket is a problem, not a None."""
         from pyarrow.fs import FileType
@@ -187,6 +230,7 @@ class Storage:
         """Whether there is a file `name`."""
         return self.size_of(name) is not None
 
+    @_patient
     def list(self, prefix: str = "") -> dict[str, int]:
         """Every file below the folder `prefix`: name relative to this place -> bytes, sorted.
 
@@ -207,6 +251,7 @@ class Storage:
             if info.is_file and not info.base_name.endswith(PARTIAL)
         }
 
+    @_patient
     def delete(self, prefix: str) -> None:
         """Delete the file `prefix`, or everything below that folder; nothing there is fine."""
         from pyarrow.fs import FileType
@@ -297,7 +342,7 @@ class Storage:
             or "Amazon S3"
         )
         if code in ("NETWORK_CONNECTION", "REQUEST_TIMEOUT", "ENDPOINT_RESOLUTION_FAILURE"):
-            return StorageProblem(
+            return StorageOutage(
                 f"{where}: the store at {_without_login(endpoint)} does not answer",
                 "check storage.endpoint_url, the network and that the server runs, then try again",
             )
@@ -309,6 +354,11 @@ class Storage:
             )
         if status == "507":
             return StorageProblem(f"{where}: the store is full", "free space there, then try again")
+        if status and status.startswith("5"):
+            return StorageOutage(
+                f"{where}: the store failed ({code}, HTTP status {status})",
+                "try again; if it stays, look into the store's own log",
+            )
         if not _has_credentials():
             return StorageProblem(
                 f"{where}: no credentials for the store",

@@ -11,13 +11,16 @@ from tempfile import TemporaryDirectory
 from typing import Any
 from uuid import uuid4
 
-from ..trainers.errors import Problem
+from ..trainers.errors import Problem, UsageProblem
 from ..trainers.loop import Progress, Training, check_same_run
 from .checkpoints import CheckpointStore
-from .experiment import FREE_ON_RESUME, Experiment, cache_folder
+from .experiment import FREE_ON_RESUME, Experiment, ScalingConfig, cache_folder
 from .layers import flatten
 from .lineage import load_start
 from .storage import Storage
+
+PATIENCE_S = 86_400
+"""How long workers wait for a place in the cluster, in all."""
 
 Tell = Callable[[Progress], bool]
 """Takes each report; True asks the training to stop."""
@@ -86,46 +89,65 @@ def train_on_workers(
 
     Raises:
         Problem: what stopped the workers, in one line.
+        UsageProblem: more of them than this machine, if there is no other, has room for.
     """
-    from ray.train import FailureConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchConfig, TorchTrainer
+    import ray
+    from ray.train import FailureConfig, RunConfig
+    from ray.train import ScalingConfig as Workers
+    from ray.train.torch import TorchTrainer
+
+    from .local_ray import room_for
+    from .ray_group import JoinedByWorkers
 
     scaling = experiment.scaling
     on_gpu = scaling.gpus_per_worker > 0
     resources: dict[str, float] = {"CPU": scaling.cpus_per_worker}
     if on_gpu:
         resources["GPU"] = scaling.gpus_per_worker
-    # A sweep may keep the workers waiting for room; that is no failure.
-    os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "86400")
+    room = room_for(scaling.cpus_per_worker, scaling.gpus_per_worker)
+    alone = "RAY_ADDRESS" not in os.environ and len(ray.nodes()) == 1
+    if alone and room < scaling.workers:  # for ever
+        raise UsageProblem(
+            f"{_wanted(scaling)}: this machine has room for {room}",
+            "lower scaling.workers, scaling.cpus_per_worker or scaling.gpus_per_worker",
+        )
+    # Workers wait for room: a lost host comes back, an autoscaler starts another one, the trainings
+    # before this one in a sweep end. Ray Train counts a wait in vain as one of the failures.
+    wait_s = PATIENCE_S // (scaling.max_failures + 1)
+    os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", str(wait_s))
     # Ray Train's controller fetches reports when it polls, and a worker waits until then: at the
     # default of 2 s, twenty reports cost forty seconds.
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
     loop: Any = _worker
-    trainer = TorchTrainer(
-        loop,
-        train_loop_config={
-            "experiment": experiment.model_dump(mode="json"),
-            "run": run,
-            "tell": tell,
-        },
-        scaling_config=ScalingConfig(
-            num_workers=scaling.workers, use_gpu=on_gpu, resources_per_worker=resources
-        ),
-        torch_config=TorchConfig(backend="nccl" if on_gpu else "gloo"),
-        run_config=RunConfig(
-            # Checkpoints go to our own store; Ray's folder holds its bookkeeping of this attempt.
-            name=f"train-{uuid4().hex[:12]}",
-            storage_path=str(cache_folder() / "ray"),
-            failure_config=FailureConfig(  # type: ignore[call-arg]
-                max_failures=scaling.max_failures, controller_failure_limit=3
+    with TemporaryDirectory(prefix="whipray-") as bookkeeping:
+        trainer = TorchTrainer(
+            loop,
+            train_loop_config={
+                "experiment": experiment.model_dump(mode="json"),
+                "run": run,
+                "tell": tell,
+            },
+            scaling_config=Workers(
+                num_workers=scaling.workers, use_gpu=on_gpu, resources_per_worker=resources
             ),
-            callbacks=list(callbacks),
-        ),
-    )
-    try:
-        result: Any = trainer.fit()
-    except Exception as error:
-        raise _as_problem(error, scaling.max_failures) from error
+            torch_config=JoinedByWorkers(),
+            run_config=RunConfig(
+                name=f"train-{uuid4().hex[:12]}",
+                # Checkpoints go to our own store. This is for Ray's controller, which runs on this
+                # host; the workers, on others perhaps, write nothing there.
+                storage_path=bookkeeping,
+                failure_config=FailureConfig(  # type: ignore[call-arg]
+                    max_failures=scaling.max_failures,
+                    # a lost host may show as workers that do not start
+                    controller_failure_limit=scaling.max_failures,
+                ),
+                callbacks=list(callbacks),
+            ),
+        )
+        try:
+            result: Any = trainer.fit()
+        except Exception as error:
+            raise _as_problem(error, scaling) from error
     outcome = result.return_value
     if isinstance(outcome, Problem):
         raise outcome
@@ -137,8 +159,12 @@ def _worker(config: dict[str, Any]) -> Trained | Problem:
     """A Ray Train worker. A problem that all workers share is an answer, not a crash to retry."""
     from ray import train
 
+    from .ray_group import join_each_other
+
     quiet_logs()
     tell: Tell = config["tell"]
+    experiment = Experiment.model_validate(config["experiment"])
+    join_each_other("nccl" if experiment.scaling.gpus_per_worker else "gloo")
     rank = train.get_context().get_world_rank()
 
     def report(progress: Progress) -> bool:
@@ -146,24 +172,36 @@ def _worker(config: dict[str, Any]) -> Trained | Problem:
         return rank == 0 and tell(progress)
 
     try:
-        return train_here(Experiment.model_validate(config["experiment"]), config["run"], report)
+        return train_here(experiment, config["run"], report)
     except Problem as problem:
         return problem
 
 
-def _as_problem(error: Exception, max_failures: int) -> Problem:
+def _as_problem(error: Exception, scaling: ScalingConfig) -> Problem:
     """Ray's nested errors as one line: the workers' own words."""
     failures = getattr(error, "worker_failures", None) or {}
     for rank, failure in sorted(failures.items()):
         last = str(failure).strip().splitlines()[-1][:300]
         return Problem(
-            f"worker {rank} failed more than {max_failures} times: {last}",
+            f"worker {rank} failed more than {scaling.max_failures} times: {last}",
             "see the Ray log for its traceback; the same command goes on from the last checkpoint",
+        )
+    inner = getattr(error, "controller_failure", None)
+    if type(inner).__name__ == "WorkerGroupStartupTimeoutError":  # which Ray does not export
+        return Problem(
+            f"{_wanted(scaling)}: no room for them came free in the cluster",
+            "bring lost hosts back or lower scaling.workers; the same command goes on from the last "
+            "checkpoint",
         )
     last = (str(error).strip().splitlines() or [type(error).__name__])[-1][:300]
     return Problem(
         f"Ray Train stopped: {last}", "run `whipray doctor --ray`, then the same command"
     )
+
+
+def _wanted(scaling: ScalingConfig) -> str:
+    cpus, gpus = scaling.cpus_per_worker, scaling.gpus_per_worker
+    return f"{scaling.workers} workers with {cpus} CPUs and {gpus:g} GPUs each"
 
 
 def quiet_logs() -> None:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
+from tempfile import mkdtemp
 
 import pytest
 
 sys.path.append(str(Path(__file__).parent))  # for `support`, which is no package of its own
 
-from support.servers import Moto, Server, Swift
+from support.servers import MLflowServer, Moto, Postgres, Server, Swift
 
 # A shell starts background jobs with Ctrl-C ignored, and whatever they start inherits that: the
 # commands that are interrupted here would not notice.
@@ -39,6 +42,39 @@ def swift(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     if not Swift.venv.exists():
         pytest.skip("OpenStack Swift is not installed in .venv-s3")
     yield from running(Swift(tmp_path_factory.mktemp("swift")))
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """A PostgreSQL server."""
+    binaries = Postgres.binaries()
+    if binaries is None:
+        pytest.skip("PostgreSQL's server is not installed")
+    if find_spec("psycopg2") is None:
+        pytest.skip("psycopg2 is not installed")
+    folder = Path(mkdtemp(prefix="whipray-postgres-"))  # pytest's own folders are root's alone
+    server = Postgres(folder, binaries)
+    try:
+        server.start()
+        yield server
+    finally:
+        server.kill()
+        shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="session")
+def mlflow_server(
+    postgres: Postgres, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[MLflowServer]:
+    """MLflow with basic auth on PostgreSQL."""
+    if find_spec("flask_wtf") is None:
+        pytest.skip("MLflow's basic auth needs mlflow[auth]")
+    server = MLflowServer(tmp_path_factory.mktemp("mlflow"), postgres)
+    try:
+        server.start()
+        yield server
+    finally:
+        server.kill()
 
 
 @pytest.fixture

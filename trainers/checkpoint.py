@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,8 @@ from torch import Tensor
 from .errors import CheckpointProblem
 
 MANIFEST = "manifest.json"
+PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+"""A file's name that leads nowhere else, wherever it is appended."""
 KINDS = ("weights", "exp_avg", "exp_avg_sq", "ema")
 FORMAT = 1
 
@@ -84,7 +87,7 @@ def parse_manifest(text: str, where: str) -> Manifest:
     """Read a manifest's text; `where` names it in the error.
 
     Raises:
-        CheckpointProblem: not a manifest, or of another format.
+        CheckpointProblem: not a manifest, of another format, or naming a file elsewhere.
     """
     try:
         found = json.loads(text).get("format")
@@ -93,12 +96,19 @@ def parse_manifest(text: str, where: str) -> Manifest:
                 f"{where}: checkpoint format {found}, this version reads {FORMAT}",
                 "use the version of whipray that wrote it",
             )
-        return Manifest.model_validate_json(text)
+        manifest = Manifest.model_validate_json(text)
     except (ValidationError, json.JSONDecodeError, AttributeError) as error:
         raise CheckpointProblem(
             f"{where}: not a checkpoint manifest ({type(error).__name__})",
             "choose an earlier checkpoint; this one is damaged",
         ) from error
+    for file in (*manifest.files, *manifest.tensors.values()):
+        if not PLAIN.fullmatch(file):
+            raise CheckpointProblem(
+                f"{where}: names the file {file!r}, outside the checkpoint",
+                "choose an earlier checkpoint; this one is damaged",
+            )
+    return manifest
 
 
 def verify(folder: Path) -> Manifest:

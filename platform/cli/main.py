@@ -16,7 +16,20 @@ import typer
 
 from ...trainers.errors import Problem
 from .output import say_error
-from .verbs import classify, compare, doctor, evaluate, guidance, models, sample, sweep, train, ui
+from .verbs import (
+    classify,
+    cluster,
+    compare,
+    doctor,
+    evaluate,
+    guidance,
+    jobs,
+    models,
+    sample,
+    sweep,
+    train,
+    ui,
+)
 
 INTERRUPTED = 130
 
@@ -37,6 +50,8 @@ app.command()(classify.classify)
 app.command()(sample.sample)
 app.command()(models.models)
 app.command()(doctor.doctor)
+app.add_typer(jobs.app, name="jobs")
+app.add_typer(cluster.app, name="cluster")
 app.command()(ui.ui)
 
 

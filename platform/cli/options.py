@@ -24,3 +24,16 @@ TrackingUri = Annotated[
     str | None, typer.Option("--tracking", help="MLflow's address; default: beside the runs.")
 ]
 OpenPage = Annotated[bool, typer.Option("--open", help="Show the page in a browser.")]
+On = Annotated[
+    str | None,
+    typer.Option("--on", help="Run on the Ray cluster with this dashboard: http://HEAD:8265."),
+]
+Yes = Annotated[bool, typer.Option("--yes", help="Do not ask before money is spent.")]
+Cluster = Annotated[
+    str,
+    typer.Option(
+        "--on",
+        envvar="RAY_API_SERVER_ADDRESS",
+        help="The cluster's dashboard: http://HEAD:8265.",
+    ),
+]

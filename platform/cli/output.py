@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import tempfile
 import webbrowser
@@ -15,6 +16,7 @@ from rich.table import Table
 
 from ...search_spaces.space import in_words
 from ..evaluation.config import LOWER_IS_BETTER
+from ..launching.entry import JOB_ENVIRONMENT
 
 if TYPE_CHECKING:
     from ..evaluation.compare import Comparison
@@ -46,7 +48,9 @@ def say_error(what: str, fix: str, code: int, as_json: bool) -> None:
 
 
 def next_commands(*commands: str) -> None:
-    """What to type next."""
+    """What to type next; nothing where nobody types, in a cluster's job."""
+    if JOB_ENVIRONMENT in os.environ:
+        return
     talk.print("\nnext:")
     for command in commands:
         talk.print(f"  {command}", markup=False)

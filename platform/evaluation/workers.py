@@ -1,7 +1,7 @@
 """Who makes the shards: this process, or a pool of Ray actors over the cluster.
 
-The images do not depend on it. A lost worker is started again and makes its shard anew; the others
-go on meanwhile.
+The images do not depend on it. The shard of a lost worker goes to another one; the lost one is
+started again where there is room.
 """
 
 from __future__ import annotations
@@ -63,38 +63,48 @@ class Workers:
             self._actors = self._start()
         import ray
 
-        waiting, done = list(reversed(shards)), 0
-        busy: dict[Any, tuple[Any, Shard]] = {}
-        free = list(self._actors)
-        try:
-            while waiting or busy:
-                while free and waiting:
-                    actor, shard = free.pop(), waiting.pop()
-                    busy[actor.do.remote(verb, shard)] = actor, shard
-                ready, _ = ray.wait(list(busy), num_returns=1)
-                ray.get(ready[0])
-                actor, shard = busy.pop(ready[0])
-                free.append(actor)
-                progress(done := done + len(shard))
-        except ray.exceptions.RayTaskError as error:
-            raise error.cause from None
-        except ray.exceptions.RayActorError as error:
-            raise Problem(
-                f"a worker was lost {self.scaling.max_failures + 1} times while making images",
-                "the same command goes on where it was; lower sampling.batch_size or "
-                "evaluation.batch_size if it ran out of memory",
-            ) from error
+        waiting, left = list(reversed(shards)), list(shards)
+        idle: list[Any] = []
+        busy: dict[Any, tuple[Any, Shard | None]] = {
+            actor.ready.remote(): (actor, None) for actor in self._actors
+        }
+        while left:
+            (done,), _ = ray.wait(list(busy), num_returns=1)
+            actor, shard = busy.pop(done)
+            try:
+                ray.get(done)
+            except ray.exceptions.RayTaskError as error:
+                raise error.cause from None
+            except ray.exceptions.RayActorError as error:
+                if shard is None:
+                    raise Problem(
+                        f"a worker was lost {self.scaling.max_failures + 1} times while making "
+                        "images",
+                        "the same command goes on where it was; lower sampling.batch_size or "
+                        "evaluation.batch_size if it ran out of memory",
+                    ) from error
+                # Its host may be gone for long: whoever is free makes the shard.
+                waiting.append(shard)
+                busy[actor.ready.remote()] = actor, None
+            else:
+                idle.append(actor)
+                if shard is not None:
+                    left.remove(shard)
+                    progress(sum(map(len, shards)) - sum(map(len, left)))
+            while idle and waiting:
+                actor, shard = idle.pop(), waiting.pop()
+                make = actor.do.options(max_task_retries=0)
+                busy[make.remote(verb, shard)] = actor, shard
 
     def _start(self) -> list[Any]:
-        from ..local_ray import connected
+        from ..local_ray import connected, room_for
 
         self._open.enter_context(connected())
         import ray
 
-        has = ray.cluster_resources()
-        gpus = self.scaling.gpus_per_worker or float("GPU" in has)
+        gpus = self.scaling.gpus_per_worker or float("GPU" in ray.cluster_resources())
         cpus = self.scaling.cpus_per_worker
-        room = int(min(has.get("CPU", 0) // cpus, has.get("GPU", 0) // gpus if gpus else 2**31))
+        room = room_for(cpus, gpus)
         if room < 1 or (self.count != "all" and self.count > room):
             raise UsageProblem(
                 f"{self.count} workers with {cpus} CPUs and {gpus:g} GPUs each: the cluster has room "
@@ -114,6 +124,9 @@ class _Actor:
 
     def __init__(self, maker: Artist) -> None:
         self.maker = maker
+
+    def ready(self) -> None:
+        """Answers once it has started, or started again."""
 
     def do(self, verb: Verb, shard: Shard) -> None:
         """One shard; what it makes is in the store."""

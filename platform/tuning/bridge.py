@@ -10,8 +10,9 @@ from ray.tune import Callback
 from ray.tune.search import Searcher
 
 from ..runs import Plan
+from ..stopping import StopAsked
 from .study import Point, Study
-from .trial import FAILED, FINISHED, OUTCOME, STOPPED
+from .trial import FAILED, FINISHED, OUTCOME, SAVED, STOPPED
 
 PlanFor = Callable[[Point], Plan]
 
@@ -29,6 +30,10 @@ class Points:
         self.plan_for = plan_for
         self._next: tuple[Point, Plan] | None = None
         self._over = False
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Nothing: Ray Tune writes down what it is given, for a way to resume that is not ours."""
+        return {}
 
     def peek(self) -> tuple[Point, Plan] | None:
         """The next point, still to be taken."""
@@ -51,24 +56,37 @@ def shape(plan: Plan) -> tuple[int, int, float]:
 
 
 class AskTell(Searcher):
-    """Hands out the points of one shape and tells the study how they ended."""
+    """Hands out the points of one shape and tells the study how they ended.
 
-    def __init__(self, points: Points, rank_by: str, referee: bool) -> None:
+    Args:
+        rank_by: the number that the study is told.
+        referee: whether trainings ask for early stops.
+        stop: asked by trainings whether to save and leave; once they are to, no more points go out.
+    """
+
+    def __init__(self, points: Points, rank_by: str, referee: bool, stop: StopAsked) -> None:
         super().__init__()
-        self.points, self.rank_by, self.referee = points, rank_by, referee
+        self.points, self.rank_by, self.referee, self.stop = points, rank_by, referee, stop
         self.numbers: dict[str, tuple[int, Plan]] = {}
         first = points.peek()
         self.shape = shape(first[1]) if first else None
 
     def suggest(self, trial_id: str) -> Any:
         """See `Searcher`."""
+        if self.stop.now():
+            return Searcher.FINISHED
         ahead = self.points.peek()
         if ahead is None or shape(ahead[1]) != self.shape:
             return Searcher.FINISHED
         point, plan = ahead
         self.points.take()
         self.numbers[trial_id] = (point.number, plan)
-        return {"number": point.number, "plan": plan, "referee": self.referee}
+        return {
+            "number": point.number,
+            "plan": plan,
+            "referee": self.referee,
+            "stop": self.stop,
+        }
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
@@ -83,6 +101,8 @@ class AskTell(Searcher):
             self.points.study.complete(number, value, {"summary": summary})
         elif outcome == STOPPED:
             self.points.study.prune(number)
+        elif outcome == SAVED:
+            pass  # it stays a running one, and goes on when the sweep is resumed
         elif outcome == FAILED:
             self.points.study.fail(number, result["problem"], diverged=result["diverged"])
         else:
@@ -101,6 +121,10 @@ class ShowProgress(Callback):
 
     def __init__(self, show: Callable[[int, dict[str, Any]], None]) -> None:
         self.show = show
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Nothing, as `Points`."""
+        return {}
 
     def on_trial_result(
         self,

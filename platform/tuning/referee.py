@@ -2,41 +2,80 @@
 
 Ray Tune's own schedulers kill a trial's process; one that holds Ray Train workers would leave
 their places taken.
+
+The study has one writer, the sweep's driver. So trainings put their questions to an actor, and the
+driver takes them there and leaves the answers.
 """
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Literal
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from threading import Thread
+from typing import Any
 
-from ...search_spaces.space import Space
-from ..experiment import TuningConfig
-from .study import Study
+from .study import Direction, Study
+from .trial import REFEREE
 
 
 class Referee:
-    """A Ray actor beside the sweep's driver, with its own view of the study."""
+    """The Ray actor between the trainings and the driver."""
 
-    def __init__(
-        self,
-        storage: str | Path,
-        name: str,
-        space: Space,
-        tuning: TuningConfig,
-        direction: Literal["minimize", "maximize"],
-    ) -> None:
-        # Validation losses are lower for the better, whatever direction the sweep's metric has.
-        self.sign = 1.0 if direction == "minimize" else -1.0
-        self.study = Study.open(
-            storage,
-            name,
-            space,
-            seed=tuning.seed,
-            total=tuning.trials,
-            direction=direction,
-            early_stop=tuning.early_stop,
-        )
+    def __init__(self) -> None:
+        self._asked: asyncio.Queue[tuple[int, int, int, float]] = asyncio.Queue()
+        self._answers: list[asyncio.Future[bool]] = []
 
-    def report(self, number: int, images_seen: int, validation_loss: float) -> bool:
-        """Whether that trial should stop now."""
-        return self.study.report(number, images_seen, self.sign * validation_loss)
+    async def report(self, number: int, images_seen: int, validation_loss: float) -> bool:
+        """Whether that trial should stop now; a training asks."""
+        answer: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self._answers.append(answer)
+        await self._asked.put((len(self._answers) - 1, number, images_seen, validation_loss))
+        return await answer
+
+    async def next_question(self) -> tuple[int, int, int, float]:
+        """Which answer is wanted, and what the training said; the driver waits for it."""
+        return await self._asked.get()
+
+    async def answer(self, which: int, stop: bool | Exception) -> None:
+        """The driver's answer, or what kept it from giving one."""
+        if isinstance(stop, Exception):
+            self._answers[which].set_exception(stop)
+        else:
+            self._answers[which].set_result(stop)
+
+
+@contextmanager
+def refereed(study: Study, direction: Direction) -> Iterator[None]:
+    """Trainings are answered while inside."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    referee: Any = (
+        ray.remote(Referee).options(name=REFEREE, num_cpus=0, scheduling_strategy=here).remote()
+    )
+    # Validation losses are lower for the better, whatever direction the sweep's metric has.
+    sign = 1.0 if direction == "minimize" else -1.0
+    answering = Thread(target=_answer, args=(referee, study, sign), daemon=True)
+    answering.start()
+    try:
+        yield
+    finally:
+        ray.kill(referee)  # which ends the thread
+        answering.join()
+
+
+def _answer(referee: Any, study: Study, sign: float) -> None:
+    import ray
+    from ray.exceptions import RayActorError
+
+    with suppress(RayActorError):
+        while True:
+            which, number, images_seen, loss = ray.get(referee.next_question.remote())
+            stop: bool | Exception
+            try:
+                stop = study.report(number, images_seen, sign * loss)
+            except Exception as error:  # noqa: BLE001  (the training waits for it)
+                stop = error
+            ray.get(referee.answer.remote(which, stop))

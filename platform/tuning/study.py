@@ -2,7 +2,7 @@
 
 Everything is in the storage as soon as it is known, so a driver may die anywhere: the next one to
 open the study hands out again what was running, then what was never started, then new points, until
-`total` are searched. One driver at a time; on a journal file that is enforced.
+`total` are searched. One driver at a time; on a journal file and in a bucket that is enforced.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
 from ...search_spaces.space import Space, Values
 from ...trainers.errors import UsageProblem
-from .study_storage import DriverLock, close_storage, journal_path, open_storage
+from .study_storage import DriverLock, Where, close_storage, journal_path, open_storage
 
 Direction = Literal["minimize", "maximize"]
 Row = dict[str, Any]
@@ -96,7 +96,7 @@ class Study:
     @classmethod
     def open(
         cls,
-        storage: str | Path,
+        storage: Where,
         name: str,
         space: Space,
         *,
@@ -106,10 +106,14 @@ class Study:
         early_stop: EarlyStop | None = None,
         retry_failed: bool = False,
     ) -> Study:
-        """Open a sweep, or begin one. Until the first `ask` it can be read beside its driver.
+        """Open a sweep, or begin one.
+
+        Until the first `ask` a journal file or a database can be read beside its driver; in a
+        bucket, who opens the sweep drives it.
 
         Args:
-            storage: path of a journal file, or SQLAlchemy URL of a database.
+            storage: path of a journal file, SQLAlchemy URL of a database, or the sweep's place in a
+                bucket.
             name: of the sweep, unique in the storage.
             space: what is searched. Its baselines come on top of `total`.
             seed: >= 0; a draw depends on it, on the trial's number and on the trials before.
@@ -120,7 +124,8 @@ class Study:
             retry_failed: train again what failed under earlier drivers, except what diverged.
 
         Raises:
-            UsageProblem: the sweep of this name searches another space or direction.
+            UsageProblem: the sweep of this name searches another space or direction, or another
+                process drives it in its bucket.
             Problem: the storage cannot be opened.
         """
         optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -147,6 +152,10 @@ class Study:
         if self._lock is not None:
             self._lock.release()
             self._lock = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Nothing: Ray Tune writes down what it is given, but a study is opened, never restored."""
+        return {}
 
     # --- handing out -------------------------------------------------------------------------
 

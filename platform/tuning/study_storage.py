@@ -1,4 +1,4 @@
-"""Where a study lives: a journal file on one machine, or a database for several."""
+"""Where a study lives: a journal file on one machine, a bucket or a database for several."""
 
 from __future__ import annotations
 
@@ -14,17 +14,25 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
 from ...trainers.errors import Problem, UsageProblem
+from ..storage import Storage
+from .study_in_bucket import BucketStorage
+
+Where = str | Path | Storage
+"""URL of a database, path of a journal file, or a sweep's place in a bucket."""
 
 SQLITE_WAIT_S = 60
 """How long a writer waits for another; sqlite's own 5 s lost trials with 16 writers."""
 
 
-def open_storage(where: str | Path) -> BaseStorage:
-    """Open a journal file by its path, or a database by its SQLAlchemy URL.
+def open_storage(where: Where) -> BaseStorage:
+    """Open a study's storage; in a bucket that takes it over, as one process can have it there.
 
     Raises:
+        UsageProblem: another process has the study in the bucket.
         Problem: it cannot be opened; a password in the URL is not shown.
     """
+    if isinstance(where, Storage):
+        return BucketStorage(where)
     try:
         return _database(where) if isinstance(where, str) and "://" in where else _journal(where)
     except (OSError, ImportError, SQLAlchemyError, OptunaError) as error:
@@ -36,15 +44,19 @@ def open_storage(where: str | Path) -> BaseStorage:
 
 
 def close_storage(storage: BaseStorage) -> None:
-    """Close the connections that a storage holds."""
+    """Close the connections that a storage holds, and let go of a bucket."""
+    if isinstance(storage, BucketStorage):
+        storage.close()
     if isinstance(storage, RDBStorage):
         storage.remove_session()
         storage.engine.dispose()
 
 
-def journal_path(where: str | Path) -> Path | None:
-    """The journal file, or None where the storage is a database."""
-    return None if isinstance(where, str) and "://" in where else Path(where)
+def journal_path(where: Where) -> Path | None:
+    """The journal file, or None where the storage is none."""
+    if isinstance(where, Storage) or (isinstance(where, str) and "://" in where):
+        return None
+    return Path(where)
 
 
 class DriverLock:

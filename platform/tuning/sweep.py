@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,9 +24,11 @@ from ..experiment import Experiment, cache_folder, with_values
 from ..layers import flatten
 from ..progress import Clock
 from ..runs import Plan, begin
+from ..stopping import passed_on, saving_on_interrupt
 from ..storage import MissingObject, Storage
 from ..tracking import Run, Tracker
 from .study import Point, Row, Study
+from .study_storage import Where
 
 EVALUATION_SHARE = 0.15
 """Of a trial's work, for the time left."""
@@ -118,7 +121,6 @@ class Sweep:
             Problem: the store, the tracking server or the study cannot be used.
         """
         self.status.say("opening MLflow and the study")
-        self.store.write_text("sweep.json", json.dumps(self._identity(), indent=1))
         tracker = Tracker(self.experiment.tracking, self.root)
         tuning, config = self.experiment.tuning, self.experiment.evaluation
         study = Study.open(
@@ -130,12 +132,15 @@ class Sweep:
             direction=config.direction,
             early_stop=tuning.early_stop,
         )
-        parent = tracker.run(
-            f"sweep/{self.name}", self.name, {"whipray.kind": "sweep", "whipray.sweep": self.name}
-        )
-        begin(Plan(self.experiment, self.store, parent))
-        parent.document(self.space.model_dump(mode="json"), "space.yaml")
         try:
+            self.store.write_text("sweep.json", json.dumps(self._identity(), indent=1))
+            parent = tracker.run(
+                f"sweep/{self.name}",
+                self.name,
+                {"whipray.kind": "sweep", "whipray.sweep": self.name},
+            )
+            begin(Plan(self.experiment, self.store, parent))
+            parent.document(self.space.model_dump(mode="json"), "space.yaml")
             if self.has_trunk:
                 from .trunk import train_trunk
 
@@ -216,11 +221,16 @@ class Sweep:
         from .bridge import AskTell, ShowProgress, shape
         from .trial import run_trial
 
-        with cluster(self.status):
+        early_stops = self.experiment.tuning.early_stop is not None
+        with (
+            cluster(self.status),
+            self._refereed(points.study),
+            saving_on_interrupt() as self.status.asked,
+            passed_on(self.status.asked) as stop,
+        ):
             features.result()
             self.status.say("starting trainings")
-            referee = self._referee()
-            while ahead := points.peek():
+            while (ahead := points.peek()) and not self.status.asked.is_set():
                 workers, cpus, gpus = shape(ahead[1])
                 # With several workers the trial itself only waits; Tune wants it to hold something.
                 own: dict[str, float] = (
@@ -240,7 +250,7 @@ class Sweep:
                 tune.Tuner(
                     tune.with_resources(run_trial, own),
                     tune_config=tune.TuneConfig(
-                        search_alg=AskTell(points, rank_by, referee is not None),
+                        search_alg=AskTell(points, rank_by, early_stops, stop),
                         max_concurrent_trials=concurrent,
                         num_samples=-1,
                         reuse_actors=True,  # a process imports PyTorch once, not once a trial
@@ -255,39 +265,21 @@ class Sweep:
                         verbose=0,
                     ),
                 ).fit()
+        if self.status.asked.is_set():
+            raise KeyboardInterrupt
 
-    def _referee(self) -> Any:
-        """The actor that early stopping asks, beside the study; None without early stopping."""
+    def _refereed(self, study: Study) -> AbstractContextManager[None]:
+        """Inside, trainings are told when to stop early, if they are to be."""
         if self.experiment.tuning.early_stop is None:
-            return None
-        import ray
+            return nullcontext()
+        from .referee import refereed
 
-        from .referee import Referee
-        from .trial import REFEREE
+        return refereed(study, self.experiment.evaluation.direction)
 
-        tuning = self.experiment.tuning
-        return (
-            ray.remote(Referee)
-            .options(name=REFEREE, num_cpus=0, lifetime=None)
-            .remote(
-                self._study_storage(),
-                self.name,
-                self.space,
-                tuning,
-                self.experiment.evaluation.direction,
-            )
-        )
-
-    def _study_storage(self) -> str | Path:
+    def _study_storage(self) -> Where:
         if url := os.environ.get("WHIPRAY_STUDY_URL"):
             return url
-        folder = (
-            Path(self.store.path)
-            if self.store.is_folder
-            else (Path("whipray-runs/sweeps").resolve() / self.name)
-        )
-        folder.mkdir(parents=True, exist_ok=True)
-        return folder / "study.journal"
+        return Path(self.store.path) / "study.journal" if self.store.is_folder else self.store
 
     def _identity(self) -> dict[str, Any]:
         return {
@@ -343,6 +335,8 @@ class Status:
         """Trials that an earlier driver finished; they say nothing of this one's speed."""
         self.running: dict[int, tuple[float, str]] = {}
         self.line = "starting"
+        self.asked = threading.Event()
+        """Set when trainings are to save and leave."""
 
     def say(self, line: str) -> None:
         """What is going on outside of trials."""
@@ -352,7 +346,8 @@ class Status:
         """A trial's report."""
         if "outcome" in result:
             self.running.pop(number, None)
-            self.finished.add(number)
+            if result["outcome"] != "saved":
+                self.finished.add(number)
         elif "phase" in result:
             self.running[number] = (1 - EVALUATION_SHARE / 2, result["phase"])
         elif "images_seen" in result:
@@ -367,6 +362,8 @@ class Status:
         parts += [f"#{number} {what}" for number, (_, what) in sorted(running.items())]
         if not running:
             parts.append(self.line)
+        if self.asked.is_set():
+            return " · ".join([*parts, "saving at the next report; Ctrl-C again leaves at once"])
         done = len(self.finished) - self.before + sum(share for share, _ in running.values())
         left = self.clock.left(done / max(1, self.total - self.before))
         return " · ".join(filter(None, [*parts, left]))

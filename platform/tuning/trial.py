@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import traceback
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -12,10 +13,11 @@ from ...trainers.errors import DivergenceProblem, Problem
 from ...trainers.loop import Progress
 from ..local_ray import on_a_worker
 from ..runs import Finished, Plan, Watch, evaluate, train
-from ..training import quiet_logs
+from ..stopping import StopAsked
+from ..training import Tell, quiet_logs
 
 OUTCOME = "outcome"
-FINISHED, STOPPED, FAILED = "finished", "stopped", "failed"
+FINISHED, STOPPED, FAILED, SAVED = "finished", "stopped", "failed", "saved"
 REFEREE = "whipray-referee"
 """Name of the actor that decides on early stopping, where there is any."""
 
@@ -27,14 +29,16 @@ def run_trial(config: dict[str, Any]) -> None:
     evaluating; the last one has `outcome`.
 
     Args:
-        config: `number` of the trial, its `plan`, and whether a `referee` is to be asked.
+        config: `number` of the trial, its `plan`, whether a `referee` is to be asked, and `stop`,
+            which says whether the whole sweep is to save and leave.
     """
     from ray import tune
     from ray.exceptions import RayError
 
     quiet_logs()
     plan: Plan = config["plan"]
-    ask_referee = Referred(config["number"]) if config["referee"] else None
+    leave: StopAsked = config["stop"]
+    early = (Referred(config["number"]),) if config["referee"] else ()
 
     def progress(p: Progress) -> None:
         tune.report(
@@ -44,13 +48,17 @@ def run_trial(config: dict[str, Any]) -> None:
     watch = Watch(
         progress=progress,
         phase=lambda line: tune.report({"phase": line}),
-        stop=ask_referee or (lambda _progress: False),
+        stop=FirstOf((leave, *early)),
     )
     several = plan.experiment.scaling.workers > 1
     try:
         with plan.run.system_metrics(plan.experiment.tracking.system_metrics):
             trained = train(plan, watch, _forward_to_tune() if several else ())
             if trained.images_seen < plan.experiment.training.images:
+                if leave.now():
+                    plan.run.finish("KILLED")
+                    tune.report({OUTCOME: SAVED})
+                    return
                 plan.run.tags({"whipray.outcome": STOPPED})
                 plan.run.finish("FINISHED")
                 tune.report({OUTCOME: STOPPED})
@@ -88,6 +96,16 @@ def _fail(plan: Plan, problem: Problem) -> None:
         plan.run.finish("FAILED")
     diverged = isinstance(problem, DivergenceProblem)
     tune.report({OUTCOME: FAILED, "problem": str(problem), "diverged": diverged})
+
+
+@dataclass(frozen=True)
+class FirstOf:
+    """Whether one of several wants to stop; pickles into Ray Train workers."""
+
+    tells: tuple[Tell, ...]
+
+    def __call__(self, progress: Progress) -> bool:
+        return any(tell(progress) for tell in self.tells)
 
 
 class Referred:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
-from typing import Any
 
 from ...trainers.errors import Problem
 from ...trainers.loop import Progress
@@ -39,26 +38,16 @@ def train_trunk(plan: Plan, say: Callable[[str], None]) -> None:
 
 def _train(plan: Plan, say: Callable[[str], None]) -> None:
     """Where there is room: several workers through Ray Train, one as a task of its own."""
-    from ..ray_callbacks import ForwardProgress, heard
+    from ..ray_callbacks import ForwardProgress, Put, heard
 
     def show(p: Progress) -> None:
         share = p.images_seen / p.total_images
         say(f"trunk {share:.0%} loss {p.metrics['loss/total']:.3f}")
 
     scaling = plan.experiment.scaling
-    with heard(show) as reports:
+    with heard(Watch(progress=show)) as reports:
         if scaling.workers > 1:
             train(plan, Watch(), (ForwardProgress(reports),))
             return
-        task = partial(train, plan, Watch(progress=_Put(reports)))
+        task = partial(train, plan, Watch(progress=Put(reports)))
         on_a_worker(scaling, task, max_retries=scaling.max_failures)
-
-
-class _Put:
-    """Puts progress into a queue; pickles."""
-
-    def __init__(self, queue: Any) -> None:
-        self.queue = queue
-
-    def __call__(self, progress: Progress) -> None:
-        self.queue.put(vars(progress))

@@ -32,7 +32,9 @@ def open_store(
         monkeypatch.setenv(name, value)
 
     def open_it(bucket: str = bucket) -> CheckpointStore:
-        config = StorageConfig(uri=f"s3://{bucket}/{tmp_path.name}", endpoint_url=swift.endpoint)
+        config = StorageConfig(
+            uri=f"s3://{bucket}/{tmp_path.name}", endpoint_url=swift.endpoint, patience_s=0
+        )
         return CheckpointStore(Storage(config), keep=1)
 
     return open_it

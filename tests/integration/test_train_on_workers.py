@@ -14,7 +14,7 @@ from support.workers import Workers
 
 from whipray.platform.local_ray import connected
 from whipray.platform.training import train_on_workers
-from whipray.trainers.errors import DivergenceProblem
+from whipray.trainers.errors import DivergenceProblem, UsageProblem
 
 pytestmark = [
     pytest.mark.slow,
@@ -65,3 +65,9 @@ def test_a_problem_of_the_workers_is_the_driver_s_and_not_retried(tmp_path: Path
     with pytest.raises(DivergenceProblem, match=f"loss/total is nan after {2 * BATCH} images"):
         train_on_workers(absurd, at(tmp_path / "run"), [diary])
     assert [line.get("images") for line in diary.lines()] == [BATCH]
+
+
+@pytest.mark.usefixtures("_ray")
+def test_more_workers_than_this_machine_holds_are_refused_at_once(tmp_path: Path) -> None:
+    with pytest.raises(UsageProblem, match=r"512 workers with 1 CPUs .* this machine has room for"):
+        train_on_workers(tiny(scaling__workers=512), at(tmp_path / "run"), [])

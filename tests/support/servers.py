@@ -1,8 +1,11 @@
-"""Real S3 servers for tests: moto (in memory, checks no key) and OpenStack Swift (checks keys)."""
+"""Real servers for tests: two for S3, moto (in memory, checks no key) and OpenStack Swift (checks
+keys); PostgreSQL; and MLflow with basic auth."""
 
 from __future__ import annotations
 
 import os
+import pwd
+import shutil
 import signal
 import socket
 import subprocess
@@ -11,6 +14,8 @@ import time
 import urllib.request
 from contextlib import closing
 from pathlib import Path
+from secrets import token_hex
+from typing import Any
 
 ROOT = Path(__file__).parents[2]
 
@@ -139,6 +144,19 @@ class Swift(Server):
             for kind in (*self.ports, "proxy")
         ]
 
+    def start(self) -> None:
+        """The proxy says that it is well before the servers behind it listen."""
+        super().start()
+        deadline = time.monotonic() + 90
+        for port in self.ports.values():
+            while True:
+                with closing(socket.socket()) as probe:
+                    if probe.connect_ex(("127.0.0.1", port)) == 0:
+                        break
+                if time.monotonic() > deadline:
+                    raise RuntimeError(f"Swift did not come up:\n{self.log.read_text()[-2000:]}")
+                time.sleep(0.1)
+
     def _ring(self, *arguments: str) -> None:
         subprocess.run(
             [self.venv / "bin/swift-ring-builder", *arguments],
@@ -183,3 +201,129 @@ class Swift(Server):
                 for name in pipeline.split()
             )
         )
+
+
+class Postgres(Server):
+    """PostgreSQL in a folder of its own, which it runs as another user where this one is root."""
+
+    @staticmethod
+    def binaries() -> Path | None:
+        """The folder of `initdb` and `postgres`; distributions keep it off the PATH."""
+        if found := shutil.which("initdb"):
+            return Path(found).resolve().parent
+        return max(Path("/usr/lib/postgresql").glob("*/bin"), default=None)
+
+    @staticmethod
+    def unprivileged() -> str | None:
+        """Whom to run as; None where this user will do. The server refuses root."""
+        return None if os.getuid() else pwd.getpwnam("nobody").pw_name
+
+    def __init__(self, folder: Path, binaries: Path) -> None:
+        super().__init__(folder)
+        self.secret_key = token_hex(12)
+        self.data = folder / "data"
+        self.postgres = str(binaries / "postgres")
+        self.user = self.unprivileged()
+        password = folder / "password"
+        password.write_text(self.secret_key)
+        if self.user:
+            for path in (folder, password):
+                shutil.chown(path, self.user)
+        access = ("--auth=scram-sha-256", "--username=postgres", f"--pwfile={password}")
+        subprocess.run(
+            [binaries / "initdb", *access, "--no-sync", "--locale=C.UTF-8", "-D", self.data],
+            check=True,
+            capture_output=True,
+            cwd=folder,
+            user=self.user,
+        )
+
+    def url(self, database: str) -> str:
+        return f"postgresql+psycopg2://postgres:{self.secret_key}@127.0.0.1:{self.port}/{database}"
+
+    def start(self) -> None:
+        command = [self.postgres, "-D", str(self.data), "-p", str(self.port)]
+        command += ["-h", "127.0.0.1", "-k", str(self.folder), "-c", "fsync=off"]
+        with self.log.open("ab") as log:
+            process = subprocess.Popen(
+                command, stdout=log, stderr=log, cwd=self.folder, user=self.user
+            )
+        self.processes.append(process)
+        deadline = time.monotonic() + 60
+        while not self._answers():
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError(f"PostgreSQL did not come up:\n{self.log.read_text()[-2000:]}")
+            time.sleep(0.1)
+
+    def kill(self) -> None:
+        """End it at once, without tidying up its data; only what it holds of the machine goes."""
+        for process in self.processes:
+            process.send_signal(signal.SIGQUIT)
+            process.wait()
+        self.processes.clear()
+
+    def make_database(self, name: str) -> str:
+        """Its URL."""
+        with closing(self._connect()) as connection:
+            connection.autocommit = True
+            connection.cursor().execute(f"CREATE DATABASE {name}")
+        return self.url(name)
+
+    def _connect(self) -> Any:
+        import psycopg2
+
+        return psycopg2.connect(
+            host="127.0.0.1", port=self.port, user="postgres", password=self.secret_key
+        )
+
+    def _answers(self) -> bool:
+        import psycopg2
+
+        try:
+            self._connect().close()
+        except psycopg2.OperationalError:
+            return False
+        return True
+
+
+class MLflowServer(Server):
+    """MLflow as a team has it: on PostgreSQL, artifacts through the server, basic auth."""
+
+    health = "/health"
+    username = "admin"
+
+    def __init__(self, folder: Path, postgres: Postgres) -> None:
+        super().__init__(folder)
+        self.secret_key = token_hex(12)
+        self.backend = postgres.make_database("mlflow")
+        self.auth = folder / "auth.ini"
+        self.auth.write_text(
+            "[mlflow]\ndefault_permission = NO_PERMISSIONS\n"
+            f"database_uri = {postgres.make_database('mlflow_auth')}\n"
+            f"admin_username = {self.username}\nadmin_password = {self.secret_key}\n"
+            "authorization_function = mlflow.server.auth:authenticate_request_basic_auth\n"
+            "auth_cache_ttl_seconds = 60\n"  # or each request hashes the password, 0.2 s of CPU
+        )
+
+    def commands(self) -> list[list[str]]:
+        settings = {
+            "MLFLOW_AUTH_CONFIG_PATH": self.auth,
+            "MLFLOW_FLASK_SERVER_SECRET_KEY": "of-this-test",
+            "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # its processes outlive the server
+        }
+        return [
+            [
+                *("env", *(f"{name}={value}" for name, value in settings.items())),
+                *(sys.executable, "-m", "mlflow", "server", "--app-name", "basic-auth"),
+                *("--backend-store-uri", self.backend, "--workers", "1"),
+                *("--artifacts-destination", str(self.folder / "artifacts")),
+                *("--host", "127.0.0.1", "--port", str(self.port)),
+            ]
+        ]
+
+    def environment(self) -> dict[str, str]:
+        """What a client needs beside the address."""
+        return {
+            "MLFLOW_TRACKING_USERNAME": self.username,
+            "MLFLOW_TRACKING_PASSWORD": self.secret_key,
+        }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
 import shutil
@@ -53,6 +54,18 @@ def point_outside(folder: Path) -> None:
     manifest.write_text(manifest.read_text().replace("shard-1.safe", "../../shard-1.safe"))
 
 
+def point_to_a_folder(folder: Path) -> None:
+    manifest = folder / MANIFEST
+    manifest.write_text(manifest.read_text().replace("shard-1.safetensors", ".."))
+
+
+def read_elsewhere(folder: Path) -> None:
+    """The files are where they were, but a tensor is said to be somewhere else."""
+    found = json.loads((folder / MANIFEST).read_text())
+    found["tensors"]["weights/layer1"] = "/etc/hostname"
+    (folder / MANIFEST).write_text(json.dumps(found))
+
+
 def cut_manifest(folder: Path) -> None:
     manifest = folder / MANIFEST
     manifest.write_bytes(manifest.read_bytes()[:100] + b"\xff")
@@ -97,6 +110,8 @@ def test_without_its_manifest_a_checkpoint_is_invisible(
         (lose_a_file, "is missing"),
         (rename_in_manifest, r"shard-9\.safetensors is missing"),
         (point_outside, "outside the checkpoint"),
+        (point_to_a_folder, "outside the checkpoint"),
+        (read_elsewhere, "outside the checkpoint"),
         (cut_manifest, "not a checkpoint manifest"),
     ],
 )

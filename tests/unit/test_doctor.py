@@ -21,9 +21,11 @@ def test_on_this_machine_everything_answers_and_nothing_stays(tmp_path: Path) ->
     storage = StorageConfig(uri=str(tmp_path / "runs"))
     found = by_name(storage, f"sqlite:///{tmp_path}/mlflow.db", ray=True)
     assert [check for check in found.values() if not check.ok] == []
-    assert set(found) == {"libraries", "devices", "memory", "disk", "storage", "tracking", "ray"}
+    here = {"libraries", "devices", "memory", "disk", "storage", "tracking"}
+    assert set(found) == here | {"ray", "nodes", "clocks", "network"}
     assert list((tmp_path / "runs").rglob("*")) == []
     assert "State API answers" in found["ray"].detail
+    assert "1 with the same libraries" in found["nodes"].detail
 
 
 @pytest.mark.slow

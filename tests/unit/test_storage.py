@@ -85,6 +85,7 @@ def test_a_pickled_storage_opens_the_same_place_elsewhere(
     pickled = pickle.dumps(storage.child("run"))
     monkeypatch.chdir(tmp_path)
     again: Storage = pickle.loads(pickled)
+    assert "filesystem" not in vars(again)  # each process opens its own
     assert again.read_text("note.txt") == "hello"
     assert again.uri == storage.uri_of("run")
     assert Server.secret_key.encode() not in pickled

@@ -4,19 +4,27 @@ from __future__ import annotations
 
 import math
 import os
+import pickle
 import random
 import signal
 import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
+from typing import TYPE_CHECKING
 
 import optuna
 import pytest
 
+from whipray.platform.storage import Storage, StorageConfig
+from whipray.platform.tuning import study_in_bucket
 from whipray.platform.tuning.study import Point, Study
+from whipray.platform.tuning.study_storage import Where
 from whipray.search_spaces.space import Space, parse_space
 from whipray.trainers.errors import Problem, UsageProblem
+
+if TYPE_CHECKING:  # this file is run as a script too
+    from support.servers import Server
 
 MIXED = """
 description: continuous, stepped and conditional
@@ -40,15 +48,22 @@ train:
 
 
 def opened(
-    where: str | Path, space: Space | str = MIXED, name: str = "sweep", **options: object
+    where: Where, space: Space | str = MIXED, name: str = "sweep", **options: object
 ) -> Study:
     space = parse_space(space, "test") if isinstance(space, str) else space
     return Study.open(where, name, space, **{"seed": 0, "total": 6, **options})
 
 
-@pytest.fixture(params=["journal", "sqlite"])
-def where(request: pytest.FixtureRequest, tmp_path: Path) -> str | Path:
-    return tmp_path / "study.log" if request.param == "journal" else f"sqlite:///{tmp_path}/s.db"
+@pytest.fixture(params=["journal", "sqlite", pytest.param("bucket", marks=pytest.mark.slow)])
+def where(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Where:
+    if request.param != "bucket":
+        return tmp_path / "s.log" if request.param == "journal" else f"sqlite:///{tmp_path}/s.db"
+    moto: Server = request.getfixturevalue("moto")
+    for name, value in moto.environment().items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(study_in_bucket, "SETTLE_S", 0.0)  # it takes a name once only
+    moto.make_bucket("studies")
+    return Storage(StorageConfig(uri=f"s3://studies{tmp_path}", endpoint_url=moto.endpoint))
 
 
 def drain(study: Study, value: float = 1.0) -> list[Point]:
@@ -207,6 +222,13 @@ def test_constraints_reach_sampler_and_best_and_baselines_mislead_neither(tmp_pa
     assert seen.best_trial.number == study.best()["number"]
     later = [row["values"]["tau"] for row in rows[15:]]
     assert sum(tau <= 2.0 for tau in later) > len(later) / 2  # or it would climb to 5
+
+
+def test_what_ray_tune_writes_down_of_a_study_holds_nothing(where) -> None:
+    study = opened(where)
+    assert study.ask()
+    assert vars(pickle.loads(pickle.dumps(study))) == {}
+    study.close()
 
 
 def test_another_space_direction_or_driver_is_refused(tmp_path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Literal
 
 import numpy as np
@@ -17,7 +17,7 @@ class ListFiles(EncodedConfig):
 
     source: Literal["list_files"] = "list_files"
     root: Path
-    """Folder that the paths in the lists start from."""
+    """Folder that the paths in the lists start from, and that they stay in."""
     train_list: Path
     """Images to train on."""
     reference_list: Path
@@ -50,7 +50,13 @@ def _read(file: Path, root: Path) -> EncodedImages:
                 f"{file}:{number}: not `path label` but `{line.strip()[:80]}`",
                 "write the image's path, a space and the number of its class",
             )
-        paths.append(path.strip())
+        path = path.strip()
+        if PurePath(path).is_absolute() or ".." in PurePath(path).parts:
+            raise DataProblem(
+                f"{file}:{number}: {path[:80]} leads out of {root}",
+                "write paths below data.root, or choose a data.root above all of them",
+            )
+        paths.append(path)
         labels.append(int(label))
         numbers.append(number)
     if not paths:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from ..options import Endpoint, Json, StorageUri, TrackingUri
+from ..options import Endpoint, Json, On, StorageUri, TrackingUri
 from ..output import out, say_json
 
 PREFLIGHT_FAILED = 4
@@ -19,14 +19,24 @@ def doctor(
     storage: StorageUri = None,
     endpoint: Endpoint = None,
     tracking: TrackingUri = None,
+    on: On = None,
     as_json: Json = False,
 ) -> None:
-    """Try libraries, devices, memory, disk, storage, MLflow and Ray; each with its fix."""
+    """Try libraries, devices, memory, disk, storage, MLflow and Ray; each with its fix.
+
+    With --on all of it on a cluster: also every node, their clocks, and the network between them.
+    """
     from ...doctor import checks
     from ...experiment import TrackingConfig
-    from ...places import open_storage
+    from ...places import open_storage, store_config
     from ...tracking import tracking_uri
 
+    if on:
+        from ...launching.launch import examining
+        from ..remote import send
+
+        task = examining(store_config(storage, endpoint), tracking)
+        send(on, task, {"storage": task.storage.uri}, as_json)
     root = open_storage(storage, endpoint)
     uri = tracking_uri(TrackingConfig(uri=tracking), root)
     found = []

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from ..options import Endpoint, Json, OpenPage, Overrides, StorageUri, TrackingUri
+from ..options import Endpoint, Json, On, OpenPage, Overrides, StorageUri, TrackingUri
 from ..output import metrics_table, next_commands, out, say_json, show_page, talk
 
 
@@ -19,6 +19,7 @@ def evaluate(
     storage: StorageUri = None,
     endpoint: Endpoint = None,
     tracking: TrackingUri = None,
+    on: On = None,
     as_json: Json = False,
 ) -> None:
     """Draw from a checkpoint and compare with real images, in full; known results are not redone.
@@ -26,10 +27,17 @@ def evaluate(
     Overrides may change sampling.*, evaluation.* and scaling.*.
     """
     from ...evaluating import evaluate_again, find_target
-    from ...places import open_storage
+    from ...places import open_storage, store_config
     from ...progress import StatusLine
     from ...runs import record
 
+    if on:
+        from ...launching.launch import evaluating
+        from ..remote import send
+
+        given = store_config(storage, endpoint)
+        task = evaluating(target, overrides or [], given, tracking)
+        send(on, task, {"run": target, "storage": task.storage.uri}, as_json)
     root = open_storage(storage, endpoint)
     state = {"line": "loading the checkpoint"}
     with StatusLine(talk, lambda: state["line"]):

@@ -7,9 +7,9 @@ from typing import Annotated, Any
 
 import typer
 
-from ..options import DryRun, Json, Overrides
+from ..options import DryRun, Json, On, Overrides
 from ..output import next_commands, out, say_json, sweep_table, talk, what
-from .train import show_plan
+from .train import show_plan, size
 
 
 def sweep(
@@ -29,6 +29,7 @@ def sweep(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the sweep of this name, if there is one.")
     ] = False,
+    on: On = None,
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
@@ -49,6 +50,12 @@ def sweep(
 
     planned = Sweep(sweep_name, experiment, space)
     planned.check_points()
+    if on and not dry_run:
+        from ...launching.launch import sweeping
+        from ..remote import send
+
+        task = sweeping(sweep_name, experiment, space, resume)
+        send(on, task, {**_plan(planned, resume), **size(experiment)}, as_json)
     known = planned.check_identity(resume)
     if dry_run:
         show_plan(resolved, _plan(planned, known), as_json)

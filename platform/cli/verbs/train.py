@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..options import DryRun, Json, Overrides, Recipe
+from ..options import DryRun, Json, On, Overrides, Recipe
 from ..output import metrics_table, next_commands, out, say_json, talk
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ def train(
     run: Annotated[
         str | None, typer.Option("--run", help="Name of the run; default: the recipe's name.")
     ] = None,
+    on: On = None,
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
@@ -33,6 +34,12 @@ def train(
     if dry_run:
         show_plan(resolved, {"run": name, "trainings": 1}, as_json)
         return
+    if on:
+        from ...launching.launch import training
+        from ..remote import send
+
+        task = training(name, experiment)
+        send(on, task, {"run": name, **size(experiment)}, as_json)
 
     from ...progress import StatusLine
     from ...single import SingleRun
@@ -62,7 +69,7 @@ def show_plan(resolved: Resolved[Experiment], plan: dict[str, Any], as_json: boo
     from ...layers import flatten, render
 
     experiment = resolved.value
-    facts = {**plan, **_size(experiment)}
+    facts = {**plan, **size(experiment)}
     if as_json:
         say_json({"plan": facts, "config": flatten(experiment), "origins": resolved.origins})
         return
@@ -72,7 +79,8 @@ def show_plan(resolved: Resolved[Experiment], plan: dict[str, Any], as_json: boo
         talk.print(f"  {key:<12}{value}", markup=False)
 
 
-def _size(experiment: Experiment) -> dict[str, Any]:
+def size(experiment: Experiment) -> dict[str, Any]:
+    """What a training is, in a few lines."""
     loop, scaling, objective = experiment.training, experiment.scaling, experiment.objective
     start = experiment.start
     steps = -(-loop.images // loop.batch_size)

@@ -1,0 +1,65 @@
+"""What a person sees of a job on a cluster: what is sent, what it says, how to come back."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from .output import next_commands, say_json, talk
+
+if TYPE_CHECKING:
+    from ..launching.cluster import Cluster
+    from ..launching.launch import Task
+
+DETACHED = 130
+
+
+def send(address: str, task: Task, plan: Mapping[str, Any], as_json: bool) -> NoReturn:
+    """Submit, then follow to the end; exits as the job does.
+
+    With `--json` it says which job it is and leaves it alone.
+    """
+    from ..launching.launch import Launch
+    from ..progress import StatusLine
+
+    with StatusLine(talk, lambda: "looking at the cluster"):
+        launch = Launch(address, task)
+        launch.check()
+    facts = {"on": launch.cluster.address, **plan}
+    with launch:
+        assert launch.package is not None
+        package = launch.package
+        facts["package"] = f"{package.size / 1024:.0f} KiB; largest: {package.largest()}"
+        for key, value in facts.items():
+            talk.print(f"  {key:<12}{value}", markup=False)
+        launch.submit()
+    if as_json:
+        say_json({"job": launch.job, "on": launch.cluster.address, **plan})
+        sys.exit(0)
+    talk.print(f"  {'job':<12}{launch.job}", markup=False)
+    follow(launch.cluster, launch.job)
+
+
+def follow(cluster: Cluster, job: str) -> NoReturn:
+    """Pass on what a job says until it is over; Ctrl-C lets go of it and leaves it running."""
+
+    def say(text: str) -> None:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+
+    def lost() -> None:
+        talk.print(f"no connection to {cluster.address}; trying again", markup=False)
+
+    try:
+        ended = cluster.follow(job, say, lost)
+    except KeyboardInterrupt:
+        talk.print(f"\n{job} goes on without you", markup=False)
+        next_commands(
+            f"whipray jobs logs -f {job} --on {cluster.address}",
+            f"whipray jobs stop {job} --on {cluster.address}",
+        )
+        sys.exit(DETACHED)
+    if ended.exit_code is None:  # not by itself: stopped, or its node was lost
+        talk.print(f"{job}: {ended.status.lower()}. {ended.message}".strip(), markup=False)
+    sys.exit(ended.exit_code if ended.exit_code is not None else 1)

@@ -1,0 +1,76 @@
+"""How a job is ended: asked to save and leave, or killed.
+
+    python -m whipray.platform.launching.ending JOB      # on its node: kills the job's processes
+
+Ray's own stop asks first and kills after `cluster.STOP_PATIENCE_S`; it cannot be hurried afterwards.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import signal
+import sys
+import time
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from uuid import uuid4
+
+from .cluster import STOP_PATIENCE_S, Cluster, ClusterProblem, Job
+from .package import stage
+
+KILL_WAIT_S = 60
+
+
+def end(cluster: Cluster, job: Job) -> Job:
+    """Ask a job to save and leave, and wait until it has.
+
+    Raises:
+        ClusterProblem: it is still there after `STOP_PATIENCE_S`.
+    """
+    cluster.stop(job.id)
+    return _wait(cluster, job, STOP_PATIENCE_S + KILL_WAIT_S)
+
+
+def kill(cluster: Cluster, job: Job) -> Job:
+    """End a job at once.
+
+    Raises:
+        ClusterProblem: it is still there a minute later.
+    """
+    cluster.stop(job.id)  # so that its end counts as stopped, not as failed
+    with TemporaryDirectory(prefix="whipray-job-") as folder:
+        helper = f"kill-{job.id}-{uuid4().hex[:6]}"
+        package = stage(Path(folder), {})
+        command = f"python -m whipray.platform.launching.ending {shlex.quote(job.id)}"
+        cluster.submit(helper, command, str(package.folder), {"verb": "kill"}, job.node)
+    return _wait(cluster, job, KILL_WAIT_S)
+
+
+def _wait(cluster: Cluster, job: Job, seconds: float) -> Job:
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        found = cluster.job(job.id)
+        if found.over:
+            return found
+        time.sleep(1)
+    raise ClusterProblem(
+        f"{job.id} has not ended in {seconds:.0f} s",
+        "look at its node, or `whipray jobs stop --now`",
+    )
+
+
+def main() -> None:
+    """Kill the driver of a job and what it started on this node; Ray ends the rest."""
+    import psutil  # type: ignore[import-untyped]
+
+    job = sys.argv[1]
+    for process in psutil.process_iter(["cmdline"]):
+        line = process.info["cmdline"] or []
+        if "whipray.platform.launching.entry" in line and job in line:
+            for one in [*process.children(recursive=True), process]:
+                os.kill(one.pid, signal.SIGKILL)
+
+
+if __name__ == "__main__":
+    main()

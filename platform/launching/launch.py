@@ -1,0 +1,246 @@
+"""From a laptop to a cluster: check, tell, ask, send, follow."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Self
+from uuid import uuid4
+
+import yaml
+
+from ...search_spaces.space import Space
+from ...trainers.errors import UsageProblem
+from ..experiment import Experiment, TrackingConfig, with_values
+from ..layers import flatten
+from ..plain_yaml import dump_scalar
+from ..storage import Storage, StorageConfig
+from ..tracking import tracking_uri, user_name, without_password
+from .cluster import Cluster, ClusterProblem
+from .package import Package, stage
+
+RECIPE, SPACE = "recipe.yaml", "space.yaml"
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a job is to do."""
+
+    verb: str
+    name: str
+    """Of the run or sweep; a cluster does one thing of a name at a time."""
+    arguments: Sequence[str]
+    """Of the command line on the cluster, after the verb."""
+    storage: StorageConfig
+    texts: Mapping[str, str]
+    """Files that the arguments name, by name."""
+
+
+def training(name: str, experiment: Experiment) -> Task:
+    """`whipray train` on a cluster.
+
+    Raises:
+        UsageProblem: as `for_cluster`.
+    """
+    there = for_cluster(experiment)
+    arguments = [RECIPE, "--run", name]
+    return Task("train", name, arguments, there.storage, {RECIPE: there.model_dump_json(indent=1)})
+
+
+def sweeping(name: str, experiment: Experiment, space: Space, resume: bool) -> Task:
+    """`whipray sweep` on a cluster.
+
+    Raises:
+        UsageProblem: as `for_cluster`.
+    """
+    there = for_cluster(experiment)
+    # There the space's base is laid over the recipe again; what was laid over it here goes on top.
+    under = tuple(flatten(space.base))
+    overrides = [
+        f"{key}={dump_scalar(value)}"
+        for key, value in flatten(there).items()
+        if any(f"{key}.".startswith(f"{base}.") for base in under)
+    ]
+    arguments = [SPACE, "--recipe", RECIPE, "--name", name, *(["--resume"] if resume else [])]
+    texts = {
+        RECIPE: there.model_dump_json(indent=1),
+        SPACE: yaml.safe_dump(space.model_dump(mode="json"), sort_keys=False),
+    }
+    return Task("sweep", name, [*arguments, *overrides], there.storage, texts)
+
+
+def evaluating(
+    target: str, overrides: Sequence[str], storage: StorageConfig, tracking: str | None
+) -> Task:
+    """`whipray evaluate` on a cluster, on all of it unless the overrides say otherwise.
+
+    Raises:
+        UsageProblem: as `shared_store` and `shared_tracking`.
+    """
+    store = shared_store(storage)
+    arguments = [target, *overrides, *_places(store, tracking)]
+    if not any(override.startswith("evaluation.workers=") for override in overrides):
+        arguments.append("evaluation.workers=all")
+    return Task("evaluate", target, arguments, store, {})
+
+
+def examining(storage: StorageConfig, tracking: str | None) -> Task:
+    """`whipray doctor --ray` on a cluster.
+
+    Raises:
+        UsageProblem: as `shared_store` and `shared_tracking`.
+    """
+    store = shared_store(storage)
+    return Task("doctor", "cluster", ["--ray", *_places(store, tracking)], store, {})
+
+
+def _places(store: StorageConfig, tracking: str | None) -> list[str]:
+    """The options that name the store and MLflow."""
+    server = shared_tracking(TrackingConfig(uri=tracking), store).uri
+    options = {"--storage": store.uri, "--endpoint": store.endpoint_url, "--tracking": server}
+    return [word for name, value in options.items() if value for word in (name, value)]
+
+
+class Launch:
+    """One job in the making. Use as a context: the staged folder lives as long."""
+
+    def __init__(self, address: str, task: Task) -> None:
+        self.cluster, self.task = Cluster(address), task
+        label = re.sub(r"[^a-zA-Z0-9]+", "-", task.name).strip("-")
+        self.job = f"{task.verb}-{label}-{uuid4().hex[:6]}"
+        self._folder = TemporaryDirectory(prefix="whipray-job-")
+        self.package: Package | None = None
+
+    def __enter__(self) -> Self:
+        self.check()
+        self.package = stage(Path(self._folder.name), self.task.texts)
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self._folder.cleanup()
+
+    def check(self) -> None:
+        """Before anything is sent: the same Ray there, and nobody at the same work.
+
+        Raises:
+            ClusterProblem: it does not answer, refuses the token, or has another Ray.
+            UsageProblem: a job of this name is running on the same store.
+        """
+        import ray
+
+        there = self.cluster.version()
+        if there != ray.__version__:
+            raise ClusterProblem(
+                f"{self.cluster.address} runs Ray {there}, this machine {ray.__version__}",
+                f"pip install 'ray[default,train,tune]=={there}' here, or another image there",
+            )
+        task = self.task
+        for job in self.cluster.jobs():
+            same = (job.facts.get("name"), job.facts.get("storage")) == (
+                task.name,
+                task.storage.uri,
+            )
+            if same and not job.over and job.facts.get("verb") == task.verb:
+                raise UsageProblem(
+                    f"{job.id} is at {task.verb} {task.name} already",
+                    f"`whipray jobs logs -f {job.id} --on {self.cluster.address}` follows it; "
+                    "or give another name",
+                )
+
+    @property
+    def facts(self) -> dict[str, str]:
+        """What the cluster's list of jobs shows; no secret."""
+        task = self.task
+        return {
+            "whipray": "1",
+            "verb": task.verb,
+            "name": task.name,
+            "storage": task.storage.uri,
+            "command": re.sub(r"//[^/@\s]*@", "//***@", shlex.join(["whipray", *sys.argv[1:]])),
+            "user": user_name(),
+            "code": code(),
+        }
+
+    def submit(self) -> str:
+        """Send it; the job's name."""
+        assert self.package is not None
+        module = "whipray.platform.launching.entry"
+        command = shlex.join([self.task.verb, *self.task.arguments])
+        self.cluster.submit(
+            self.job,
+            f"python -m {module} {self.job} -- {command}",
+            str(self.package.folder),
+            self.facts,
+        )
+        return self.job
+
+
+def code() -> str:
+    """The commit that the code is at, with a plus where it was changed since; empty outside git."""
+    here = Path(__file__).parent
+    git = ["git", "describe", "--always", "--abbrev=12", "--dirty=+", "--exclude=*"]
+    done = subprocess.run(git, cwd=here, capture_output=True, text=True, check=False)
+    return done.stdout.strip()
+
+
+def for_cluster(experiment: Experiment) -> Experiment:
+    """The experiment with what this machine's environment adds to it, as another machine needs it.
+
+    Raises:
+        UsageProblem: its store or MLflow is of this machine alone.
+    """
+    storage = shared_store(experiment.storage)
+    tracking = shared_tracking(experiment.tracking, storage)
+    return with_values(
+        experiment,
+        {"storage": storage.model_dump(), "tracking.uri": tracking.uri},
+        "environment",
+    )
+
+
+def shared_store(config: StorageConfig) -> StorageConfig:
+    """The store with the endpoint and region of the environment.
+
+    Raises:
+        UsageProblem: a folder that is relative to where one stands.
+    """
+    if not config.uri.startswith(("s3://", "/")):
+        raise UsageProblem(
+            f"storage.uri={config.uri} is a folder of this machine",
+            "give storage.uri=s3://bucket/prefix, or an absolute folder that all nodes share",
+        )
+    if not config.uri.startswith("s3://"):
+        return config
+    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+    region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
+    return config.model_copy(
+        update={
+            "endpoint_url": config.endpoint_url or endpoint,
+            "region": config.region or region,
+        }
+    )
+
+
+def shared_tracking(config: TrackingConfig, storage: StorageConfig) -> TrackingConfig:
+    """MLflow's address as the cluster will use it.
+
+    Raises:
+        UsageProblem: none for a bucket, or one with a login in it.
+    """
+    uri = config.uri or os.environ.get("MLFLOW_TRACKING_URI")
+    if uri is None and not storage.uri.startswith("s3://"):
+        return config  # beside the runs
+    uri = tracking_uri(config, Storage(storage))
+    if without_password(uri) != uri:
+        raise UsageProblem(
+            "tracking.uri holds a login, which everybody who sees the job would see",
+            "give the nodes MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD instead",
+        )
+    return config.model_copy(update={"uri": uri})

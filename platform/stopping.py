@@ -1,0 +1,93 @@
+"""Being asked to stop: what runs saves a checkpoint first, here or on Ray's workers."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from ..trainers.loop import Progress
+
+
+@contextmanager
+def saving_on_interrupt() -> Iterator[threading.Event]:
+    """Inside, the first Ctrl-C (or SIGTERM) only sets the event; the second one interrupts."""
+    asked = threading.Event()
+    signals = (signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.getsignal(number) for number in signals}
+
+    def ask(_number: int, _frame: Any) -> None:
+        if asked.is_set():
+            raise KeyboardInterrupt
+        asked.set()
+
+    if threading.current_thread() is threading.main_thread():
+        for number in signals:
+            if before[number] is not signal.SIG_IGN:  # as in a shell's background job
+                signal.signal(number, ask)
+    try:
+        yield asked
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            for number in signals:
+                signal.signal(number, before[number])
+
+
+@contextmanager
+def passed_on(asked: threading.Event) -> Iterator[StopAsked]:
+    """What Ray's workers ask with each report: whether the event of this process is set."""
+    import ray
+
+    from .local_ray import beside_the_driver
+
+    flag: Any = ray.remote(_Flag).options(**beside_the_driver()).remote()
+    over = threading.Event()
+
+    def pass_on() -> None:
+        while not over.wait(0.5):
+            if asked.is_set():
+                ray.get(flag.ask.remote())
+                return
+
+    # Not in the signal's handler: Ray may hold, at that moment, the lock that it would wait for.
+    thread = threading.Thread(target=pass_on, daemon=True)
+    thread.start()
+    try:
+        yield StopAsked(flag)
+    finally:
+        over.set()
+        thread.join()
+
+
+class StopAsked:
+    """A `Tell` that pickles; True once stopping was asked for."""
+
+    def __init__(self, flag: Any) -> None:
+        self.flag = flag
+
+    def __call__(self, _progress: Progress) -> bool:
+        return self.now()
+
+    def now(self) -> bool:
+        """A flag that was lost with its node asks nothing of anybody."""
+        import ray
+
+        try:
+            return bool(ray.get(self.flag.asked.remote()))
+        except ray.exceptions.RayActorError:
+            return False
+
+
+class _Flag:
+    """An actor."""
+
+    def __init__(self) -> None:
+        self._asked = False
+
+    def ask(self) -> None:
+        self._asked = True
+
+    def asked(self) -> bool:
+        return self._asked

@@ -1,0 +1,159 @@
+"""From a laptop to a cluster: a real Ray head with a token, real jobs, real kills."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from support.ray_head import RayHead
+from support.shell import TINY, WAIT_S, Shell
+
+pytestmark = pytest.mark.slow
+
+LONG = ("training.images=6400000", "training.checkpoint_every_images=6400000")
+
+
+class Laptop(Shell):
+    """Knows a cluster by its address and token, and nothing else of it."""
+
+    def __init__(self, folder: Path, head: RayHead) -> None:
+        super().__init__(folder)
+        self.head = head
+        self.store = folder / "shared"
+        self.environment |= {
+            "RAY_AUTH_TOKEN": head.token,
+            "RAY_API_SERVER_ADDRESS": head.address,
+            "COLUMNS": "200",
+        }
+
+    def train(self, name: str, *overrides: str) -> tuple[str, ...]:
+        places = (f"storage.uri={self.store}", "--run", name, "--on", self.head.address)
+        return ("train", "digits-demo", *TINY, *overrides, *places)
+
+    def jobs(self) -> list[dict[str, Any]]:
+        code, out, err = self.run("jobs", "list", "--json")
+        assert code == 0, err
+        found: list[dict[str, Any]] = json.loads(out)["jobs"]
+        return found
+
+
+@pytest.fixture(scope="module")
+def head() -> Iterator[RayHead]:
+    with RayHead() as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def laptop(head: RayHead, tmp_path_factory: pytest.TempPathFactory) -> Laptop:
+    return Laptop(tmp_path_factory.mktemp("laptop"), head)
+
+
+def until(there: Callable[[], bool], process: subprocess.Popen[str] | None = None) -> None:
+    deadline = time.monotonic() + WAIT_S
+    while not there():
+        assert process is None or process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+
+
+def test_a_training_goes_to_the_cluster_and_its_words_come_back(
+    laptop: Laptop, head: RayHead
+) -> None:
+    code, out, err = laptop.run(*laptop.train("first", "training.images=1280"))
+    assert code == 0, err
+    assert "kid " in out  # the table that the job printed
+    assert str(laptop.store / "runs/first") in out
+    assert "storage     " + str(laptop.store) in err
+    (job,) = laptop.jobs()
+    assert (job["status"], job["exit_code"], job["facts"]["name"]) == ("SUCCEEDED", 0, "first")
+    assert list(laptop.store.glob("runs/first/evaluations/*/report.html"))
+    # Nothing that is kept of the job, or that it said, holds the token.
+    listed = subprocess.run(
+        ["curl", "-s", "-H", f"Authorization: Bearer {head.token}", f"{head.address}/api/jobs/"],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    assert job["id"] in listed
+    assert head.token not in listed + out + err
+
+    # Evaluated on the cluster too, with the workers of the cluster.
+    code, out, err = laptop.run(
+        *("evaluate", "first", "sampling.omega=2", "--storage", str(laptop.store)),
+        *("--on", head.address),
+    )
+    assert code == 0, err
+    assert "omega 2, 20 images" in out
+
+
+def test_a_job_is_let_go_of_stopped_with_a_checkpoint_and_gone_on_with(laptop: Laptop) -> None:
+    with laptop.start(*laptop.train("long", *LONG)) as process:
+        assert process.stdout is not None
+        until(lambda: any(job["facts"]["name"] == "long" for job in laptop.jobs()), process)
+        for line in process.stdout:
+            if "images/s" in line:
+                break
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=WAIT_S)
+    assert process.returncode == 130
+    assert "goes on without you" in err
+    (job,) = [job for job in laptop.jobs() if job["facts"]["name"] == "long"]
+    assert job["status"] == "RUNNING"
+    assert f"whipray jobs logs -f {job['id']}" in err
+
+    code, out, err = laptop.run(*laptop.train("long", *LONG))
+    assert (code, out) == (2, "")
+    assert err.strip().splitlines()[-2] == f"error: {job['id']} is at train long already"
+
+    checkpoints = laptop.store / "runs/long/checkpoints"
+    assert not checkpoints.exists()
+    code, _, err = laptop.run("jobs", "stop", job["id"])
+    assert (code, err.strip()) == (0, f"{job['id']}: stopped")
+    (saved,) = (path.name for path in checkpoints.iterdir())
+    images = int(saved.removeprefix("images-"))
+
+    code, out, err = laptop.run(*laptop.train("long", f"training.images={images + 640}"))
+    assert code == 0, err
+    assert f"resumed from {images:,} images" in out
+
+
+def test_what_does_not_stop_is_killed(laptop: Laptop) -> None:
+    with laptop.start(*laptop.train("stubborn", *LONG)) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if "images/s" in line:
+                break
+        (job,) = [job for job in laptop.jobs() if job["facts"]["name"] == "stubborn"]
+        for driver in psutil.process_iter(["cmdline"]):
+            if {"whipray.platform.launching.entry", job["id"]} <= {*(driver.info["cmdline"] or [])}:
+                driver.suspend()  # it hears of nothing any more
+        code, _, err = laptop.run("jobs", "stop", "--now", job["id"])
+        assert (code, err.strip()) == (0, f"{job['id']}: stopped")
+        process.communicate(timeout=WAIT_S)
+    assert process.returncode == 1
+    assert not (laptop.store / "runs/stubborn/checkpoints").exists()
+
+
+@pytest.mark.parametrize(
+    ("environment", "what"),
+    [
+        ({"RAY_AUTH_TOKEN": ""}, "wants a token"),
+        ({"RAY_AUTH_TOKEN": "0123456789" * 4}, "refuses the token"),
+    ],
+)
+def test_a_cluster_lets_nobody_in_without_its_token(
+    laptop: Laptop, environment: dict[str, str], what: str
+) -> None:
+    before = len(laptop.jobs())
+    code, out, err = laptop.run(*laptop.train("nobody"), **environment)
+    assert (code, out) == (4, "")
+    assert what in err.strip().splitlines()[-2]
+    assert "RAY_AUTH_TOKEN" in err.strip().splitlines()[-1]
+    assert len(laptop.jobs()) == before

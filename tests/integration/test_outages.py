@@ -1,0 +1,255 @@
+"""Servers that go away for a while, in the middle of a training: nothing is lost, nothing doubled."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from support.outages import train_until_asked_to_wait
+from support.proxy import Proxy
+from support.servers import MLflowServer, Server
+from support.shell import TINY, WAIT_S, Shell
+from support.training import BATCH, at, tiny
+from support.workers import Workers
+
+from whipray.platform import tracking
+from whipray.platform.checkpoints import CheckpointStore, name_of
+from whipray.platform.experiment import TrackingConfig
+from whipray.platform.storage import Storage, StorageConfig, StorageProblem
+from whipray.platform.tracking import Run, Tracker, TrackingProblem
+from whipray.trainers.errors import Problem
+
+pytestmark = pytest.mark.slow
+
+DOWN_S = 10
+HALF = 4 * BATCH
+
+
+@pytest.fixture
+def bucket(swift: Server, monkeypatch: pytest.MonkeyPatch) -> StorageConfig:
+    for name, value in swift.environment().items():
+        monkeypatch.setenv(name, value)
+    name = f"bucket-{os.urandom(4).hex()}"
+    swift.make_bucket(name)
+    return StorageConfig(uri=f"s3://{name}/runs", endpoint_url=swift.endpoint)
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + WAIT_S
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+# -- the store --------------------------------------------------------------------------------------
+
+
+def test_a_store_that_is_down_for_a_while_costs_a_training_nothing(
+    swift: Server, bucket: StorageConfig, tmp_path: Path
+) -> None:
+    """It is killed before the checkpoint at half time is written, by two workers."""
+    request = tmp_path / "request"
+    run, undisturbed = Storage(bucket), at(tmp_path / "undisturbed")
+    with Workers(2) as workers, ThreadPoolExecutor() as pool:
+        train = (train_until_asked_to_wait, tiny())
+        training = pool.submit(workers.run, *train, run, HALF, request)
+        wait_until(lambda: request.exists() or training.done())
+        swift.kill()
+        request.unlink()
+        time.sleep(DOWN_S)
+        assert not training.done()
+        swift.start()
+        losses = training.result()
+        expected = workers.run(*train, undisturbed, 0, request)
+    assert losses == expected
+    names = CheckpointStore(run).names()
+    assert names == CheckpointStore(undisturbed).names() == [name_of(HALF), name_of(2 * HALF)]
+    for name in names:
+        found, wanted = (
+            CheckpointStore(where).fetch(name, tmp_path) for where in (run, undisturbed)
+        )
+        assert found.content_hash() == wanted.content_hash()
+
+
+def test_an_upload_that_is_cut_is_done_again(
+    swift: Server, bucket: StorageConfig, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    content = os.urandom(24 << 20)
+    (tmp_path / "shard").write_bytes(content)
+    with Proxy(swift.port) as proxy:
+        store = Storage(bucket.model_copy(update={"endpoint_url": proxy.endpoint}))
+        store.try_write()
+        proxy.uploads_to_cut = 12  # the S3 client itself tries three times
+        store.put_file(tmp_path / "shard", "shard")
+        assert proxy.uploads_to_cut == 0
+    assert "trying again" in caplog.text
+    Storage(bucket).get_file("shard", tmp_path / "back")
+    assert (tmp_path / "back").read_bytes() == content
+
+
+def take_the_bucket_away(swift: Server, bucket: StorageConfig, _: pytest.MonkeyPatch) -> None:
+    import boto3
+
+    key = {"aws_access_key_id": swift.access_key, "aws_secret_access_key": swift.secret_key}
+    s3 = boto3.resource("s3", endpoint_url=swift.endpoint, region_name="us-east-1", **key)
+    gone = s3.Bucket(bucket.uri.split("/")[2])
+    gone.objects.delete()  # the marks of its folders
+    gone.delete()
+
+
+def lose_the_key(_: Server, __: StorageConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hunter2hunter2")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [(take_the_bucket_away, "the bucket .* does not exist"), (lose_the_key, "credentials|denied")],
+)
+def test_what_a_store_refuses_is_not_asked_for_again(
+    swift: Server,
+    bucket: StorageConfig,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    spoil: Callable[[Server, StorageConfig, pytest.MonkeyPatch], None],
+    said: str,
+) -> None:
+    store = Storage(bucket)
+    store.try_write()
+    spoil(swift, bucket, monkeypatch)
+    # below it, for a new connection that reads the keys again; that it has answered is known
+    with pytest.raises(StorageProblem, match=said):
+        store.child("run").write_text("note.txt", "hello")
+    assert "trying again" not in caplog.text
+
+
+# -- MLflow -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def logged_in(mlflow_server: MLflowServer, monkeypatch: pytest.MonkeyPatch) -> MLflowServer:
+    for name, value in mlflow_server.environment().items():
+        monkeypatch.setenv(name, value)
+    return mlflow_server
+
+
+def track(address: str, folder: Path) -> Tracker:
+    config = TrackingConfig(uri=address, experiment="outages")
+    return Tracker(config, Storage(StorageConfig(uri=str(folder))))
+
+
+def history(tracker: Tracker, run_id: str, name: str) -> list[tuple[int, float]]:
+    """(step, value) of a metric, in the order in which they were told."""
+    found = tracker.client.get_metric_history(run_id, name)
+    return [(m.step, m.value) for m in sorted(found, key=lambda m: (m.timestamp, m.step))]
+
+
+def test_a_training_does_not_wait_for_mlflow_and_ends_with_all_its_metrics(
+    logged_in: MLflowServer, tmp_path: Path
+) -> None:
+    """The server dies after the first reports and is back after the last."""
+    command = ("train", "digits-demo", "--run", "tiny", *TINY, "training.images=6400", "--json")
+    quiet, disturbed = (shell_in(tmp_path / name) for name in ("quiet", "disturbed"))
+    tracker = track(logged_in.endpoint, tmp_path)
+    environment = {"MLFLOW_TRACKING_URI": logged_in.endpoint, **logged_in.environment()}
+    own = f"tracking.experiment={quiet.folder.name}"  # beside the run that goes by the same name
+    code, out, err = quiet.run(*command, own, **environment)
+    assert code == 0, err
+    expected = history(tracker, json.loads(out)["mlflow_run"], "loss/total")
+    assert [step for step, _ in expected] == list(range(320, 6401, 320))
+
+    checkpoints = disturbed.folder / "whipray-runs/runs/tiny/checkpoints"
+    with disturbed.start(*command, **environment) as process:
+        wait_until(lambda: list(checkpoints.glob("*/manifest.json")) != [])
+        logged_in.kill()
+        try:
+            wait_until(lambda: (checkpoints / name_of(6400) / "manifest.json").exists())
+            time.sleep(DOWN_S)
+            assert process.poll() is None
+        finally:
+            logged_in.start()
+        out, err = process.communicate(timeout=WAIT_S)
+    assert process.returncode == 0, err
+    assert "does not answer" in err
+    assert "it answers again" in err
+    assert history(tracker, json.loads(out)["mlflow_run"], "loss/total") == expected
+
+
+def shell_in(folder: Path) -> Shell:
+    folder.mkdir()
+    return Shell(folder)
+
+
+def test_an_answer_that_is_lost_doubles_nothing(
+    logged_in: MLflowServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with Proxy(logged_in.port) as proxy:
+        run = track(proxy.endpoint, tmp_path).run("lost", "lost", {})
+        proxy.answers_to_lose = 2
+        for report in range(5):
+            run.metrics({"loss": report / 2}, report)
+        run.finish("FINISHED")
+        assert proxy.answers_to_lose == 0
+    found = history(track(logged_in.endpoint, tmp_path), run.run_id, "loss")
+    assert found == [(report, report / 2) for report in range(5)]
+
+
+def test_metrics_that_nobody_takes_end_in_a_problem(
+    logged_in: MLflowServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    monkeypatch.setattr(tracking, "PATIENCE_S", 1.0)
+    with Proxy(logged_in.port) as proxy:
+        run = track(proxy.endpoint, tmp_path).run("gone", "gone", {})
+        proxy.go_down()
+        run.metrics({"loss": 0.5, "lr": 0.1}, 1)
+        with pytest.raises(Problem, match="2 values could not be written: waited for 0:01"):
+            run.finish("FINISHED")
+
+
+def test_a_copy_in_another_process_waits_for_the_server_but_not_for_its_return(
+    logged_in: MLflowServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As Ray Train's controller and tasks have it, which do not `finish` the run."""
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    tracker = track(logged_in.endpoint, tmp_path)
+    with Proxy(logged_in.port) as proxy:
+        run = track(proxy.endpoint, tmp_path).run("copy", "copy", {})
+        run.config(tiny())
+        copy: Run = pickle.loads(pickle.dumps(run))
+        copy.metrics({"loss": 0.0}, 0)
+        assert history(tracker, run.run_id, "loss") == [(0, 0.0)]
+        proxy.go_down()
+        copy.metrics({"loss": 1.0}, 1)
+        copy.metrics({"loss": 2.0}, 2)
+        assert history(tracker, run.run_id, "loss") == [(0, 0.0)]
+        proxy.come_back()
+        wait_until(lambda: len(history(tracker, run.run_id, "loss")) == 3)
+        proxy.go_down()
+        back = threading.Timer(1.0, proxy.come_back)
+        back.start()
+        copy.metrics({"loss": 3.0}, 2 * HALF)  # the last: this process may end at any time
+        back.join()
+        expected = [(0, 0.0), (1, 1.0), (2, 2.0), (2 * HALF, 3.0)]
+        assert history(tracker, run.run_id, "loss") == expected
+
+
+def test_metrics_that_are_refused_stop_the_training(
+    logged_in: MLflowServer, tmp_path: Path
+) -> None:
+    tracker = track(logged_in.endpoint, tmp_path)
+    run = tracker.run("deleted", "deleted", {})
+    tracker.client.delete_run(run.run_id)
+    run.metrics({"loss": 0.5}, 1)
+    with pytest.raises(TrackingProblem, match="failed"):
+        run.finish("FINISHED")
+    assert tracker.client.get_run(run.run_id).info.status != "FINISHED"
+    with pytest.raises(TrackingProblem, match="failed"):
+        run.metrics({"loss": 0.4}, 2)

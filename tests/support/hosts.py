@@ -1,0 +1,221 @@
+"""Hosts for tests: Linux namespaces on a bridge, each with its own network, processes and files.
+
+    bridge ── eth0 of each host                 in namespaces of their own: a killed host is gone
+       └───── this machine, `Network.address`   so that servers of the test can be reached
+
+A host sees the machine's files read-only. /tmp (with its $HOME) and /dev/shm are its own; /tmp is a
+disk that survives a reboot. Its name resolves to 127.0.1.1, as on a machine that Debian installed.
+
+Everything lives below a process that waits on a pipe from the test: whatever way the test ends, the
+kernel kills every process of every host, and with them go their networks.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import random
+import secrets
+import shutil
+import subprocess
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, Self
+
+import psutil
+
+from .servers import Swift
+
+NAMESPACES = ["unshare", "--net", "--mount", "--uts", "--pid", "--fork"]
+OWN_FILES = """
+set -e
+ip link set lo up
+hostname "$1"
+printf '127.0.0.1 localhost\\n127.0.1.1 %s\\n' "$1" >"$2/hosts"
+mount --bind "$2/hosts" /etc/hosts
+mount --bind "$2/tmp" /tmp
+mount -t tmpfs -o size=2g tmpfs /dev/shm
+mount -t proc proc /proc
+mount -o remount,bind,ro /
+echo ready
+read -r _ || true
+"""
+
+
+def why_not() -> str | None:
+    """What is missing here to make hosts."""
+    if os.geteuid() != 0:
+        return "hosts out of namespaces need root"
+    for tool in ("ip", "unshare", "nsenter"):
+        if shutil.which(tool) is None:
+            return f"hosts out of namespaces need the command {tool}"
+    tried = subprocess.run([*NAMESPACES, "true"], check=False, capture_output=True, text=True)
+    return tried.stderr.strip() if tried.returncode else None
+
+
+class Namespaces:
+    """A process in namespaces of its own, which waits; the parents of whatever runs there."""
+
+    def __init__(self, *setup: str) -> None:
+        self._unshare = subprocess.Popen(
+            [*NAMESPACES, *setup],
+            stdin=subprocess.PIPE,  # which `setup` waits for
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert self._unshare.stdout is not None
+        if self._unshare.stdout.readline() != "ready\n":
+            raise RuntimeError(f"{setup} did not start: {self._unshare.communicate()[1]}")
+        (self.init,) = psutil.Process(self._unshare.pid).children()
+
+    def enter(self, *command: str) -> list[str]:
+        """The command, to be run inside."""
+        kinds = ("--net", "--mount", "--uts", "--pid")
+        return ["nsenter", f"--target={self.init.pid}", *kinds, "--", *command]
+
+    def kill(self) -> None:
+        """SIGKILL to every process inside, at once, by the kernel."""
+        if self._unshare.poll() is None:
+            for child in psutil.Process(self._unshare.pid).children():
+                child.kill()
+        self._unshare.communicate()
+
+
+class Host:
+    """A machine of a `Network`: `boot` it, run things on it, kill it."""
+
+    def __init__(self, network: Network, name: str, address: str) -> None:
+        self.network, self.name, self.address = network, name, address
+        self.disk = network.folder / name
+        """Where its /tmp is, seen from the test."""
+        (self.disk / "tmp" / "home").mkdir(parents=True)
+        self._hardware = f"02:00:00:00:00:{int(address.rpartition('.')[2]):02x}"
+        self._inside: Namespaces | None = None
+        self._started: list[subprocess.Popen[str]] = []
+
+    def boot(self) -> None:
+        """Start it, with the disk as it was left."""
+        self._inside = Namespaces("sh", "-c", OWN_FILES, "sh", self.name, str(self.disk))
+        self.port = self.network.plug(self._inside.init.pid, "eth0")
+        for words in (
+            f"link set eth0 address {self._hardware}",
+            f"address add {self.address}/24 dev eth0",
+            "link set eth0 up",
+            f"route add default via {self.network.address}",
+        ):
+            ip(words, self._inside)
+
+    def popen(
+        self, *command: str, environment: Mapping[str, str], **options: Any
+    ) -> subprocess.Popen[str]:
+        """`subprocess.Popen` of a command on this host; in /tmp, with this environment alone."""
+        assert self._inside is not None, f"{self.name} is down"
+        own = {"PATH": os.environ["PATH"], "HOME": "/tmp/home", "PYTHONDONTWRITEBYTECODE": "1"}
+        command = ("env", "--chdir=/tmp", *command)
+        process = subprocess.Popen(
+            self._inside.enter(*command), env={**own, **environment}, text=True, **options
+        )
+        self._started.append(process)
+        return process
+
+    def run(self, *command: str, environment: Mapping[str, str]) -> str:
+        """What a command on this host prints; an error when it fails."""
+        options = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+        with self.popen(*command, environment=environment, **options) as process:
+            out, _ = process.communicate(timeout=120)
+        assert process.returncode == 0, out
+        return str(out)
+
+    def processes(self, title: str = "") -> list[psutil.Process]:
+        """Those whose command line holds `title`."""
+        if self._inside is None:
+            return []
+        mine = os.readlink(f"/proc/{self._inside.init.pid}/ns/pid")
+        found = []
+        for process in psutil.process_iter():
+            try:
+                there = os.readlink(f"/proc/{process.pid}/ns/pid") == mine
+                if there and title in " ".join(process.cmdline()):
+                    found.append(process)
+            except (psutil.Error, OSError):  # it has just ended
+                continue
+        return found
+
+    def kill_all(self) -> None:
+        """A power cut: every process at once. The disk stays."""
+        if self._inside is not None:
+            self._inside.kill()
+            self._inside = None
+            while self._started:
+                self._started.pop().wait()
+
+
+class Network:
+    """Some hosts on one bridge; use as a context manager, inside which all are booted."""
+
+    def __init__(self, folder: Path, names: Sequence[str]) -> None:
+        self.folder = folder
+        self._subnet = f"10.{random.randrange(64, 128)}.{random.randrange(256)}"
+        self._ports = itertools.count()
+        self._link = f"wr-{secrets.token_hex(4)}"
+        self.address = f"{self._subnet}.254"
+        """This machine's, on the bridge."""
+        self.hosts = [
+            Host(self, name, f"{self._subnet}.{n}") for n, name in enumerate(names, start=1)
+        ]
+
+    def __enter__(self) -> Self:
+        with ExitStack() as undo:
+            self._switch = Namespaces("sh", "-c", "echo ready; read -r _ || true")
+            undo.callback(self._switch.kill)
+            ip("link add bridge type bridge", self._switch)
+            ip("link set bridge up", self._switch)
+            self.plug(os.getpid(), self._link)
+            undo.callback(ip, f"link delete {self._link}")
+            ip(f"address add {self.address}/24 dev {self._link}")
+            ip(f"link set {self._link} up")
+            for host in self.hosts:
+                undo.callback(host.kill_all)
+                host.boot()
+            self._undo = undo.pop_all()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._undo.close()
+
+    def plug(self, pid: int, name: str) -> str:
+        """A cable from the bridge to where the process is, as `name` there; its port."""
+        port = f"port-{next(self._ports)}"
+        ip(f"link add {port} type veth peer name {name} netns {pid}", self._switch)
+        ip(f"link set {port} master bridge up", self._switch)
+        return port
+
+    def cut(self, host: Host) -> None:
+        """Pull the host's cable."""
+        ip(f"link set {host.port} down", self._switch)
+
+    def heal(self, host: Host) -> None:
+        """Plug it in again."""
+        ip(f"link set {host.port} up", self._switch)
+
+
+class SwiftOn(Swift):
+    """Swift whose S3 endpoint is at an address that hosts can reach."""
+
+    def __init__(self, folder: Path, address: str) -> None:
+        super().__init__(folder)
+        self.address = address
+        config = self.configs / "proxy-server.conf"
+        config.write_text(config.read_text().replace("bind_ip = 127.0.0.1", f"bind_ip = {address}"))
+
+    @property
+    def endpoint(self) -> str:
+        return f"http://{self.address}:{self.port}"
+
+
+def ip(words: str, inside: Namespaces | None = None) -> None:
+    """iproute2, on this machine's network or that of some namespaces."""
+    where = ["nsenter", f"--target={inside.init.pid}", "--net", "--"] if inside else []
+    subprocess.run([*where, "ip", *words.split()], check=True, timeout=30)

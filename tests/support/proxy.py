@@ -1,0 +1,108 @@
+"""A network that fails: a TCP proxy before a server, which cuts connections when it is told to."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from types import TracebackType
+from typing import Self
+
+CHUNK = 1 << 16
+
+
+class Proxy:
+    """Listens on a port of its own; use as a context manager.
+
+    Args:
+        port: of the server behind it, on this machine.
+    """
+
+    def __init__(self, port: int) -> None:
+        self.behind = port
+        self.uploads_to_cut = 0
+        """Connections to cut still, each once it has carried `cut_after` bytes to the server."""
+        self.cut_after = 1 << 20
+        self.answers_to_lose = 0
+        """Answers to lose still: the server has done what was asked, and nobody hears of it."""
+        self._down = False
+        self._changed = threading.Lock()
+        self._open: list[socket.socket] = []
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._listener.getsockname()[1]
+
+    @property
+    def endpoint(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def __enter__(self) -> Self:
+        threading.Thread(target=self._accept, daemon=True).start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.go_down()
+        _end(self._listener)
+
+    def go_down(self) -> None:
+        """Cut everything, and take no more until `come_back`."""
+        self._down = True
+        for end in self._open:
+            _end(end)
+        self._open.clear()
+
+    def come_back(self) -> None:
+        self._down = False
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                client, _ = self._listener.accept()
+            except OSError:  # closed
+                return
+            if self._down:
+                client.close()
+                continue
+            server = socket.create_connection(("127.0.0.1", self.behind))
+            self._join(client, server)
+
+    def _join(self, client: socket.socket, server: socket.socket) -> None:
+        self._open += [client, server]
+        sent = 0
+
+        def upload(size: int) -> bool:
+            nonlocal sent
+            sent += size
+            return sent < self.cut_after or not self._take("uploads_to_cut")
+
+        def answer(_size: int) -> bool:
+            return not self._take("answers_to_lose")
+
+        for source, target, passes in ((client, server, upload), (server, client, answer)):
+            threading.Thread(target=_carry, args=(source, target, passes), daemon=True).start()
+
+    def _take(self, what: str) -> bool:
+        """Whether there is one more to fail, which is then used up."""
+        with self._changed:
+            left = int(getattr(self, what))
+            setattr(self, what, max(0, left - 1))
+        return left > 0
+
+
+def _carry(source: socket.socket, target: socket.socket, passes: Callable[[int], bool]) -> None:
+    with suppress(OSError):  # either side may go at any time: then both do
+        while (data := source.recv(CHUNK)) and passes(len(data)):
+            target.sendall(data)
+    for end in (source, target):
+        _end(end)
+
+
+def _end(connection: socket.socket) -> None:
+    with suppress(OSError):  # ended before
+        connection.shutdown(socket.SHUT_RDWR)
+    connection.close()

@@ -1,0 +1,91 @@
+"""A real Ray head with token authentication, as `ray start` makes it on a cluster."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+from secrets import token_hex
+from shutil import rmtree
+from tempfile import mkdtemp
+from typing import Self
+
+import psutil
+
+from .servers import free_port
+
+START_S = 120
+BIN = Path(sys.executable).parent
+
+
+class RayHead:
+    """One node with its dashboard on loopback. Use as a context."""
+
+    def __init__(self, cpus: int = 2) -> None:
+        self.cpus = cpus
+        self.token = token_hex(20)
+        # Short, because sockets lie below it.
+        self.folder = Path(mkdtemp(prefix="ray-", dir="/tmp"))
+        self.dashboard = free_port()
+
+    @property
+    def address(self) -> str:
+        return f"http://127.0.0.1:{self.dashboard}"
+
+    def __enter__(self) -> Self:
+        own = ("RAY_", "MLFLOW_", "WHIPRAY_", "AWS_")
+        environment = {k: v for k, v in os.environ.items() if not k.startswith(own)}
+        environment |= {
+            "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
+            "RAY_AUTH_MODE": "token",
+            "RAY_AUTH_TOKEN": self.token,
+            "WHIPRAY_CACHE": str(self.folder / "cache"),
+            "OMP_NUM_THREADS": "1",
+        }
+        command = [BIN / "ray", "start", "--head", f"--port={free_port()}", "--block"]
+        command += ["--dashboard-host=127.0.0.1", f"--dashboard-port={self.dashboard}"]
+        # By default these are the same for every head of a machine.
+        command += [f"--dashboard-agent-listen-port={free_port()}"]
+        command += [f"--ray-client-server-port={free_port()}"]
+        command += [f"--num-cpus={self.cpus}", f"--temp-dir={self.folder / 'ray'}"]
+        command += ["--disable-usage-stats", "--include-dashboard=true"]
+        with (self.folder / "start.log").open("wb") as log:
+            self._process = subprocess.Popen(
+                command, cwd=self.folder, env=environment, stdout=log, stderr=log
+            )
+        asked = urllib.request.Request(
+            f"{self.address}/api/version", headers={"Authorization": f"Bearer {self.token}"}
+        )
+        deadline = time.monotonic() + START_S
+        while True:
+            try:
+                urllib.request.urlopen(asked, timeout=5).close()
+                return self
+            except OSError:
+                if self._process.poll() is not None or time.monotonic() > deadline:
+                    said = (self.folder / "start.log").read_text()[-2000:]
+                    self.__exit__()
+                    raise RuntimeError(f"the Ray head did not come up:\n{said}") from None
+                time.sleep(0.2)
+
+    def __exit__(self, *_error: object) -> None:
+        """Kill the head and everything that it started, drivers of jobs included."""
+        mark = str(self.folder)
+        for process in psutil.process_iter(["cmdline", "pid"]):
+            line = " ".join(process.info["cmdline"] or [])
+            if mark in line or f"dashboard-port={self.dashboard}" in line:
+                self._kill(process)
+        self._kill(psutil.Process(self._process.pid))
+        self._process.wait()
+        rmtree(self.folder, ignore_errors=True)
+
+    @staticmethod
+    def _kill(process: psutil.Process) -> None:
+        try:
+            for one in [*process.children(recursive=True), process]:
+                one.kill()
+        except psutil.NoSuchProcess:
+            pass

@@ -1,0 +1,90 @@
+"""Many processes that write to one server at once: `python -m support.writers WHAT ADDRESS NAME`.
+
+They are forked from one that has imported what they need, and begin together.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import sys
+from multiprocessing.synchronize import Barrier
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import optuna
+
+from whipray.platform.experiment import TrackingConfig
+from whipray.platform.storage import Storage, StorageConfig
+from whipray.platform.tracking import Tracker
+from whipray.platform.tuning.study_storage import close_storage, open_storage
+
+WRITERS = 16
+REPORTS = 10
+TRIALS = 2
+
+
+def key(writer: int) -> str:
+    """Of the run that a writer makes."""
+    return f"writer/{writer}"
+
+
+def value(writer: int, report: int) -> float:
+    """Of the metric `loss` that a writer gives at a report; no two are the same."""
+    return writer + report / 100
+
+
+def runs(address: str, name: str, writer: int, start: Barrier) -> None:
+    """A run of its own, in an experiment that nobody has made before."""
+    with TemporaryDirectory() as folder:
+        start.wait()
+        config = TrackingConfig(uri=address, experiment=name)
+        tracker = Tracker(config, Storage(StorageConfig(uri=folder)))
+        run = tracker.run(key(writer), key(writer), {})
+        for report in range(REPORTS):
+            run.metrics({"loss": value(writer, report), "lr": 0.5}, report)
+        run.finish("FINISHED")
+
+
+def trials(address: str, name: str, writer: int, start: Barrier) -> None:
+    """Some trials of one study."""
+    storage = open_storage(address)
+    study = optuna.load_study(
+        study_name=name, storage=storage, sampler=optuna.samplers.TPESampler(seed=writer)
+    )
+    start.wait()
+    for _ in range(TRIALS):
+        trial = study.ask()
+        trial.set_user_attr("writer", writer)
+        study.tell(trial, trial.suggest_float("x", 0, 1))
+    close_storage(storage)
+
+
+def main(what: str, address: str, name: str) -> int:
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    context = multiprocessing.get_context("fork")
+    start = context.Barrier(WRITERS)
+    action = {"runs": runs, "trials": trials}[what]
+    processes = [
+        context.Process(target=action, args=(address, name, writer, start))
+        for writer in range(WRITERS)
+    ]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    return sum(process.exitcode != 0 for process in processes)
+
+
+def start(what: str, address: str, name: str) -> list[str]:
+    """The command."""
+    return [sys.executable, "-m", "support.writers", what, address, name]
+
+
+def environment() -> dict[str, str]:
+    """Where Python finds this module."""
+    return {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))

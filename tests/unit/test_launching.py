@@ -1,0 +1,185 @@
+"""What goes from a laptop to a cluster: the code, the config, and no secret."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from support.training import tiny
+
+from whipray.platform.experiment import Experiment, TrackingConfig, load_experiment
+from whipray.platform.launching import package
+from whipray.platform.launching.cluster import Cluster
+from whipray.platform.launching.entry import unsatisfied
+from whipray.platform.launching.launch import (
+    RECIPE,
+    SPACE,
+    evaluating,
+    shared_store,
+    shared_tracking,
+    sweeping,
+    training,
+)
+from whipray.platform.layers import Layer
+from whipray.platform.schema import known_keys
+from whipray.platform.spaces import read_space
+from whipray.platform.storage import StorageConfig
+from whipray.platform.tuning.sweep import Sweep
+from whipray.trainers.errors import UsageProblem
+
+S3 = StorageConfig(uri="s3://bucket/runs")
+SERVER = TrackingConfig(uri="http://mlflow:5000")
+
+
+@pytest.fixture(autouse=True)
+def _bare(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_REGION", "AWS_DEFAULT_REGION"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+
+
+def on_a_cluster() -> Experiment:
+    return tiny(storage__uri="s3://bucket/runs", tracking__uri="http://mlflow:5000")
+
+
+def test_the_staged_code_runs_by_itself_and_is_all_that_is_sent(tmp_path: Path) -> None:
+    staged = package.stage(tmp_path, {"recipe.yaml": "name: x\n"})
+    names = set(staged.sizes)
+    assert {"recipe.yaml", "requirements.json", "whipray/platform/training.py"} <= names
+    assert {name.split("/")[1] for name in names if name.startswith("whipray/")} == set(
+        package.PARTS
+    )
+    assert not [name for name in names if "__pycache__" in name]
+    assert staged.size < package.MOST_BYTES
+    code = (
+        "import platform, whipray.platform.cli.main as main; print(main.__file__, platform.node())"
+    )
+    out = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True
+    ).stdout
+    assert out.startswith(str(tmp_path / "whipray"))
+
+
+def test_what_git_ignores_stays_at_home_and_too_much_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = tmp_path / "checkout"
+    for name in ("trainers/loss.py", "trainers/images.bin", "platform/__pycache__/x.pyc"):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(b"x" * 3_000_000)
+    monkeypatch.setattr(package, "files", lambda _name: root)
+    with pytest.raises(UsageProblem, match=r"5\.7 MiB, more than 5 MiB: whipray/trainers/"):
+        package.stage(tmp_path / "all", {})
+    subprocess.run(["git", "init", "-q"], cwd=root, check=True)
+    (root / ".gitignore").write_text("*.bin\n")
+    staged = package.stage(tmp_path / "some", {})
+    assert set(staged.sizes) == {"whipray/trainers/loss.py", "requirements.json"}
+
+
+@pytest.mark.parametrize(
+    ("given", "address"),
+    [
+        ("head", "http://head:8265"),
+        ("http://head:9000/", "http://head:9000"),
+        ("https://ray.example.org", "https://ray.example.org:443"),
+        ("http://[::1]:8265", "http://[::1]:8265"),
+    ],
+)
+def test_a_cluster_is_known_by_its_dashboard(
+    given: str, address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
+    assert Cluster(given).address == address
+
+
+@pytest.mark.parametrize(
+    ("given", "what"),
+    [
+        ("ray://head:10001", "is no cluster's address"),
+        ("http://head:port", "is no cluster's address"),
+        ("http://", "is no cluster's address"),
+        ("http://me:secret@head:8265", "a login in a cluster's address would be seen"),
+    ],
+)
+def test_what_is_no_address_is_refused(given: str, what: str) -> None:
+    with pytest.raises(UsageProblem, match=what):
+        Cluster(given)
+
+
+def test_a_store_of_this_machine_is_refused() -> None:
+    with pytest.raises(UsageProblem, match="is a folder of this machine"):
+        shared_store(StorageConfig())
+    assert shared_store(StorageConfig(uri="/shared/runs")).uri == "/shared/runs"
+
+
+def test_the_environment_s_endpoint_goes_along(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://s3:9000")
+    monkeypatch.setenv("AWS_REGION", "eu-central-1")
+    found = shared_store(S3.model_copy(update={"patience_s": 7.0}))
+    assert (found.endpoint_url, found.region, found.patience_s) == (
+        "http://s3:9000",
+        "eu-central-1",
+        7.0,
+    )
+    kept = S3.model_copy(update={"endpoint_url": "http://mine:1"})
+    assert shared_store(kept).endpoint_url == "http://mine:1"
+
+
+def test_mlflow_is_a_server_and_its_login_does_not_travel(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UsageProblem, match="no MLflow server is named"):
+        shared_tracking(TrackingConfig(), S3)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:s3cr3t@mlflow:5000")
+    with pytest.raises(UsageProblem, match="holds a login") as refused:
+        shared_tracking(TrackingConfig(), S3)
+    assert "s3cr3t" not in str(refused.value)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://mlflow:5000")
+    assert shared_tracking(TrackingConfig(), S3).uri == "http://mlflow:5000"
+
+
+def test_a_training_arrives_as_it_was_resolved(tmp_path: Path) -> None:
+    task = training("mine", on_a_cluster())
+    recipe = tmp_path / RECIPE
+    recipe.write_text(task.texts[RECIPE])
+    assert task.arguments == [RECIPE, "--run", "mine"]
+    assert load_experiment(str(recipe), []).value == on_a_cluster()
+
+
+def test_a_sweep_arrives_as_it_was_resolved(tmp_path: Path) -> None:
+    """Its space's base is laid over the recipe anew there, and must not undo what was overridden."""
+    space = read_space("cbdm_finetune", known_keys(Experiment))
+    assert "objective" in space.base
+    mine = load_experiment(
+        "digits-demo",
+        ["objective.tau=0.25", "storage.uri=s3://bucket/runs", "tracking.uri=http://mlflow:5000"],
+    ).value
+    task = sweeping("mine", mine, space, resume=True)
+    for name, text in task.texts.items():
+        (tmp_path / name).write_text(text)
+    place, overrides = task.arguments[:6], task.arguments[6:]
+    assert place == [SPACE, "--recipe", RECIPE, "--name", "mine", "--resume"]
+    there = read_space(str(tmp_path / SPACE), known_keys(Experiment))
+    layers = [Layer("space", there.base)]
+    found = load_experiment(str(tmp_path / RECIPE), list(overrides), layers).value
+    assert there == space
+    assert Sweep("mine", found, there)._identity() == Sweep("mine", mine, space)._identity()
+
+
+def test_an_evaluation_takes_the_whole_cluster_unless_told_otherwise() -> None:
+    plain = evaluating("mine", [], S3, SERVER.uri)
+    assert plain.arguments[-1] == "evaluation.workers=all"
+    few = evaluating("mine", ["evaluation.workers=2"], S3, SERVER.uri)
+    assert [word for word in few.arguments if "workers" in word] == ["evaluation.workers=2"]
+
+
+def test_another_image_s_libraries_are_named() -> None:
+    ray = importlib.metadata.version("ray")
+    wanted = {"python": ">=3.11", "libraries": [f"ray=={ray}", "no-such-library>=1", "numpy<1"]}
+    assert unsatisfied(wanted) == [
+        "no no-such-library",
+        f"numpy {importlib.metadata.version('numpy')}, not <1",
+    ]
+    (wrong,) = unsatisfied({"python": ">=4", "libraries": []})
+    assert wrong.endswith("not >=4")

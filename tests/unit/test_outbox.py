@@ -1,0 +1,138 @@
+"""What waits for a server; with real servers it is tests/integration/test_outages.py."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Sequence
+
+import pytest
+
+from whipray.platform.outbox import Outbox
+from whipray.platform.patience import Outage, patiently
+from whipray.trainers.errors import Problem
+
+
+class Log:
+    """A place to write to, which fails as often as it is told, before or after it has written."""
+
+    def __init__(self, failures: int = 0, after: bool = False) -> None:
+        self.written: list[list[int]] = []
+        self.failures, self.after = failures, after
+        self.goes_on = threading.Event()
+        self.goes_on.set()
+
+    def write(self, items: Sequence[int]) -> None:
+        assert self.goes_on.wait(30)
+        if self.failures and not self.after:
+            self._fail()
+        self.written.append(list(items))
+        if self.failures:
+            self._fail()
+
+    def _fail(self) -> None:
+        self.failures -= 1
+        raise Outage("the log does not answer", "start it")
+
+    def outbox(self, room: int = 100, patience_s: float = 30.0) -> Outbox[int]:
+        return Outbox(self.write, at_once=3, room=room, patience_s=patience_s)
+
+
+def test_items_are_written_in_order_and_in_lots() -> None:
+    log = Log()
+    outbox = log.outbox()
+    log.goes_on.clear()
+    for item in range(7):
+        outbox.put([item])
+    log.goes_on.set()
+    outbox.flush()
+    assert [item for lot in log.written for item in lot] == list(range(7))
+    assert max(map(len, log.written)) == 3
+
+
+@pytest.mark.parametrize("after", [False, True])
+def test_an_outage_brings_the_same_items_again(
+    after: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    log = Log(failures=2, after=after)
+    outbox = log.outbox()
+    outbox.put([1, 2])
+    outbox.flush()
+    outbox.put([3])
+    outbox.flush()
+    assert log.written == [[1, 2]] * (3 if after else 1) + [[3]]
+    said = [record.message for record in caplog.records]
+    assert len(said) == 2  # at its beginning and at its end, however often it is tried
+    assert said[0].startswith("the log does not answer")
+
+
+def test_to_settle_is_to_be_written_or_to_know_that_the_server_is_down() -> None:
+    log = Log()
+    outbox = log.outbox()
+    outbox.put([1])
+    outbox.settle()
+    assert log.written == [[1]]
+    log.failures = 3
+    outbox.put([2])
+    outbox.settle()
+    assert log.written == [[1]]
+    outbox.flush()
+    assert log.written == [[1], [2]]
+
+
+def test_a_refusal_is_the_end() -> None:
+    def refuse(_items: Sequence[int]) -> None:
+        raise Problem("the log refuses", "ask its owner")
+
+    outbox = Outbox(refuse, at_once=3, room=9, patience_s=30.0)
+    outbox.put([1])
+    for use in (outbox.settle, outbox.flush, lambda: outbox.put([2])):
+        with pytest.raises(Problem, match="the log refuses"):
+            use()
+
+
+def test_what_patience_did_not_bring_is_lost_with_a_word() -> None:
+    log = Log(failures=1000)
+    outbox = log.outbox(room=4, patience_s=0.2)
+    outbox.put([1, 2, 3])
+    with pytest.raises(Problem, match="3 values could not be written: no room for 2 more"):
+        outbox.put([4, 5])
+    outbox = log.outbox(patience_s=0.2)
+    outbox.put([1, 2, 3])
+    with pytest.raises(Problem, match="3 values could not be written: waited for 0:00"):
+        outbox.flush()
+    with pytest.raises(Problem, match="3 values"):  # and is not waited for again
+        outbox.put([4])
+    assert log.written == []
+
+
+AT_ITS_END = """
+import time
+from whipray.platform.outbox import Outbox
+def write(items):
+    time.sleep(0.2)
+    print(*items, flush=True)
+outbox = Outbox(write, at_once=1, room=9, patience_s=30.0)
+outbox.put([1, 2, 3])
+"""
+
+
+def test_a_process_that_ends_writes_the_rest() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", AT_ITS_END], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert done.stdout.split() == ["1", "2", "3"]
+
+
+def test_patience_ends_and_the_last_outage_is_raised() -> None:
+    log = Log(failures=2)
+    patiently(lambda: log.write([1]), 30.0)
+    assert log.written == [[1]]
+    log.failures = 1000
+    start = time.monotonic()
+    with pytest.raises(Outage, match="does not answer"):
+        patiently(lambda: log.write([2]), 1.0)
+    assert time.monotonic() - start >= 1.0
+    assert log.failures < 998  # tried again meanwhile
