@@ -18,6 +18,7 @@ from uuid import uuid4
 
 import pytest
 from support.servers import free_port, wait_for
+from support.shell import WAIT_S
 
 pytestmark = pytest.mark.slow
 
@@ -78,7 +79,7 @@ class Node:
             capture_output=True,
             text=True,
             check=False,
-            timeout=120,
+            timeout=WAIT_S,
         )
 
     def end(self) -> None:

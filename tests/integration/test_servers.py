@@ -9,6 +9,7 @@ import optuna
 import pytest
 from support import writers
 from support.servers import MLflowServer, Postgres
+from support.shell import WAIT_S
 
 from whipray.platform.experiment import TrackingConfig
 from whipray.platform.storage import Storage, StorageConfig
@@ -89,7 +90,7 @@ def write(what: str, address: str, name: str) -> None:
         env=writers.environment(),
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=WAIT_S,
         check=False,
     )
     assert done.returncode == 0, done.stderr

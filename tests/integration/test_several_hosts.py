@@ -14,6 +14,7 @@ from tempfile import TemporaryDirectory
 
 import pytest
 from support.hosts import Host, Network, SwiftOn, why_not
+from support.shell import WAIT_S
 from support.training import Done, distance, state, train
 from support.workers import Workers
 
@@ -24,7 +25,6 @@ from whipray.trainers.checkpoint import read_tensors
 
 pytestmark = pytest.mark.slow
 
-WAIT_S = 600  # for one thing to happen; a bound, not a target
 REPORT = 80  # images
 SAVE = 4 * REPORT
 IMAGES = 12 * SAVE

@@ -17,6 +17,7 @@ import pytest
 from optuna.study import StudyDirection
 from support import study_driver
 from support.servers import Server
+from support.shell import WAIT_S
 
 from whipray.platform.storage import Storage, StorageConfig, StorageOutage, StorageProblem
 from whipray.platform.tuning import study_in_bucket
@@ -24,8 +25,6 @@ from whipray.platform.tuning.study_in_bucket import BucketStorage
 from whipray.trainers.errors import UsageProblem
 
 pytestmark = pytest.mark.slow
-
-WAIT_S = 60  # far above what anything here takes
 
 
 class Driver:

@@ -25,6 +25,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 from support.servers import free_port
+from support.shell import WAIT_S
 
 pytestmark = [
     pytest.mark.slow,
@@ -33,7 +34,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::sqlalchemy.exc.SADeprecationWarning"),  # MLflow's own
 ]
 
-WAIT_S = 400  # far above what anything here takes
 IMAGES, CHECKPOINT_EVERY = 6400, 1600
 TINY = (
     f"training.images={IMAGES}",

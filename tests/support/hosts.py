@@ -124,7 +124,7 @@ class Host:
         """What a command on this host prints; an error when it fails."""
         options = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
         with self.popen(*command, environment=environment, **options) as process:
-            out, _ = process.communicate(timeout=120)
+            out, _ = process.communicate(timeout=600)
         assert process.returncode == 0, out
         return str(out)
 
@@ -218,4 +218,4 @@ class SwiftOn(Swift):
 def ip(words: str, inside: Namespaces | None = None) -> None:
     """iproute2, on this machine's network or that of some namespaces."""
     where = ["nsenter", f"--target={inside.init.pid}", "--net", "--"] if inside else []
-    subprocess.run([*where, "ip", *words.split()], check=True, timeout=30)
+    subprocess.run([*where, "ip", *words.split()], check=True, timeout=300)

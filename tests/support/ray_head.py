@@ -16,8 +16,8 @@ from typing import Self
 import psutil
 
 from .servers import free_port
+from .shell import WAIT_S
 
-START_S = 120
 BIN = Path(sys.executable).parent
 
 
@@ -59,7 +59,7 @@ class RayHead:
         asked = urllib.request.Request(
             f"{self.address}/api/version", headers={"Authorization": f"Bearer {self.token}"}
         )
-        deadline = time.monotonic() + START_S
+        deadline = time.monotonic() + WAIT_S
         while True:
             try:
                 urllib.request.urlopen(asked, timeout=5).close()

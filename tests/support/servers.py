@@ -17,6 +17,8 @@ from pathlib import Path
 from secrets import token_hex
 from typing import Any
 
+from .shell import WAIT_S
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -28,8 +30,8 @@ def free_port() -> int:
 
 
 def wait_for(url: str, processes: list[subprocess.Popen[bytes]], log: Path) -> None:
-    """Return when `url` answers; fail with the log's end when a process dies or after 90 s."""
-    deadline = time.monotonic() + 90
+    """Return when `url` answers; fail with the log's end when a process dies or after `WAIT_S`."""
+    deadline = time.monotonic() + WAIT_S
     while time.monotonic() < deadline:
         if any(process.poll() is not None for process in processes):
             break
@@ -147,7 +149,7 @@ class Swift(Server):
     def start(self) -> None:
         """The proxy says that it is well before the servers behind it listen."""
         super().start()
-        deadline = time.monotonic() + 90
+        deadline = time.monotonic() + WAIT_S
         for port in self.ports.values():
             while True:
                 with closing(socket.socket()) as probe:
@@ -249,7 +251,7 @@ class Postgres(Server):
                 command, stdout=log, stderr=log, cwd=self.folder, user=self.user
             )
         self.processes.append(process)
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + WAIT_S
         while not self._answers():
             if process.poll() is not None or time.monotonic() > deadline:
                 raise RuntimeError(f"PostgreSQL did not come up:\n{self.log.read_text()[-2000:]}")

@@ -270,7 +270,7 @@ class TestOneClassifierForAll:
     def test_two_at_the_same_time(
         self, machine: Callable[..., str], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        both = threading.Barrier(2, timeout=30)
+        both = threading.Barrier(2, timeout=300)
         upload = Storage.put_file
 
         def when_both_found_nothing(store: Storage, local: Path, name: str) -> None:

@@ -121,7 +121,7 @@ outbox.put([1, 2, 3])
 
 def test_a_process_that_ends_writes_the_rest() -> None:
     done = subprocess.run(
-        [sys.executable, "-c", AT_ITS_END], capture_output=True, text=True, timeout=60, check=True
+        [sys.executable, "-c", AT_ITS_END], capture_output=True, text=True, timeout=600, check=True
     )
     assert done.stdout.split() == ["1", "2", "3"]
 
