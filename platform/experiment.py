@@ -27,6 +27,9 @@ class ScalingConfig(Config):
     gpus_per_worker: float = Field(0, ge=0)
     max_failures: int = Field(3, ge=0)
     """Lost workers after which a training gives up; it goes on from its last checkpoint before."""
+    price_per_hour: float = Field(0, ge=0)
+    """What one worker costs, in your currency; a launch on a cluster then says what it costs, and
+    asks."""
 
     @model_validator(mode="after")
     def _one_gpu_each(self) -> ScalingConfig:

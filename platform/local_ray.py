@@ -73,7 +73,11 @@ def room_for(cpus: float, gpus: float) -> int:
     """How many workers that large the cluster's hosts hold; none spreads over two."""
     import ray
 
-    hosts = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return fitting([node["Resources"] for node in ray.nodes() if node["Alive"]], cpus, gpus)
+
+
+def fitting(hosts: list[dict[str, float]], cpus: float, gpus: float) -> int:
+    """How many workers that large fit on hosts with these resources."""
     return sum(
         int(min(has.get("CPU", 0) // cpus, has.get("GPU", 0) // gpus if gpus else 2**31))
         for has in hosts

@@ -20,6 +20,7 @@ from .evaluation.evaluator import PAGE, Evaluated, Evaluator
 from .evaluation.pictures import GRID
 from .evaluation.report import TABLE
 from .experiment import FREE_ON_RESUME, Experiment, cache_folder
+from .forecast import STEP, step_key
 from .layers import flatten
 from .lineage import LINEAGE
 from .starting import pin
@@ -157,6 +158,7 @@ def begin(plan: Plan) -> None:
         UsageProblem, CheckpointProblem: as `starting.pin`.
     """
     plan.run.config(plan.experiment)
+    plan.run.tags({STEP: step_key(plan.experiment)})
     plan.run.code()
     data = plan.experiment.data.load(cache_folder())
     check_groups(plan.experiment.evaluation, data.train.class_counts.tolist())

@@ -28,6 +28,7 @@ from .storage import Storage
 
 if TYPE_CHECKING:
     from mlflow.entities import Metric
+    from mlflow.entities import Run as MLflowRun
     from mlflow.tracking import MlflowClient
 
 P = ParamSpec("P")
@@ -131,6 +132,17 @@ class Tracker:
         if not found:
             raise UsageProblem(f"MLflow has no run {key}", "look at the runs with `whipray ui`")
         return Run(self.uri, found[0].info.run_id, "done")
+
+    def latest(self, tag: str, value: str, metric: str) -> MLflowRun | None:
+        """The run begun last that has this tag and this metric."""
+        with answered(self.uri):
+            found = self.client.search_runs(
+                [self.experiment_id],
+                f"tags.`{tag}` = '{value}' and metrics.`{metric}` > 0",
+                max_results=1,
+                order_by=["attributes.start_time DESC"],
+            )
+        return found[0] if found else None
 
     def run(self, key: str, name: str, tags: Mapping[str, str], parent: str | None = None) -> Run:
         """The run known by `key`, begun now if there is none; it counts as running again."""

@@ -6,19 +6,27 @@ import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NoReturn
 
+import typer
+
 from .output import next_commands, say_json, talk
 
 if TYPE_CHECKING:
+    from ..forecast import Forecast
     from ..launching.cluster import Cluster
     from ..launching.launch import Task
 
 DETACHED = 130
 
 
-def send(address: str, task: Task, plan: Mapping[str, Any], as_json: bool) -> NoReturn:
+def send(
+    address: str, task: Task, plan: Mapping[str, Any], as_json: bool, sure: bool = False
+) -> NoReturn:
     """Submit, then follow to the end; exits as the job does.
 
     With `--json` it says which job it is and leaves it alone.
+
+    Args:
+        sure: not to be asked, even where it costs money and somebody is there.
     """
     from ..launching.launch import Launch
     from ..progress import StatusLine
@@ -26,19 +34,32 @@ def send(address: str, task: Task, plan: Mapping[str, Any], as_json: bool) -> No
     with StatusLine(talk, lambda: "looking at the cluster"):
         launch = Launch(address, task)
         launch.check()
-    facts = {"on": launch.cluster.address, **plan}
+        forecast = launch.forecast()
+    facts = {"on": launch.cluster.address, **plan, **(forecast.lines() if forecast else {})}
     with launch:
         assert launch.package is not None
         package = launch.package
         facts["package"] = f"{package.size / 1024:.0f} KiB; largest: {package.largest()}"
         for key, value in facts.items():
             talk.print(f"  {key:<12}{value}", markup=False)
+        if forecast and not sure and not as_json:
+            ask(forecast)
         launch.submit()
     if as_json:
-        say_json({"job": launch.job, "on": launch.cluster.address, **plan})
+        say_json({"job": launch.job, **facts})
         sys.exit(0)
     talk.print(f"  {'job':<12}{launch.job}", markup=False)
     follow(launch.cluster, launch.job)
+
+
+def ask(forecast: Forecast) -> None:
+    """Whether to spend the money, where it is any and somebody is there to say."""
+    if not forecast.work.experiment.scaling.price_per_hour or not sys.stdin.isatty():
+        return
+    costs = "nobody knows how much" if forecast.money is None else f"{forecast.money:.2f}"
+    if not typer.confirm(f"spend {costs}?", err=True):
+        talk.print("nothing was sent", markup=False)
+        sys.exit(DETACHED)
 
 
 def follow(cluster: Cluster, job: str) -> NoReturn:

@@ -101,6 +101,19 @@ class Cluster:
         with self._answers():
             return str(self._api()._server_ray_version)  # from its check of the connection
 
+    def room(self, cpus: float, gpus: float) -> int:
+        """How many workers that large its nodes hold, those that an autoscaler may add left out."""
+        from ray.util.state import list_nodes
+
+        from ..local_ray import fitting
+
+        self._api()  # its loggers are quiet after that
+        with self._answers():
+            nodes = list_nodes(
+                address=self.address, filters=[("state", "=", "ALIVE")], limit=10_000
+            )
+        return fitting([node.resources_total for node in nodes], cpus, gpus)
+
     def submit(
         self, job: str, command: str, folder: str, facts: dict[str, str], node: str = ""
     ) -> None:

@@ -19,6 +19,7 @@ import yaml
 from ...search_spaces.space import Space
 from ...trainers.errors import UsageProblem
 from ..experiment import Experiment, TrackingConfig, with_values
+from ..forecast import Forecast, Work, forecast, of_sweep, of_training
 from ..layers import flatten
 from ..plain_yaml import dump_scalar
 from ..storage import Storage, StorageConfig
@@ -41,6 +42,8 @@ class Task:
     storage: StorageConfig
     texts: Mapping[str, str]
     """Files that the arguments name, by name."""
+    work: Work | None = None
+    """The trainings in it."""
 
 
 def training(name: str, experiment: Experiment) -> Task:
@@ -51,7 +54,8 @@ def training(name: str, experiment: Experiment) -> Task:
     """
     there = for_cluster(experiment)
     arguments = [RECIPE, "--run", name]
-    return Task("train", name, arguments, there.storage, {RECIPE: there.model_dump_json(indent=1)})
+    texts = {RECIPE: there.model_dump_json(indent=1)}
+    return Task("train", name, arguments, there.storage, texts, of_training(there))
 
 
 def sweeping(name: str, experiment: Experiment, space: Space, resume: bool) -> Task:
@@ -73,7 +77,8 @@ def sweeping(name: str, experiment: Experiment, space: Space, resume: bool) -> T
         RECIPE: there.model_dump_json(indent=1),
         SPACE: yaml.safe_dump(space.model_dump(mode="json"), sort_keys=False),
     }
-    return Task("sweep", name, [*arguments, *overrides], there.storage, texts)
+    work = of_sweep(there, space)
+    return Task("sweep", name, [*arguments, *overrides], there.storage, texts, work)
 
 
 def evaluating(
@@ -153,6 +158,15 @@ class Launch:
                     f"`whipray jobs logs -f {job.id} --on {self.cluster.address}` follows it; "
                     "or give another name",
                 )
+
+    def forecast(self) -> Forecast | None:
+        """Hours and money, where there is something to train."""
+        work = self.task.work
+        if work is None:
+            return None
+        scaling = work.experiment.scaling
+        room = self.cluster.room(scaling.cpus_per_worker, scaling.gpus_per_worker)
+        return forecast(work, room)
 
     @property
     def facts(self) -> dict[str, str]:

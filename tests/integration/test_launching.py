@@ -94,7 +94,8 @@ def test_a_training_goes_to_the_cluster_and_its_words_come_back(
 
 
 def test_a_job_is_let_go_of_stopped_with_a_checkpoint_and_gone_on_with(laptop: Laptop) -> None:
-    with laptop.start(*laptop.train("long", *LONG)) as process:
+    priced = laptop.train("long", *LONG, "scaling.price_per_hour=3")
+    with laptop.start(*priced) as process:
         assert process.stdout is not None
         until(lambda: any(job["facts"]["name"] == "long" for job in laptop.jobs()), process)
         for line in process.stdout:
@@ -104,6 +105,8 @@ def test_a_job_is_let_go_of_stopped_with_a_checkpoint_and_gone_on_with(laptop: L
         _, err = process.communicate(timeout=WAIT_S)
     assert process.returncode == 130
     assert "goes on without you" in err
+    assert " images/s in first, " in err  # the run before this one has the same step
+    assert "  costs       " in err
     (job,) = [job for job in laptop.jobs() if job["facts"]["name"] == "long"]
     assert job["status"] == "RUNNING"
     assert f"whipray jobs logs -f {job['id']}" in err

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ..options import DryRun, Json, On, Overrides
+from ..options import DryRun, Json, On, Overrides, Yes
 from ..output import next_commands, out, say_json, sweep_table, talk, what
 from .train import show_plan, size
 
@@ -30,6 +30,7 @@ def sweep(
         bool, typer.Option("--resume", help="Go on with the sweep of this name, if there is one.")
     ] = False,
     on: On = None,
+    yes: Yes = False,
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
@@ -55,7 +56,7 @@ def sweep(
         from ..remote import send
 
         task = sweeping(sweep_name, experiment, space, resume)
-        send(on, task, {**_plan(planned, resume), **size(experiment)}, as_json)
+        send(on, task, {**_plan(planned, resume), **size(experiment)}, as_json, yes)
     known = planned.check_identity(resume)
     if dry_run:
         show_plan(resolved, _plan(planned, known), as_json)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..options import DryRun, Json, On, Overrides, Recipe
+from ..options import DryRun, Json, On, Overrides, Recipe, Yes
 from ..output import metrics_table, next_commands, out, say_json, talk
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ def train(
         str | None, typer.Option("--run", help="Name of the run; default: the recipe's name.")
     ] = None,
     on: On = None,
+    yes: Yes = False,
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
@@ -39,7 +40,7 @@ def train(
         from ..remote import send
 
         task = training(name, experiment)
-        send(on, task, {"run": name, **size(experiment)}, as_json)
+        send(on, task, {"run": name, **size(experiment)}, as_json, yes)
 
     from ...progress import StatusLine
     from ...single import SingleRun
