@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -101,7 +102,8 @@ def save(images: Pixels, labels: Ints, source: Source, to: Path, per_class: int)
             return [str(to)]
         written = []
         for number, (image, label) in enumerate(zip(images, labels, strict=True)):
-            folder = to / f"{label:03d}-{source.class_names[label]}".replace(" ", "_")
+            # A model's card names its classes: as `../..` one would lead out of the folder.
+            folder = to / re.sub(r"[\\/\s]", "_", f"{label:03d}-{source.class_names[label]}")
             folder.mkdir(parents=True, exist_ok=True)
             pixels = image[0] if len(image) == 1 else image.transpose(1, 2, 0)
             file = folder / f"{number:06d}.png"

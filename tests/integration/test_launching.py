@@ -12,6 +12,7 @@ from typing import Any
 
 import psutil
 import pytest
+from support.proxy import Proxy
 from support.ray_head import RayHead
 from support.shell import TINY, WAIT_S, Shell
 
@@ -125,6 +126,23 @@ def test_a_job_is_let_go_of_stopped_with_a_checkpoint_and_gone_on_with(laptop: L
     code, out, err = laptop.run(*laptop.train("long", f"training.images={images + 640}"))
     assert code == 0, err
     assert f"resumed from {images:,} images" in out
+
+
+def test_a_broken_connection_is_taken_up_where_it_was(laptop: Laptop, head: RayHead) -> None:
+    with Proxy(head.dashboard) as cable:
+        command = laptop.train("cut", "training.images=64000")[:-1]
+        with laptop.start(*command, cable.endpoint) as process:
+            assert process.stdout is not None
+            heard = process.stdout.readline()
+            cable.go_down()
+            (job,) = [job for job in laptop.jobs() if job["facts"]["name"] == "cut"]
+            before = laptop.run("jobs", "logs", job["id"])[1]
+            until(lambda: laptop.run("jobs", "logs", job["id"])[1] != before)
+            cable.come_back()
+            out, err = process.communicate(timeout=WAIT_S)
+    assert process.returncode == 0, err
+    assert f"no connection to {cable.endpoint}; trying again" in err
+    assert heard + out == laptop.run("jobs", "logs", job["id"])[1]  # nothing twice, no gap
 
 
 def test_what_does_not_stop_is_killed(laptop: Laptop) -> None:
