@@ -66,7 +66,8 @@ class TuningConfig(Config):
     trials: int = Field(12, ge=1)
     """Searched trainings; baselines come on top."""
     concurrent: int | None = Field(None, ge=1)
-    """Trainings at once; None: as many as the cluster has room for."""
+    """Trainings at once; None: as many as the cluster has room for when they begin. Give a number to a
+    cluster that grows on demand."""
     sample_points: int = Field(12, ge=1)
     """Points of the second level (guidance) tried on each finished checkpoint."""
     seed: int = Field(0, ge=0)

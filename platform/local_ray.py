@@ -76,6 +76,13 @@ def room_for(cpus: float, gpus: float) -> int:
     return fitting([node["Resources"] for node in ray.nodes() if node["Alive"]], cpus, gpus)
 
 
+def alone() -> bool:
+    """Whether Ray has this machine and will never have another."""
+    import ray
+
+    return "RAY_ADDRESS" not in os.environ and len(ray.nodes()) == 1
+
+
 def fitting(hosts: list[dict[str, float]], cpus: float, gpus: float) -> int:
     """How many workers that large fit on hosts with these resources."""
     return sum(

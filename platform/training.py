@@ -91,12 +91,11 @@ def train_on_workers(
         Problem: what stopped the workers, in one line.
         UsageProblem: more of them than this machine, if there is no other, has room for.
     """
-    import ray
     from ray.train import FailureConfig, RunConfig
     from ray.train import ScalingConfig as Workers
     from ray.train.torch import TorchTrainer
 
-    from .local_ray import room_for
+    from .local_ray import alone, room_for
     from .ray_group import JoinedByWorkers
 
     scaling = experiment.scaling
@@ -105,8 +104,7 @@ def train_on_workers(
     if on_gpu:
         resources["GPU"] = scaling.gpus_per_worker
     room = room_for(scaling.cpus_per_worker, scaling.gpus_per_worker)
-    alone = "RAY_ADDRESS" not in os.environ and len(ray.nodes()) == 1
-    if alone and room < scaling.workers:  # for ever
+    if alone() and room < scaling.workers:  # for ever
         raise UsageProblem(
             f"{_wanted(scaling)}: this machine has room for {room}",
             "lower scaling.workers, scaling.cpus_per_worker or scaling.gpus_per_worker",

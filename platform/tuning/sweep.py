@@ -215,9 +215,9 @@ class Sweep:
 
     def _train_all(self, points: Any, features: Future[None]) -> None:
         """One Tune run for each stretch of points of the same shape."""
-        import ray
         from ray import tune
 
+        from ..local_ray import alone, room_for
         from .bridge import AskTell, ShowProgress, shape
         from .trial import run_trial
 
@@ -236,16 +236,16 @@ class Sweep:
                 own: dict[str, float] = (
                     {"cpu": cpus, "gpu": gpus} if workers == 1 else {"memory": 2**20}
                 )
-                room = int(ray.cluster_resources().get("CPU", 1) // (workers * cpus))
-                if gpus:
-                    room = int(ray.cluster_resources().get("GPU", 0) // (workers * gpus))
-                if room < 1:
+                room = room_for(cpus, gpus) // workers
+                if room < 1 and alone():
                     raise UsageProblem(
                         f"a training asks for {workers} x {cpus} CPUs and {gpus:g} GPUs each, "
-                        "more than the cluster has",
+                        "more than this machine has",
                         "lower scaling.workers, scaling.cpus_per_worker or scaling.gpus_per_worker",
                     )
-                concurrent = min(room, self.experiment.tuning.concurrent or room)
+                concurrent = self.experiment.tuning.concurrent or max(1, room)
+                if alone():  # elsewhere a host may still come
+                    concurrent = min(concurrent, room)
                 rank_by = self.experiment.evaluation.rank_by
                 tune.Tuner(
                     tune.with_resources(run_trial, own),

@@ -11,7 +11,7 @@ from whipray.platform.sampling import Source, save
 
 def test_a_class_name_leads_nowhere_else(tmp_path: Path) -> None:
     names = ["../../up", "/top", "sea ray", "..\\back"]
-    source = Source(names, [1] * 4, lambda labels, _params: np.zeros((0,), np.uint8))
+    source = Source(names, [1] * 4, lambda _labels, _params: np.zeros((0,), np.uint8))
     images = np.zeros((4, 3, 8, 8), np.uint8)
     written = save(images, np.arange(4), source, tmp_path / "out", per_class=1)
     inside = sorted(path.name for path in (tmp_path / "out").iterdir())
