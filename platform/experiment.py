@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from importlib.resources import files
 from pathlib import Path
@@ -23,6 +24,9 @@ class ScalingConfig(Config):
     workers: int = Field(1, ge=1)
     """Processes that share each batch. One trains in the calling process; more go through Ray
     Train."""
+    min_workers: int | None = Field(None, ge=1)
+    """Fewest workers to go on with while the others are lost; they join again when there is room. None:
+    a training waits for all."""
     cpus_per_worker: int = Field(1, ge=1)
     gpus_per_worker: float = Field(0, ge=0)
     max_failures: int = Field(3, ge=0)
@@ -30,6 +34,20 @@ class ScalingConfig(Config):
     price_per_hour: float = Field(0, ge=0)
     """What one worker costs, in your currency; a launch on a cluster then says what it costs, and
     asks."""
+
+    @property
+    def fewest(self) -> int:
+        """Workers without which a training waits."""
+        return self.min_workers or self.workers
+
+    @model_validator(mode="after")
+    def _fewer(self) -> ScalingConfig:
+        if self.fewest > self.workers:
+            raise ValueError(
+                f"min_workers={self.min_workers} is more than workers={self.workers}: "
+                "lower scaling.min_workers"
+            )
+        return self
 
     @model_validator(mode="after")
     def _one_gpu_each(self) -> ScalingConfig:
@@ -85,6 +103,19 @@ class Experiment(TrainerConfig):
     storage: StorageConfig = StorageConfig()
     tracking: TrackingConfig = TrackingConfig()
     tuning: TuningConfig = TuningConfig()
+
+    @model_validator(mode="after")
+    def _shared_evenly(self) -> Experiment:
+        sizes, batch = (
+            range(self.scaling.fewest, self.scaling.workers + 1),
+            self.training.batch_size,
+        )
+        if self.scaling.min_workers and any(batch % size for size in sizes):
+            raise ValueError(
+                f"training.batch_size {batch} cannot be shared by each of {sizes[0]} to {sizes[-1]} "
+                f"workers: give a multiple of {math.lcm(*sizes)}, or another scaling.min_workers"
+            )
+        return self
 
 
 FREE_ON_RESUME = (

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -21,6 +21,9 @@ from .storage import Storage
 
 PATIENCE_S = 86_400
 """How long workers wait for a place in the cluster, in all."""
+REGROW_S = 60.0
+"""How often a training with fewer workers than it wants looks for room. Growing costs what came after
+the last checkpoint."""
 
 Tell = Callable[[Progress], bool]
 """Takes each report; True asks the training to stop."""
@@ -103,8 +106,9 @@ def train_on_workers(
     resources: dict[str, float] = {"CPU": scaling.cpus_per_worker}
     if on_gpu:
         resources["GPU"] = scaling.gpus_per_worker
+    workers: Any = (scaling.fewest, scaling.workers) if scaling.min_workers else scaling.workers
     room = room_for(scaling.cpus_per_worker, scaling.gpus_per_worker)
-    if alone() and room < scaling.workers:  # for ever
+    if alone() and room < scaling.fewest:  # for ever
         raise UsageProblem(
             f"{_wanted(scaling)}: this machine has room for {room}",
             "lower scaling.workers, scaling.cpus_per_worker or scaling.gpus_per_worker",
@@ -125,8 +129,11 @@ def train_on_workers(
                 "run": run,
                 "tell": tell,
             },
-            scaling_config=Workers(
-                num_workers=scaling.workers, use_gpu=on_gpu, resources_per_worker=resources
+            scaling_config=Workers(  # type: ignore[call-arg]
+                num_workers=workers,
+                elastic_resize_monitor_interval_s=REGROW_S,
+                use_gpu=on_gpu,
+                resources_per_worker=resources,
             ),
             torch_config=JoinedByWorkers(),
             run_config=RunConfig(
@@ -163,10 +170,11 @@ def _worker(config: dict[str, Any]) -> Trained | Problem:
     tell: Tell = config["tell"]
     experiment = Experiment.model_validate(config["experiment"])
     join_each_other("nccl" if experiment.scaling.gpus_per_worker else "gloo")
-    rank = train.get_context().get_world_rank()
+    context = train.get_context()
+    rank, workers = context.get_world_rank(), float(context.get_world_size())
 
     def report(progress: Progress) -> bool:
-        train.report(asdict(progress))
+        train.report(asdict(replace(progress, metrics={**progress.metrics, "workers": workers})))
         return rank == 0 and tell(progress)
 
     try:

@@ -11,6 +11,7 @@ from secrets import token_hex
 
 import psycopg2
 import pytest
+from support.ray_head import RayHead
 from support.servers import MLflowServer, Server, Swift, free_port
 from support.shell import TINY, Shell
 
@@ -45,6 +46,7 @@ class Place:
     shell: Shell
     store: Server
     mlflow: MLflowServer
+    cluster: RayHead
     said: list[str] = field(default_factory=list)
 
     def run(self, *arguments: str, **environment: str) -> tuple[int, str]:
@@ -59,6 +61,7 @@ class Place:
             "the machine": self.shell.folder,
             "the store": self.store.folder / "devices",
             "the artifacts": self.mlflow.folder / "artifacts",
+            "the cluster": self.cluster.folder,
         }.items():
             files = [path for path in folder.rglob("*") if path.is_file()]
             assert files, name
@@ -80,13 +83,23 @@ class Place:
         return {where for where, content in self.left() if any(form in content for form in forms)}
 
 
+@pytest.fixture
+def head(locked: Server, mlflow_server: MLflowServer) -> Iterator[RayHead]:
+    with RayHead(environment=locked.environment() | mlflow_server.environment()) as started:
+        yield started
+
+
 def test_no_secret_is_left_behind(
-    locked: Server, mlflow_server: MLflowServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    locked: Server,
+    mlflow_server: MLflowServer,
+    head: RayHead,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    place = Place(Shell(tmp_path), locked, mlflow_server)
+    place = Place(Shell(tmp_path), locked, mlflow_server, head)
     (tmp_path / "tmp").mkdir()
-    wrong, study, token = token_hex(20), token_hex(20), token_hex(20)
-    secrets = [locked.secret_key, mlflow_server.secret_key, wrong, study, token]
+    wrong, study = token_hex(20), token_hex(20)
+    secrets = [locked.secret_key, mlflow_server.secret_key, wrong, study, head.token]
 
     def address(password: str) -> str:
         login = f"{mlflow_server.username}:{password}"
@@ -96,7 +109,7 @@ def test_no_secret_is_left_behind(
         **locked.environment(),
         "MLFLOW_TRACKING_URI": address(mlflow_server.secret_key),
         "WHIPRAY_STUDY_URL": f"postgresql+psycopg2://me:{study}@127.0.0.1:{free_port()}/study",
-        "RAY_AUTH_TOKEN": token,
+        "RAY_AUTH_TOKEN": head.token,
         "TMPDIR": str(tmp_path / "tmp"),
     }
     settings = ("digits-demo", *TINY, "training.images=640")
@@ -105,6 +118,12 @@ def test_no_secret_is_left_behind(
 
     code, err = place.run(*train, **environment)
     assert code == 0, err
+    there = ("--run", "there", "--on", head.address)
+    code, err = place.run(*train, f"tracking.uri={mlflow_server.endpoint}", *there, **environment)
+    assert code == 0, err
+    for listed in ("jobs/", "v0/runtime_envs", "v0/tasks?detail=1", "v0/actors?detail=1"):
+        place.said.append(head.get(f"/api/{listed}"))
+        assert "there" in place.said[-1] or "result" in place.said[-1]
     for what, changed, said in (
         (train, {"MLFLOW_TRACKING_URI": address(wrong)}, "refuses the login"),
         (train, {"AWS_SECRET_ACCESS_KEY": wrong}, "credentials|access denied"),
@@ -121,7 +140,8 @@ def test_no_secret_is_left_behind(
         monkeypatch.setenv(name, value)
     for name, value in mlflow_server.environment().items():
         monkeypatch.setenv(name, value)
-    (tmp_path / "tmp/some.log").write_text(f"key={token}")
+    (tmp_path / "tmp/some.log").write_text(f"key={head.token}")
+    (head.folder / "some.log").write_text(study)
     config = StorageConfig(uri="s3://runs", endpoint_url=locked.endpoint)
     Storage(config).write_text("some.json", study)
     place.said.append(f"Authorization: Basic {login_of(mlflow_server)}")
@@ -136,6 +156,7 @@ def test_no_secret_is_left_behind(
         "the machine",
         "the store",
         "the artifacts",
+        "the cluster",
         "MLflow's tags",
     }
 

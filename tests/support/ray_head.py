@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+from collections.abc import Mapping
 from pathlib import Path
 from secrets import token_hex
 from shutil import rmtree
@@ -22,10 +23,15 @@ BIN = Path(sys.executable).parent
 
 
 class RayHead:
-    """One node with its dashboard on loopback. Use as a context."""
+    """One node with its dashboard on loopback. Use as a context.
 
-    def __init__(self, cpus: int = 2) -> None:
-        self.cpus = cpus
+    Args:
+        cpus: that it offers.
+        environment: what its processes know besides, such as the keys of a store.
+    """
+
+    def __init__(self, cpus: int = 2, environment: Mapping[str, str] | None = None) -> None:
+        self.cpus, self.environment = cpus, environment or {}
         self.token = token_hex(20)
         # Short, because sockets lie below it.
         self.folder = Path(mkdtemp(prefix="ray-", dir="/tmp"))
@@ -44,7 +50,10 @@ class RayHead:
             "RAY_AUTH_TOKEN": self.token,
             "WHIPRAY_CACHE": str(self.folder / "cache"),
             "OMP_NUM_THREADS": "1",
+            "TMPDIR": str(self.folder / "tmp"),
+            **self.environment,
         }
+        (self.folder / "tmp").mkdir(exist_ok=True)
         command = [BIN / "ray", "start", "--head", f"--port={free_port()}", "--block"]
         command += ["--dashboard-host=127.0.0.1", f"--dashboard-port={self.dashboard}"]
         # By default these are the same for every head of a machine.
@@ -56,13 +65,10 @@ class RayHead:
             self._process = subprocess.Popen(
                 command, cwd=self.folder, env=environment, stdout=log, stderr=log
             )
-        asked = urllib.request.Request(
-            f"{self.address}/api/version", headers={"Authorization": f"Bearer {self.token}"}
-        )
         deadline = time.monotonic() + WAIT_S
         while True:
             try:
-                urllib.request.urlopen(asked, timeout=5).close()
+                self.get("/api/version")
                 return self
             except OSError:
                 if self._process.poll() is not None or time.monotonic() > deadline:
@@ -70,6 +76,14 @@ class RayHead:
                     self.__exit__()
                     raise RuntimeError(f"the Ray head did not come up:\n{said}") from None
                 time.sleep(0.2)
+
+    def get(self, path: str) -> str:
+        """What the dashboard answers one who has the token."""
+        asked = urllib.request.Request(
+            self.address + path, headers={"Authorization": f"Bearer {self.token}"}
+        )
+        with urllib.request.urlopen(asked, timeout=30) as answer:
+            return str(answer.read().decode())
 
     def __exit__(self, *_error: object) -> None:
         """Kill the head and everything that it started, drivers of jobs included."""
