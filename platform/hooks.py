@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TypeVar
 
 import torch.distributed as dist
@@ -17,8 +22,23 @@ from .checkpoints import CheckpointStore, Fetched
 T = TypeVar("T")
 
 
+@dataclass
+class _Upload:
+    """A checkpoint on its way to the store."""
+
+    name: str
+    scratch: TemporaryDirectory[str]
+    manifest: Manifest
+    job: Future[None]
+    """This worker's part of what is being done: its shard, then worker 0's manifest."""
+    committing: bool = False
+
+
 class StoreHooks:
     """Hooks of one worker: a checkpoint store and somebody to report to.
+
+    A checkpoint is uploaded by a thread while the training goes on, one at a time. Reports look how
+    far it is, since all workers' shards have to be there before the manifest.
 
     Args:
         store: the run's checkpoints.
@@ -28,20 +48,78 @@ class StoreHooks:
     def __init__(self, store: CheckpointStore, tell: Callable[[Progress], bool]) -> None:
         self.store = store
         self.tell = tell
+        self._upload: _Upload | None = None
 
     def report(self, progress: Progress) -> bool:
         """Tell; a problem with that is one of all workers."""
-        return together(lambda: self.tell(progress))
+        stop = together(lambda: self.tell(progress))
+        self._go_on(wait=False)
+        return stop
 
-    def checkpoint(self, name: str, folder: Path, file: str, manifest: Manifest) -> None:
+    def checkpoint(
+        self, name: str, scratch: TemporaryDirectory[str], file: str, manifest: Manifest
+    ) -> None:
         """Shards first, by every worker; then, by worker 0, the manifest."""
-        together(lambda: self.store.put_shard(name, folder / file))
-        together(lambda: self._commit(name, folder, manifest) if dist.get_rank() == 0 else None)
+        self.settle()
+        shard = Path(scratch.name) / file
+        job = _in_background(lambda: self.store.put_shard(name, shard))
+        self._upload = _Upload(name, scratch, manifest, job)
 
-    def _commit(self, name: str, folder: Path, manifest: Manifest) -> None:
-        files.write_manifest(folder, manifest)
-        self.store.commit(name, folder / files.MANIFEST)
+    def settle(self) -> None:
+        """Wait until the checkpoint is in the store.
+
+        Raises:
+            Problem: what is wrong with the store, on every worker.
+        """
+        self._go_on(wait=True)
+
+    def _go_on(self, wait: bool) -> None:
+        """From the shards to the manifest to the end, as far as it is without waiting."""
+        while (upload := self._upload) is not None:
+            if not wait and not all(gathered(upload.job.done())):
+                return
+            self._upload = None
+            try:
+                together(partial(upload.job.result))
+            except Problem:
+                upload.scratch.cleanup()
+                raise
+            if upload.committing:
+                upload.scratch.cleanup()
+                return
+            upload.committing = True
+            upload.job = _in_background(
+                partial(self._commit, upload) if dist.get_rank() == 0 else lambda: None
+            )
+            self._upload = upload
+
+    def _commit(self, upload: _Upload) -> None:
+        folder = Path(upload.scratch.name)
+        files.write_manifest(folder, upload.manifest)
+        self.store.commit(upload.name, folder / files.MANIFEST)
         self.store.prune()
+
+
+def _in_background(action: Callable[[], None]) -> Future[None]:
+    """In a thread that an ending process does not wait for, as an executor's would be."""
+    future: Future[None] = Future()
+
+    def run() -> None:
+        try:
+            action()
+            future.set_result(None)
+        except BaseException as error:  # noqa: BLE001  (raised by whoever asks for the result)
+            future.set_exception(error)
+
+    threading.Thread(target=run, name="checkpoint upload", daemon=True).start()
+    return future
+
+
+def gathered(value: T) -> list[T]:
+    """Every worker's value, by rank."""
+    values: list[T | None] = [None] * dist.get_world_size()
+    dist.all_gather_object(values, value)
+    return values  # type: ignore[return-value]
 
 
 def together(action: Callable[[], T]) -> T:
@@ -55,9 +133,7 @@ def together(action: Callable[[], T]) -> T:
         result = action()
     except Problem as found:
         problem = found
-    problems: list[Problem | None] = [None] * dist.get_world_size()
-    dist.all_gather_object(problems, problem)
-    for found_anywhere in problems:
+    for found_anywhere in gathered(problem):
         if found_anywhere is not None:
             raise found_anywhere
     return result  # type: ignore[return-value]  # only None where the action returns None

@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 from uuid import uuid4
 
-from ..trainers.errors import Problem, UsageProblem
+from ..trainers.errors import DivergenceProblem, Problem, UsageProblem
 from ..trainers.loop import Progress, Training, check_same_run
 from .checkpoints import CheckpointStore
 from .experiment import FREE_ON_RESUME, Experiment, ScalingConfig, cache_folder
@@ -68,8 +68,12 @@ def train_here(experiment: Experiment, run: Storage, tell: Tell) -> Trained:
         start = together(lambda: load_start(run, experiment.start, saved))
         data = together(lambda: experiment.data.load(cache_folder()))
         training = Training(experiment, data, device, resume, start)
+    hooks = StoreHooks(store, tell)
     try:
-        progress = training.run(StoreHooks(store, tell), record)
+        progress = training.run(hooks, record)
+    except DivergenceProblem:  # all workers' at once; the checkpoint before it is worth keeping
+        hooks.settle()
+        raise
     finally:
         training.engine.close()
     last = store.latest()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import time
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -71,8 +72,17 @@ class Hooks(Protocol):
         """Take note; True (worker 0's answer counts) asks the training to save and stop here."""
         ...
 
-    def checkpoint(self, name: str, folder: Path, file: str, manifest: Manifest) -> None:
-        """Keep this worker's `folder / file`; after all workers' files, the manifest."""
+    def checkpoint(
+        self, name: str, scratch: TemporaryDirectory[str], file: str, manifest: Manifest
+    ) -> None:
+        """Keep this worker's `file` in `scratch`, and after all workers' files the manifest.
+
+        The folder is the hook's to remove. It may be kept while the training goes on.
+        """
+        ...
+
+    def settle(self) -> None:
+        """Wait until what was given to `checkpoint` is kept."""
         ...
 
 
@@ -187,6 +197,7 @@ class Training:
             if stop:
                 break
             sums, steps, since = {}, 0, time.perf_counter()
+        hooks.settle()
         return progress
 
     # -- the pieces ---------------------------------------------------------------------------------
@@ -265,8 +276,10 @@ class Training:
         name = f"images-{self.images_seen:012d}"
         next_loss = self._next_loss()
         self._check_finite({"the next loss": next_loss})
-        with TemporaryDirectory(prefix="whipray-") as scratch:
-            folder = Path(scratch)
+        with ExitStack() as until_handed_over:
+            scratch = TemporaryDirectory(prefix="whipray-")
+            until_handed_over.callback(scratch.cleanup)
+            folder = Path(scratch.name)
             file, tensors, norms = self.engine.save_shard(folder)
             described: list[tuple[str, File] | None] = [None] * self.world
             dist.all_gather_object(described, (file, describe(folder / file)))
@@ -283,7 +296,8 @@ class Training:
                 tensors=tensors,
                 files=dict(entry for entry in described if entry),
             )
-            hooks.checkpoint(name, folder, file, manifest)
+            until_handed_over.pop_all()
+        hooks.checkpoint(name, scratch, file, manifest)
 
     def _continue(self, resume: Resume) -> None:
         """Take up the optimizer's state, and make sure that the losses go on from there."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -371,10 +372,16 @@ class Folder:
     def report(self, progress: Progress) -> bool:  # noqa: ARG002
         return False
 
-    def checkpoint(self, name: str, folder: Path, file: str, manifest: Manifest) -> None:
+    def checkpoint(
+        self, name: str, scratch: TemporaryDirectory[str], file: str, manifest: Manifest
+    ) -> None:
         (self.folder / name).mkdir()
-        (self.folder / name / file).write_bytes((folder / file).read_bytes())
+        (self.folder / name / file).write_bytes((Path(scratch.name) / file).read_bytes())
         write_manifest(self.folder / name, manifest)
+        scratch.cleanup()
+
+    def settle(self) -> None:
+        pass
 
     def resume(self, images_seen: int) -> Resume:
         folder = self.folder / f"images-{images_seen:012d}"

@@ -9,6 +9,7 @@ import sys
 import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 from unittest.mock import patch
 
@@ -55,11 +56,17 @@ class Folder:
         self.events.append(progress.images_seen)
         return False
 
-    def checkpoint(self, name: str, folder: Path, file: str, manifest: Manifest) -> None:
+    def checkpoint(
+        self, name: str, scratch: TemporaryDirectory[str], file: str, manifest: Manifest
+    ) -> None:
         self.events.append(name)
         (self.folder / name).mkdir()
-        (self.folder / name / file).write_bytes((folder / file).read_bytes())
+        (self.folder / name / file).write_bytes((Path(scratch.name) / file).read_bytes())
         write_manifest(self.folder / name, manifest)
+        scratch.cleanup()
+
+    def settle(self) -> None:
+        pass
 
     def resume(self) -> Resume:
         newest = max(path.parent for path in self.folder.glob(f"*/{MANIFEST}"))

@@ -1,0 +1,91 @@
+"""Checkpoints go to the store while the training goes on."""
+
+from __future__ import annotations
+
+import threading
+import time
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pytest
+import torch
+from support.checkpoints import make_checkpoint
+from support.shell import WAIT_S
+from support.training import at
+
+from whipray.platform.checkpoints import CheckpointStore
+from whipray.platform.hooks import StoreHooks
+from whipray.trainers.checkpoint import MANIFEST, Manifest
+from whipray.trainers.engine import join_workers
+from whipray.trainers.errors import Problem
+from whipray.trainers.loop import Progress
+
+PROGRESS = Progress(320, 640, {"loss/total": 1.0})
+
+
+class Slow(CheckpointStore):
+    """Takes a shard once it is let."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(at(folder))
+        self.go = threading.Event()
+        self.problem: Problem | None = None
+
+    def put_shard(self, name: str, local: Path) -> None:
+        assert self.go.wait(WAIT_S)
+        if self.problem:
+            raise self.problem
+        for shard in sorted(local.parent.glob("shard-*")):
+            super().put_shard(name, shard)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Slow:
+    join_workers(torch.device("cpu"))
+    return Slow(tmp_path / "run")
+
+
+def given(hooks: StoreHooks, images_seen: int) -> Path:
+    """A checkpoint handed over; its folder."""
+    scratch = TemporaryDirectory()
+    made = make_checkpoint(Path(scratch.name) / "made", images_seen)
+    for file in made.iterdir():
+        file.rename(Path(scratch.name) / file.name)
+    folder = Path(scratch.name)
+    manifest = Manifest.model_validate_json((folder / MANIFEST).read_text())
+    (folder / MANIFEST).unlink()
+    hooks.checkpoint(made.name, scratch, "shard-0.safetensors", manifest)
+    return folder
+
+
+def test_a_training_goes_on_while_its_checkpoint_is_uploaded(store: Slow) -> None:
+    told = []
+    hooks = StoreHooks(store, lambda progress: bool(told.append(progress)))
+    folder = given(hooks, 320)
+    hooks.report(PROGRESS)
+    hooks.report(PROGRESS)
+    assert len(told) == 2
+    assert store.latest() is None
+
+    store.go.set()
+    deadline = time.monotonic() + WAIT_S
+    while folder.exists() and time.monotonic() < deadline:
+        hooks.report(PROGRESS)  # nothing but reports is needed
+    assert store.latest() == "images-000000000320"
+    store.fetch(store.latest(), folder)  # whole
+
+    given(hooks, 640)
+    given(hooks, 960)
+    hooks.settle()
+    assert store.names() == ["images-000000000640", "images-000000000960"]
+
+
+def test_what_is_wrong_with_the_store_is_told_once(store: Slow) -> None:
+    hooks = StoreHooks(store, lambda _progress: False)
+    store.problem = Problem("the disk is full", "make room")
+    given(hooks, 320)
+    store.go.set()
+    with pytest.raises(Problem, match="the disk is full"):
+        hooks.settle()
+    hooks.settle()
+    assert store.latest() is None
