@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -155,9 +156,9 @@ class Watched:
             **environment,
         )
 
-    def losses(self) -> list[tuple[float, int, float]]:
+    def losses(self, key: str = "loss/total") -> list[tuple[float, int, float]]:
         """When, at which image, which loss: in the order in which they were written."""
-        query = "select timestamp / 1000.0, step, value from metrics where key = 'loss/total'"
+        query = f"select timestamp / 1000.0, step, value from metrics where key = '{key}'"
         with closing(sqlite3.connect(self.database, timeout=60)) as database:
             return database.execute(f"{query} order by timestamp").fetchall()
 
@@ -234,6 +235,39 @@ def test_a_run_outlives_its_hosts(
         assert store.latest() == reference.trained.checkpoint
         for kind, tensors in state(folder, IMAGES)[1].items():
             assert distance(tensors, read_tensors(Path(scratch), manifest, kind)) == 0
+
+
+def test_a_run_goes_on_with_fewer_workers_and_grows_again(
+    undisturbed: tuple[Path, Done], cluster: Cluster, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = Watched(cluster, "three")
+    run.process = run.command("scaling.min_workers=1", f"training.images={100 * IMAGES}")
+
+    def workers() -> float:
+        return run.losses("workers")[-1][2] if run.losses() else 0
+
+    def until(many: int) -> float:
+        began = time.monotonic()
+        run.wait_for(f"report of {many} workers", lambda: workers() == many)
+        return time.monotonic() - began
+
+    until(2)
+    run.wait_for("checkpoint", lambda: CheckpointStore(run.place).latest() is not None)
+    cluster.worker.kill_all()
+    took = until(1)
+    cluster.worker.boot()
+    cluster.start(cluster.worker)
+    grown = until(2)
+    with capsys.disabled():
+        print(f"\na host lost: {took:.0f} s to go on with one worker; back: {grown:.0f} s to two")
+    run.process.send_signal(signal.SIGINT)
+    assert run.process.wait(WAIT_S) == 130, cluster.said()
+
+    expected = {r.images_seen: r.metrics["loss/total"] for r in undisturbed[1].reports}
+    told = [(step, value) for _, step, value in run.losses() if step in expected]
+    assert {step for step, _ in told} == expected.keys()
+    for step, value in told:
+        assert value == pytest.approx(expected[step], rel=1e-4)
 
 
 def test_no_room_for_the_workers_is_said_in_one_line(cluster: Cluster) -> None:
