@@ -4,7 +4,7 @@ UV := .tools/bin/uv
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: setup machine demo test check bench clean
+.PHONY: setup machine demo test soak check bench clean
 
 setup: $(READY)
 
@@ -35,8 +35,14 @@ DEMO ?= --trials 6
 demo: $(READY)
 	$(BIN)/whipray sweep demo --recipe digits-demo --name demo $(DEMO) --resume
 
+# File by file on two processes. TEST="-m 'not slow'" runs the quick ones, --minutes bounds the time.
+TEST ?=
 test: $(READY) .venv-s3/.ready
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder $(TEST)
+
+# Half an hour of kills: a sweep on a cluster of which something is lost every minute.
+soak: $(READY) .venv-s3/.ready
+	$(BIN)/python tests/soak.py
 
 check: $(READY)
 	$(BIN)/ruff check

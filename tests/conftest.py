@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -20,6 +22,26 @@ from support.servers import MLflowServer, Moto, Postgres, Server, Swift
 # A shell starts background jobs with Ctrl-C ignored, and whatever they start inherits that: the
 # commands that are interrupted here would not notice.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+BEGAN = time.monotonic()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--minutes", type=float, default=math.inf, help="skip slow tests that would begin later"
+    )
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Quick ones first, and what is there to be broken last."""
+    marks = ("slow", "faults")
+    items.sort(key=lambda item: [item.get_closest_marker(mark) is not None for mark in marks])
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    minutes = item.config.getoption("--minutes")
+    if item.get_closest_marker("slow") and time.monotonic() - BEGAN > 60 * minutes:
+        pytest.skip(f"{minutes:g} minutes are over: `make test` runs it")
 
 
 def running(server: Server) -> Iterator[Server]:

@@ -16,7 +16,7 @@ from support.proxy import Proxy
 from support.ray_head import RayHead
 from support.shell import TINY, WAIT_S, Shell
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.faults]
 
 LONG = ("training.images=6400000", "training.checkpoint_every_images=6400000")
 

@@ -26,7 +26,7 @@ from whipray.platform.storage import Storage, StorageConfig, StorageProblem
 from whipray.platform.tracking import Run, Tracker, TrackingProblem
 from whipray.trainers.errors import Problem
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.faults]
 
 DOWN_S = 10
 HALF = 4 * BATCH
@@ -61,6 +61,7 @@ def test_a_store_that_is_down_for_a_while_costs_a_training_nothing(
         train = (train_until_asked_to_wait, tiny())
         training = pool.submit(workers.run, *train, run, HALF, request)
         wait_until(lambda: request.exists() or training.done())
+        assert not training.done(), training.result()
         swift.kill()
         request.unlink()
         time.sleep(DOWN_S)

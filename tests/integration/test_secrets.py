@@ -17,7 +17,7 @@ from support.shell import TINY, Shell
 
 from whipray.platform.storage import Storage, StorageConfig
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.faults]
 
 
 class Locked(Swift):

@@ -24,7 +24,7 @@ from whipray.platform.experiment import load_experiment
 from whipray.platform.storage import Storage, StorageConfig
 from whipray.trainers.checkpoint import read_tensors
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.faults]
 
 REPORT = 80  # images
 SAVE = 4 * REPORT

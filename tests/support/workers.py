@@ -18,6 +18,7 @@ from unittest.mock import patch
 from whipray.trainers.engine import _quiet_deepspeed
 
 from .servers import free_port
+from .shell import WAIT_S
 
 _quiet_deepspeed()
 for slow in ("torch._dynamo", "deepspeed.runtime.zero.muon.muon_optimizer", "sklearn.datasets"):
@@ -54,30 +55,34 @@ class Workers:
             process.kill()
 
     def run(self, action: Callable[..., Any], *args: Any) -> list[Any]:
-        """Call `action(*args)` on every worker at once; what each returned, or raised, by rank."""
+        """Call `action(*args)` on every worker at once; what each returned, or raised, by rank.
+
+        In this process's environment: they are forked from one that began with another.
+        """
         for pipe in self._pipes:
-            pipe.send((action, args))
+            pipe.send((dict(os.environ), action, args))
         results = []
         for rank, pipe in enumerate(self._pipes):
-            if not pipe.poll(120):
+            if not pipe.poll(WAIT_S):
                 raise RuntimeError(f"worker {rank} hangs; the others said {results}")
             results.append(pipe.recv())
         return results
 
 
 def _serve(pipe: Connection, rank: int, size: int, port: int) -> None:
-    os.environ.update(
-        RANK=str(rank),
-        LOCAL_RANK=str(rank),
-        WORLD_SIZE=str(size),
-        MASTER_ADDR="127.0.0.1",
-        MASTER_PORT=str(port),
-    )
+    group = {
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": str(size),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+    }
     while True:
         try:
-            action, args = pipe.recv()
+            environment, action, args = pipe.recv()
         except EOFError:
             return
+        os.environ.update(environment | group)
         try:
             result = action(*args)
         except Exception as error:  # noqa: BLE001  (the caller's to judge)
