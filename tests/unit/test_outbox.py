@@ -25,7 +25,7 @@ class Log:
         self.goes_on.set()
 
     def write(self, items: Sequence[int]) -> None:
-        assert self.goes_on.wait(30)
+        assert self.goes_on.wait(300)
         if self.failures and not self.after:
             self._fail()
         self.written.append(list(items))
@@ -64,6 +64,7 @@ def test_an_outage_brings_the_same_items_again(
     outbox.flush()
     assert log.written == [[1, 2]] * (3 if after else 1) + [[3]]
     said = [record.message for record in caplog.records]
+    said = [text for text in said if not text.startswith("waiting")]  # if it was down at `flush`
     assert len(said) == 2  # at its beginning and at its end, however often it is tried
     assert said[0].startswith("the log does not answer")
 
