@@ -43,11 +43,19 @@ class StoreHooks:
     Args:
         store: the run's checkpoints.
         tell: takes each report; True asks the training to stop.
+        notice: whether a worker's host was given notice since it was last asked; the same on every
+            worker.
     """
 
-    def __init__(self, store: CheckpointStore, tell: Callable[[Progress], bool]) -> None:
+    def __init__(
+        self,
+        store: CheckpointStore,
+        tell: Callable[[Progress], bool],
+        notice: Callable[[], bool] = lambda: False,
+    ) -> None:
         self.store = store
         self.tell = tell
+        self.notice = notice
         self._upload: _Upload | None = None
 
     def report(self, progress: Progress) -> bool:
@@ -55,6 +63,10 @@ class StoreHooks:
         stop = together(lambda: self.tell(progress))
         self._go_on(wait=False)
         return stop
+
+    def hurry(self) -> bool:
+        """Whether a checkpoint is wanted before a host goes."""
+        return self.notice()
 
     def checkpoint(
         self, name: str, scratch: TemporaryDirectory[str], file: str, manifest: Manifest

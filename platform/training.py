@@ -40,10 +40,18 @@ class Trained:
     """Lines for a person, such as a damaged checkpoint that was passed over."""
 
 
-def train_here(experiment: Experiment, run: Storage, tell: Tell) -> Trained:
+def train_here(
+    experiment: Experiment,
+    run: Storage,
+    tell: Tell,
+    notice: Callable[[], bool] = lambda: False,
+) -> Trained:
     """Train as one worker of the current process group, from the run's last checkpoint if any.
 
     Without a launcher's process group this process is the only worker.
+
+    Args:
+        notice: as `hooks.StoreHooks`.
 
     Raises:
         Problem: as `trainers.loop.Training`, and what the store has to say.
@@ -68,7 +76,7 @@ def train_here(experiment: Experiment, run: Storage, tell: Tell) -> Trained:
         start = together(lambda: load_start(run, experiment.start, saved))
         data = together(lambda: experiment.data.load(cache_folder()))
         training = Training(experiment, data, device, resume, start)
-    hooks = StoreHooks(store, tell)
+    hooks = StoreHooks(store, tell, notice)
     try:
         progress = training.run(hooks, record)
     except DivergenceProblem:  # all workers' at once; the checkpoint before it is worth keeping
@@ -181,8 +189,18 @@ def _worker(config: dict[str, Any]) -> Trained | Problem:
         train.report(asdict(replace(progress, metrics={**progress.metrics, "workers": workers})))
         return rank == 0 and tell(progress)
 
+    notices: set[tuple[str, ...]] = set()
+
+    def notice() -> bool:
+        """Hosts that are about to be taken away; a training goes on until they are."""
+        info = train.get_preemption_info()
+        if info is None or (hosts := tuple(info.preempted_node_ids)) in notices:
+            return False
+        notices.add(hosts)
+        return True
+
     try:
-        return train_here(experiment, config["run"], report)
+        return train_here(experiment, config["run"], report, notice)
     except Problem as problem:
         return problem
 

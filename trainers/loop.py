@@ -72,6 +72,10 @@ class Hooks(Protocol):
         """Take note; True (worker 0's answer counts) asks the training to save and stop here."""
         ...
 
+    def hurry(self) -> bool:
+        """Asked after each report: whether a checkpoint is wanted now, here soon to be no more."""
+        ...
+
     def checkpoint(
         self, name: str, scratch: TemporaryDirectory[str], file: str, manifest: Manifest
     ) -> None:
@@ -192,8 +196,11 @@ class Training:
             # checkpoint tells it again, while the other order could lose it for good.
             progress = Progress(self.images_seen, total, metrics)
             stop = self._agree(hooks.report(progress))
-            if save or stop:
+            hurry = hooks.hurry()
+            if save or stop or hurry:
                 self._save(hooks, record)
+            if hurry:
+                hooks.settle()
             if stop:
                 break
             sums, steps, since = {}, 0, time.perf_counter()

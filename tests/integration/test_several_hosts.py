@@ -28,10 +28,11 @@ pytestmark = [pytest.mark.slow, pytest.mark.faults]
 
 REPORT = 80  # images
 SAVE = 4 * REPORT
-IMAGES = 12 * SAVE
+IMAGES = 16 * SAVE
 SMALL = (
     f"training.images={IMAGES}",
     "training.batch_size=16",
+    "keep_checkpoints=99",
     f"training.checkpoint_every_images={SAVE}",
     f"training.report_every_images={REPORT}",
     "training.validation_images=32",
@@ -53,6 +54,7 @@ IMPATIENT = {  # a host that does not answer is given up after seconds, not most
     "RAY_health_check_timeout_ms": "3000",
     "RAY_health_check_failure_threshold": "3",
     "RAY_gcs_rpc_server_reconnect_timeout_s": "10",
+    "RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": "0.5",
 }
 
 
@@ -205,6 +207,20 @@ def test_a_run_outlives_its_hosts(
         cluster.worker.boot()
         cluster.start(cluster.worker)
 
+    def give_notice() -> None:
+        ray = (str(Path(sys.executable).parent / "ray"), "drain-node")
+        words = ("--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "spot")
+        cluster.worker.run(
+            *ray, *words, "--deadline-remaining-seconds", "30", environment=cluster.environment
+        )
+        run.wait_for("checkpoint at notice", lambda: saved_at_notice() != [])
+        power_cut()
+
+    def saved_at_notice() -> list[str]:
+        """Checkpoints that are not those of every so many images."""
+        names = CheckpointStore(run.place).names()
+        return [name for name in names if int(name.removeprefix("images-")) % SAVE]
+
     def pull_the_cable() -> None:
         cluster.worker.network.cut(cluster.worker)
         time.sleep(30)
@@ -219,6 +235,7 @@ def test_a_run_outlives_its_hosts(
 
     disturbed("a worker killed", kill_a_worker)
     disturbed("a host killed, and back at once", power_cut)
+    disturbed("a host given notice, saved on, then killed", give_notice)
     disturbed("a cable out for 30 s", pull_the_cable)
     disturbed("the head killed, and the command typed again", lose_the_head)
     assert run.process.wait(WAIT_S) == 0, cluster.said()

@@ -372,6 +372,9 @@ class Folder:
     def report(self, progress: Progress) -> bool:  # noqa: ARG002
         return False
 
+    def hurry(self) -> bool:
+        return False
+
     def checkpoint(
         self, name: str, scratch: TemporaryDirectory[str], file: str, manifest: Manifest
     ) -> None:

@@ -56,6 +56,9 @@ class Folder:
         self.events.append(progress.images_seen)
         return False
 
+    def hurry(self) -> bool:
+        return False
+
     def checkpoint(
         self, name: str, scratch: TemporaryDirectory[str], file: str, manifest: Manifest
     ) -> None:

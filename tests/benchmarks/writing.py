@@ -1,0 +1,144 @@
+"""What a training loses to what it writes: checkpoints to S3, metrics to MLflow. Wall time.
+
+Real servers on the same machine, so that they take part of its CPUs: OpenStack Swift, and MLflow with
+basic auth on PostgreSQL. Without them there is nothing to measure.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory, mkdtemp
+from unittest.mock import patch
+
+from measure import Result, hand_over
+
+sys.path.append(str(Path(__file__).parents[1]))  # for `support`
+
+from support.servers import MLflowServer, Postgres, Swift
+
+from whipray.platform import hooks
+from whipray.platform.experiment import Experiment, TrackingConfig, load_experiment
+from whipray.platform.hooks import StoreHooks
+from whipray.platform.storage import Storage, StorageConfig
+from whipray.platform.tracking import Tracker
+from whipray.platform.training import Tell, train_here
+from whipray.trainers.checkpoint import Manifest
+from whipray.trainers.loop import Progress
+
+ROUNDS, STEPS, BATCH, SAVES = 5, 120, 16, 4
+SETTINGS = {
+    "training.images": STEPS * BATCH,
+    "training.batch_size": BATCH,
+    "training.report_every_images": BATCH,
+    "training.checkpoint_every_images": STEPS * BATCH // SAVES,
+    "training.validation_images": 0,
+    "model.base_channels": 64,
+}
+
+
+class InTheWay(StoreHooks):
+    """Uploads while the training waits."""
+
+    def checkpoint(
+        self, name: str, scratch: TemporaryDirectory[str], file: str, manifest: Manifest
+    ) -> None:
+        super().checkpoint(name, scratch, file, manifest)
+        self.settle()
+
+
+class AtTheEnd(StoreHooks):
+    """Uploads the last checkpoint alone."""
+
+    def checkpoint(
+        self, name: str, scratch: TemporaryDirectory[str], file: str, manifest: Manifest
+    ) -> None:
+        if manifest.images_seen == STEPS * BATCH:
+            super().checkpoint(name, scratch, file, manifest)
+        else:
+            scratch.cleanup()
+
+
+def seconds(experiment: Experiment, run: Storage, kind: type[StoreHooks], tell: Tell) -> float:
+    """From the first report to the last, so without the start and the last checkpoint."""
+    at = []
+
+    def told(progress: Progress) -> bool:
+        at.append(time.perf_counter())
+        return tell(progress)
+
+    with patch.object(hooks, "StoreHooks", kind):
+        train_here(experiment, run, told)
+    return at[-1] - at[0]
+
+
+@contextmanager
+def servers() -> Iterator[tuple[Swift, MLflowServer]]:
+    binaries = Postgres.binaries()
+    if binaries is None or not Swift.venv.exists():
+        sys.exit("needs PostgreSQL and OpenStack Swift: `make machine test`")
+    folder = Path(mkdtemp(prefix="bench-", dir="/tmp"))
+    folder.chmod(0o755)  # PostgreSQL runs as another user
+    for name in ("swift", "postgres", "mlflow"):
+        (folder / name).mkdir()
+    swift = Swift(folder / "swift")
+    postgres = Postgres(folder / "postgres", binaries)
+    try:
+        swift.start()
+        postgres.start()
+        mlflow = MLflowServer(folder / "mlflow", postgres)
+        mlflow.start()
+        yield swift, mlflow
+        mlflow.kill()
+    finally:
+        postgres.kill()
+        swift.kill()
+        shutil.rmtree(folder)
+
+
+def main() -> None:
+    experiment = load_experiment("digits-lt", [f"{k}={v}" for k, v in SETTINGS.items()]).value
+    with servers() as (swift, mlflow):
+        os.environ.update(swift.environment() | mlflow.environment())
+        swift.make_bucket("runs")
+        root = Storage(StorageConfig(uri="s3://runs", endpoint_url=swift.endpoint))
+        tracker = Tracker(TrackingConfig(uri=mlflow.endpoint), root)
+        kinds = {"none": AtTheEnd, "in the way": InTheWay, "behind": StoreHooks, "told": AtTheEnd}
+        took: dict[str, list[float]] = {name: [] for name in kinds}
+        order = list(kinds)
+        for number in range(ROUNDS + 1):  # the first warms up
+            random.Random(number).shuffle(order)
+            for name in order:
+                run = tracker.run(f"{name}/{number}", name, {})
+
+                def tell(progress: Progress, run=run, name=name) -> bool:
+                    if name == "told":
+                        run.metrics(progress.metrics, progress.images_seen)
+                    return False
+
+                store = root.child(f"{name.replace(' ', '-')}/{number}")
+                took[name].append(seconds(experiment, store, kinds[name], tell))
+                run.finish("FINISHED")
+    none, way, behind, told = (took[name][1:] for name in kinds)
+    uploads = [w - n for w, n in zip(way, none, strict=True)]
+    hidden = [1 - (b - n) / u for b, n, u in zip(behind, none, uploads, strict=True)]
+    metrics = [100 * (t / n - 1) for t, n in zip(told, none, strict=True)]
+    hand_over(
+        [
+            Result(
+                "uploads in the way, for one checkpoint", [u / (SAVES - 1) for u in uploads], "s"
+            ),
+            Result("uploads behind: share that is hidden", hidden, "", at_least=0.8),
+            Result("metrics of every step to MLflow", metrics, "% of a step", at_most=2.0),
+        ]
+    )
+
+
+if __name__ == "__main__":
+    main()
