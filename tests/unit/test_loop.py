@@ -50,6 +50,8 @@ class Folder:
         self.folder = folder
         self.reports: list[Progress] = []
         self.events: list[int | str] = []
+        self.hurry_at = 0
+        """Images at whose report a host is given notice."""
 
     def report(self, progress: Progress) -> bool:
         self.reports.append(progress)
@@ -57,7 +59,7 @@ class Folder:
         return False
 
     def hurry(self) -> bool:
-        return False
+        return self.reports[-1].images_seen == self.hurry_at
 
     def checkpoint(
         self, name: str, scratch: TemporaryDirectory[str], file: str, manifest: Manifest
@@ -69,7 +71,7 @@ class Folder:
         scratch.cleanup()
 
     def settle(self) -> None:
-        pass
+        self.events.append("settled")
 
     def resume(self) -> Resume:
         newest = max(path.parent for path in self.folder.glob(f"*/{MANIFEST}"))
@@ -91,11 +93,14 @@ def train(data: Splits, tmp_path: Path) -> Iterator[Train]:
     """Train, and leave the engine open to look at."""
     opened: list[Engine] = []
 
-    def run(resume: Resume | None = None, **changes: Any) -> tuple[Training, Folder]:
+    def run(
+        resume: Resume | None = None, hurry_at: int = 0, **changes: Any
+    ) -> tuple[Training, Folder]:
         config = config_of(**changes)
         training = Training(config, data, CPU, resume)
         opened.append(training.engine)
         hooks = Folder(tmp_path)
+        hooks.hurry_at = hurry_at
         training.run(hooks, config.model_dump(mode="json"))
         return training, hooks
 
@@ -170,12 +175,20 @@ def test_reports_and_checkpoints_come_by_images(train: Train) -> None:
         training__checkpoint_every_images=100,
     )
     # a report first, so that whoever is killed after a checkpoint has told what led to it
-    assert hooks.events == [64, 128, "images-000000000128", 192, 224, "images-000000000224"]
+    end = [224, "images-000000000224", "settled"]
+    assert hooks.events == [64, 128, "images-000000000128", 192, *end]
     assert {p.total_images for p in hooks.reports} == {224}
     assert ["validation/denoising" in p.metrics for p in hooks.reports] == [0, 1, 0, 1]
     assert [p.metrics["lr"] for p in hooks.reports] == [2.5e-3, 5e-3, 5e-3, 5e-3]
     manifest = hooks.resume().manifest
     assert (manifest.images_seen, manifest.optimizer_steps) == (224, 7)
+
+
+def test_notice_has_a_checkpoint_kept_before_the_training_goes_on(train: Train) -> None:
+    _, hooks = train(training__images=4 * BATCH, hurry_at=2 * BATCH)
+    now = [2 * BATCH, "images-000000000064", "settled"]
+    end = [4 * BATCH, "images-000000000128", "settled"]
+    assert hooks.events == [BATCH, *now, 3 * BATCH, *end]
 
 
 def test_a_report_is_the_mean_since_the_last_one(train: Train) -> None:
