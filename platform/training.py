@@ -21,6 +21,8 @@ from .storage import Storage
 
 PATIENCE_S = 86_400
 """How long workers wait for a place in the cluster, in all."""
+NOTICED_S = 20
+"""How long Ray may need to notice that a host is gone."""
 REGROW_S = 60.0
 """How often a training with fewer workers than it wants looks for room. Growing costs what came after
 the last checkpoint."""
@@ -126,8 +128,9 @@ def train_on_workers(
             "lower scaling.workers, scaling.cpus_per_worker or scaling.gpus_per_worker",
         )
     # Workers wait for room: a lost host comes back, an autoscaler starts another one, the trainings
-    # before this one in a sweep end. Ray Train counts a wait in vain as one of the failures.
-    wait_s = PATIENCE_S // (scaling.max_failures + 1)
+    # before this one in a sweep end. Ray Train counts a wait in vain as one of the failures. Where
+    # fewer will do, they wait until Ray has noticed which hosts are left, and that counts as nothing.
+    wait_s = NOTICED_S if scaling.min_workers else PATIENCE_S // (scaling.max_failures + 1)
     os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", str(wait_s))
     # Ray Train's controller fetches reports when it polls, and a worker waits until then: at the
     # default of 2 s, twenty reports cost forty seconds.
@@ -156,7 +159,7 @@ def train_on_workers(
                 failure_config=FailureConfig(  # type: ignore[call-arg]
                     max_failures=scaling.max_failures,
                     # a lost host may show as workers that do not start
-                    controller_failure_limit=scaling.max_failures,
+                    controller_failure_limit=-1 if scaling.min_workers else scaling.max_failures,
                 ),
                 callbacks=list(callbacks),
             ),
