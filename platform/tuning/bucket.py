@@ -39,7 +39,8 @@ class Bucket:
     def __init__(self, store: Storage) -> None:
         self._store = store
         self._bucket, _, self._prefix = store.path.partition("/")
-        self._client = boto3.client(
+        # a session of its own: the common one keeps the first credentials that it finds
+        self._client = boto3.Session().client(
             "s3",
             endpoint_url=store.config.endpoint_url,
             region_name=store.export_environment().get("AWS_REGION"),

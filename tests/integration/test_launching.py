@@ -128,13 +128,15 @@ def test_a_broken_connection_is_taken_up_where_it_was(laptop: Laptop, head: RayH
         command = laptop.train("cut", "training.images=64000")[:-1]
         with laptop.start(*command, cable.endpoint) as process:
             assert process.stdout is not None
+            assert process.stderr is not None
             heard = process.stdout.readline()
             cable.go_down()
             (job,) = [job for job in laptop.jobs() if job["facts"]["name"] == "cut"]
             before = laptop.run("jobs", "logs", job["id"])[1]
             until(lambda: laptop.run("jobs", "logs", job["id"])[1] != before)
             cable.come_back()
-            out, err = process.communicate(timeout=WAIT_S)
+            # not `communicate`, which forgets what `readline` has read ahead
+            out, err = process.stdout.read(), process.stderr.read()
     assert process.returncode == 0, err
     assert f"no connection to {cable.endpoint}; trying again" in err
     assert heard + out == laptop.run("jobs", "logs", job["id"])[1]  # nothing twice, no gap
