@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from ..trainers.errors import UsageProblem
+from ..trainers.scratch import Scratch
 from .evaluating import evaluate_again, find_target
 from .evaluation.compare import Comparison, compare, read_evaluation
 from .evaluation.evaluator import prefixed
@@ -58,7 +58,7 @@ def compare_runs(
         target = find_target(root, tracking, name, overrides)
         found, _ = evaluate_again(target, prefixed(f"{name}: ", say))
         store = target.place.store
-        with TemporaryDirectory(prefix="whipray-") as scratch:
+        with Scratch() as scratch:
             for file in (REPORT, DRAWS):
                 store.get_file(f"{found.folder}/{file}", Path(scratch) / file)
             evaluations.append(read_evaluation(Path(scratch), store.uri_of(found.folder)))

@@ -10,7 +10,6 @@ here: an alias that has moved meanwhile, or a run that has been trained further,
 from __future__ import annotations
 
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -19,6 +18,7 @@ from ..trainers.checkpoint import Manifest, describe
 from ..trainers.errors import CheckpointProblem
 from ..trainers.export import CARD, WEIGHTS, Card, export
 from ..trainers.samplers import SamplingConfig
+from ..trainers.scratch import Scratch
 from ..trainers.start import Start, StartConfig, read_start
 from .checkpoints import CheckpointStore
 from .storage import MissingObject, Storage
@@ -132,7 +132,7 @@ def read_kept(run: Storage, lineage: Lineage) -> Start:
     """The model that a lineage names."""
     place = root_of(run).child(f"starts/{lineage.sha256[:16]}")
     fix = "restore it, or delete what is left of it and start a new run under another name"
-    with TemporaryDirectory(prefix="whipray-") as scratch:
+    with Scratch() as scratch:
         folder = Path(scratch)
         for name in (CARD, WEIGHTS):
             try:

@@ -11,12 +11,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from ..trainers.errors import CheckpointProblem, UsageProblem, did_you_mean
 from ..trainers.export import Card
 from ..trainers.samplers import SamplingConfig
+from ..trainers.scratch import Scratch
 from .lineage import export_run
 from .storage import Storage
 from .tracking import Run, Tracker, answered
@@ -59,7 +59,7 @@ def register(
         store: the run's place in the store.
         sampling: becomes the model's default.
     """
-    with TemporaryDirectory(prefix="whipray-") as scratch, answered(tracker.uri):
+    with Scratch() as scratch, answered(tracker.uri):
         folder = Path(scratch)
         card = export_run(store, checkpoint, sampling, folder)
         identity = f"{card.checkpoint} {sampling.sampler} {sampling.steps} {sampling.omega:g}"

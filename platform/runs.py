@@ -8,12 +8,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from ..search_spaces.space import Space
 from ..trainers.errors import CheckpointProblem
 from ..trainers.loop import Progress, check_same_run
+from ..trainers.scratch import Scratch
 from .checkpoints import CheckpointStore
 from .evaluation.evaluate import check_groups
 from .evaluation.evaluator import PAGE, Evaluated, Evaluator
@@ -144,7 +144,7 @@ def _record(plan: Plan, best: Evaluated, tried: list[Evaluated], images_seen: in
 def record(run: Run, store: Storage, found: Evaluated, name: str) -> None:
     """An evaluation's files in MLflow, as the folder `name`."""
     run.document(found.provenance, f"{name}/provenance.json")
-    with TemporaryDirectory(prefix="whipray-") as scratch:
+    with Scratch() as scratch:
         folder = Path(scratch)
         for file in (GRID, TABLE, PAGE):
             store.get_file(f"{found.folder}/{file}", folder / file)

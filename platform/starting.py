@@ -9,6 +9,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from ..trainers.errors import CheckpointProblem, UsageProblem
+from ..trainers.scratch import Scratch
 from ..trainers.start import check_fits, read_start
 from .checkpoints import CheckpointStore
 from .experiment import Experiment, cache_folder
@@ -52,7 +53,7 @@ def pin(
     if lineage := _of_the_sweep(run, source):
         check_fits(read_kept(run, lineage).card, experiment, class_names, image_shape)
     else:
-        with TemporaryDirectory(prefix="whipray-") as scratch:
+        with Scratch() as scratch:
             folder, about = _find(experiment, source, run, Path(scratch))
             start = read_start(folder)
             check_fits(start.card, experiment, class_names, image_shape)

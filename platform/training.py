@@ -7,12 +7,12 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 from uuid import uuid4
 
 from ..trainers.errors import DivergenceProblem, Problem, UsageProblem
 from ..trainers.loop import Progress, Training, check_same_run
+from ..trainers.scratch import Scratch
 from .checkpoints import CheckpointStore
 from .experiment import FREE_ON_RESUME, Experiment, ScalingConfig, cache_folder
 from .layers import flatten
@@ -69,7 +69,7 @@ def train_here(
     store = CheckpointStore(run, experiment.keep_checkpoints)
     record = experiment.model_dump(mode="json")
     join_workers(device)
-    with TemporaryDirectory(prefix="whipray-") as scratch:
+    with Scratch() as scratch:
         resume, notes = resume_point(store, Path(scratch))
         if resume:
             check_same_run(flatten(resume.manifest.config), flatten(record), FREE_ON_RESUME)
@@ -136,7 +136,7 @@ def train_on_workers(
     # default of 2 s, twenty reports cost forty seconds.
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
     loop: Any = _worker
-    with TemporaryDirectory(prefix="whipray-") as bookkeeping:
+    with Scratch() as bookkeeping:
         trainer = TorchTrainer(
             loop,
             train_loop_config={

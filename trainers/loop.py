@@ -31,6 +31,7 @@ from .errors import CheckpointProblem, DivergenceProblem, Problem, UsageProblem
 from .network import build_network
 from .objectives import Batch, Loss
 from .randomness import Draws, derive_seed
+from .scratch import Scratch
 
 if TYPE_CHECKING:
     from .start import Start
@@ -284,7 +285,7 @@ class Training:
         next_loss = self._next_loss()
         self._check_finite({"the next loss": next_loss})
         with ExitStack() as until_handed_over:
-            scratch = TemporaryDirectory(prefix="whipray-")
+            scratch = Scratch()
             until_handed_over.callback(scratch.cleanup)
             folder = Path(scratch.name)
             file, tensors, norms = self.engine.save_shard(folder)

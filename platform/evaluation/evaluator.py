@@ -11,13 +11,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, Self
 
 from ...search_spaces.space import Values
 from ...trainers.data import Splits
 from ...trainers.errors import DataProblem, UsageProblem
 from ...trainers.samplers import SamplingConfig
+from ...trainers.scratch import Scratch
 from ..checkpoints import CheckpointStore
 from ..experiment import Experiment, with_values
 from ..lazy import Lazy
@@ -220,7 +220,7 @@ class Evaluator:
             None if copies is None else copies.flagged,
         )
         pictures = collect(report, self.root, shards, labels, indices, self.splits, copies)
-        with TemporaryDirectory(prefix="whipray-") as scratch:
+        with Scratch() as scratch:
             local = Path(scratch)
             report.save(local)
             save_pictures(pictures, local)
@@ -249,7 +249,7 @@ class Evaluator:
         self.workers.do(verb, shards, progress)
 
     def _render(self, folder: str, points: Sequence[CurvePoint]) -> None:
-        with TemporaryDirectory(prefix="whipray-") as scratch:
+        with Scratch() as scratch:
             local = Path(scratch)
             for path in self.store.list(folder):
                 self.store.get_file(path, local / path.rpartition("/")[2])

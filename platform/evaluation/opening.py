@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import numpy as np
 
 from ...trainers.data import PackedImages, Splits
 from ...trainers.engine import choose_device
 from ...trainers.export import Exported, load_exported
+from ...trainers.scratch import Scratch
 from ..experiment import Experiment, cache_folder
 from ..lineage import export_run
 from ..storage import Storage
@@ -28,7 +28,7 @@ MOST_UNEVEN = 1.2
 
 def open_model(store: Storage, checkpoint: str, experiment: Experiment) -> Exported:
     """A checkpoint's EMA model, ready to sample from, on the device that there is."""
-    with TemporaryDirectory(prefix="whipray-") as scratch:
+    with Scratch() as scratch:
         export_run(store, checkpoint, experiment.sampling, Path(scratch))
         return load_exported(Path(scratch) / "model", choose_device())
 

@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -26,6 +25,7 @@ from ...trainers.data.batches import to_uint8
 from ...trainers.errors import CheckpointProblem
 from ...trainers.randomness import BLOCK
 from ...trainers.samplers import SamplingConfig
+from ...trainers.scratch import Scratch
 from ..lazy import Lazy
 from ..storage import Storage
 
@@ -302,7 +302,7 @@ def read_images(root: Storage, shards: Sequence[Drawn], wanted: Ints) -> Pixels:
 
 def write(root: Storage, name: str, tensors: dict[str, NDArray[Any]]) -> None:
     """One file, whole or not at all."""
-    with TemporaryDirectory(prefix="whipray-") as scratch:
+    with Scratch() as scratch:
         file = Path(scratch) / "shard.safetensors"
         save_file({key: np.ascontiguousarray(value) for key, value in tensors.items()}, file)
         root.put_file(file, name)
@@ -314,7 +314,7 @@ def read(root: Storage, name: str) -> dict[str, NDArray[Any]]:
     Raises:
         CheckpointProblem: a damaged file.
     """
-    with TemporaryDirectory(prefix="whipray-") as scratch:
+    with Scratch() as scratch:
         file = Path(scratch) / "shard.safetensors"
         root.get_file(name, file)
         try:

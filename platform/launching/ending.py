@@ -13,9 +13,9 @@ import signal
 import sys
 import time
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from uuid import uuid4
 
+from ...trainers.scratch import Scratch
 from .cluster import STOP_PATIENCE_S, Cluster, ClusterProblem, Job
 from .package import stage
 
@@ -39,7 +39,7 @@ def kill(cluster: Cluster, job: Job) -> Job:
         ClusterProblem: it is still there a minute later.
     """
     cluster.stop(job.id)  # so that its end counts as stopped, not as failed
-    with TemporaryDirectory(prefix="whipray-job-") as folder:
+    with Scratch() as folder:
         helper = f"kill-{job.id}-{uuid4().hex[:6]}"
         package = stage(Path(folder), {})
         command = f"python -m whipray.platform.launching.ending {shlex.quote(job.id)}"

@@ -10,7 +10,6 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Self
 from uuid import uuid4
 
@@ -18,6 +17,7 @@ import yaml
 
 from ...search_spaces.space import Space
 from ...trainers.errors import UsageProblem
+from ...trainers.scratch import Scratch
 from ..experiment import Experiment, TrackingConfig, with_values
 from ..forecast import Forecast, Work, forecast, of_sweep, of_training
 from ..layers import flatten
@@ -120,7 +120,7 @@ class Launch:
         self.cluster, self.task = Cluster(address), task
         label = re.sub(r"[^a-zA-Z0-9]+", "-", task.name).strip("-")
         self.job = f"{task.verb}-{label}-{uuid4().hex[:6]}"
-        self._folder = TemporaryDirectory(prefix="whipray-job-")
+        self._folder = Scratch()
         self.package: Package | None = None
 
     def __enter__(self) -> Self:

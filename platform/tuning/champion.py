@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import numpy as np
 
 from ...trainers.samplers import SamplingConfig
+from ...trainers.scratch import Scratch
 from ..evaluation.config import EvaluationConfig
 from ..evaluation.grid import class_grid
 from ..evaluation.report import comparable
@@ -103,7 +103,7 @@ def _draw(version: Version, result: SweepResult) -> str:
     picture = class_grid(
         np.ascontiguousarray(images.transpose(0, 3, 1, 2)), ids, names, PER_CLASS, None, counts
     )
-    with TemporaryDirectory(prefix="whipray-") as scratch:
+    with Scratch() as scratch:
         file = Path(scratch) / "champion.png"
         picture.save(file)
         result.store.put_file(file, "champion.png")
