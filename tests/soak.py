@@ -129,11 +129,12 @@ class Soak:
         """Something at random; what it was."""
         what = self.random.choice(["training", "training", "driver", "laptop", "head"])
         self.killed[what] += 1
+        assert self.command is not None
         if what == "head":
             self.head.__exit__()
             self.head = self._head()
+            self.command.kill()  # the new one has another address
         elif what == "laptop":
-            assert self.command is not None
             self.command.kill()
         else:
             word = {"training": "ImplicitFunc", "driver": "launching.entry"}[what]
@@ -145,11 +146,9 @@ class Soak:
 
     def _processes(self) -> Iterator[tuple[psutil.Process, str]]:
         """Those of the cluster, with their command lines."""
-        mark = str(self.head.folder)
-        for process in psutil.process_iter():
-            with suppress(psutil.Error):  # it has ended meanwhile
-                if process.environ().get("TMPDIR", "").startswith(mark):
-                    yield process, " ".join(process.cmdline())
+        for process in self.head.processes():
+            with suppress(psutil.Error):
+                yield process, " ".join(process.cmdline())
 
     def run(self, minutes: float) -> None:
         """Until the sweep is done; killing goes on for so long at most."""

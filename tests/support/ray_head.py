@@ -7,7 +7,8 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from secrets import token_hex
 from shutil import rmtree
@@ -85,21 +86,19 @@ class RayHead:
         with urllib.request.urlopen(asked, timeout=30) as answer:
             return str(answer.read().decode())
 
+    def processes(self) -> Iterator[psutil.Process]:
+        """The head and everything that it started, drivers of jobs included."""
+        for process in psutil.process_iter():
+            with suppress(psutil.Error):  # it has ended meanwhile
+                if process.environ().get("TMPDIR") == str(self.folder / "tmp"):
+                    yield process
+
     def __exit__(self, *_error: object) -> None:
-        """Kill the head and everything that it started, drivers of jobs included."""
-        mark = str(self.folder)
-        for process in psutil.process_iter(["cmdline", "pid"]):
-            line = " ".join(process.info["cmdline"] or [])
-            if mark in line or f"dashboard-port={self.dashboard}" in line:
-                self._kill(process)
-        self._kill(psutil.Process(self._process.pid))
+        """Kill it all, until nothing starts anything again."""
+        while found := list(self.processes()):
+            for process in found:
+                with suppress(psutil.Error):
+                    process.kill()
+            psutil.wait_procs(found, timeout=10)
         self._process.wait()
         rmtree(self.folder, ignore_errors=True)
-
-    @staticmethod
-    def _kill(process: psutil.Process) -> None:
-        try:
-            for one in [*process.children(recursive=True), process]:
-                one.kill()
-        except psutil.NoSuchProcess:
-            pass
