@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from ..trainers import checkpoint as files
 from ..trainers.checkpoint import Manifest
 from ..trainers.errors import Problem
 from ..trainers.loop import Progress, Resume
+from .background import in_background
 from .checkpoints import CheckpointStore, Fetched
 
 T = TypeVar("T")
@@ -74,7 +74,7 @@ class StoreHooks:
         """Shards first, by every worker; then, by worker 0, the manifest."""
         self.settle()
         shard = Path(scratch.name) / file
-        job = _in_background(lambda: self.store.put_shard(name, shard))
+        job = in_background(lambda: self.store.put_shard(name, shard))
         self._upload = _Upload(name, scratch, manifest, job)
 
     def settle(self) -> None:
@@ -100,8 +100,8 @@ class StoreHooks:
                 upload.scratch.cleanup()
                 return
             upload.committing = True
-            upload.job = _in_background(
-                partial(self._commit, upload) if dist.get_rank() == 0 else lambda: None
+            upload.job = in_background(
+                partial(self._commit, upload) if dist.get_rank() == 0 else _nothing
             )
             self._upload = upload
 
@@ -112,19 +112,8 @@ class StoreHooks:
         self.store.prune()
 
 
-def _in_background(action: Callable[[], None]) -> Future[None]:
-    """In a thread that an ending process does not wait for, as an executor's would be."""
-    future: Future[None] = Future()
-
-    def run() -> None:
-        try:
-            action()
-            future.set_result(None)
-        except BaseException as error:  # noqa: BLE001  (raised by whoever asks for the result)
-            future.set_exception(error)
-
-    threading.Thread(target=run, name="checkpoint upload", daemon=True).start()
-    return future
+def _nothing() -> None:
+    """What the other workers do while worker 0 commits."""
 
 
 def gathered(value: T) -> list[T]:

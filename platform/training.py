@@ -13,6 +13,7 @@ from uuid import uuid4
 from ..trainers.errors import DivergenceProblem, Problem, UsageProblem
 from ..trainers.loop import Progress, Training, check_same_run
 from ..trainers.scratch import Scratch
+from .background import in_background
 from .checkpoints import CheckpointStore
 from .experiment import FREE_ON_RESUME, Experiment, ScalingConfig, cache_folder
 from .layers import flatten
@@ -165,7 +166,8 @@ def train_on_workers(
             ),
         )
         try:
-            result: Any = trainer.fit()
+            # Not in the main thread, where Ray Train would take Ctrl-C for itself and end at once.
+            result: Any = in_background(trainer.fit).result()
         except Exception as error:
             raise _as_problem(error, scaling) from error
     outcome = result.return_value

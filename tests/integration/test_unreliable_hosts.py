@@ -268,8 +268,8 @@ def test_a_run_goes_on_with_fewer_workers_and_grows_again(
         run.wait_for(f"report of {many} workers", lambda: workers() == many)
         return time.monotonic() - began
 
-    until(2)
     run.wait_for("checkpoint", lambda: CheckpointStore(run.place).latest() is not None)
+    until(2)
     cluster.worker.kill_all()
     took = until(1)
     cluster.worker.boot()
@@ -277,7 +277,8 @@ def test_a_run_goes_on_with_fewer_workers_and_grows_again(
     grown = until(2)
     with capsys.disabled():
         print(f"\na host lost: {took:.0f} s to go on with one worker; back: {grown:.0f} s to two")
-    run.process.send_signal(signal.SIGINT)
+    (command,) = cluster.head.processes("whipray.platform.cli.main train")
+    command.send_signal(signal.SIGINT)
     assert run.process.wait(WAIT_S) == 130, cluster.said()
 
     expected = {r.images_seen: r.metrics["loss/total"] for r in undisturbed[1].reports}
