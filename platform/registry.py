@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
 import shutil
@@ -135,8 +136,11 @@ def load(chosen: Version) -> Any:
     """The version as an MLflow pyfunc model: `predict(table with class_id, params=...)`."""
     import mlflow
 
+    # MLflow would leave its copy behind. The model's code stands there too and is imported from it.
+    copy = Scratch()
+    atexit.register(copy.cleanup)
     with answered(mlflow.get_tracking_uri()), _quiet_mlflow():
-        return mlflow.pyfunc.load_model(chosen.uri)
+        return mlflow.pyfunc.load_model(chosen.uri, dst_path=copy.name)
 
 
 def download(tracker: Tracker, chosen: Version, folder: Path) -> Path:

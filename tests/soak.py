@@ -176,19 +176,20 @@ class Soak:
         code, out, err = self.laptop.run(*self.sweep, "--json")
         if code:
             return [f"the finished sweep cannot be shown: {err}"]
-        rows = json.loads(out)["trials"]
+        document = json.loads(out)
+        rows = document["trials"]
         wrong = []
         if (states := Counter(row["state"] for row in rows)) != {"complete": self.trials}:
             wrong.append(f"the study has {dict(states)}")
         numbers = {row["number"] for row in rows}
-        wrong += self._in_mlflow(rows)
+        wrong += self._in_mlflow(rows, document["rank_by"])
         wrong += self._in_the_store(numbers)
         deadline = time.monotonic() + SETTLE_S
         while (left := list(self._left())) and time.monotonic() < deadline:
             time.sleep(2)
         return wrong + left
 
-    def _in_mlflow(self, rows: list[dict[str, Any]]) -> Iterator[str]:
+    def _in_mlflow(self, rows: list[dict[str, Any]], rank_by: str) -> Iterator[str]:
         os.environ.update(self.mlflow.environment())
         client = MlflowClient(self.mlflow.endpoint)
         experiment = client.get_experiment_by_name("whipray")
@@ -203,8 +204,8 @@ class Soak:
             run = of[row["number"]]
             if run.info.status != "FINISHED":
                 yield f"MLflow's run of trial {row['number']} is {run.info.status}"
-            if run.data.metrics.get("kid") != row["value"]:
-                yield f"MLflow's run of trial {row['number']} has another KID"
+            if run.data.metrics.get(rank_by) != row["value"]:
+                yield f"MLflow's run of trial {row['number']} has another {rank_by}"
             history = client.get_metric_history(run.info.run_id, "loss/total")
             if {metric.step for metric in history} != set(range(REPORT, IMAGES + 1, REPORT)):
                 yield f"MLflow's run of trial {row['number']} lacks reports"
@@ -244,7 +245,9 @@ class Soak:
         if busy:
             yield f"processes: {'; '.join(busy)}"
         for folder in (self.head.folder / "tmp", self.folder / "laptop/tmp"):
-            if files := sorted(str(path.relative_to(folder)) for path in folder.iterdir()):
+            names = {path.name for path in folder.iterdir()}
+            # PyTorch's cache, and what Python's multiprocessing leaves when it is killed
+            if files := sorted(n for n in names if not n.startswith(("torchinductor_", "pymp-"))):
                 yield f"in {folder}: {', '.join(files)}"
 
 
