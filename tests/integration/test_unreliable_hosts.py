@@ -284,8 +284,8 @@ def test_a_run_goes_on_with_fewer_workers_and_grows_again(
     expected = {r.images_seen: r.metrics["loss/total"] for r in undisturbed[1].reports}
     told = [(step, value) for _, step, value in run.losses() if step in expected]
     assert {step for step, _ in told} == expected.keys()
-    for step, value in told:
-        assert value == pytest.approx(expected[step], rel=1e-4)
+    for step, value in told:  # one worker adds in another order than two, and steps amplify that
+        assert value == pytest.approx(expected[step], rel=1e-3)
 
 
 def test_no_room_for_the_workers_is_said_in_one_line(cluster: Cluster) -> None:
