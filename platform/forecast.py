@@ -121,9 +121,8 @@ class Forecast:
             said["room"] += f"; waits until there are {scaling.workers}"
         if seconds is None or self.speed is None:
             return {**said, "takes": f"not known: {self.unknown}"}
-        hours = self._worker_hours or 0.0
-        kind, each = ("GPU", scaling.gpus_per_worker) if scaling.gpus_per_worker else ("CPU", 1.0)
-        each = each if kind == "GPU" else float(scaling.cpus_per_worker)
+        hours, gpus = self._worker_hours or 0.0, scaling.gpus_per_worker
+        kind, each = ("GPU", gpus) if gpus else ("CPU", float(scaling.cpus_per_worker))
         ends = time.strftime("%a %H:%M", time.localtime(time.time() + seconds))
         limit = "" if self.work.trainings == 1 else "at most "
         said["takes"] = (
@@ -131,7 +130,7 @@ class Forecast:
             f"{_short(hours * each)} {kind}-hours"
         )
         if scaling.price_per_hour:
-            said["costs"] = f"{limit}{hours * scaling.price_per_hour:.2f}"
+            said["costs"] = f"{limit}{self.money:.2f}"
         day = time.strftime("%Y-%m-%d", time.localtime(self.speed.started))
         said["measured"] = (
             f"{self.speed.images_per_second:.0f} images/s in {self.speed.run}, {day}; "

@@ -92,7 +92,7 @@ class StoreHooks:
                 return
             self._upload = None
             try:
-                together(partial(upload.job.result))
+                together(upload.job.result)
             except Problem:
                 upload.scratch.cleanup()
                 raise

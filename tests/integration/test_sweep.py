@@ -25,7 +25,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 from support.servers import free_port
-from support.shell import WAIT_S
+from support.shell import TINY, WAIT_S
 
 pytestmark = [
     pytest.mark.slow,
@@ -35,20 +35,12 @@ pytestmark = [
 ]
 
 IMAGES, CHECKPOINT_EVERY = 6400, 1600
-TINY = (
+SETTINGS = (
+    *TINY,
     f"training.images={IMAGES}",
-    "training.report_every_images=320",
     f"training.checkpoint_every_images={CHECKPOINT_EVERY}",
-    "training.validation_images=32",
-    "model.base_channels=8",
-    "model.norm_groups=4",
-    "evaluation.images_per_class=2",
-    "evaluation.bootstrap_resamples=20",
-    "evaluation.features.epochs=2",
-    "sampling.steps=2",
     "tuning.sample_points=2",
     "tuning.concurrent=1",
-    "tracking.system_metrics=false",
 )
 GUIDANCE = {"sampling.omega": {"type": "float", "low": 0.0, "high": 1.0, "step": 1.0}}
 
@@ -84,7 +76,7 @@ class Place:
     def sweep(self, name: str, trials: int, *more: str) -> tuple[str, ...]:
         """The arguments of a sweep over `NAME.yaml`."""
         where = ("sweep", f"{name}.yaml", "--recipe", "digits-demo", "--name", name)
-        return (*where, "--trials", str(trials), "--json", *TINY, *more)
+        return (*where, "--trials", str(trials), "--json", *SETTINGS, *more)
 
     def space(self, name: str, content: dict[str, Any]) -> None:
         text = yaml.safe_dump({"description": name, "sample": GUIDANCE, **content})

@@ -15,7 +15,7 @@ from tempfile import TemporaryDirectory
 
 import pytest
 from support.hosts import Host, Network, SwiftOn, why_not
-from support.shell import WAIT_S
+from support.shell import TINY, WAIT_S
 from support.training import Done, distance, state, train
 from support.workers import Workers
 
@@ -30,20 +30,13 @@ REPORT = 80  # images
 SAVE = 4 * REPORT
 IMAGES = 16 * SAVE
 SMALL = (
+    *TINY,
     f"training.images={IMAGES}",
     "training.batch_size=16",
     "keep_checkpoints=99",
     f"training.checkpoint_every_images={SAVE}",
     f"training.report_every_images={REPORT}",
-    "training.validation_images=32",
-    "model.base_channels=8",
-    "model.norm_groups=4",
-    "evaluation.images_per_class=2",
-    "evaluation.bootstrap_resamples=20",
-    "evaluation.features.epochs=2",
-    "sampling.steps=2",
     "sampling.batch_size=8",
-    "tracking.system_metrics=false",
     "scaling.workers=2",
     "scaling.max_failures=9",
     "engine.zero_stage=2",
