@@ -227,7 +227,9 @@ def _attach(stack: ExitStack, ray_open: AbstractContextManager[None]) -> str:
     from ray.util.state import list_nodes
 
     address = ray.get_runtime_context().gcs_address  # there may be another Ray on this machine
-    alive = sum(node.state == "ALIVE" for node in list_nodes(address=address, timeout=60))
+    alive = sum(
+        node.state == "ALIVE" for node in list_nodes(address=address, limit=10_000, timeout=60)
+    )
     resources = ray.cluster_resources()
     cpus, gpus = resources.get("CPU", 0), resources.get("GPU", 0)
     return f"Ray {ray.__version__}: {alive} nodes, {cpus:g} CPU, {gpus:g} GPU; State API answers"

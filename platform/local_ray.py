@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import sys
@@ -24,6 +25,23 @@ SETTINGS = {
     "TUNE_GLOBAL_CHECKPOINT_S": "3600",  # Tune's own snapshots are not what we resume from
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
 }
+
+
+class Brief(io.TextIOBase):
+    """stderr, for what Ray prints on stdout, where data goes: of lost workers and hosts the first
+    words, without the pages of its own state that follow."""
+
+    WORDS = 200
+
+    def write(self, text: str) -> int:
+        """Pass it on, cut where it is the raylet's."""
+        if "(raylet)" in text:
+            text = text.partition("\n")[0][: self.WORDS]
+        return sys.stderr.write(text)
+
+    def flush(self) -> None:
+        """As stderr's."""
+        sys.stderr.flush()
 
 
 @contextmanager
@@ -63,7 +81,7 @@ def connected() -> Iterator[None]:
             else "the same command again when the machine is less busy, or `whipray doctor --ray`",
         ) from error
     try:
-        with redirect_stdout(sys.stderr):  # Ray tells of lost workers on stdout, where data goes
+        with redirect_stdout(Brief()):
             yield
     finally:
         ray.shutdown()

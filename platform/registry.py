@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
 import logging
 import os
 import shutil
@@ -12,7 +11,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 from ..trainers.errors import CheckpointProblem, UsageProblem, did_you_mean
 from ..trainers.export import Card
@@ -130,17 +128,6 @@ def resolve(tracker: Tracker, uri: str) -> Version:
         f"its versions are {known[-1].version} to {known[0].version}, "
         f"its aliases {', '.join(aliases) or 'none'}",
     )
-
-
-def load(chosen: Version) -> Any:
-    """The version as an MLflow pyfunc model: `predict(table with class_id, params=...)`."""
-    import mlflow
-
-    # MLflow would leave its copy behind. The model's code stands there too and is imported from it.
-    copy = Scratch()
-    atexit.register(copy.cleanup)
-    with answered(mlflow.get_tracking_uri()), _quiet_mlflow():
-        return mlflow.pyfunc.load_model(chosen.uri, dst_path=copy.name)
 
 
 def download(tracker: Tracker, chosen: Version, folder: Path) -> Path:

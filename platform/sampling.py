@@ -3,45 +3,51 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
+from ..trainers.data.batches import to_uint8
+from ..trainers.engine import choose_device
 from ..trainers.errors import UsageProblem, did_you_mean
+from ..trainers.export import Card, Exported, load_exported
+from ..trainers.scratch import Scratch
 from .evaluation.grid import class_grid
+from .evaluation.opening import open_model
 from .experiment import TrackingConfig
+from .places import find_run
+from .registry import Version, download, resolve
 from .storage import Storage
+from .tracking import Tracker
 
 Pixels = NDArray[np.uint8]
 Ints = NDArray[np.int64]
-Draw = Callable[[Ints, dict[str, Any]], Pixels]
-"""(class ids (N,), omega / steps / seed as far as given) -> images (N, C, H, W)."""
 
 
-@dataclass(frozen=True)
-class Source:
-    """Something to draw from."""
-
-    class_names: list[str]
-    class_counts: list[int]
-    draw: Draw
-
-
-def open_source(root: Storage, tracking: str | None, target: str) -> Source:
-    """`models:/...` through MLflow, as anybody would load it; else a run of the store.
+def open_source(root: Storage, tracking: str | None, target: str) -> Exported:
+    """`models:/...` from the registry, else a run of the store.
 
     Raises:
         UsageProblem: no such model or run.
+        CheckpointProblem: a model that is not ours.
     """
-    return (
-        _registered(root, tracking, target)
-        if target.startswith("models:/")
-        else (_run(root, target))
-    )
+    if target.startswith("models:/"):
+        tracker = Tracker(TrackingConfig(uri=tracking), root)
+        return open_version(tracker, resolve(tracker, target))
+    place = find_run(root, target)
+    return open_model(place.store, place.checkpoint, place.experiment)
+
+
+def open_version(tracker: Tracker, version: Version) -> Exported:
+    """A registered version's weights and card; the code that lies beside them is not run.
+
+    Raises:
+        CheckpointProblem: a model that is not ours.
+    """
+    with Scratch() as scratch:
+        return load_exported(download(tracker, version, Path(scratch)), choose_device())
 
 
 def parse_classes(text: str, names: list[str]) -> list[int]:
@@ -70,7 +76,7 @@ def parse_classes(text: str, names: list[str]) -> list[int]:
 
 
 def draw(
-    source: Source,
+    model: Exported,
     ids: list[int],
     per_class: int,
     omega: float | None,
@@ -79,12 +85,14 @@ def draw(
 ) -> tuple[Pixels, Ints]:
     """`per_class` images of each class: (N, C, H, W) and their class ids (N,)."""
     labels = np.repeat(np.asarray(ids, dtype=np.int64), per_class)
-    given = {"omega": omega, "steps": steps, "seed": seed}
+    given = {"omega": omega, "steps": steps}
     options = {key: value for key, value in given.items() if value is not None}
-    return source.draw(labels, options), labels
+    sampling = model.card.sampling.model_copy(update=options)
+    pixels: Pixels = to_uint8(model.sample(torch.from_numpy(labels), sampling, seed)).numpy()
+    return pixels, labels
 
 
-def save(images: Pixels, labels: Ints, source: Source, to: Path, per_class: int) -> list[str]:
+def save(images: Pixels, labels: Ints, card: Card, to: Path, per_class: int) -> list[str]:
     """A grid if `to` ends in .png, else a folder with one file an image; the files written.
 
     Raises:
@@ -94,16 +102,14 @@ def save(images: Pixels, labels: Ints, source: Source, to: Path, per_class: int)
 
     try:
         if to.suffix.lower() == ".png":
-            grid = class_grid(
-                images, labels, source.class_names, per_class, None, source.class_counts
-            )
+            grid = class_grid(images, labels, card.class_names, per_class, None, card.class_counts)
             to.parent.mkdir(parents=True, exist_ok=True)
             grid.save(to)
             return [str(to)]
         written = []
         for number, (image, label) in enumerate(zip(images, labels, strict=True)):
             # A model's card names its classes: as `../..` one would lead out of the folder.
-            folder = to / re.sub(r"[\\/\s]", "_", f"{label:03d}-{source.class_names[label]}")
+            folder = to / re.sub(r"[\\/\s]", "_", f"{label:03d}-{card.class_names[label]}")
             folder.mkdir(parents=True, exist_ok=True)
             pixels = image[0] if len(image) == 1 else image.transpose(1, 2, 0)
             file = folder / f"{number:06d}.png"
@@ -114,39 +120,3 @@ def save(images: Pixels, labels: Ints, source: Source, to: Path, per_class: int)
             f"{to}: cannot be written ({error.strerror})", "give another --out"
         ) from error
     return written
-
-
-def _registered(root: Storage, tracking: str | None, target: str) -> Source:
-    import pandas as pd
-
-    from .registry import load, resolve
-    from .tracking import Tracker
-
-    tracker = Tracker(TrackingConfig(uri=tracking), root)
-    model = load(resolve(tracker, target))
-    about = model.metadata.metadata
-
-    def predict(ids: Ints, options: dict[str, Any]) -> Pixels:
-        images: Pixels = model.predict(pd.DataFrame({"class_id": ids}), params=options)
-        return np.ascontiguousarray(images.transpose(0, 3, 1, 2))
-
-    return Source(about["class_names"], about["class_counts"], predict)
-
-
-def _run(root: Storage, target: str) -> Source:
-    import torch
-
-    from ..trainers.data.batches import to_uint8
-    from .evaluation.opening import open_model
-    from .places import find_run
-
-    place = find_run(root, target)
-    model = open_model(place.store, place.checkpoint, place.experiment)
-
-    def predict(ids: Ints, options: dict[str, Any]) -> Pixels:
-        seed = options.pop("seed")
-        sampling = model.card.sampling.model_copy(update=options)
-        pixels: Pixels = to_uint8(model.sample(torch.from_numpy(ids), sampling, seed)).numpy()
-        return pixels
-
-    return Source(model.card.class_names, model.card.class_counts, predict)

@@ -136,6 +136,8 @@ def train_on_workers(
     # Ray Train's controller fetches reports when it polls, and a worker waits until then: at the
     # default of 2 s, twenty reports cost forty seconds.
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
+    # Of the 30 s that a cloud may give, Ray's default wait takes up to 5.
+    os.environ.setdefault("RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S", "1")
     loop: Any = _worker
     with Scratch() as bookkeeping:
         trainer = TorchTrainer(

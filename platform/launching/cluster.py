@@ -109,10 +109,10 @@ class Cluster:
 
         self._api()  # its loggers are quiet after that
         with self._answers():
-            nodes = list_nodes(
-                address=self.address, filters=[("state", "=", "ALIVE")], limit=10_000
-            )
-        return fitting([node.resources_total for node in nodes], cpus, gpus)
+            # Ray's own filter takes the lost ones that it leaves out for cut off, and fails.
+            nodes = list_nodes(address=self.address, limit=10_000)
+        alive = [node.resources_total for node in nodes if node.state == "ALIVE"]
+        return fitting(alive, cpus, gpus)
 
     def submit(
         self, job: str, command: str, folder: str, facts: dict[str, str], node: str = ""
@@ -179,10 +179,12 @@ class Cluster:
             lost: called when the connection breaks, before it is tried again.
 
         Raises:
-            ClusterProblem: out of reach for ten minutes.
+            ClusterProblem: out of reach for ten minutes, or back without the job.
         """
-        heard, since = 0, time.monotonic()
+        heard = 0
+        broken: float | None = None  # since when
         while True:
+            before = heard
             try:
                 heard = asyncio.run(self._tail(job, heard, say))
                 found = self.job(job)
@@ -190,29 +192,38 @@ class Cluster:
                     log = self.log(job)
                     say(log[heard:])
                     return found
-                since = time.monotonic()
-            except (ClusterProblem, OSError, RuntimeError, _Broken) as error:
-                if isinstance(error, _Broken):
-                    if error.heard > heard:
-                        since = time.monotonic()
-                    heard = error.heard
-                if time.monotonic() - since > AWAY_S:
+                broken = None
+            except ClusterProblem:
+                if broken is None or heard > before:
+                    broken = time.monotonic()
+                    lost()
+                elif time.monotonic() - broken > AWAY_S:
                     raise
-                lost()
+            except UsageProblem as problem:
+                raise ClusterProblem(
+                    f"{self.address} was started anew and has forgotten {job}",
+                    "the command that began it goes on from the last checkpoint",
+                ) from problem
             time.sleep(2)
 
     async def _tail(self, job: str, heard: int, say: Callable[[str], None]) -> int:
-        """Skip the `heard` characters that were passed on before; how many have been now."""
+        """Skip the `heard` characters that were passed on before; how many have been now.
+
+        It ends with the job or with the connection; which of them, the job's state tells.
+        """
+        from aiohttp import ClientError
+
         position = 0
-        try:
-            async for chunk in self._api().tail_job_logs(job):
-                position += len(chunk)
-                if position > heard:
-                    say(chunk[len(chunk) - (position - heard) :])
-                    heard = position
-        except Exception as error:
-            raise _Broken(heard) from error
-        return heard
+        log = self._api().tail_job_logs(job)
+        while True:
+            try:
+                chunk = await anext(log)
+            except (StopAsyncIteration, ClientError, OSError, RuntimeError):
+                return heard
+            position += len(chunk)
+            if position > heard:
+                say(chunk[len(chunk) - (position - heard) :])
+                heard = position
 
     def _api(self) -> JobSubmissionClient:
         if self._client is None:
@@ -227,6 +238,7 @@ class Cluster:
     def _answers(self) -> Iterator[None]:
         """Whatever Ray and HTTP throw, as one line."""
         from ray.exceptions import AuthenticationError
+        from ray.util.state.exception import RayStateApiException
 
         try:
             yield
@@ -242,19 +254,11 @@ class Cluster:
                 "check the address (the dashboard's, port 8265), the tunnel to it, and "
                 "`whipray cluster status`",
             ) from error
-        except RuntimeError as error:
+        except (RuntimeError, RayStateApiException) as error:
             last = (str(error).strip().splitlines() or [""])[-1][:300]
             raise ClusterProblem(
                 f"{self.address}: {last}", "look into the dashboard's log on the head node"
             ) from error
-
-
-class _Broken(Exception):
-    """A log's connection ended early, after so many characters."""
-
-    def __init__(self, heard: int) -> None:
-        super().__init__(heard)
-        self.heard = heard
 
 
 def _job(found: JobDetails) -> Job:

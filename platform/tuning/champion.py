@@ -6,14 +6,13 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from ...trainers.samplers import SamplingConfig
 from ...trainers.scratch import Scratch
 from ..evaluation.config import EvaluationConfig
 from ..evaluation.grid import class_grid
 from ..evaluation.report import comparable
-from ..registry import CHAMPION, Version, load, register, resolve, set_alias, versions
+from ..registry import CHAMPION, Version, register, resolve, set_alias, versions
+from ..sampling import draw, open_version
 from ..tracking import Tracker
 from .sweep import Sweep, SweepResult
 
@@ -67,7 +66,7 @@ def crown(sweep: Sweep, result: SweepResult) -> Champion | None:
         set_alias(tracker, version, CHAMPION)
         version = resolve(tracker, f"models:/{sweep.experiment.name}@{CHAMPION}")
     sweep.status.say("the best model draws every class")
-    return Champion(version, _draw(version, result), stays)
+    return Champion(version, _draw(tracker, version, result), stays)
 
 
 def why_it_stays(config: EvaluationConfig, tracker: Tracker, new: Version) -> str | None:
@@ -91,18 +90,12 @@ def why_it_stays(config: EvaluationConfig, tracker: Tracker, new: Version) -> st
     return f"version {before.version} stays champion: its {config.rank_by} is {was:g}, here {now:g}"
 
 
-def _draw(version: Version, result: SweepResult) -> str:
-    """A grid from the model as anybody would load it."""
-    import pandas as pd
-
-    model = load(version)
-    about = model.metadata.metadata
-    names, counts = about["class_names"], about["class_counts"]
-    ids = np.repeat(np.arange(len(names)), PER_CLASS)
-    images = model.predict(pd.DataFrame({"class_id": ids}), params={"seed": 0})
-    picture = class_grid(
-        np.ascontiguousarray(images.transpose(0, 3, 1, 2)), ids, names, PER_CLASS, None, counts
-    )
+def _draw(tracker: Tracker, version: Version, result: SweepResult) -> str:
+    """A grid from the model as it was registered."""
+    model = open_version(tracker, version)
+    names, counts = model.card.class_names, model.card.class_counts
+    images, labels = draw(model, list(range(len(names))), PER_CLASS, None, None, seed=0)
+    picture = class_grid(images, labels, names, PER_CLASS, None, counts)
     with Scratch() as scratch:
         file = Path(scratch) / "champion.png"
         picture.save(file)

@@ -14,9 +14,11 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 from uuid import uuid4
 
 import pytest
+from support.metadata import Metadata
 from support.servers import free_port, wait_for
 from support.shell import WAIT_S
 
@@ -190,3 +192,31 @@ def test_mlflow_is_for_those_with_the_password(node: Node) -> None:
     assert password not in command_lines()
     assert password not in (node.home / ".whipray" / "mlflow" / "auth.ini").read_text()
     assert password not in node.log.read_text()
+
+
+@pytest.mark.parametrize(("cloud", "seconds"), [("aws", 120), ("gcp", 30)])
+def test_a_clouds_notice_reaches_ray(
+    tmp_path: Path, cloud: Literal["aws", "gcp"], seconds: int
+) -> None:
+    """A stand-in for `ray` fails once, then writes down what it is told."""
+    node = Node(tmp_path)
+    told = tmp_path / "told"
+    ray = tmp_path / ".venv" / "bin" / "ray"
+    ray.parent.mkdir(parents=True)
+    ray.write_text(f'#!/bin/sh\nmkdir "{tmp_path}/asked" && exit 1\necho "$@" > "{told}"\n')
+    ray.chmod(0o755)
+    try:
+        with Metadata(cloud) as metadata:
+            settings = " ".join(f"{name}={value}" for name, value in metadata.environment.items())
+            watch = f"{settings} timeout 10 bash watch-spot.sh"
+            quiet = node.run(watch)
+            assert (quiet.returncode, quiet.stdout, told.exists()) == (124, "", False)
+            metadata.notice = True
+            done = node.run(watch)
+        assert done.returncode == 0, done.stderr
+        assert f"this machine will be taken away in {seconds} s" in done.stdout
+        words = f"--reason-message the cloud's notice --deadline-remaining-seconds {seconds}"
+        assert told.read_text() == f"drain-node --reason DRAIN_NODE_REASON_PREEMPTION {words}\n"
+        assert node.run(watch).returncode == 124  # nobody is there to ask any more
+    finally:
+        node.end()

@@ -142,6 +142,23 @@ def test_a_broken_connection_is_taken_up_where_it_was(laptop: Laptop, head: RayH
     assert heard + out == laptop.run("jobs", "logs", job["id"])[1]  # nothing twice, no gap
 
 
+def test_a_node_that_is_gone_is_no_obstacle(laptop: Laptop, head: RayHead) -> None:
+    """As on every cluster of spot machines."""
+
+    def states() -> list[str]:
+        nodes = json.loads(head.get("/api/v0/nodes"))["data"]["result"]["result"]
+        return sorted(node["state"] for node in nodes)
+
+    node = head.join()
+    until(lambda: states() == ["ALIVE", "ALIVE"])
+    node.terminate()
+    node.wait(WAIT_S)
+    until(lambda: states() == ["ALIVE", "DEAD"])
+    code, _, err = laptop.run(*laptop.train("after", "training.images=640"))
+    assert code == 0, err
+    assert "room        2 workers" in err
+
+
 def test_what_does_not_stop_is_killed(laptop: Laptop) -> None:
     with laptop.start(*laptop.train("stubborn", *LONG)) as process:
         assert process.stdout is not None

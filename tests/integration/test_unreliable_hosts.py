@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-import signal
-import sqlite3
+import json
+import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
 from secrets import token_hex
 from tempfile import TemporaryDirectory
+from typing import Any
 
+import psycopg2
 import pytest
-from support.hosts import Host, Network, SwiftOn, why_not
+from support.hosts import Host, Network, why_not
+from support.metadata import Metadata
+from support.servers import MLflowServer, Postgres, Swift
 from support.shell import TINY, WAIT_S
 from support.training import Done, distance, state, train
 from support.workers import Workers
@@ -26,9 +30,13 @@ from whipray.trainers.checkpoint import read_tensors
 
 pytestmark = [pytest.mark.slow, pytest.mark.faults]
 
+ROOT = Path(__file__).parents[2]
+BIN = Path(sys.executable).parent
+WHIPRAY = (sys.executable, "-m", "whipray.platform.cli.main")
+
 REPORT = 80  # images
 SAVE = 4 * REPORT
-IMAGES = 16 * SAVE
+IMAGES = 40 * SAVE
 SMALL = (
     *TINY,
     f"training.images={IMAGES}",
@@ -49,76 +57,133 @@ IMPATIENT = {  # a host that does not answer is given up after seconds, not most
     "RAY_gcs_rpc_server_reconnect_timeout_s": "10",
     "RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": "0.5",
 }
+SPACE = """
+description: taus
+train:
+  objective.tau: {type: float, low: 0.1, high: 5.0, log: true}
+base: {objective: {name: cbdm}}
+"""
 
 
 class Cluster:
-    """Ray with tokens on a head and a worker host, and the S3 server beside them."""
+    """Ray with tokens on a head and a worker host; a laptop; the servers of the team beside them."""
 
-    def __init__(self, head: Host, worker: Host, swift: SwiftOn) -> None:
-        self.head, self.worker, self.swift = head, worker, swift
+    def __init__(self, network: Network, swift: Swift, mlflow: MLflowServer) -> None:
+        self.head, self.worker, self.laptop = network.hosts
+        self.swift, self.mlflow = swift, mlflow
+        token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token_hex(32)}
+        keys = token | swift.environment() | mlflow.environment()
         self.environment = {
-            "RAY_AUTH_MODE": "token",
-            "RAY_AUTH_TOKEN": token_hex(32),
+            **keys,
             "RAY_USAGE_STATS_ENABLED": "0",
-            "RAY_ADDRESS": f"{head.address}:6379",
             "PYTHONWARNINGS": "ignore",
             "OMP_NUM_THREADS": "1",
             "RAY_worker_niceness": "0",  # at Ray's 15 they starve beside whatever else runs here
             **IMPATIENT,
-            **swift.environment(),
+        }
+        self.at_the_laptop = keys | {
+            "RAY_API_SERVER_ADDRESS": f"http://{self.head.address}:8265",
+            "COLUMNS": "200",
         }
 
     def start(self, host: Host) -> None:
         """Ray on a host, started again whenever it ends, as a supervisor would."""
-        role = "--head --port=6379 --dashboard-host=127.0.0.1"
+        role = f"--head --port=6379 --dashboard-host={host.address}"
         if host is not self.head:
             role = f"--address={self.head.address}:6379"
-        ray = f"{Path(sys.executable).parent}/ray start --block --disable-usage-stats --num-cpus=1"
+        ray = f"{BIN}/ray start --block --disable-usage-stats --num-cpus=1"
         ray += f" --object-store-memory=100000000 --node-ip-address={host.address} {role}"
         with (host.disk / "ray.log").open("a") as log:
-            loop = f"while true; do {ray}; sleep 1; done"
-            environment = {k: v for k, v in self.environment.items() if k != "RAY_ADDRESS"}
-            host.popen("sh", "-c", loop, environment=environment, stdout=log, stderr=log)
+            loop = f"export PATH={BIN}:$PATH; while true; do {ray}; sleep 1; done"
+            host.popen("sh", "-c", loop, environment=self.environment, stdout=log, stderr=log)
 
-    def command(self, *arguments: str, **more: str) -> subprocess.Popen[str]:
-        """`whipray` on the head."""
-        whipray = (sys.executable, "-m", "whipray.platform.cli.main")
-        with (self.head.disk / "whipray.log").open("a") as log:
-            return self.head.popen(
-                *whipray, *arguments, environment=self.environment | more, stdout=log, stderr=log
+    def watch(self, metadata: Mapping[str, str]) -> None:
+        """For the cloud's notice, on the worker host."""
+        environment = {**self.environment, **metadata, "PATH": f"{BIN}:{os.environ['PATH']}"}
+        with (self.worker.disk / "spot.log").open("a") as log:
+            watch = str(ROOT / "infra" / "watch-spot.sh")
+            self.worker.popen("bash", watch, environment=environment, stdout=log, stderr=log)
+
+    def restart_the_worker(self) -> None:
+        """After a power cut."""
+        self.worker.kill_all()
+        self.worker.boot()
+        self.start(self.worker)
+
+    def wait_for_head(self) -> None:
+        """Until its dashboard answers."""
+        deadline = time.monotonic() + WAIT_S
+        while self.laptop.ask(*WHIPRAY, "jobs", "list", environment=self.at_the_laptop)[0] != 0:
+            assert time.monotonic() < deadline
+            time.sleep(1)
+
+    def type(self, *arguments: str, **more: str) -> subprocess.Popen[str]:
+        """`whipray` on the laptop."""
+        with (self.laptop.disk / "said.txt").open("a") as log:
+            return self.laptop.popen(
+                *WHIPRAY, *arguments, environment=self.at_the_laptop | more, stdout=log, stderr=log
             )
 
+    def ask(self, *arguments: str) -> dict[str, Any]:
+        """What `whipray` on the laptop answers, as JSON."""
+        code, out, err = self.laptop.ask(*WHIPRAY, *arguments, environment=self.at_the_laptop)
+        assert code == 0, err
+        answer: dict[str, Any] = json.loads(out)
+        return answer
+
     def said(self) -> str:
-        return (self.head.disk / "whipray.log").read_text()
+        return (self.laptop.disk / "said.txt").read_text()
+
+    def places(self) -> tuple[str, ...]:
+        """Where everybody keeps what."""
+        return (
+            *("storage.uri=s3://runs", f"storage.endpoint_url={self.swift.endpoint}"),
+            f"tracking.uri={self.mlflow.endpoint}",
+        )
 
     def place(self, name: str) -> Storage:
-        """A run's place in the bucket."""
-        config = StorageConfig(uri="s3://runs/lab", endpoint_url=self.swift.endpoint)
-        return Storage(config).child(f"runs/{name}")
+        """The folder `name` in the bucket."""
+        return Storage(StorageConfig(uri="s3://runs", endpoint_url=self.swift.endpoint)).child(name)
+
+    def losses(self, run: str, metric: str = "loss/total") -> list[tuple[float, int, float]]:
+        """When, at which image, which loss of the run with this `whipray.key`, in this order."""
+        query = (
+            "select timestamp / 1000.0, step, metrics.value from metrics join tags using (run_uuid) "
+            "where tags.key = 'whipray.key' and tags.value = %s and metrics.key = %s "
+            "order by timestamp"
+        )
+        with closing(psycopg2.connect(self.mlflow.backend.replace("+psycopg2", ""))) as database:
+            cursor = database.cursor()
+            cursor.execute(query, (run, metric))
+            return [(float(when), step, value) for when, step, value in cursor.fetchall()]
 
 
 @pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+def cluster(tmp_path_factory: pytest.TempPathFactory, postgres: Postgres) -> Iterator[Cluster]:
     if reason := why_not():
         pytest.skip(reason)
-    if not SwiftOn.venv.exists():
+    if not Swift.venv.exists():
         pytest.skip("OpenStack Swift is not installed in .venv-s3")
+    names = ["head", "worker", "laptop"]
     with (
-        Network(tmp_path_factory.mktemp("hosts"), ["head", "worker"]) as network,
+        Network(tmp_path_factory.mktemp("hosts"), names) as network,
         pytest.MonkeyPatch.context() as patch,
     ):
-        swift = SwiftOn(tmp_path_factory.mktemp("swift"), network.address)
+        swift = Swift(tmp_path_factory.mktemp("swift"), network.address)
+        mlflow = MLflowServer(tmp_path_factory.mktemp("mlflow"), postgres, network.address)
         try:
             swift.start()
             swift.make_bucket("runs")
+            mlflow.start()
             for name, value in swift.environment().items():
                 patch.setenv(name, value)
-            head, worker = network.hosts
-            cluster = Cluster(head, worker, swift)
-            for host in network.hosts:
-                cluster.start(host)
+            cluster = Cluster(network, swift, mlflow)
+            cluster.start(cluster.head)
+            cluster.start(cluster.worker)
+            cluster.wait_for_head()
             yield cluster
         finally:
+            mlflow.kill()
             swift.kill()
 
 
@@ -131,31 +196,29 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Done]:
 
 
 class Watched:
-    """A run on the cluster, by what it leaves in the bucket and in MLflow."""
+    """A training on the cluster, by what it leaves in the bucket and in MLflow."""
 
     process: subprocess.Popen[str]
 
-    def __init__(self, cluster: Cluster, name: str) -> None:
-        self.cluster, self.name = cluster, name
-        self.place = cluster.place(name)
-        self.database = cluster.head.disk / "tmp/home/mlflow.db"
+    def __init__(self, cluster: Cluster, name: str, *overrides: str) -> None:
+        self.cluster, self.name, self.overrides = cluster, name, overrides
+        self.store = CheckpointStore(cluster.place(f"runs/{name}"))
 
-    def command(self, *overrides: str, **environment: str) -> subprocess.Popen[str]:
-        """`whipray train`, typed for the first time or again."""
-        return self.cluster.command(
-            *("train", "digits-lt", "--run", self.name, *SMALL, "evaluation.workers=all"),
-            f"storage.uri={self.place.config.uri}",
-            f"storage.endpoint_url={self.place.config.endpoint_url}",
-            "tracking.uri=sqlite:////tmp/home/mlflow.db",
-            *overrides,
-            **environment,
+    def type(self) -> None:
+        """`whipray train --on` at the laptop, for the first time or again."""
+        self.process = self.cluster.type(
+            *("train", "digits-lt", "--run", self.name, *SMALL, *self.overrides),
+            *(*self.cluster.places(), "--on", self.cluster.at_the_laptop["RAY_API_SERVER_ADDRESS"]),
         )
 
-    def losses(self, key: str = "loss/total") -> list[tuple[float, int, float]]:
-        """When, at which image, which loss: in the order in which they were written."""
-        query = f"select timestamp / 1000.0, step, value from metrics where key = '{key}'"
-        with closing(sqlite3.connect(self.database, timeout=60)) as database:
-            return database.execute(f"{query} order by timestamp").fetchall()
+    def job(self) -> str:
+        """Its name."""
+        jobs = self.cluster.ask("jobs", "list", "--json")["jobs"]
+        (job,) = (j["id"] for j in jobs if j["facts"]["name"] == self.name and not j["ended"])
+        return str(job)
+
+    def losses(self, metric: str = "loss/total") -> list[tuple[float, int, float]]:
+        return self.cluster.losses(f"run/{self.name}", metric)
 
     def wait_for(self, what: str, happened: Callable[[], bool]) -> None:
         """Until it happened; fails when the command ends before."""
@@ -170,13 +233,25 @@ class Watched:
         """Images, at the newest report."""
         return max((step for _, step, _ in self.losses()), default=0)
 
+    def check(self, folder: Path, reference: Done) -> None:
+        """That it is, to the bit, the undisturbed training in `folder`."""
+        expected = {r.images_seen: r.metrics["loss/total"] for r in reference.reports}
+        told = [(step, value) for _, step, value in self.losses()]
+        assert {step for step, _ in told} == expected.keys()
+        assert [(step, value) for step, value in told if expected[step] != value] == []
+        with TemporaryDirectory() as scratch:
+            manifest = self.store.fetch(reference.trained.checkpoint, Path(scratch))
+            assert self.store.latest() == reference.trained.checkpoint
+            for kind, tensors in state(folder, IMAGES)[1].items():
+                assert distance(tensors, read_tensors(Path(scratch), manifest, kind)) == 0
+
 
 def test_a_run_outlives_its_hosts(
     undisturbed: tuple[Path, Done], cluster: Cluster, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = Watched(cluster, "one")
-    run.process = run.command()
-    run.wait_for("checkpoint", lambda: CheckpointStore(run.place).latest() is not None)
+    run.type()
+    run.wait_for("checkpoint", lambda: run.store.latest() is not None)
 
     def disturbed(what: str, disturb: Callable[[], None]) -> None:
         """Do it between two checkpoints, and wait for the next step."""
@@ -195,73 +270,89 @@ def test_a_run_outlives_its_hosts(
         (worker,) = cluster.worker.processes("TrainWorker")
         worker.kill()
 
-    def power_cut() -> None:
-        cluster.worker.kill_all()
-        cluster.worker.boot()
-        cluster.start(cluster.worker)
-
-    def give_notice() -> None:
-        ray = (str(Path(sys.executable).parent / "ray"), "drain-node")
-        words = ("--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "spot")
-        cluster.worker.run(
-            *ray, *words, "--deadline-remaining-seconds", "30", environment=cluster.environment
-        )
-        run.wait_for("checkpoint at notice", lambda: saved_at_notice() != [])
-        power_cut()
-
-    def saved_at_notice() -> list[str]:
-        """Checkpoints that are not those of every so many images."""
-        names = CheckpointStore(run.place).names()
-        return [name for name in names if int(name.removeprefix("images-")) % SAVE]
-
     def pull_the_cable() -> None:
         cluster.worker.network.cut(cluster.worker)
         time.sleep(30)
         cluster.worker.network.heal(cluster.worker)
 
+    def take_the_servers_away() -> None:
+        for server in (cluster.swift, cluster.mlflow):
+            server.kill()
+        time.sleep(60)
+        for server in (cluster.swift, cluster.mlflow):
+            server.start()
+
+    def lose_the_laptop() -> None:
+        job = run.job()
+        cluster.laptop.kill_all()
+        time.sleep(5)
+        cluster.laptop.boot()
+        run.process = cluster.type("jobs", "logs", "-f", job)
+
     def lose_the_head() -> None:
         cluster.head.kill_all()
-        assert run.process.wait() != 0
         cluster.head.boot()
         cluster.start(cluster.head)
-        run.process = run.command()
+        assert run.process.wait(WAIT_S) == 4
+        what, _fix = cluster.said().strip().splitlines()[-2:]
+        assert "was started anew and has forgotten train-one-" in what
+        run.type()
 
     disturbed("a worker killed", kill_a_worker)
-    disturbed("a host killed, and back at once", power_cut)
-    disturbed("a host given notice, saved on, then killed", give_notice)
+    disturbed("a host killed, and back at once", cluster.restart_the_worker)
     disturbed("a cable out for 30 s", pull_the_cable)
+    disturbed("S3 and MLflow down for 60 s", take_the_servers_away)
+    disturbed("the laptop off for 5 s", lose_the_laptop)
     disturbed("the head killed, and the command typed again", lose_the_head)
     assert run.process.wait(WAIT_S) == 0, cluster.said()
 
-    folder, reference = undisturbed
-    expected = {r.images_seen: r.metrics["loss/total"] for r in reference.reports}
-    told = [(step, value) for _, step, value in run.losses()]
-    assert {step for step, _ in told} == expected.keys()
-    assert len(told) > len(expected)  # what came after the last checkpoints was done again
-    assert [(step, value) for step, value in told if expected[step] != value] == []
-    with TemporaryDirectory() as scratch:
-        store = CheckpointStore(run.place)
-        manifest = store.fetch(reference.trained.checkpoint, Path(scratch))
-        assert store.latest() == reference.trained.checkpoint
-        for kind, tensors in state(folder, IMAGES)[1].items():
-            assert distance(tensors, read_tensors(Path(scratch), manifest, kind)) == 0
+    assert len(run.losses()) > IMAGES // REPORT  # some of it was done again
+    run.check(*undisturbed)
 
 
-def test_a_run_goes_on_with_fewer_workers_and_grows_again(
+def test_a_host_that_is_given_notice_is_saved_before_it_goes(
     undisturbed: tuple[Path, Done], cluster: Cluster, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run = Watched(cluster, "three")
-    run.process = run.command("scaling.min_workers=1", f"training.images={100 * IMAGES}")
+    run = Watched(cluster, "notice", f"training.checkpoint_every_images={IMAGES}")
+    run.type()
+    run.wait_for("report", lambda: run.seen() > 0)
+    with Metadata("aws", cluster.worker.network.address) as metadata:
+        cluster.watch(metadata.environment)
+        since = time.monotonic()
+        metadata.notice = True
+        run.wait_for("checkpoint", lambda: run.store.latest() is not None)
+    with capsys.disabled():
+        print(f"\na host given notice: {time.monotonic() - since:.0f} s to a checkpoint")
+    cluster.restart_the_worker()
+    assert run.process.wait(WAIT_S) == 0, cluster.said()
+    run.check(*undisturbed)
+
+
+@pytest.mark.parametrize("zero_stage", [1, 2, 3])
+def test_a_run_goes_on_with_fewer_workers_and_grows_again(
+    undisturbed: tuple[Path, Done],
+    cluster: Cluster,
+    capsys: pytest.CaptureFixture[str],
+    zero_stage: int,
+) -> None:
+    run = Watched(
+        cluster,
+        f"elastic-{zero_stage}",
+        *("scaling.min_workers=1", f"training.images={100 * IMAGES}"),
+        f"engine.zero_stage={zero_stage}",
+    )
+    run.type()
 
     def workers() -> float:
-        return run.losses("workers")[-1][2] if run.losses() else 0
+        told = run.losses("workers")
+        return told[-1][2] if told else 0
 
     def until(many: int) -> float:
         began = time.monotonic()
         run.wait_for(f"report of {many} workers", lambda: workers() == many)
         return time.monotonic() - began
 
-    run.wait_for("checkpoint", lambda: CheckpointStore(run.place).latest() is not None)
+    run.wait_for("checkpoint", lambda: run.store.latest() is not None)
     until(2)
     cluster.worker.kill_all()
     took = until(1)
@@ -269,10 +360,16 @@ def test_a_run_goes_on_with_fewer_workers_and_grows_again(
     cluster.start(cluster.worker)
     grown = until(2)
     with capsys.disabled():
-        print(f"\na host lost: {took:.0f} s to go on with one worker; back: {grown:.0f} s to two")
-    (command,) = cluster.head.processes("whipray.platform.cli.main train")
-    command.send_signal(signal.SIGINT)
-    assert run.process.wait(WAIT_S) == 130, cluster.said()
+        print(f"\nZeRO {zero_stage}, a host lost: {took:.0f} s to go on with one worker; ", end="")
+        print(f"back: {grown:.0f} s to two")
+    run.wait_for("whole run", lambda: run.seen() >= IMAGES)
+    stop = ("jobs", "stop", run.job())
+    code, _, err = cluster.laptop.ask(*WHIPRAY, *stop, environment=cluster.at_the_laptop)
+    assert (code, err.strip().splitlines()[-1]) == (0, f"{stop[-1]}: stopped")
+    run.process.wait(WAIT_S)
+    latest = run.store.latest()
+    assert latest is not None
+    assert run.seen() == run.store.read_manifest(latest).images_seen  # the last report, saved
 
     expected = {r.images_seen: r.metrics["loss/total"] for r in undisturbed[1].reports}
     told = [(step, value) for _, step, value in run.losses() if step in expected]
@@ -281,12 +378,52 @@ def test_a_run_goes_on_with_fewer_workers_and_grows_again(
         assert value == pytest.approx(expected[step], rel=1e-3)
 
 
+def test_a_sweep_outlives_a_host(cluster: Cluster) -> None:
+    (cluster.laptop.disk / "tmp/taus.yaml").write_text(SPACE)
+    images, report = 6400, 320
+    sweep = (
+        *("sweep", "taus.yaml", "--recipe", "digits-demo", "--name", "taus", "--trials", "4"),
+        *(*TINY, f"training.images={images}", "tuning.sample_points=1", "scaling.max_failures=9"),
+        *cluster.places(),
+    )
+    process = cluster.type(*sweep, "--on", cluster.at_the_laptop["RAY_API_SERVER_ADDRESS"])
+    trials = cluster.place("sweeps/taus/trials")
+
+    def latest(trial: str) -> int:
+        name = CheckpointStore(trials.child(trial)).latest()
+        return int(name.removeprefix("images-")) if name else 0
+
+    deadline = time.monotonic() + WAIT_S
+    while not (cluster.worker.processes("ImplicitFunc") and min(map(latest, ("0000", "0001")))):
+        assert process.poll() is None, cluster.said()
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    cluster.restart_the_worker()
+    assert process.wait(WAIT_S) == 0, cluster.said()
+
+    shown = cluster.ask(*sweep, "--resume", "--json")
+    assert [trial["state"] for trial in shown["trials"]] == ["complete"] * 4
+    assert {path.split("/")[0] for path in trials.list()} == {f"{n:04d}" for n in range(4)}
+    for number in range(4):
+        assert latest(f"{number:04d}") == images
+        told = cluster.losses(f"sweep/taus/{number}")
+        assert {step for _, step, _ in told} == set(range(report, images + 1, report))
+
+
 def test_no_room_for_the_workers_is_said_in_one_line(cluster: Cluster) -> None:
-    """As when a host that was lost does not come back."""
+    """As when a host that was lost does not come back; by a person on the head."""
     too_many = ("scaling.workers=4", "scaling.max_failures=0")
-    run = Watched(cluster, "two").command(*too_many, RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S="3")
-    assert run.wait(WAIT_S) == 1
-    *_, what, fix = cluster.said().strip().splitlines()
+    code, _, err = cluster.head.ask(
+        *(*WHIPRAY, "train", "digits-lt", "--run", "crowd", *SMALL, *too_many),
+        *cluster.places(),
+        environment=cluster.environment
+        | {
+            "RAY_ADDRESS": f"{cluster.head.address}:6379",
+            "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "3",
+        },
+    )
+    assert code == 1
+    *_, what, fix = err.strip().splitlines()
     assert what == (
         "error: 4 workers with 1 CPUs and 0 GPUs each: no room for them came free in the cluster"
     )

@@ -25,7 +25,7 @@ from typing import Any, Self
 
 import psutil
 
-from .servers import Swift
+from .shell import WAIT_S
 
 NAMESPACES = ["unshare", "--net", "--mount", "--uts", "--pid", "--fork"]
 OWN_FILES = """
@@ -120,13 +120,12 @@ class Host:
         self._started.append(process)
         return process
 
-    def run(self, *command: str, environment: Mapping[str, str]) -> str:
-        """What a command on this host prints; an error when it fails."""
-        options = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    def ask(self, *command: str, environment: Mapping[str, str]) -> tuple[int, str, str]:
+        """Exit status, stdout and stderr of a command on this host."""
+        options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
         with self.popen(*command, environment=environment, **options) as process:
-            out, _ = process.communicate(timeout=600)
-        assert process.returncode == 0, out
-        return str(out)
+            out, err = process.communicate(timeout=WAIT_S)
+        return process.returncode, out, err
 
     def processes(self, title: str = "") -> list[psutil.Process]:
         """Those whose command line holds `title`."""
@@ -199,20 +198,6 @@ class Network:
     def heal(self, host: Host) -> None:
         """Plug it in again."""
         ip(f"link set {host.port} up", self._switch)
-
-
-class SwiftOn(Swift):
-    """Swift whose S3 endpoint is at an address that hosts can reach."""
-
-    def __init__(self, folder: Path, address: str) -> None:
-        super().__init__(folder)
-        self.address = address
-        config = self.configs / "proxy-server.conf"
-        config.write_text(config.read_text().replace("bind_ip = 127.0.0.1", f"bind_ip = {address}"))
-
-    @property
-    def endpoint(self) -> str:
-        return f"http://{self.address}:{self.port}"
 
 
 def ip(words: str, inside: Namespaces | None = None) -> None:

@@ -36,36 +36,19 @@ class RayHead:
         self.token = token_hex(20)
         # Short, because sockets lie below it.
         self.folder = Path(mkdtemp(prefix="ray-", dir="/tmp"))
-        self.dashboard = free_port()
+        self.dashboard, self.port = free_port(), free_port()
 
     @property
     def address(self) -> str:
         return f"http://127.0.0.1:{self.dashboard}"
 
     def __enter__(self) -> Self:
-        own = ("RAY_", "MLFLOW_", "WHIPRAY_", "AWS_")
-        environment = {k: v for k, v in os.environ.items() if not k.startswith(own)}
-        environment |= {
-            "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
-            "RAY_AUTH_MODE": "token",
-            "RAY_AUTH_TOKEN": self.token,
-            "WHIPRAY_CACHE": str(self.folder / "cache"),
-            "OMP_NUM_THREADS": "1",
-            "TMPDIR": str(self.folder / "tmp"),
-            **self.environment,
-        }
         (self.folder / "tmp").mkdir(exist_ok=True)
-        command = [BIN / "ray", "start", "--head", f"--port={free_port()}", "--block"]
-        command += ["--dashboard-host=127.0.0.1", f"--dashboard-port={self.dashboard}"]
-        # By default these are the same for every head of a machine.
-        command += [f"--dashboard-agent-listen-port={free_port()}"]
-        command += [f"--ray-client-server-port={free_port()}"]
-        command += [f"--num-cpus={self.cpus}", f"--temp-dir={self.folder / 'ray'}"]
-        command += ["--disable-usage-stats", "--include-dashboard=true"]
-        with (self.folder / "start.log").open("wb") as log:
-            self._process = subprocess.Popen(
-                command, cwd=self.folder, env=environment, stdout=log, stderr=log
-            )
+        options = [f"--port={self.port}", f"--num-cpus={self.cpus}"]
+        options += ["--dashboard-host=127.0.0.1", f"--dashboard-port={self.dashboard}"]
+        # By default this is the same for every head of a machine.
+        options += [f"--ray-client-server-port={free_port()}", "--include-dashboard=true"]
+        self._process = self._start("--head", *options, f"--temp-dir={self.folder / 'ray'}")
         deadline = time.monotonic() + WAIT_S
         while True:
             try:
@@ -77,6 +60,31 @@ class RayHead:
                     self.__exit__()
                     raise RuntimeError(f"the Ray head did not come up:\n{said}") from None
                 time.sleep(0.2)
+
+    def join(self) -> subprocess.Popen[bytes]:
+        """A second node, without CPUs; to be ended."""
+        return self._start(f"--address=127.0.0.1:{self.port}", "--num-cpus=0")
+
+    def _start(self, *options: str) -> subprocess.Popen[bytes]:
+        """`ray start`."""
+        own = ("RAY_", "MLFLOW_", "WHIPRAY_", "AWS_")
+        environment = {k: v for k, v in os.environ.items() if not k.startswith(own)}
+        environment |= {
+            "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
+            "RAY_AUTH_MODE": "token",
+            "RAY_AUTH_TOKEN": self.token,
+            "WHIPRAY_CACHE": str(self.folder / "cache"),
+            "OMP_NUM_THREADS": "1",
+            "TMPDIR": str(self.folder / "tmp"),
+            **self.environment,
+        }
+        # By default this is the same for every node of a machine.
+        agent = f"--dashboard-agent-listen-port={free_port()}"
+        command = [BIN / "ray", "start", "--block", "--disable-usage-stats", agent, *options]
+        with (self.folder / "start.log").open("ab") as log:
+            return subprocess.Popen(
+                command, cwd=self.folder, env=environment, stdout=log, stderr=log
+            )
 
     def get(self, path: str) -> str:
         """What the dashboard answers one who has the token."""

@@ -50,26 +50,30 @@ class Server:
     secret_key = "test-secret-0123456789"
     health = "/"
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, host: str = "127.0.0.1") -> None:
+        self.folder, self.host = folder, host
         self.log = folder / "server.log"
         self.port = free_port()
         self.processes: list[subprocess.Popen[bytes]] = []
 
     @property
     def endpoint(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        return f"http://{self.host}:{self.port}"
 
     def commands(self) -> list[list[str]]:
         raise NotImplementedError
 
     def start(self) -> None:
+        """Return when it answers."""
+        self._run(self.commands())
+        wait_for(self.endpoint + self.health, self.processes, self.log)
+
+    def _run(self, commands: list[list[str]]) -> None:
         with self.log.open("ab") as log:
-            for command in self.commands():
+            for command in commands:
                 self.processes.append(
                     subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
                 )
-        wait_for(self.endpoint + self.health, self.processes, self.log)
 
     def kill(self) -> None:
         """End every process with its children at once, as a power cut would."""
@@ -108,7 +112,7 @@ class Moto(Server):
 
     def commands(self) -> list[list[str]]:
         return [
-            [sys.executable, "-m", "moto.server", "--host", "127.0.0.1", "--port", str(self.port)]
+            [sys.executable, "-m", "moto.server", "--host", self.host, "--port", str(self.port)]
         ]
 
 
@@ -122,8 +126,8 @@ class Swift(Server):
     access_key = "lab:admin"
     health = "/healthcheck"
 
-    def __init__(self, folder: Path) -> None:
-        super().__init__(folder)
+    def __init__(self, folder: Path, host: str = "127.0.0.1") -> None:
+        super().__init__(folder, host)
         self.ports = {kind: free_port() for kind in ("account", "container", "object")}
         self.configs = folder / "etc"
         self.configs.mkdir()
@@ -147,8 +151,9 @@ class Swift(Server):
         ]
 
     def start(self) -> None:
-        """The proxy says that it is well before the servers behind it listen."""
-        super().start()
+        """The proxy last: while those behind it do not listen, it denies what there is."""
+        *behind, proxy = self.commands()
+        self._run(behind)
         deadline = time.monotonic() + WAIT_S
         for port in self.ports.values():
             while True:
@@ -158,6 +163,8 @@ class Swift(Server):
                 if time.monotonic() > deadline:
                     raise RuntimeError(f"Swift did not come up:\n{self.log.read_text()[-2000:]}")
                 time.sleep(0.1)
+        self._run([proxy])
+        wait_for(self.endpoint + self.health, self.processes, self.log)
 
     def _ring(self, *arguments: str) -> None:
         subprocess.run(
@@ -170,14 +177,14 @@ class Swift(Server):
     def _write_configs(self) -> None:
         import getpass
 
-        common = f"bind_ip = 127.0.0.1\nswift_dir = {self.configs}\nuser = {getpass.getuser()}\n"
+        common = f"swift_dir = {self.configs}\nuser = {getpass.getuser()}\n"
         (self.configs / "swift.conf").write_text(
             "[swift-hash]\nswift_hash_path_suffix = tail\nswift_hash_path_prefix = head\n"
             "[storage-policy:0]\nname = gold\ndefault = yes\n"
         )
         for kind, port in self.ports.items():
             (self.configs / f"{kind}-server.conf").write_text(
-                f"[DEFAULT]\n{common}bind_port = {port}\nworkers = 0\n"
+                f"[DEFAULT]\n{common}bind_ip = 127.0.0.1\nbind_port = {port}\nworkers = 0\n"
                 f"devices = {self.folder / 'devices'}\n"
                 "mount_check = false\ndisable_fallocate = true\n"
                 f"[pipeline:main]\npipeline = {kind}-server\n"
@@ -195,7 +202,7 @@ class Swift(Server):
             "tempauth": f"use = egg:swift#tempauth\nuser_lab_admin = {self.secret_key} .admin\n",
         }
         (self.configs / "proxy-server.conf").write_text(
-            f"[DEFAULT]\n{common}bind_port = {self.port}\nworkers = 0\n"
+            f"[DEFAULT]\n{common}bind_ip = {self.host}\nbind_port = {self.port}\nworkers = 0\n"
             f"[pipeline:main]\npipeline = {pipeline} proxy-logging proxy-server\n"
             "[app:proxy-server]\nuse = egg:swift#proxy\naccount_autocreate = true\n"
             + "".join(
@@ -294,14 +301,15 @@ class MLflowServer(Server):
     health = "/health"
     username = "admin"
 
-    def __init__(self, folder: Path, postgres: Postgres) -> None:
-        super().__init__(folder)
+    def __init__(self, folder: Path, postgres: Postgres, host: str = "127.0.0.1") -> None:
+        super().__init__(folder, host)
         self.secret_key = token_hex(12)
-        self.backend = postgres.make_database("mlflow")
+        name = f"mlflow_{token_hex(4)}"
+        self.backend = postgres.make_database(name)
         self.auth = folder / "auth.ini"
         self.auth.write_text(
             "[mlflow]\ndefault_permission = NO_PERMISSIONS\n"
-            f"database_uri = {postgres.make_database('mlflow_auth')}\n"
+            f"database_uri = {postgres.make_database(f'{name}_auth')}\n"
             f"admin_username = {self.username}\nadmin_password = {self.secret_key}\n"
             "authorization_function = mlflow.server.auth:authenticate_request_basic_auth\n"
             "auth_cache_ttl_seconds = 60\n"  # or each request hashes the password, 0.2 s of CPU
@@ -319,7 +327,7 @@ class MLflowServer(Server):
                 *(sys.executable, "-m", "mlflow", "server", "--app-name", "basic-auth"),
                 *("--backend-store-uri", self.backend, "--workers", "1"),
                 *("--artifacts-destination", str(self.folder / "artifacts")),
-                *("--host", "127.0.0.1", "--port", str(self.port)),
+                *("--host", self.host, "--port", str(self.port)),
             ]
         ]
 

@@ -35,7 +35,7 @@ def dangers(text: str) -> Iterator[str]:
             if (
                 called in CALLS
                 or called.split(".")[-1] in METHODS
-                or (called.endswith("pyfunc.load_model"))
+                or called.endswith("pyfunc.load_model")
                 or (called == "torch.load" and given.get("weights_only") != "True")
                 or (called == "yaml.load" and given.get("Loader") != "_Loader")
                 or given.get("allow_pickle") == "True"
@@ -46,13 +46,8 @@ def dangers(text: str) -> Iterator[str]:
 
 def test_no_source_executes_what_it_reads() -> None:
     assert SOURCES
-    found = {
-        str(file.relative_to(ROOT)): said
-        for file in SOURCES
-        if (said := list(dangers(file.read_text())))
-    }
-    # a registered model is MLflow's own kind: its code comes with it
-    assert found == {"platform/registry.py": ["mlflow.pyfunc.load_model"]}
+    found = {str(file.relative_to(ROOT)): list(dangers(file.read_text())) for file in SOURCES}
+    assert {file: said for file, said in found.items() if said} == {}
 
 
 def test_the_yaml_loader_is_a_safe_one() -> None:
@@ -64,6 +59,7 @@ def test_the_yaml_loader_is_a_safe_one() -> None:
     [
         "import pickle",
         "from joblib import load",
+        "mlflow.pyfunc.load_model(uri)",
         "torch.load(path)",
         "torch.load(path, weights_only=False)",
         "np.load(path, allow_pickle=True)",

@@ -6,14 +6,15 @@ from pathlib import Path
 
 import numpy as np
 
-from whipray.platform.sampling import Source, save
+from whipray.platform.sampling import save
+from whipray.trainers.export import Card
 
 
 def test_a_class_name_leads_nowhere_else(tmp_path: Path) -> None:
     names = ["../../up", "/top", "sea ray", "..\\back"]
-    source = Source(names, [1] * 4, lambda _labels, _params: np.zeros((0,), np.uint8))
+    card = Card.model_construct(class_names=names, class_counts=[1] * 4)
     images = np.zeros((4, 3, 8, 8), np.uint8)
-    written = save(images, np.arange(4), source, tmp_path / "out", per_class=1)
+    written = save(images, np.arange(4), card, tmp_path / "out", per_class=1)
     inside = sorted(path.name for path in (tmp_path / "out").iterdir())
     assert inside == ["000-.._.._up", "001-_top", "002-sea_ray", "003-.._back"]
     assert [path.name for path in tmp_path.iterdir()] == ["out"]

@@ -40,10 +40,10 @@ def sample(
     from ...sampling import draw, open_source, parse_classes, save
 
     with StatusLine(talk, lambda: "sampling"):
-        source = open_source(open_storage(storage, endpoint), tracking, target)
-        ids = parse_classes(classes, source.class_names)
-        images, labels = draw(source, ids, per_class, omega, steps, seed)
-        files = save(images, labels, source, to, per_class)
+        model = open_source(open_storage(storage, endpoint), tracking, target)
+        ids = parse_classes(classes, model.card.class_names)
+        images, labels = draw(model, ids, per_class, omega, steps, seed)
+        files = save(images, labels, model.card, to, per_class)
     if as_json:
         say_json({"target": target, "classes": ids, "images": len(images), "files": files})
         return

@@ -1,0 +1,20 @@
+"""Ray of this machine or a cluster's, as far as it needs no Ray that runs."""
+
+from __future__ import annotations
+
+import pytest
+from ray._private.worker import print_worker_logs
+
+from whipray.platform.local_ray import Brief
+
+
+def test_rays_warnings_are_one_line_each(capsys: pytest.CaptureFixture[str]) -> None:
+    pages = "Raylet is terminated. " + "Possible reasons include: " * 20 + "\n[state-dump]\n" * 99
+    print_worker_logs({"pid": "raylet", "lines": [pages]}, Brief())
+    print("two lines\nof somebody else", file=Brief())
+    out, err = capsys.readouterr()
+    first, *others = err.splitlines()
+    assert out == ""
+    assert "Raylet is terminated. Possible" in first
+    assert len(first) <= Brief.WORDS
+    assert others == ["two lines", "of somebody else"]
