@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from ..trainers.errors import Problem
-from .launching.entry import SHOWN
+from .libraries import check_alike, here
 
 MIB = 1 << 20
 REDUCED_BYTES = 64 * MIB
@@ -55,11 +55,7 @@ def _alike(actors: Sequence[Any]) -> str:
     import ray
 
     found = ray.get([actor.facts.remote() for actor in actors], timeout=GROUP_TIMEOUT_S)
-    for name in ("python", *SHOWN):
-        versions = {facts[name]: facts["host"] for facts in found}
-        if len(versions) > 1:
-            told = ", ".join(f"{version} on {host}" for version, host in sorted(versions.items()))
-            raise Problem(f"{name} differs: {told}", "use one image on all nodes")
+    check_alike(found)
     least = min(found, key=lambda facts: facts["free"])
     gpus = sorted({name for facts in found for name in facts["gpus"]})
     return (
@@ -108,8 +104,6 @@ class _Node:
     """An actor on a node."""
 
     def facts(self) -> dict[str, Any]:
-        import importlib.metadata
-        import platform
         import shutil
         import tempfile
 
@@ -117,9 +111,7 @@ class _Node:
 
         gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
         return {
-            "host": platform.node(),
-            "python": platform.python_version(),
-            **{name: importlib.metadata.version(name) for name in SHOWN},
+            **here(),
             "free": shutil.disk_usage(tempfile.gettempdir()).free,
             "gpus": gpus,
         }

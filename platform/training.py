@@ -17,6 +17,7 @@ from .background import in_background
 from .checkpoints import CheckpointStore
 from .experiment import FREE_ON_RESUME, Experiment, ScalingConfig, cache_folder
 from .layers import flatten
+from .libraries import check_alike, here
 from .lineage import load_start
 from .storage import Storage
 
@@ -62,7 +63,7 @@ def train_here(
     import torch
 
     from ..trainers.engine import choose_device, join_workers
-    from .hooks import StoreHooks, resume_point, together
+    from .hooks import StoreHooks, gathered, resume_point, together
 
     device = choose_device()
     if device.type == "cpu":
@@ -70,6 +71,7 @@ def train_here(
     store = CheckpointStore(run, experiment.keep_checkpoints)
     record = experiment.model_dump(mode="json")
     join_workers(device)
+    check_alike(gathered(here()))
     with Scratch() as scratch:
         resume, notes = resume_point(store, Path(scratch))
         if resume:

@@ -18,6 +18,7 @@ from support.training import (
     state,
     tiny,
     train,
+    train_beside_another_image,
     train_with_nan,
     train_without_data,
 )
@@ -362,3 +363,10 @@ def test_a_problem_of_one_worker_is_one_of_all(groups: Groups, tmp_path: Path) -
     """The others would wait for it in their next collective."""
     problems = groups.run(2, train_without_data, tiny(), tmp_path, 1)
     assert [str(problem) for problem in problems] == ["no images here — mount them"] * 2
+
+
+def test_workers_with_other_libraries_do_not_begin(groups: Groups, tmp_path: Path) -> None:
+    one, other = groups.run(2, train_beside_another_image, tiny(), tmp_path)
+    assert str(one) == str(other)
+    assert one.what.startswith("torch differs: 1.0 on node-2, ")
+    assert list(tmp_path.iterdir()) == []

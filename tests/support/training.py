@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from torch import Tensor
 from whipray.platform.checkpoints import CheckpointStore, name_of
 from whipray.platform.experiment import Experiment
 from whipray.platform.layers import Layer, resolve
+from whipray.platform.libraries import here
 from whipray.platform.storage import Storage, StorageConfig
 from whipray.platform.training import Trained, train_here
 from whipray.trainers.checkpoint import KINDS, Manifest, describe, read_tensors, write_manifest
@@ -148,4 +150,12 @@ def train_without_data(experiment: Experiment, folder: Path, rank: int) -> Done:
         return load(self, cache)
 
     with patch.object(Digits, "load", missing):
+        return train(experiment, folder)
+
+
+def train_beside_another_image(experiment: Experiment, folder: Path) -> Done:
+    """Train while the last worker's machine has another PyTorch."""
+    rank = int(os.environ["RANK"])
+    mine = here() if rank == 0 else {**here(), "torch": "1.0", "host": "node-2"}
+    with patch("whipray.platform.training.here", lambda: mine):
         return train(experiment, folder)

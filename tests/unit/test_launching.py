@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +12,6 @@ from support.training import tiny
 from whipray.platform.experiment import Experiment, TrackingConfig, load_experiment
 from whipray.platform.launching import package
 from whipray.platform.launching.cluster import Cluster
-from whipray.platform.launching.entry import unsatisfied
 from whipray.platform.launching.launch import (
     RECIPE,
     SPACE,
@@ -172,14 +170,3 @@ def test_an_evaluation_takes_the_whole_cluster_unless_told_otherwise() -> None:
     assert plain.arguments[-1] == "evaluation.workers=all"
     few = evaluating("mine", ["evaluation.workers=2"], S3, SERVER.uri)
     assert [word for word in few.arguments if "workers" in word] == ["evaluation.workers=2"]
-
-
-def test_another_image_s_libraries_are_named() -> None:
-    ray = importlib.metadata.version("ray")
-    wanted = {"python": ">=3.11", "libraries": [f"ray=={ray}", "no-such-library>=1", "numpy<1"]}
-    assert unsatisfied(wanted) == [
-        "no no-such-library",
-        f"numpy {importlib.metadata.version('numpy')}, not <1",
-    ]
-    (wrong,) = unsatisfied({"python": ">=4", "libraries": []})
-    assert wrong.endswith("not >=4")
