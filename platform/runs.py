@@ -24,6 +24,7 @@ from .forecast import STEP, step_key
 from .layers import flatten
 from .lineage import LINEAGE
 from .starting import pin
+from .stopping import Notice
 from .storage import Storage
 from .tracking import Run
 from .training import Tell, Trained, train_here, train_on_workers
@@ -96,7 +97,7 @@ def train(plan: Plan, watch: Watch, forward: tuple[Any, ...] = ()) -> Trained:
         watch.progress(progress)
         return watch.stop(progress)
 
-    return train_here(plan.experiment, plan.store, tell)
+    return train_here(plan.experiment, plan.store, tell, Notice())
 
 
 def finished_before(plan: Plan) -> Trained | None:

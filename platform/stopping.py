@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -59,6 +60,24 @@ def passed_on(asked: threading.Event) -> Iterator[StopAsked]:
     finally:
         over.set()
         thread.join()
+
+
+class Notice:
+    """Whether this host will be taken away soon; true once. For a training that is one process: Ray
+    Train tells its workers by itself."""
+
+    def __init__(self) -> None:
+        self._given = False
+
+    def __call__(self) -> bool:
+        """Ask Ray, where this process is one of Ray's."""
+        ray = sys.modules.get("ray")
+        if self._given or ray is None or not ray.is_initialized():
+            return False
+        here = ray.get_runtime_context().get_node_id()
+        # As Ray Train's own watcher does; there is no public name for it.
+        self._given = here in ray._private.state.state.get_draining_nodes()
+        return self._given
 
 
 class StopAsked:

@@ -378,26 +378,35 @@ def test_a_run_goes_on_with_fewer_workers_and_grows_again(
         assert value == pytest.approx(expected[step], rel=1e-3)
 
 
-def test_a_sweep_outlives_a_host(cluster: Cluster) -> None:
+def test_a_sweep_outlives_a_host_that_was_given_notice(cluster: Cluster) -> None:
+    """Checkpoints before the end are those that notices made."""
     (cluster.laptop.disk / "tmp/taus.yaml").write_text(SPACE)
-    images, report = 6400, 320
+    images, report = 9600, 320
     sweep = (
         *("sweep", "taus.yaml", "--recipe", "digits-demo", "--name", "taus", "--trials", "4"),
-        *(*TINY, f"training.images={images}", "tuning.sample_points=1", "scaling.max_failures=9"),
-        *cluster.places(),
+        *(*TINY, f"training.images={images}", f"training.checkpoint_every_images={images}"),
+        *("tuning.sample_points=1", "scaling.max_failures=9", *cluster.places()),
     )
     process = cluster.type(*sweep, "--on", cluster.at_the_laptop["RAY_API_SERVER_ADDRESS"])
     trials = cluster.place("sweeps/taus/trials")
 
-    def latest(trial: str) -> int:
-        name = CheckpointStore(trials.child(trial)).latest()
+    def latest(trial: int) -> int:
+        name = CheckpointStore(trials.child(f"{trial:04d}")).latest()
         return int(name.removeprefix("images-")) if name else 0
 
-    deadline = time.monotonic() + WAIT_S
-    while not (cluster.worker.processes("ImplicitFunc") and min(map(latest, ("0000", "0001")))):
-        assert process.poll() is None, cluster.said()
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
+    def wait_for(happened: Callable[[], object]) -> None:
+        deadline = time.monotonic() + WAIT_S
+        while not happened():
+            assert process.poll() is None, cluster.said()
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+
+    wait_for(lambda: cluster.worker.processes("ImplicitFunc"))
+    wait_for(lambda: all(cluster.losses(f"sweep/taus/{trial}") for trial in (0, 1)))
+    with Metadata("gcp", cluster.worker.network.address) as metadata:
+        cluster.watch(metadata.environment)
+        metadata.notice = True
+        wait_for(lambda: any(0 < latest(trial) < images for trial in (0, 1)))
     cluster.restart_the_worker()
     assert process.wait(WAIT_S) == 0, cluster.said()
 
@@ -405,7 +414,7 @@ def test_a_sweep_outlives_a_host(cluster: Cluster) -> None:
     assert [trial["state"] for trial in shown["trials"]] == ["complete"] * 4
     assert {path.split("/")[0] for path in trials.list()} == {f"{n:04d}" for n in range(4)}
     for number in range(4):
-        assert latest(f"{number:04d}") == images
+        assert latest(number) == images
         told = cluster.losses(f"sweep/taus/{number}")
         assert {step for _, step, _ in told} == set(range(report, images + 1, report))
 
