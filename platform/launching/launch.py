@@ -189,7 +189,9 @@ class Launch:
         command = shlex.join([self.task.verb, *self.task.arguments])
         self.cluster.submit(
             self.job,
-            f"python -m {module} {self.job} -- {command}",
+            # `exec`, or a shell stands between and goes first when the job is stopped: where nobody reaps
+            # orphans, as in many a container, Ray would then wait for a process that has ended.
+            f"exec python -m {module} {self.job} -- {command}",
             str(self.package.folder),
             self.facts,
         )

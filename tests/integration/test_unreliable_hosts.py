@@ -362,19 +362,22 @@ def test_a_run_goes_on_with_fewer_workers_and_grows_again(
     with capsys.disabled():
         print(f"\nZeRO {zero_stage}, a host lost: {took:.0f} s to go on with one worker; ", end="")
         print(f"back: {grown:.0f} s to two")
-    run.wait_for("whole run", lambda: run.seen() >= IMAGES)
+    again = run.seen()
+    run.wait_for("checkpoint after", lambda: run.seen() >= again + SAVE + REPORT)
     stop = ("jobs", "stop", run.job())
     code, _, err = cluster.laptop.ask(*WHIPRAY, *stop, environment=cluster.at_the_laptop)
     assert (code, err.strip().splitlines()[-1]) == (0, f"{stop[-1]}: stopped")
     run.process.wait(WAIT_S)
     latest = run.store.latest()
     assert latest is not None
-    assert run.seen() == run.store.read_manifest(latest).images_seen  # the last report, saved
+    last = run.store.read_manifest(latest).images_seen
+    told = [(step, value) for _, step, value in run.losses()]
+    assert {step for step, _ in told} == set(range(REPORT, last + 1, REPORT))
 
     expected = {r.images_seen: r.metrics["loss/total"] for r in undisturbed[1].reports}
-    told = [(step, value) for _, step, value in run.losses() if step in expected]
-    assert {step for step, _ in told} == expected.keys()
-    for step, value in told:  # one worker adds in another order than two, and steps amplify that
+    shared = [(step, value) for step, value in told if step in expected]
+    assert len(shared) > 2 * SAVE // REPORT
+    for step, value in shared:  # one worker adds in another order than two, and steps amplify that
         assert value == pytest.approx(expected[step], rel=1e-3)
 
 
