@@ -4,7 +4,8 @@
        └───── this machine, `Network.address`   so that servers of the test can be reached
 
 A host sees the machine's files read-only. /tmp (with its $HOME) and /dev/shm are its own; /tmp is a
-disk that survives a reboot. Its name resolves to 127.0.1.1, as on a machine that Debian installed.
+disk that survives a reboot. Its name resolves to 127.0.1.1, as on a machine that Debian installed. Its
+first process reaps no orphans, as in a container without an init.
 
 Everything lives below a process that waits on a pipe from the test: whatever way the test ends, the
 kernel kills every process of every host, and with them go their networks.
