@@ -48,6 +48,7 @@ SMALL = (
     "scaling.workers=2",
     "scaling.max_failures=9",
     "engine.zero_stage=2",
+    "model.dropout=0",  # whose masks depend on how many workers share a batch
 )
 IMPATIENT = {  # a host that does not answer is given up after seconds, not most of a minute
     "RAY_health_check_initial_delay_ms": "2000",
@@ -377,8 +378,8 @@ def test_a_run_goes_on_with_fewer_workers_and_grows_again(
     expected = {r.images_seen: r.metrics["loss/total"] for r in undisturbed[1].reports}
     shared = [(step, value) for step, value in told if step in expected]
     assert len(shared) > 2 * SAVE // REPORT
-    for step, value in shared:  # one worker adds in another order than two, and steps amplify that
-        assert value == pytest.approx(expected[step], rel=1e-3)
+    for step, value in shared:  # one worker adds in another order than two: differs by about 2e-7
+        assert value == pytest.approx(expected[step], rel=1e-5)
 
 
 def test_a_sweep_outlives_a_host_that_was_given_notice(cluster: Cluster) -> None:
