@@ -1,7 +1,7 @@
 """What a training loses to what it writes: checkpoints to S3, metrics to MLflow. Wall time.
 
-Real servers on the same machine, so that they take part of its CPUs: OpenStack Swift, and MLflow with
-basic auth on PostgreSQL. Without them there is nothing to measure.
+Real servers on the same machine, so that they take part of its CPUs: OpenStack Swift, behind a network
+of 20 MiB/s, and MLflow with basic auth on PostgreSQL. Without them there is nothing to measure.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import shutil
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory, mkdtemp
 from unittest.mock import patch
@@ -21,6 +21,7 @@ from measure import Result, hand_over
 
 sys.path.append(str(Path(__file__).parents[1]))  # for `support`
 
+from support.proxy import Proxy
 from support.servers import MLflowServer, Postgres, Swift
 
 from whipray.platform import hooks
@@ -32,14 +33,15 @@ from whipray.platform.training import Tell, train_here
 from whipray.trainers.checkpoint import Manifest
 from whipray.trainers.loop import Progress
 
-ROUNDS, STEPS, BATCH, SAVES = 5, 120, 16, 4
+ROUNDS, STEPS, BATCH, SAVES = 5, 60, 16, 3
+NETWORK = 1 / 20  # seconds a MiB
 SETTINGS = {
     "training.images": STEPS * BATCH,
     "training.batch_size": BATCH,
     "training.report_every_images": BATCH,
     "training.checkpoint_every_images": STEPS * BATCH // SAVES,
     "training.validation_images": 0,
-    "model.base_channels": 64,
+    "model.base_channels": 32,
 }
 
 
@@ -104,10 +106,13 @@ def servers() -> Iterator[tuple[Swift, MLflowServer]]:
 
 def main() -> None:
     experiment = load_experiment("digits-lt", [f"{k}={v}" for k, v in SETTINGS.items()]).value
-    with servers() as (swift, mlflow):
+    with ExitStack() as stack:
+        swift, mlflow = stack.enter_context(servers())
         os.environ.update(swift.environment() | mlflow.environment())
         swift.make_bucket("runs")
-        root = Storage(StorageConfig(uri="s3://runs", endpoint_url=swift.endpoint))
+        network = stack.enter_context(Proxy(swift.port))
+        network.seconds_a_mebibyte = NETWORK
+        root = Storage(StorageConfig(uri="s3://runs", endpoint_url=network.endpoint))
         tracker = Tracker(TrackingConfig(uri=mlflow.endpoint), root)
         kinds = {"none": AtTheEnd, "in the way": InTheWay, "behind": StoreHooks, "told": AtTheEnd}
         took: dict[str, list[float]] = {name: [] for name in kinds}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from types import TracebackType
@@ -26,6 +27,8 @@ class Proxy:
         self.cut_after = 1 << 20
         self.answers_to_lose = 0
         """Answers to lose still: the server has done what was asked, and nobody hears of it."""
+        self.seconds_a_mebibyte = 0.0
+        """What an upload takes on its way, of each connection."""
         self._down = False
         self._changed = threading.Lock()
         self._open: list[socket.socket] = []
@@ -78,6 +81,7 @@ class Proxy:
         def upload(size: int) -> bool:
             nonlocal sent
             sent += size
+            time.sleep(size * self.seconds_a_mebibyte / (1 << 20))
             return sent < self.cut_after or not self._take("uploads_to_cut")
 
         def answer(_size: int) -> bool:
