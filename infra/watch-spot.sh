@@ -10,7 +10,7 @@ aws_notice() {
   local at=${AWS_EC2_METADATA_SERVICE_ENDPOINT:-http://169.254.169.254}/latest token
   token=$(ask -X PUT -H 'X-aws-ec2-metadata-token-ttl-seconds: 60' "$at/api/token")
   # there is no such page until there is something to say
-  [ -n "$(ask -H "X-aws-ec2-metadata-token: $token" "$at/meta-data/spot/instance-action")" ]
+  [[ $(ask -H "X-aws-ec2-metadata-token: $token" "$at/meta-data/spot/instance-action") == *'"action"'* ]]
 }
 
 gcp_notice() {
@@ -19,16 +19,19 @@ gcp_notice() {
 }
 
 ask() { # a server that does not answer has said nothing; the next time it may
-  curl --silent --fail --max-time 5 "$@" || true
+  curl --silent --fail --max-time 5 --noproxy '*' "$@" || true
 }
 
+exec 9> "${TMPDIR:-/tmp}/whipray-watch-spot"
+flock --nonblock 9 || exit 0 # one is watching already
 while :; do # on either cloud, the other one's server is not there
   if aws_notice; then grace_s=120 && break; fi
   if gcp_notice; then grace_s=30 && break; fi
   sleep 2
 done
+ends=$((SECONDS + grace_s))
 echo "$(date -Is): this machine will be taken away in $grace_s s"
 until ray drain-node --reason DRAIN_NODE_REASON_PREEMPTION --reason-message "the cloud's notice" \
-  --deadline-remaining-seconds "$grace_s"; do
+  --deadline-remaining-seconds $((ends > SECONDS ? ends - SECONDS : 0)); do
   sleep 1
 done

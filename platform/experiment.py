@@ -36,6 +36,12 @@ class ScalingConfig(Config):
     asks."""
 
     @property
+    def wanted(self) -> str:
+        """What a training asks of a cluster, in words."""
+        cpus, gpus = self.cpus_per_worker, self.gpus_per_worker
+        return f"{self.workers} workers with {cpus} CPUs and {gpus:g} GPUs each"
+
+    @property
     def fewest(self) -> int:
         """Workers without which a training waits."""
         return self.min_workers or self.workers

@@ -48,9 +48,11 @@ def unsatisfied(wanted: Mapping[str, object]) -> list[str]:
     Args:
         wanted: `python`, a version specifier, and `libraries`, requirement lines.
     """
-    from packaging.requirements import Requirement
-    from packaging.specifiers import SpecifierSet
-
+    try:
+        from packaging.requirements import Requirement
+        from packaging.specifiers import SpecifierSet
+    except ImportError:
+        return ["no packaging"]
     wrong = []
     if not SpecifierSet(str(wanted["python"])).contains(platform.python_version()):
         wrong.append(f"Python {platform.python_version()}, not {wanted['python']}")

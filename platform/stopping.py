@@ -6,10 +6,15 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator
+from concurrent.futures import Future, wait
 from contextlib import contextmanager
 from typing import Any
 
 from ..trainers.loop import Progress
+from .background import in_background
+
+HEAD_ANSWERS_S = 1.0
+"""Mostly within a millisecond."""
 
 
 @contextmanager
@@ -68,16 +73,31 @@ class Notice:
 
     def __init__(self) -> None:
         self._given = False
+        self._asked: Future[bool] | None = None
 
     def __call__(self) -> bool:
-        """Ask Ray, where this process is one of Ray's."""
-        ray = sys.modules.get("ray")
-        if self._given or ray is None or not ray.is_initialized():
+        """Ask Ray, where this process is one of Ray's; a head that is stuck holds nothing up."""
+        if self._given:
             return False
-        here = ray.get_runtime_context().get_node_id()
-        # As Ray Train's own watcher does; there is no public name for it.
-        self._given = here in ray._private.state.state.get_draining_nodes()
+        if self._asked is None:
+            self._asked = in_background(_draining)
+            wait([self._asked], timeout=HEAD_ANSWERS_S)
+        if not self._asked.done():
+            return False
+        asked, self._asked = self._asked, None
+        # A head that fails to answer is what Ray deals with; a training goes on meanwhile.
+        self._given = asked.exception() is None and asked.result()
         return self._given
+
+
+def _draining() -> bool:
+    """Whether Ray drains this node."""
+    ray = sys.modules.get("ray")
+    if ray is None or not ray.is_initialized():
+        return False
+    here = ray.get_runtime_context().get_node_id()
+    # As Ray Train's own watcher does; there is no public name for it.
+    return here in ray._private.state.state.get_draining_nodes()
 
 
 class StopAsked:

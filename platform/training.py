@@ -127,7 +127,7 @@ def train_on_workers(
     room = room_for(scaling.cpus_per_worker, scaling.gpus_per_worker)
     if alone() and room < scaling.fewest:  # for ever
         raise UsageProblem(
-            f"{_wanted(scaling)}: this machine has room for {room}",
+            f"{scaling.wanted}: this machine has room for {room}",
             "lower scaling.workers, scaling.cpus_per_worker or scaling.gpus_per_worker",
         )
     # Workers wait for room: a lost host comes back, an autoscaler starts another one, the trainings
@@ -226,7 +226,7 @@ def _as_problem(error: Exception, scaling: ScalingConfig) -> Problem:
     inner = getattr(error, "controller_failure", None)
     if type(inner).__name__ == "WorkerGroupStartupTimeoutError":  # which Ray does not export
         return Problem(
-            f"{_wanted(scaling)}: no room for them came free in the cluster",
+            f"{scaling.wanted}: no room for them came free in the cluster",
             "bring lost hosts back or lower scaling.workers; the same command goes on from the last "
             "checkpoint",
         )
@@ -234,11 +234,6 @@ def _as_problem(error: Exception, scaling: ScalingConfig) -> Problem:
     return Problem(
         f"Ray Train stopped: {last}", "run `whipray doctor --ray`, then the same command"
     )
-
-
-def _wanted(scaling: ScalingConfig) -> str:
-    cpus, gpus = scaling.cpus_per_worker, scaling.gpus_per_worker
-    return f"{scaling.workers} workers with {cpus} CPUs and {gpus:g} GPUs each"
 
 
 def quiet_logs() -> None:

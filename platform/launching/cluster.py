@@ -9,12 +9,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from ...trainers.errors import Problem, UsageProblem, did_you_mean
@@ -33,6 +34,8 @@ CHATTY = (
 """Loggers that tell of each step."""
 YOUNG_S = 60.0
 """A head that has just started lists jobs before it takes any."""
+ANSWER_S = 60.0
+"""How long an answer is waited for, and a job that says nothing: its connection may be dead unnoticed."""
 AWAY_S = 600.0
 """How long a cluster may be out of reach before one who follows a job gives up."""
 
@@ -41,6 +44,10 @@ class ClusterProblem(Problem):
     """The cluster does not answer, refuses, or is another than we can work with."""
 
     exit_code = 4
+
+
+class Refused(ClusterProblem):
+    """It wants a token, or another one."""
 
 
 @dataclass(frozen=True)
@@ -113,6 +120,15 @@ class Cluster:
             nodes = list_nodes(address=self.address, limit=10_000)
         alive = [node.resources_total for node in nodes if node.state == "ALIVE"]
         return fitting(alive, cpus, gpus)
+
+    def fixed(self) -> bool:
+        """Whether it surely has the nodes that were joined to it by hand, and no autoscaler."""
+        with self._answers():
+            answer = self._api()._do_request("GET", "/api/cluster_status")
+        status = (answer.json().get("data") or {}).get("clusterStatus") or {}
+        kinds = ((status.get("autoscalerReport") or {}).get("nodeTypeMapping") or {}).values()
+        # An autoscaler calls them by the kinds in its file, Ray by itself `node_` and their own ids.
+        return bool(kinds) and all(re.fullmatch("node_[0-9a-f]{56}", kind) for kind in kinds)
 
     def submit(
         self, job: str, command: str, folder: str, facts: dict[str, str], node: str = ""
@@ -188,11 +204,13 @@ class Cluster:
             try:
                 heard = asyncio.run(self._tail(job, heard, say))
                 found = self.job(job)
+                log = self.log(job)  # whole, also where a proxy lets no tailing through
+                say(log[heard:])
+                heard, broken = len(log), None
                 if found.over:
-                    log = self.log(job)
-                    say(log[heard:])
                     return found
-                broken = None
+            except Refused:
+                raise
             except ClusterProblem:
                 if broken is None or heard > before:
                     broken = time.monotonic()
@@ -209,7 +227,8 @@ class Cluster:
     async def _tail(self, job: str, heard: int, say: Callable[[str], None]) -> int:
         """Skip the `heard` characters that were passed on before; how many have been now.
 
-        It ends with the job or with the connection; which of them, the job's state tells.
+        It ends with the job, with the connection or with a silence; which of them, the job's state
+        tells.
         """
         from aiohttp import ClientError
 
@@ -217,7 +236,7 @@ class Cluster:
         log = self._api().tail_job_logs(job)
         while True:
             try:
-                chunk = await anext(log)
+                chunk = await asyncio.wait_for(anext(log), ANSWER_S)
             except (StopAsyncIteration, ClientError, OSError, RuntimeError):
                 return heard
             position += len(chunk)
@@ -231,7 +250,14 @@ class Cluster:
 
             for name in CHATTY:
                 logging.getLogger(name).setLevel(logging.ERROR)
-            self._client = job_submission.JobSubmissionClient(self.address)
+
+            class Client(job_submission.JobSubmissionClient):
+                """Ray's would wait for an answer for ever."""
+
+                def _do_request(self, *args: Any, **options: Any) -> Any:
+                    return super()._do_request(*args, **{"timeout": ANSWER_S, **options})
+
+            self._client = Client(self.address)
         return self._client
 
     @contextmanager
@@ -244,7 +270,7 @@ class Cluster:
             yield
         except AuthenticationError as error:
             missing = "401" in str(error) or "Missing" in str(error)
-            raise ClusterProblem(
+            raise Refused(
                 f"{self.address} {'wants a token' if missing else 'refuses the token'}",
                 "set RAY_AUTH_TOKEN, or RAY_AUTH_TOKEN_PATH, to the cluster's token",
             ) from None

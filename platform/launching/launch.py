@@ -7,6 +7,7 @@ import re
 import shlex
 import subprocess
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,7 @@ import yaml
 from ...search_spaces.space import Space
 from ...trainers.errors import UsageProblem
 from ...trainers.scratch import Scratch
-from ..experiment import Experiment, TrackingConfig, with_values
+from ..experiment import Experiment, ScalingConfig, TrackingConfig, with_values
 from ..forecast import Forecast, Work, forecast, of_sweep, of_training
 from ..layers import flatten
 from ..plain_yaml import dump_scalar
@@ -28,6 +29,8 @@ from .cluster import Cluster, ClusterProblem
 from .package import Package, stage
 
 RECIPE, SPACE = "recipe.yaml", "space.yaml"
+REJOIN_S = 30.0
+"""For nodes to find a head that was restarted."""
 
 
 @dataclass(frozen=True)
@@ -160,13 +163,30 @@ class Launch:
                 )
 
     def forecast(self) -> Forecast | None:
-        """Hours and money, where there is something to train."""
+        """Hours and money, where there is something to train.
+
+        Raises:
+            UsageProblem: the cluster has no room for a training, and nothing that could make any.
+        """
         work = self.task.work
         if work is None:
             return None
-        scaling = work.experiment.scaling
-        room = self.cluster.room(scaling.cpus_per_worker, scaling.gpus_per_worker)
-        return forecast(work, room)
+        return forecast(work, self._room(work.experiment.scaling))
+
+    def _room(self, scaling: ScalingConfig) -> int:
+        """Workers that there is room for, once nodes that are just coming back had their time."""
+        until = time.monotonic() + REJOIN_S
+        while True:
+            room = self.cluster.room(scaling.cpus_per_worker, scaling.gpus_per_worker)
+            if room >= scaling.fewest or not self.cluster.fixed():
+                return room
+            if time.monotonic() > until:
+                raise UsageProblem(
+                    f"{scaling.wanted}: the cluster has room for {room}",
+                    "lower scaling.workers, scaling.cpus_per_worker or scaling.gpus_per_worker, or "
+                    "join more nodes to it",
+                )
+            time.sleep(2)
 
     @property
     def facts(self) -> dict[str, str]:

@@ -159,6 +159,16 @@ def test_a_node_that_is_gone_is_no_obstacle(laptop: Laptop, head: RayHead) -> No
     assert "room        2 workers" in err
 
 
+def test_more_than_the_cluster_has_is_refused_before_it_is_sent(laptop: Laptop) -> None:
+    before = len(laptop.jobs())
+    code, out, err = laptop.run(*laptop.train("vast", "scaling.gpus_per_worker=1"))
+    assert (code, out) == (2, "")
+    what, fix = err.strip().splitlines()[-2:]
+    assert what == "error: 1 workers with 1 CPUs and 1 GPUs each: the cluster has room for 0"
+    assert fix.startswith("fix: lower scaling.workers")
+    assert len(laptop.jobs()) == before
+
+
 def test_what_does_not_stop_is_killed(laptop: Laptop) -> None:
     with laptop.start(*laptop.train("stubborn", *LONG)) as process:
         assert process.stdout is not None
