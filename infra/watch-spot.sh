@@ -22,7 +22,7 @@ ask() { # a server that does not answer has said nothing; the next time it may
   curl --silent --fail --max-time 5 --noproxy '*' "$@" || true
 }
 
-exec 9> "${TMPDIR:-/tmp}/whipray-watch-spot"
+exec 9< "${BASH_SOURCE[0]}"
 flock --nonblock 9 || exit 0 # one is watching already
 while :; do # on either cloud, the other one's server is not there
   if aws_notice; then grace_s=120 && break; fi

@@ -215,7 +215,7 @@ def test_a_clouds_notice_reaches_ray(
         with Metadata(cloud) as metadata:
             settings = " ".join(f"{name}={value}" for name, value in metadata.environment.items())
             for _ in range(2):  # the second finds the first, and leaves
-                node.run(f"export TMPDIR={tmp_path} {settings}; {watch}")
+                node.run(f"export {settings}; {watch}")
             time.sleep(5)
             assert (told.exists(), log.read_text()) == (False, "")
             metadata.notice = True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import time
@@ -178,7 +179,7 @@ def test_what_does_not_stop_is_killed(laptop: Laptop) -> None:
         (job,) = [job for job in laptop.jobs() if job["facts"]["name"] == "stubborn"]
         for driver in psutil.process_iter(["cmdline"]):
             if {"whipray.platform.launching.entry", job["id"]} <= {*(driver.info["cmdline"] or [])}:
-                driver.suspend()  # it hears of nothing any more
+                os.kill(driver.pid, signal.SIGSTOP)  # it hears of nothing any more
         code, _, err = laptop.run("jobs", "stop", "--now", job["id"])
         assert (code, err.strip()) == (0, f"{job['id']}: stopped")
         process.communicate(timeout=WAIT_S)

@@ -134,6 +134,7 @@ class Host:
             return []
         mine = os.readlink(f"/proc/{self._inside.init.pid}/ns/pid")
         found = []
+        psutil.process_iter.cache_clear()  # or a number that was used before stands for who had it
         for process in psutil.process_iter():
             try:
                 there = os.readlink(f"/proc/{process.pid}/ns/pid") == mine

@@ -96,6 +96,7 @@ class RayHead:
 
     def processes(self) -> Iterator[psutil.Process]:
         """The head and everything that it started, drivers of jobs included."""
+        psutil.process_iter.cache_clear()  # or a number that was used before stands for who had it
         for process in psutil.process_iter():
             with suppress(psutil.Error):  # it has ended meanwhile
                 if process.environ().get("TMPDIR") == str(self.folder / "tmp"):

@@ -15,6 +15,7 @@ from whipray.platform.stopping import Notice
 def test_a_notice_is_given_once(monkeypatch: pytest.MonkeyPatch) -> None:
     answers = iter([False, True, True])
     monkeypatch.setattr(stopping, "_draining", lambda: next(answers))
+    monkeypatch.setattr(stopping, "HEAD_ANSWERS_S", WAIT_S)
     notice = Notice()
     assert [notice() for _ in range(4)] == [False, True, False, False]
 
