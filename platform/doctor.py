@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 from uuid import uuid4
 
 from ..trainers.errors import Problem
+from .libraries import DECIDE
 from .storage import Storage, StorageConfig
 
 if TYPE_CHECKING:
@@ -104,7 +105,7 @@ def _libraries() -> str:
             continue
         if not wanted.specifier.contains(found, prereleases=True):
             wrong.append(f"{wanted.name} {found} does not satisfy {wanted.specifier}")
-        elif wanted.name in ("torch", "ray", "deepspeed", "mlflow", "optuna"):
+        elif wanted.name in DECIDE:
             shown.append(f"{wanted.name} {found}")
     if wrong:
         raise Problem("; ".join(wrong), "pip install 'whipray[run]', in a fresh environment")

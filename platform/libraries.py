@@ -1,6 +1,6 @@
 """The libraries of this machine: whether they are what is asked for, and the same everywhere.
 
-Python's own modules alone are imported here: what is missing has to be said in words.
+Importing it takes Python's own modules alone: what is missing has to be said in words.
 """
 
 from __future__ import annotations

@@ -192,7 +192,7 @@ class Cluster:
         A connection that breaks is taken up again where it was.
 
         Args:
-            lost: called when the connection breaks, before it is tried again.
+            lost: called once when the cluster is out of reach, before it is tried again.
 
         Raises:
             ClusterProblem: out of reach for ten minutes, or back without the job.

@@ -2,8 +2,8 @@
 
     python -m whipray.platform.launching.entry JOB -- train recipe.yaml --run NAME
 
-Until the look is over, nothing but Python's own modules is imported: what is missing has to be said
-in words.
+Until the look is over, nothing but Python's own modules, and `packaging` where there is one, is
+imported: what is missing has to be said in words.
 """
 
 from __future__ import annotations
