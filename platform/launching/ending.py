@@ -7,11 +7,10 @@ Ray's own stop asks first and kills after `cluster.STOP_PATIENCE_S`; it cannot b
 
 from __future__ import annotations
 
-import os
 import shlex
-import signal
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from uuid import uuid4
 
@@ -19,7 +18,10 @@ from ...trainers.scratch import Scratch
 from .cluster import STOP_PATIENCE_S, Cluster, ClusterProblem, Job
 from .package import stage
 
-KILL_WAIT_S = 60
+LAST_MINUTE_S = 60
+"""For Ray to notice that a job's processes are gone."""
+KILL_PATIENCE_S = 300
+"""For the killing job to begin on a busy node, too."""
 
 
 def end(cluster: Cluster, job: Job) -> Job:
@@ -29,14 +31,16 @@ def end(cluster: Cluster, job: Job) -> Job:
         ClusterProblem: it is still there after `STOP_PATIENCE_S`.
     """
     cluster.stop(job.id)
-    return _wait(cluster, job, STOP_PATIENCE_S + KILL_WAIT_S)
+    return _wait(
+        cluster, job, STOP_PATIENCE_S + LAST_MINUTE_S, "`whipray jobs stop --now` kills it"
+    )
 
 
 def kill(cluster: Cluster, job: Job) -> Job:
-    """End a job at once.
+    """End a job at once, by a second job that kills the first one's processes.
 
     Raises:
-        ClusterProblem: it is still there a minute later.
+        ClusterProblem: the first one is still there after `KILL_PATIENCE_S`.
     """
     cluster.stop(job.id)  # so that its end counts as stopped, not as failed
     with Scratch() as folder:
@@ -44,20 +48,17 @@ def kill(cluster: Cluster, job: Job) -> Job:
         package = stage(Path(folder), {})
         command = f"python -m whipray.platform.launching.ending {shlex.quote(job.id)}"
         cluster.submit(helper, command, str(package.folder), {"verb": "kill"}, job.node)
-    return _wait(cluster, job, KILL_WAIT_S)
+    return _wait(cluster, job, KILL_PATIENCE_S, f"look at its node and at `jobs logs {helper}`")
 
 
-def _wait(cluster: Cluster, job: Job, seconds: float) -> Job:
+def _wait(cluster: Cluster, job: Job, seconds: float, fix: str) -> Job:
     until = time.monotonic() + seconds
     while time.monotonic() < until:
         found = cluster.job(job.id)
         if found.over:
             return found
         time.sleep(1)
-    raise ClusterProblem(
-        f"{job.id} has not ended in {seconds:.0f} s",
-        "look at its node, or `whipray jobs stop --now`",
-    )
+    raise ClusterProblem(f"{job.id} has not ended in {seconds:.0f} s", fix)
 
 
 def main() -> None:
@@ -69,7 +70,8 @@ def main() -> None:
         line = process.info["cmdline"] or []
         if "whipray.platform.launching.entry" in line and job in line:
             for one in [*process.children(recursive=True), process]:
-                os.kill(one.pid, signal.SIGKILL)
+                with suppress(psutil.NoSuchProcess):
+                    one.kill()
 
 
 if __name__ == "__main__":
