@@ -45,6 +45,8 @@ class StoreHooks:
         tell: takes each report; True asks the training to stop.
         notice: whether a worker's host was given notice since it was last asked; the same on every
             worker.
+        settle: returns when what was told is kept. A checkpoint counts only after that: what lies
+            before it is not told again.
     """
 
     def __init__(
@@ -52,10 +54,12 @@ class StoreHooks:
         store: CheckpointStore,
         tell: Callable[[Progress], bool],
         notice: Callable[[], bool] = lambda: False,
+        settle: Callable[[], None] = lambda: None,
     ) -> None:
         self.store = store
         self.tell = tell
         self.notice = notice
+        self.settle_told = settle
         self._upload: _Upload | None = None
 
     def report(self, progress: Progress) -> bool:
@@ -106,6 +110,7 @@ class StoreHooks:
             self._upload = upload
 
     def _commit(self, upload: _Upload) -> None:
+        self.settle_told()
         folder = Path(upload.scratch.name)
         files.write_manifest(folder, upload.manifest)
         self.store.commit(upload.name, folder / files.MANIFEST)

@@ -28,8 +28,12 @@ class RecordProgress(UserCallback):
         checkpoint: Any,  # noqa: ARG002
     ) -> None:
         """Worker 0's numbers are global means already."""
-        progress = metrics[0]
-        self.run.metrics(progress["metrics"], progress["images_seen"])
+        progress = Progress(**metrics[0])
+        self.run.metrics(progress.metrics, progress.images_seen)
+        if progress.images_seen < progress.total_images:
+            self.run.settle()  # this process, which is not the training's, may be lost
+        else:  # it ends soon
+            self.run.flush()
 
 
 @contextmanager

@@ -97,7 +97,12 @@ def train(plan: Plan, watch: Watch, forward: tuple[Any, ...] = ()) -> Trained:
         watch.progress(progress)
         return watch.stop(progress)
 
-    return train_here(plan.experiment, plan.store, tell, Notice())
+    try:
+        trained = train_here(plan.experiment, plan.store, tell, Notice(), plan.run.settle)
+    finally:
+        plan.run.settle()  # whatever happened: a worker's process is ended as soon as it is back
+    plan.run.flush()
+    return trained
 
 
 def finished_before(plan: Plan) -> Trained | None:
@@ -132,6 +137,7 @@ def _record(plan: Plan, best: Evaluated, tried: list[Evaluated], images_seen: in
     """The best point's numbers, and the whole curve over guidance."""
     rank_by = plan.experiment.evaluation.rank_by
     plan.run.metrics({**best.metrics, "omega": best.sampling.omega}, images_seen)
+    plan.run.flush()
     points = [
         {**point.values, "omega": point.sampling.omega, rank_by: point.metrics[rank_by]}
         for point in tried

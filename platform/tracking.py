@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 import os
 import subprocess
 import time
@@ -16,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec
 from urllib.parse import unquote, urlsplit
 
 from ..trainers.errors import Problem, UsageProblem
@@ -33,8 +32,6 @@ if TYPE_CHECKING:
 
 P = ParamSpec("P")
 
-Ends = Literal["here", "elsewhere", "done"]
-
 PATIENCE_S = 300.0
 """How long a server is waited for that has answered before; a training itself does not wait."""
 
@@ -42,6 +39,7 @@ PARAM_LIMIT = 6000  # characters of a parameter's value that MLflow keeps
 BATCH = 100  # parameters a request may carry
 METRICS = 1000  # metrics a request may carry
 ROOM = 100_000  # metrics that wait while the server is down: thousands of reports
+EVERY_S = 5.0  # between two requests with metrics
 
 
 class TrackingProblem(Problem):
@@ -131,7 +129,7 @@ class Tracker:
             )
         if not found:
             raise UsageProblem(f"MLflow has no run {key}", "look at the runs with `whipray ui`")
-        return Run(self.uri, found[0].info.run_id, "done")
+        return Run(self.uri, found[0].info.run_id)
 
     def latest(self, tag: str, value: str, metric: str) -> MLflowRun | None:
         """The run begun last that has this tag and this metric."""
@@ -160,7 +158,7 @@ class Tracker:
                     run_name=name,
                     tags={"whipray.key": key, "mlflow.user": user_name(), **relation, **tags},
                 ).info.run_id
-        return Run(self.uri, run_id, "here")
+        return Run(self.uri, run_id)
 
 
 def _patient(write: Callable[Concatenate[Run, P], None]) -> Callable[Concatenate[Run, P], None]:
@@ -184,32 +182,24 @@ def _patient(write: Callable[Concatenate[Run, P], None]) -> Callable[Concatenate
 class Run:
     """One MLflow run, written by one process at a time. Pickles as its address.
 
-    Metrics are written by a thread, in order: a training goes on while the server is down, and has
-    them all when it is back. MLflow's databases hold one value of a metric, step and time once, so a
-    request whose answer was lost may be sent again. A process that is killed loses what it has not
-    written yet.
-
-    Args:
-        ends: whether this process will `finish` the run, and sees to it then that all is written;
-            or another one, so that metrics are waited for unless the server is down, and the last
-            even then; or whether the run is done, and every metric is waited for.
-        images: how many the training sees, once `config` has said it.
+    Metrics are written by a thread, in order and some seconds of them at a time: a training goes on
+    while the server is slow or down, and has them all when it is back. MLflow's databases hold one
+    value of a metric, step and time once, so a request whose answer was lost may be sent again. A
+    process that is killed loses what it has not written yet; whoever has to know that it is written
+    asks with `settle` or `flush`.
     """
 
-    def __init__(self, uri: str, run_id: str, ends: Ends, images: float = math.inf) -> None:
+    def __init__(self, uri: str, run_id: str) -> None:
         self.uri = uri
         self.run_id = run_id
-        self.ends = ends
-        self.images = images
         self._client: MlflowClient | None = None
         self._patience_s = PATIENCE_S
         self._outbox = Outbox(
-            self._write_metrics, at_once=METRICS, room=ROOM, patience_s=self._patience_s
+            self._write_metrics, at_once=METRICS, room=ROOM, every_s=EVERY_S, patience_s=PATIENCE_S
         )
 
-    def __reduce__(self) -> tuple[type[Run], tuple[str, str, Ends, float]]:
-        ends: Ends = "done" if self.ends == "done" else "elsewhere"
-        return Run, (self.uri, self.run_id, ends, self.images)
+    def __reduce__(self) -> tuple[type[Run], tuple[str, str]]:
+        return Run, (self.uri, self.run_id)
 
     @property
     def client(self) -> MlflowClient:
@@ -226,7 +216,6 @@ class Run:
         """The whole config: as parameters to compare by, and as a file to run again."""
         from mlflow.entities import Param
 
-        self.images = experiment.training.images
         texts = {k: json.dumps(v).strip('"')[:PARAM_LIMIT] for k, v in flatten(experiment).items()}
         # MLflow's parameters stay as first written; what a resumed run changes becomes a tag.
         known = self.client.get_run(self.run_id).data.params
@@ -257,10 +246,22 @@ class Run:
 
         now = int(time.time() * 1000)
         self._outbox.put([Metric(name, value, now, images_seen) for name, value in values.items()])
-        if self.ends == "done" or (self.ends == "elsewhere" and images_seen >= self.images):
-            self._outbox.flush()
-        elif self.ends == "elsewhere":
-            self._outbox.settle()
+
+    def settle(self) -> None:
+        """Return when all metrics are written, or when the server turns out to be down, or hangs.
+
+        Raises:
+            Problem: they cannot be written.
+        """
+        self._outbox.settle()
+
+    def flush(self) -> None:
+        """Return when all metrics are written; the server is waited for.
+
+        Raises:
+            Problem: they cannot be written, or the server did not come back.
+        """
+        self._outbox.flush()
 
     @_patient
     def tags(self, values: Mapping[str, str]) -> None:
@@ -286,7 +287,7 @@ class Run:
     def finish(self, status: str) -> None:
         """FINISHED, FAILED or KILLED, once all metrics are written; FAILED if they cannot be."""
         try:
-            self._outbox.flush()
+            self.flush()
         except Problem:
             self._patience_s = 0.0  # it has been waited for
             with suppress(Problem):  # the first problem is the one to tell

@@ -49,13 +49,14 @@ def train_here(
     run: Storage,
     tell: Tell,
     notice: Callable[[], bool] = lambda: False,
+    settle: Callable[[], None] = lambda: None,
 ) -> Trained:
     """Train as one worker of the current process group, from the run's last checkpoint if any.
 
     Without a launcher's process group this process is the only worker.
 
     Args:
-        notice: as `hooks.StoreHooks`.
+        notice, settle: as `hooks.StoreHooks`.
 
     Raises:
         Problem: as `trainers.loop.Training`, and what the store has to say.
@@ -81,7 +82,7 @@ def train_here(
         start = together(lambda: load_start(run, experiment.start, saved))
         data = together(lambda: experiment.data.load(cache_folder()))
         training = Training(experiment, data, device, resume, start)
-    hooks = StoreHooks(store, tell, notice)
+    hooks = StoreHooks(store, tell, notice, settle)
     try:
         progress = training.run(hooks, record)
     except DivergenceProblem:  # all workers' at once; the checkpoint before it is worth keeping

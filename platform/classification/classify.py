@@ -105,6 +105,7 @@ class Classified:
         """Add it to the run's MLflow run; the last of several is what its metrics show."""
         run.document(self.document, f"{self.folder}.json")
         run.metrics(self.metrics(), self.document["images_seen"])
+        run.flush()
 
 
 def settings_of(experiment: Experiment, overrides: Sequence[str]) -> Settings:

@@ -80,6 +80,24 @@ def test_a_training_goes_on_while_its_checkpoint_is_uploaded(store: Slow) -> Non
     assert store.names() == ["images-000000000640", "images-000000000960"]
 
 
+def test_a_checkpoint_counts_once_what_was_told_before_it_is_kept(store: Slow) -> None:
+    known = threading.Event()
+
+    def settle() -> None:
+        assert known.wait(WAIT_S)
+
+    hooks = StoreHooks(store, lambda _progress: False, settle=settle)
+    store.go.set()
+    given(hooks, 320)
+    for _ in range(3):
+        hooks.report(PROGRESS)
+        time.sleep(0.1)  # far longer than it takes to write a manifest
+    assert store.latest() is None
+    known.set()
+    hooks.settle()
+    assert store.latest() == "images-000000000320"
+
+
 def test_what_is_wrong_with_the_store_is_told_once(store: Slow) -> None:
     hooks = StoreHooks(store, lambda _progress: False)
     store.problem = Problem("the disk is full", "make room")

@@ -9,6 +9,7 @@ import time
 from collections.abc import Sequence
 
 import pytest
+from support.shell import WAIT_S
 
 from whipray.platform.outbox import Outbox
 from whipray.platform.patience import Outage, patiently
@@ -36,8 +37,10 @@ class Log:
         self.failures -= 1
         raise Outage("the log does not answer", "start it")
 
-    def outbox(self, room: int = 100, patience_s: float = 30.0) -> Outbox[int]:
-        return Outbox(self.write, at_once=3, room=room, patience_s=patience_s)
+    def outbox(
+        self, room: int = 100, every_s: float = 0.0, patience_s: float = 30.0
+    ) -> Outbox[int]:
+        return Outbox(self.write, at_once=3, room=room, every_s=every_s, patience_s=patience_s)
 
 
 def test_items_are_written_in_order_and_in_lots() -> None:
@@ -50,6 +53,26 @@ def test_items_are_written_in_order_and_in_lots() -> None:
     outbox.flush()
     assert [item for lot in log.written for item in lot] == list(range(7))
     assert max(map(len, log.written)) == 3
+
+
+def test_items_wait_for_others_until_a_lot_is_full_or_somebody_waits_for_them() -> None:
+    log = Log()
+    outbox = log.outbox(every_s=86_400)
+    outbox.put([1])  # the first has nothing to wait for
+    outbox.settle()
+    outbox.put([2])
+    outbox.put([3])
+    assert log.written == [[1]]
+    outbox.settle()
+    assert log.written == [[1], [2, 3]]
+    outbox.put([4, 5])
+    outbox.put([6, 7])
+    deadline = time.monotonic() + WAIT_S
+    while len(log.written) < 3 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert log.written == [[1], [2, 3], [4, 5, 6]]
+    outbox.flush()
+    assert log.written == [[1], [2, 3], [4, 5, 6], [7]]
 
 
 @pytest.mark.parametrize("after", [False, True])
@@ -87,7 +110,7 @@ def test_a_refusal_is_the_end() -> None:
     def refuse(_items: Sequence[int]) -> None:
         raise Problem("the log refuses", "ask its owner")
 
-    outbox = Outbox(refuse, at_once=3, room=9, patience_s=30.0)
+    outbox = Outbox(refuse, at_once=3, room=9, every_s=0.0, patience_s=30.0)
     outbox.put([1])
     for use in (outbox.settle, outbox.flush, lambda: outbox.put([2])):
         with pytest.raises(Problem, match="the log refuses"):
@@ -115,7 +138,7 @@ from whipray.platform.outbox import Outbox
 def write(items):
     time.sleep(0.2)
     print(*items, flush=True)
-outbox = Outbox(write, at_once=1, room=9, patience_s=30.0)
+outbox = Outbox(write, at_once=1, room=9, every_s=0.0, patience_s=30.0)
 outbox.put([1, 2, 3])
 """
 
