@@ -40,7 +40,7 @@ def kill(cluster: Cluster, job: Job) -> Job:
     """End a job at once, by a second job that kills the first one's processes.
 
     Raises:
-        ClusterProblem: the first one is still there after `KILL_PATIENCE_S`.
+        ClusterProblem: that job failed, or the first one is still there after `KILL_PATIENCE_S`.
     """
     cluster.stop(job.id)  # so that its end counts as stopped, not as failed
     with Scratch() as folder:
@@ -48,15 +48,18 @@ def kill(cluster: Cluster, job: Job) -> Job:
         package = stage(Path(folder), {})
         command = f"python -m whipray.platform.launching.ending {shlex.quote(job.id)}"
         cluster.submit(helper, command, str(package.folder), {"verb": "kill"}, job.node)
-    return _wait(cluster, job, KILL_PATIENCE_S, f"look at its node and at `jobs logs {helper}`")
+    fix = f"look at its node and at `whipray jobs logs {helper}`"
+    return _wait(cluster, job, KILL_PATIENCE_S, fix, helper)
 
 
-def _wait(cluster: Cluster, job: Job, seconds: float, fix: str) -> Job:
+def _wait(cluster: Cluster, job: Job, seconds: float, fix: str, helper: str = "") -> Job:
     until = time.monotonic() + seconds
     while time.monotonic() < until:
         found = cluster.job(job.id)
         if found.over:
             return found
+        if helper and cluster.job(helper).status == "FAILED":
+            raise ClusterProblem(f"{job.id} goes on: {helper}, which was to kill it, failed", fix)
         time.sleep(1)
     raise ClusterProblem(f"{job.id} has not ended in {seconds:.0f} s", fix)
 

@@ -63,7 +63,9 @@ class RayHead:
 
     def join(self) -> subprocess.Popen[bytes]:
         """A second node, without CPUs; to be ended."""
-        return self._start(f"--address=127.0.0.1:{self.port}", "--num-cpus=0")
+        # In a folder of its own, or it takes the code of the first one's jobs away.
+        own = f"--temp-dir={self.folder / 'second'}"
+        return self._start(f"--address=127.0.0.1:{self.port}", "--num-cpus=0", own)
 
     def _start(self, *options: str) -> subprocess.Popen[bytes]:
         """`ray start`."""
