@@ -9,7 +9,6 @@ from __future__ import annotations
 import importlib.metadata
 import logging
 import os
-import platform
 import re
 import shutil
 import tempfile
@@ -21,7 +20,7 @@ from typing import TYPE_CHECKING
 from uuid import uuid4
 
 from ..trainers.errors import Problem
-from .libraries import DECIDE
+from .libraries import DECIDE, here, unsatisfied
 from .storage import Storage, StorageConfig
 
 if TYPE_CHECKING:
@@ -91,25 +90,14 @@ def _check(name: str, probe: Callable[[], str], fix: str) -> Check:
 
 def _libraries() -> str:
     """Compare what is installed with what the package asks for, extras of extras included."""
-    from packaging.specifiers import SpecifierSet
-
-    wrong, shown = [], []
-    python = platform.python_version()
-    if not SpecifierSet(importlib.metadata.metadata("whipray")["Requires-Python"]).contains(python):
-        wrong.append(f"Python {python} is too old")
-    for wanted in _wanted("whipray", {"run"}):
-        try:
-            found = importlib.metadata.version(wanted.name)
-        except importlib.metadata.PackageNotFoundError:
-            wrong.append(f"{wanted.name} is not installed")
-            continue
-        if not wanted.specifier.contains(found, prereleases=True):
-            wrong.append(f"{wanted.name} {found} does not satisfy {wanted.specifier}")
-        elif wanted.name in DECIDE:
-            shown.append(f"{wanted.name} {found}")
-    if wrong:
+    wanted = {
+        "python": importlib.metadata.metadata("whipray")["Requires-Python"],
+        "libraries": [f"{of.name}{of.specifier}" for of in _wanted("whipray", {"run"})],
+    }
+    if wrong := unsatisfied(wanted):
         raise Problem("; ".join(wrong), "pip install 'whipray[run]', in a fresh environment")
-    return f"Python {python}, {', '.join(shown)}"
+    there = here()
+    return ", ".join(f"{name} {there[name]}" for name in DECIDE)
 
 
 def _wanted(distribution: str, extras: set[str]) -> Iterator[Requirement]:

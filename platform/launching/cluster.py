@@ -124,8 +124,8 @@ class Cluster:
     def fixed(self) -> bool:
         """Whether it surely has the nodes that were joined to it by hand, and no autoscaler."""
         with self._answers():
-            answer = self._api()._do_request("GET", "/api/cluster_status")
-        status = (answer.json().get("data") or {}).get("clusterStatus") or {}
+            answer = self._api()._do_request("GET", "/api/cluster_status").json()
+        status = (answer.get("data") or {}).get("clusterStatus") or {}
         kinds = ((status.get("autoscalerReport") or {}).get("nodeTypeMapping") or {}).values()
         # An autoscaler calls them by the kinds in its file, Ray by itself `node_` and their own ids.
         return bool(kinds) and all(re.fullmatch("node_[0-9a-f]{56}", kind) for kind in kinds)

@@ -127,7 +127,6 @@ class Launch:
         self.package: Package | None = None
 
     def __enter__(self) -> Self:
-        self.check()
         self.package = stage(Path(self._folder.name), self.task.texts)
         return self
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import re
 from pathlib import Path
 
 import pytest
@@ -56,9 +57,7 @@ def test_a_missing_or_old_library_is_named(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(importlib.metadata, "requires", more)
     check = doctor._check("libraries", doctor._libraries, "")
     assert not check.ok
-    assert "does not satisfy >=999" in check.detail
-    assert "not-a-package is not installed" in check.detail
-    assert "nor-this" not in check.detail
+    assert re.fullmatch(r"torch \S+, not >=999; no not-a-package", check.detail)
 
 
 def test_an_extra_of_a_requirement_is_asked_for_too() -> None:
