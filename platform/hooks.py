@@ -45,8 +45,8 @@ class StoreHooks:
         tell: takes each report; True asks the training to stop.
         notice: whether a worker's host was given notice since it was last asked; the same on every
             worker.
-        settle: returns when what was told is kept. A checkpoint counts only after that: what lies
-            before it is not told again.
+        settle: returns when what was told is kept, or cannot be for now. Only after that does a
+            checkpoint count: what lies before it is not told again.
     """
 
     def __init__(
@@ -110,11 +110,13 @@ class StoreHooks:
             self._upload = upload
 
     def _commit(self, upload: _Upload) -> None:
-        self.settle_told()
         folder = Path(upload.scratch.name)
-        files.write_manifest(folder, upload.manifest)
-        self.store.commit(upload.name, folder / files.MANIFEST)
-        self.store.prune()
+        try:
+            self.settle_told()
+        finally:  # it is worth more than the reports before it
+            files.write_manifest(folder, upload.manifest)
+            self.store.commit(upload.name, folder / files.MANIFEST)
+            self.store.prune()
 
 
 def _nothing() -> None:

@@ -34,8 +34,8 @@ class Outbox(Generic[T]):
         write: writes some items. After an `Outage` the same items come again, so writing them twice
             has to be the same as once; any other problem is the end.
         at_once: how many items it takes.
-        every_s: how long items wait for others, once some were written; they do not where somebody
-            waits for them.
+        every_s: how long items wait for others, once some were written, at the end of the process
+            too; they do not where somebody waits for them.
         room: how many may wait.
         patience_s: how long an outage may last once the process has nothing else to do.
     """
@@ -54,6 +54,7 @@ class Outbox(Generic[T]):
         self._waiting: deque[T] = deque()
         self._due = -math.inf  # when the next lot is, on the monotonic clock
         self._awaited = 0  # how many wait for it
+        self._written = 0  # items, of all
         self._writing = self._down = False
         self._problem: Problem | None = None
         self._changed = threading.Condition()
@@ -70,7 +71,7 @@ class Outbox(Generic[T]):
             if self._problem:
                 raise self._problem
             self._waiting.extend(items)
-            if self._pressing():
+            if self._pressing() and not self._down:
                 self._changed.notify_all()
             if not self._writing:
                 # There while there is work, and no daemon: Python waits for it at its end.
@@ -92,14 +93,17 @@ class Outbox(Generic[T]):
                 raise self._problem
 
     def settle(self) -> None:
-        """Return when all is written, or when the server turns out to be down, or hangs.
+        """Return when what was put in is written, or when the server turns out to be down, or hangs.
 
         Raises:
             Problem: what was put in cannot be written.
         """
         with self._changed:
             if not self._down:
-                self._wait(lambda: not self._writing or self._down, HANGS_S)
+                put = self._written + len(self._waiting)
+                self._wait(
+                    lambda: self._written >= put or self._down or bool(self._problem), HANGS_S
+                )
             if self._problem:
                 raise self._problem
 
@@ -158,6 +162,8 @@ class Outbox(Generic[T]):
             self._due = time.monotonic() + self.every_s
             for _ in items:
                 self._waiting.popleft()
+            self._written += len(items)
+            self._changed.notify_all()
             if self._down:
                 log.warning("it answers again, after %s", minutes(time.monotonic() - start))
             self._down = False

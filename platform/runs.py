@@ -6,12 +6,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from ..search_spaces.space import Space
-from ..trainers.errors import CheckpointProblem
+from ..trainers.errors import CheckpointProblem, Problem
 from ..trainers.loop import Progress, check_same_run
 from ..trainers.scratch import Scratch
 from .checkpoints import CheckpointStore
@@ -29,6 +30,8 @@ from .storage import Storage
 from .tracking import Run
 from .training import Tell, Trained, train_here, train_on_workers
 from .tuning.guidance import search_guidance
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -97,12 +100,19 @@ def train(plan: Plan, watch: Watch, forward: tuple[Any, ...] = ()) -> Trained:
         watch.progress(progress)
         return watch.stop(progress)
 
+    return train_here(plan.experiment, plan.store, tell, Notice(), plan.run.settle)
+
+
+def there(plan: Plan, work: Callable[[], T]) -> T:
+    """Work of a Ray task, whose process may end with it: what it told is written first."""
     try:
-        trained = train_here(plan.experiment, plan.store, tell, Notice(), plan.run.settle)
-    finally:
-        plan.run.settle()  # whatever happened: a worker's process is ended as soon as it is back
+        done = work()
+    except BaseException:
+        with suppress(Problem):  # the first problem is the one to tell
+            plan.run.settle()
+        raise
     plan.run.flush()
-    return trained
+    return done
 
 
 def finished_before(plan: Plan) -> Trained | None:
@@ -137,7 +147,6 @@ def _record(plan: Plan, best: Evaluated, tried: list[Evaluated], images_seen: in
     """The best point's numbers, and the whole curve over guidance."""
     rank_by = plan.experiment.evaluation.rank_by
     plan.run.metrics({**best.metrics, "omega": best.sampling.omega}, images_seen)
-    plan.run.flush()
     points = [
         {**point.values, "omega": point.sampling.omega, rank_by: point.metrics[rank_by]}
         for point in tried

@@ -13,7 +13,7 @@ from ..trainers.loop import Progress
 from .experiment import Experiment
 from .launching.entry import JOB_ENVIRONMENT
 from .progress import Clock
-from .runs import Finished, Plan, Watch, begin, evaluate, train
+from .runs import Finished, Plan, Watch, begin, evaluate, there, train
 from .stopping import passed_on, saving_on_interrupt
 from .storage import Storage
 from .tracking import Tracker
@@ -82,21 +82,21 @@ class SingleRun:
         scaling = self.experiment.scaling
         self._line = f"starting {scaling.workers} workers"
         with heard(watch) as reports:
-            there = Watch(Put(reports), Put(reports))
+            told = Watch(Put(reports), Put(reports))
             with (
                 saving_on_interrupt() as self._interrupted,
                 passed_on(self._interrupted) as stop,
             ):
-                stoppable = replace(there, stop=stop)
+                stoppable = replace(told, stop=stop)
                 if scaling.workers > 1:
                     trained = train(plan, stoppable, (ForwardProgress(reports),))
                 else:
-                    task = partial(train, plan, stoppable)
+                    task = partial(there, plan, partial(train, plan, stoppable))
                     trained = on_a_worker(scaling, task, max_retries=scaling.max_failures)
             self._leave_if_asked()
             measure = partial(evaluate, plan, trained.checkpoint)
             if self.experiment.evaluation.workers == 1:
-                work = partial(measure, there)
+                work = partial(there, plan, partial(measure, told))
                 finished = on_a_worker(scaling, work, max_retries=scaling.max_failures)
             else:  # it has workers of its own
                 finished = measure(watch)

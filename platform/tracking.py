@@ -248,7 +248,7 @@ class Run:
         self._outbox.put([Metric(name, value, now, images_seen) for name, value in values.items()])
 
     def settle(self) -> None:
-        """Return when all metrics are written, or when the server turns out to be down, or hangs.
+        """Return when what was told is written, or when the server turns out to be down, or hangs.
 
         Raises:
             Problem: they cannot be written.
@@ -261,7 +261,11 @@ class Run:
         Raises:
             Problem: they cannot be written, or the server did not come back.
         """
-        self._outbox.flush()
+        try:
+            self._outbox.flush()
+        except Problem:
+            self._patience_s = 0.0  # it has been waited for
+            raise
 
     @_patient
     def tags(self, values: Mapping[str, str]) -> None:
@@ -289,7 +293,6 @@ class Run:
         try:
             self.flush()
         except Problem:
-            self._patience_s = 0.0  # it has been waited for
             with suppress(Problem):  # the first problem is the one to tell
                 self._terminate("FAILED" if status == "FINISHED" else status)
             raise

@@ -20,6 +20,8 @@ from .package import stage
 
 LAST_MINUTE_S = 60
 """For Ray to notice that a job's processes are gone."""
+NOTICE_S = 10
+"""For Ray to notice that a job ended by itself."""
 KILL_PATIENCE_S = 300
 """For the killing job to begin on a busy node, too."""
 
@@ -40,7 +42,8 @@ def kill(cluster: Cluster, job: Job) -> Job:
     """End a job at once, by a second job that kills the first one's processes.
 
     Raises:
-        ClusterProblem: that job failed, or the first one is still there after `KILL_PATIENCE_S`.
+        ClusterProblem: that job failed or had nothing to kill, or the first one is still there after
+            `KILL_PATIENCE_S`.
     """
     cluster.stop(job.id)  # so that its end counts as stopped, not as failed
     with Scratch() as folder:
@@ -58,23 +61,29 @@ def _wait(cluster: Cluster, job: Job, seconds: float, fix: str, helper: str = ""
         found = cluster.job(job.id)
         if found.over:
             return found
-        if helper and cluster.job(helper).status == "FAILED":
-            raise ClusterProblem(f"{job.id} goes on: {helper}, which was to kill it, failed", fix)
+        if helper and cluster.job(helper).status in ("FAILED", "STOPPED"):
+            until = min(until, time.monotonic() + NOTICE_S)
         time.sleep(1)
-    raise ClusterProblem(f"{job.id} has not ended in {seconds:.0f} s", fix)
+    raise ClusterProblem(f"{job.id} has not ended", fix)
 
 
 def main() -> None:
     """Kill the driver of a job and what it started on this node; Ray ends the rest."""
     import psutil  # type: ignore[import-untyped]
 
-    job = sys.argv[1]
+    job, killed = sys.argv[1], 0
     for process in psutil.process_iter(["cmdline"]):
         line = process.info["cmdline"] or []
         if "whipray.platform.launching.entry" in line and job in line:
-            for one in [*process.children(recursive=True), process]:
+            found = [process]
+            with suppress(psutil.NoSuchProcess):
+                found += process.children(recursive=True)
+            for one in found:
                 with suppress(psutil.NoSuchProcess):
                     one.kill()
+                    killed += 1
+    if not killed:
+        sys.exit(f"no process of {job} is here")
 
 
 if __name__ == "__main__":

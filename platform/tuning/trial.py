@@ -12,7 +12,7 @@ from typing import Any
 from ...trainers.errors import DivergenceProblem, Problem
 from ...trainers.loop import Progress
 from ..local_ray import on_a_worker
-from ..runs import Finished, Plan, Watch, evaluate, train
+from ..runs import Finished, Plan, Watch, evaluate, there, train
 from ..stopping import StopAsked
 from ..training import Tell, quiet_logs
 
@@ -135,6 +135,6 @@ def _evaluate_on_a_worker(plan: Plan, checkpoint: str) -> Finished:
     """A trial with Ray Train workers holds no CPU or GPU itself: evaluate where there is one."""
     return on_a_worker(
         plan.experiment.scaling,
-        partial(evaluate, plan, checkpoint, Watch()),
+        partial(there, plan, partial(evaluate, plan, checkpoint, Watch())),
         scheduling_strategy="DEFAULT",  # not in the trial's own placement group, which has no CPU
     )

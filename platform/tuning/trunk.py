@@ -9,7 +9,7 @@ from functools import partial
 from ...trainers.errors import Problem
 from ...trainers.loop import Progress
 from ..local_ray import connected, on_a_worker
-from ..runs import Plan, Watch, begin, finished_before, train
+from ..runs import Plan, Watch, begin, finished_before, there, train
 
 
 def train_trunk(plan: Plan, say: Callable[[str], None]) -> None:
@@ -49,5 +49,5 @@ def _train(plan: Plan, say: Callable[[str], None]) -> None:
         if scaling.workers > 1:
             train(plan, Watch(), (ForwardProgress(reports),))
             return
-        task = partial(train, plan, Watch(progress=Put(reports)))
+        task = partial(there, plan, partial(train, plan, Watch(progress=Put(reports))))
         on_a_worker(scaling, task, max_retries=scaling.max_failures)

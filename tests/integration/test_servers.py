@@ -80,7 +80,9 @@ def test_what_a_run_writes_is_there(logged_in: MLflowServer, tmp_path: Path) -> 
     assert found.data.tags["whipray.outcome"] == "finished"
     assert [file.path for file in tracker.client.list_artifacts(run.run_id)] == ["dataset.json"]
 
-    tracker.find("whole").metrics({"later": 1.0}, 64)  # of a finished run, so written at once
+    later = tracker.find("whole")
+    later.metrics({"later": 1.0}, 64)
+    later.flush()
     assert tracker.client.get_run(run.run_id).data.metrics["later"] == 1.0
 
 

@@ -107,3 +107,15 @@ def test_what_is_wrong_with_the_store_is_told_once(store: Slow) -> None:
         hooks.settle()
     hooks.settle()
     assert store.latest() is None
+
+
+def test_a_checkpoint_is_worth_more_than_the_reports_before_it(store: Slow) -> None:
+    def refused() -> None:
+        raise Problem("MLflow refuses", "ask its owner")
+
+    hooks = StoreHooks(store, lambda _progress: False, settle=refused)
+    store.go.set()
+    given(hooks, 320)
+    with pytest.raises(Problem, match="MLflow refuses"):
+        hooks.settle()
+    assert store.latest() == "images-000000000320"

@@ -106,6 +106,24 @@ def test_to_settle_is_to_be_written_or_to_know_that_the_server_is_down() -> None
     assert log.written == [[1], [2]]
 
 
+def test_to_settle_is_not_to_wait_for_what_comes_later() -> None:
+    written: list[int] = []
+    enough = threading.Event()
+
+    def write(items: Sequence[int]) -> None:
+        """As a training that goes on: there is always more."""
+        written.extend(items)
+        if not enough.wait(0.05):
+            outbox.put([len(written)])
+
+    outbox = Outbox(write, at_once=3, room=9, every_s=0.0, patience_s=30.0)
+    outbox.put([0])
+    outbox.settle()
+    assert 0 < len(written) < 100
+    enough.set()
+    outbox.flush()
+
+
 def test_a_refusal_is_the_end() -> None:
     def refuse(_items: Sequence[int]) -> None:
         raise Problem("the log refuses", "ask its owner")
