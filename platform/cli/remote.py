@@ -31,8 +31,8 @@ def send(
     from ..launching.launch import Launch
     from ..progress import StatusLine
 
-    with StatusLine(talk, lambda: "looking at the cluster"):
-        launch = Launch(address, task)
+    launch = Launch(address, task)
+    with StatusLine(talk, lambda: launch.status):
         launch.check()
         forecast = launch.forecast()
     facts = {"on": launch.cluster.address, **plan, **(forecast.lines() if forecast else {})}

@@ -22,6 +22,7 @@ from ...trainers.errors import Problem, UsageProblem, did_you_mean
 
 if TYPE_CHECKING:
     from ray.job_submission import JobDetails, JobSubmissionClient
+    from ray.util.state.common import NodeState
 
 ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
 STOP_PATIENCE_S = 600
@@ -110,16 +111,23 @@ class Cluster:
 
     def room(self, cpus: float, gpus: float) -> int:
         """How many workers that large its nodes hold, those that an autoscaler may add left out."""
-        from ray.util.state import list_nodes
-
         from ..local_ray import fitting
+
+        alive = [node.resources_total for node in self._nodes() if node.state == "ALIVE"]
+        return fitting(alive, cpus, gpus)
+
+    def quiet_s(self) -> float:
+        """How long no node has come or gone, if its clock is this machine's."""
+        moments = [t or 0 for node in self._nodes() for t in (node.start_time_ms, node.end_time_ms)]
+        return time.time() - max(moments, default=0) / 1000
+
+    def _nodes(self) -> list[NodeState]:
+        """All, the lost ones too: Ray's own filter takes those that it leaves out for cut off."""
+        from ray.util.state import list_nodes
 
         self._api()  # its loggers are quiet after that
         with self._answers():
-            # Ray's own filter takes the lost ones that it leaves out for cut off, and fails.
-            nodes = list_nodes(address=self.address, limit=10_000)
-        alive = [node.resources_total for node in nodes if node.state == "ALIVE"]
-        return fitting(alive, cpus, gpus)
+            return list_nodes(address=self.address, limit=10_000, detail=True)
 
     def fixed(self) -> bool:
         """Whether it surely has the nodes that were joined to it by hand, and no autoscaler."""

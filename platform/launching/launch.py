@@ -29,8 +29,8 @@ from .cluster import Cluster, ClusterProblem
 from .package import Package, stage
 
 RECIPE, SPACE = "recipe.yaml", "space.yaml"
-REJOIN_S = 30.0
-"""For nodes to find a head that was restarted."""
+REJOIN_S = 120.0
+"""For nodes to find a head that was restarted: they look for the old one a minute, and start again."""
 
 
 @dataclass(frozen=True)
@@ -125,6 +125,7 @@ class Launch:
         self.job = f"{task.verb}-{label}-{uuid4().hex[:6]}"
         self._folder = Scratch()
         self.package: Package | None = None
+        self.status = "looking at the cluster"
 
     def __enter__(self) -> Self:
         self.package = stage(Path(self._folder.name), self.task.texts)
@@ -173,18 +174,21 @@ class Launch:
         return forecast(work, self._room(work.experiment.scaling))
 
     def _room(self, scaling: ScalingConfig) -> int:
-        """Workers that there is room for, once nodes that are just coming back had their time."""
+        """Workers that there is room for, once nodes that may be coming back had their time."""
         until = time.monotonic() + REJOIN_S
         while True:
             room = self.cluster.room(scaling.cpus_per_worker, scaling.gpus_per_worker)
             if room >= scaling.fewest or not self.cluster.fixed():
                 return room
-            if time.monotonic() > until:
+            if self.cluster.quiet_s() > REJOIN_S or time.monotonic() > until:
                 raise UsageProblem(
                     f"{scaling.wanted}: the cluster has room for {room}",
                     "lower scaling.workers, scaling.cpus_per_worker or scaling.gpus_per_worker, or "
                     "join more nodes to it",
                 )
+            self.status = (
+                f"the cluster has room for {room} of {scaling.fewest} workers; more may join"
+            )
             time.sleep(2)
 
     @property

@@ -143,6 +143,16 @@ def test_a_broken_connection_is_taken_up_where_it_was(laptop: Laptop, head: RayH
     assert heard + out == laptop.run("jobs", "logs", job["id"])[1]  # nothing twice, no gap
 
 
+def test_more_than_the_cluster_has_is_refused_before_it_is_sent(laptop: Laptop) -> None:
+    before = len(laptop.jobs())
+    code, out, err = laptop.run(*laptop.train("vast", "scaling.gpus_per_worker=1"))
+    assert (code, out) == (2, "")
+    what, fix = err.strip().splitlines()[-2:]
+    assert what == "error: 1 workers with 1 CPUs and 1 GPUs each: the cluster has room for 0"
+    assert fix.startswith("fix: lower scaling.workers")
+    assert len(laptop.jobs()) == before
+
+
 def test_a_node_that_is_gone_is_no_obstacle(laptop: Laptop, head: RayHead) -> None:
     """As on every cluster of spot machines."""
 
@@ -158,16 +168,6 @@ def test_a_node_that_is_gone_is_no_obstacle(laptop: Laptop, head: RayHead) -> No
     code, _, err = laptop.run(*laptop.train("after", "training.images=640"))
     assert code == 0, err
     assert "room        2 workers" in err
-
-
-def test_more_than_the_cluster_has_is_refused_before_it_is_sent(laptop: Laptop) -> None:
-    before = len(laptop.jobs())
-    code, out, err = laptop.run(*laptop.train("vast", "scaling.gpus_per_worker=1"))
-    assert (code, out) == (2, "")
-    what, fix = err.strip().splitlines()[-2:]
-    assert what == "error: 1 workers with 1 CPUs and 1 GPUs each: the cluster has room for 0"
-    assert fix.startswith("fix: lower scaling.workers")
-    assert len(laptop.jobs()) == before
 
 
 def test_what_does_not_stop_is_killed(laptop: Laptop) -> None:
