@@ -107,7 +107,7 @@ class Outbox(Generic[T]):
             if self._problem:
                 raise self._problem
 
-    def _wait(self, over: Callable[[], bool], at_most_s: float | None = None) -> bool:
+    def _wait(self, over: Callable[[], bool], at_most_s: float) -> bool:
         """Wait, with the lock, while the writer does not pause; whether it is over."""
         self._awaited += 1
         self._changed.notify_all()
