@@ -1,1 +1,1 @@
-"""Ground floor: search spaces as YAML, and the code that reads them."""
+"""Search spaces as YAML; `platform.config.space` reads them."""

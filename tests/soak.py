@@ -31,8 +31,8 @@ from support.ray_head import RayHead
 from support.servers import MLflowServer, Postgres, Swift
 from support.shell import TINY, Shell
 
-from whipray.platform.checkpoints import CheckpointStore
-from whipray.platform.storage import Storage, StorageConfig
+from whipray.platform.storage.checkpoints import CheckpointStore
+from whipray.platform.storage.store import Storage, StorageConfig
 
 SPACE = """
 description: soak

@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
-from ...search_spaces.space import in_words
+from ..config.space import in_words
 from ..evaluation.config import LOWER_IS_BETTER
-from ..launching.entry import JOB_ENVIRONMENT
+from ..foundation.job import JOB_ENVIRONMENT
 
 if TYPE_CHECKING:
     from ..evaluation.compare import Comparison
     from ..evaluation.pages.content import CurvePoint
-    from ..storage import Storage
+    from ..storage.store import Storage
 
 SCHEMA = 1
 """Of every JSON document; changed when a key goes or changes its meaning."""

@@ -11,8 +11,8 @@ import typer
 from .output import next_commands, say_json, talk
 
 if TYPE_CHECKING:
-    from ..forecast import Forecast
-    from ..launching.cluster import Cluster
+    from ..launching.estimate import Forecast
+    from ..launching.jobs_client import Cluster
     from ..launching.launch import Task
 
 DETACHED = 130
@@ -29,7 +29,7 @@ def send(
         sure: not to be asked, even where it costs money and somebody is there.
     """
     from ..launching.launch import Launch
-    from ..progress import StatusLine
+    from .status_line import StatusLine
 
     launch = Launch(address, task)
     with StatusLine(talk, lambda: launch.status):

@@ -13,7 +13,7 @@ import numpy as np
 from ...trainers.errors import DataProblem
 from .bootstrap import Estimate, Floats, percentile_interval, recentred_interval
 from .extractors.base import Value
-from .measures import NUMBERS
+from .metrics import NUMBERS
 from .report import COMPARED, DRAWS, Report, comparable
 
 PAIRED = {

@@ -12,7 +12,7 @@ from .bootstrap import Bools, Estimate, Floats, Ints, Sample, resample
 from .config import EvaluationConfig
 from .extractors.base import Card, Extracted, Value
 from .groups import group_classes
-from .measures import MEASURES, NUMBERS, SMALL_SAMPLES
+from .metrics import MEASURES, NUMBERS, SMALL_SAMPLES
 from .report import ClassRow, Report, Row
 
 

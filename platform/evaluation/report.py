@@ -14,7 +14,7 @@ import pyarrow.parquet as pq  # type: ignore[import-untyped]
 
 from .bootstrap import Estimate, Floats
 from .extractors.base import Value
-from .measures import NUMBERS
+from .metrics import NUMBERS
 
 REPORT = "report.json"
 DRAWS = "draws.npz"

@@ -16,16 +16,16 @@ from uuid import uuid4
 
 import yaml
 
-from ...search_spaces.space import Space
 from ...trainers.errors import UsageProblem
 from ...trainers.scratch import Scratch
-from ..experiment import Experiment, ScalingConfig, TrackingConfig, with_values
-from ..forecast import Forecast, Work, forecast, of_sweep, of_training
-from ..layers import flatten
-from ..plain_yaml import dump_scalar
-from ..storage import Storage, StorageConfig
-from ..tracking import tracking_uri, user_name, without_password
-from .cluster import Cluster, ClusterProblem
+from ..config.experiment import Experiment, ScalingConfig, TrackingConfig, with_values
+from ..config.layers import flatten
+from ..config.space import Space
+from ..config.yaml12 import dump_scalar
+from ..storage.store import Storage, StorageConfig
+from ..tracking.mlflow_runs import tracking_uri, user_name, without_password
+from .estimate import Forecast, Work, forecast, of_sweep, of_training
+from .jobs_client import Cluster, ClusterProblem
 from .package import Package, stage
 
 RECIPE, SPACE = "recipe.yaml", "space.yaml"
@@ -208,7 +208,7 @@ class Launch:
     def submit(self) -> str:
         """Send it; the job's name."""
         assert self.package is not None
-        module = "whipray.platform.launching.entry"
+        module = "whipray.platform.cli.job_entry"
         command = shlex.join([self.task.verb, *self.task.arguments])
         self.cluster.submit(
             self.job,

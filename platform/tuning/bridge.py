@@ -9,8 +9,8 @@ from typing import Any
 from ray.tune import Callback
 from ray.tune.search import Searcher
 
-from ..runs import Plan
-from ..stopping import StopAsked
+from ..compute.interrupts import StopAsked
+from ..runs.run import Plan
 from .study import Point, Study
 from .trial import FAILED, FINISHED, OUTCOME, SAVED, STOPPED
 

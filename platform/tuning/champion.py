@@ -8,12 +8,12 @@ from pathlib import Path
 
 from ...trainers.samplers import SamplingConfig
 from ...trainers.scratch import Scratch
+from ..analysis.sample import draw, open_version
 from ..evaluation.config import EvaluationConfig
-from ..evaluation.grid import class_grid
 from ..evaluation.report import comparable
-from ..registry import CHAMPION, Version, register, resolve, set_alias, versions
-from ..sampling import draw, open_version
-from ..tracking import Tracker
+from ..generation.grid import class_grid
+from ..tracking.mlflow_runs import Tracker
+from ..tracking.registry import CHAMPION, Version, register, resolve, set_alias, versions
 from .sweep import Sweep, SweepResult
 
 PER_CLASS = 10

@@ -23,8 +23,8 @@ from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
-from ...search_spaces.space import Space, Values
 from ...trainers.errors import UsageProblem
+from ..config.space import Space, Values
 from .study_storage import DriverLock, Where, close_storage, journal_path, open_storage
 
 Direction = Literal["minimize", "maximize"]

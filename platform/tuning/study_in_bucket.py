@@ -30,9 +30,9 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import BaseJournalBackend
 
 from ...trainers.errors import UsageProblem
-from ..patience import patiently
-from ..storage import Storage, StorageProblem
-from .bucket import CONNECTIONS, Bucket
+from ..foundation.retry import patiently
+from ..storage.objects import CONNECTIONS, Bucket
+from ..storage.store import Storage, StorageProblem
 
 RENEW_S = 10.0
 """How often a driver says that it lives."""

@@ -14,7 +14,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
 from ...trainers.errors import Problem, UsageProblem
-from ..storage import Storage
+from ..storage.store import Storage
 from .study_in_bucket import BucketStorage
 
 Where = str | Path | Storage

@@ -17,16 +17,16 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from ...search_spaces.space import Space, in_words
 from ...trainers.errors import UsageProblem
-from ..evaluation.opening import extractor_of, real_images
-from ..experiment import Experiment, cache_folder, with_values
-from ..layers import flatten
-from ..progress import Clock
-from ..runs import Plan, begin
-from ..stopping import passed_on, saving_on_interrupt
-from ..storage import MissingObject, Storage
-from ..tracking import Run, Tracker
+from ..compute.interrupts import passed_on, saving_on_interrupt
+from ..config.experiment import Experiment, cache_folder, with_values
+from ..config.layers import flatten
+from ..config.space import Space, in_words
+from ..foundation.durations import Clock
+from ..generation.loading import extractor_of, real_images
+from ..runs.run import Plan, begin
+from ..storage.store import MissingObject, Storage
+from ..tracking.mlflow_runs import Run, Tracker
 from .study import Point, Row, Study
 from .study_storage import Where
 
@@ -142,7 +142,7 @@ class Sweep:
             begin(Plan(self.experiment, self.store, parent))
             parent.document(self.space.model_dump(mode="json"), "space.yaml")
             if self.has_trunk:
-                from .trunk import train_trunk
+                from .pretraining import train_trunk
 
                 self.status.say("training the trunk")
                 train_trunk(self._trunk(tracker, parent), self.status.say)
@@ -217,7 +217,7 @@ class Sweep:
         """One Tune run for each stretch of points of the same shape."""
         from ray import tune
 
-        from ..local_ray import alone, room_for
+        from ..compute.ray_session import alone, room_for
         from .bridge import AskTell, ShowProgress, shape
         from .trial import run_trial
 
@@ -272,7 +272,7 @@ class Sweep:
         """Inside, trainings are told when to stop early, if they are to be."""
         if self.experiment.tuning.early_stop is None:
             return nullcontext()
-        from .referee import refereed
+        from .pruning import refereed
 
         return refereed(study, self.experiment.evaluation.direction)
 
@@ -372,7 +372,7 @@ class Status:
 @contextmanager
 def cluster(status: Status) -> Iterator[None]:
     """Ray: the cluster that RAY_ADDRESS names, or one on this machine while inside."""
-    from ..local_ray import connected
+    from ..compute.ray_session import connected
 
     status.say("starting Ray")
     with connected():

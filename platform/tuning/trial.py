@@ -11,10 +11,11 @@ from typing import Any
 
 from ...trainers.errors import DivergenceProblem, Problem
 from ...trainers.loop import Progress
-from ..local_ray import on_a_worker
-from ..runs import Finished, Plan, Watch, evaluate, there, train
-from ..stopping import StopAsked
-from ..training import Tell, quiet_logs
+from ..compute.interrupts import StopAsked
+from ..compute.ray_session import on_a_worker
+from ..foundation.logs import quiet_logs
+from ..runs.local_training import Tell
+from ..runs.run import Finished, Plan, Watch, evaluate, there, train
 
 OUTCOME = "outcome"
 FINISHED, STOPPED, FAILED, SAVED = "finished", "stopped", "failed", "saved"

@@ -24,9 +24,9 @@ from scipy.linalg import sqrtm
 
 from whipray.platform.evaluation.bootstrap import Floats32, Sample, resample
 from whipray.platform.evaluation.config import EvaluationConfig
-from whipray.platform.evaluation.measures import MEASURES
-from whipray.platform.evaluation.measures.fid import frechet_distance
-from whipray.platform.evaluation.measures.products import own_products, products
+from whipray.platform.evaluation.metrics import MEASURES
+from whipray.platform.evaluation.metrics.fid import frechet_distance
+from whipray.platform.evaluation.metrics.products import own_products, products
 
 D = 2048
 CLASS_IMAGES = 500

@@ -15,10 +15,10 @@ from tempfile import TemporaryDirectory
 from measure import Result, hand_over
 from mlflow import MlflowClient
 
-from whipray.platform.experiment import load_experiment
-from whipray.platform.tracking import Tracker
+from whipray.platform.config.experiment import load_experiment
+from whipray.platform.config.space import Space
+from whipray.platform.tracking.mlflow_runs import Tracker
 from whipray.platform.tuning.sweep import Status, Sweep
-from whipray.search_spaces.space import Space
 from whipray.trainers.errors import Problem
 
 TRIALS = 4

@@ -24,12 +24,12 @@ sys.path.append(str(Path(__file__).parents[1]))  # for `support`
 from support.proxy import Proxy
 from support.servers import MLflowServer, Postgres, Swift
 
-from whipray.platform import hooks
-from whipray.platform.experiment import Experiment, TrackingConfig, load_experiment
-from whipray.platform.hooks import StoreHooks
-from whipray.platform.storage import Storage, StorageConfig
-from whipray.platform.tracking import Tracker
-from whipray.platform.training import Tell, train_here
+from whipray.platform.config.experiment import Experiment, TrackingConfig, load_experiment
+from whipray.platform.runs.run import hooks
+from whipray.platform.runs.run.hooks import StoreHooks
+from whipray.platform.runs.run.local_training import Tell, train_here
+from whipray.platform.storage.store import Storage, StorageConfig
+from whipray.platform.tracking.mlflow_runs import Tracker
 from whipray.trainers.checkpoint import Manifest
 from whipray.trainers.loop import Progress
 

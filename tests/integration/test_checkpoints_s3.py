@@ -11,8 +11,8 @@ import pytest
 from support.checkpoints import make_checkpoint, save
 from support.servers import Server
 
-from whipray.platform.checkpoints import CheckpointStore, name_of
-from whipray.platform.storage import Storage, StorageConfig, StorageProblem
+from whipray.platform.storage.checkpoints import CheckpointStore, name_of
+from whipray.platform.storage.store import Storage, StorageConfig, StorageProblem
 from whipray.trainers.checkpoint import MANIFEST
 
 pytestmark = pytest.mark.slow

@@ -16,13 +16,13 @@ import pytest
 import torch
 from support.training import at, tiny, train
 
-from whipray.platform.checkpoints import CheckpointStore
-from whipray.platform.classification.classify import Classified, classify, draw, settings_of
+from whipray.platform.analysis.classify.classify import Classified, classify, draw, settings_of
 from whipray.platform.cli import main as cli
-from whipray.platform.evaluation.opening import open_model
-from whipray.platform.places import RunPlace, find_run
-from whipray.platform.storage import Storage
-from whipray.platform.tracking import Tracker
+from whipray.platform.generation.loading import open_model
+from whipray.platform.runs.run.find_run import RunPlace, find_run
+from whipray.platform.storage.checkpoints import CheckpointStore
+from whipray.platform.storage.store import Storage
+from whipray.platform.tracking.mlflow_runs import Tracker
 from whipray.trainers.data.batches import to_uint8
 from whipray.trainers.errors import UsageProblem
 
@@ -141,7 +141,7 @@ def test_runs_on_the_same_data_share_what_has_no_generated_images(lab: Lab) -> N
 
 def test_nothing_repeated_is_the_real_arm(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        "whipray.platform.classification.classify.wanted_counts",
+        "whipray.platform.analysis.classify.classify.wanted_counts",
         lambda counts, *_: np.zeros_like(counts),
     )
     found = lab.classify(seeds=1, arms=("real", "real_repeated")).document

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 from support.shell import TINY, WAIT_S, Shell
 
-from whipray.platform.checkpoints import name_of
+from whipray.platform.storage.checkpoints import name_of
 
 pytestmark = pytest.mark.slow
 

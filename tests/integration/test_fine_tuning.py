@@ -14,15 +14,21 @@ from safetensors.torch import load_file
 from support.training import BATCH, Done, at, distance, state, tiny, train
 from support.workers import Workers
 
-from whipray.platform.checkpoints import CheckpointStore, name_of
-from whipray.platform.experiment import Experiment
-from whipray.platform.lineage import export_run, load_start, read_lineage
-from whipray.platform.registry import Version, download, register, resolve, set_alias
-from whipray.platform.runs import Plan, Watch, begin
-from whipray.platform.runs import train as train_run
-from whipray.platform.starting import pin
-from whipray.platform.storage import Storage, StorageConfig
-from whipray.platform.tracking import Run, Tracker
+from whipray.platform.config.experiment import Experiment
+from whipray.platform.runs.run import Plan, Watch, begin
+from whipray.platform.runs.run import train as train_run
+from whipray.platform.runs.run.resolve_pretrained import pin
+from whipray.platform.storage.checkpoints import CheckpointStore, name_of
+from whipray.platform.storage.pretrained import export_run, load_start, read_lineage
+from whipray.platform.storage.store import Storage, StorageConfig
+from whipray.platform.tracking.mlflow_runs import Run, Tracker
+from whipray.platform.tracking.mlflow_runs.registry import (
+    Version,
+    download,
+    register,
+    resolve,
+    set_alias,
+)
 from whipray.trainers.checkpoint import describe
 from whipray.trainers.errors import CheckpointProblem, UsageProblem
 from whipray.trainers.export import WEIGHTS, load_exported

@@ -178,7 +178,7 @@ def test_what_does_not_stop_is_killed(laptop: Laptop) -> None:
                 break
         (job,) = [job for job in laptop.jobs() if job["facts"]["name"] == "stubborn"]
         for driver in psutil.process_iter(["cmdline"]):
-            if {"whipray.platform.launching.entry", job["id"]} <= {*(driver.info["cmdline"] or [])}:
+            if {"whipray.platform.cli.job_entry", job["id"]} <= {*(driver.info["cmdline"] or [])}:
                 os.kill(driver.pid, signal.SIGSTOP)  # it hears of nothing any more
         code, _, err = laptop.run("jobs", "stop", "--now", job["id"])
         assert (code, err.strip()) == (0, f"{job['id']}: stopped")

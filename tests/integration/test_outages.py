@@ -19,11 +19,11 @@ from support.shell import TINY, WAIT_S, Shell
 from support.training import BATCH, at, tiny
 from support.workers import Workers
 
-from whipray.platform import tracking
-from whipray.platform.checkpoints import CheckpointStore, name_of
-from whipray.platform.experiment import TrackingConfig
-from whipray.platform.storage import Storage, StorageConfig, StorageProblem
-from whipray.platform.tracking import Run, Tracker, TrackingProblem
+from whipray.platform.config.experiment import TrackingConfig
+from whipray.platform.storage.checkpoints import CheckpointStore, name_of
+from whipray.platform.storage.store import Storage, StorageConfig, StorageProblem
+from whipray.platform.tracking.mlflow_runs import Run, Tracker, TrackingProblem
+from whipray.platform.tracking.mlflow_runs import mlflow_runs as tracking
 from whipray.trainers.errors import Problem
 
 pytestmark = [pytest.mark.slow, pytest.mark.faults]

@@ -17,10 +17,10 @@ from support.reports import (
     synthetic_report,
 )
 
-from whipray.platform.evaluation.grid import class_grid
 from whipray.platform.evaluation.pages.comparison import render_comparison
 from whipray.platform.evaluation.pages.guidance import render_guidance
 from whipray.platform.evaluation.pages.report import render_report
+from whipray.platform.generation.grid import class_grid
 
 pytestmark = pytest.mark.slow
 

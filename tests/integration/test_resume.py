@@ -24,7 +24,7 @@ from support.training import (
 )
 from support.workers import Workers
 
-from whipray.platform.checkpoints import CheckpointStore, name_of
+from whipray.platform.storage.checkpoints import CheckpointStore, name_of
 from whipray.trainers.errors import CheckpointProblem, DivergenceProblem
 from whipray.trainers.loop import Progress
 

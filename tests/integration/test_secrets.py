@@ -15,7 +15,7 @@ from support.ray_head import RayHead
 from support.servers import MLflowServer, Server, Swift, free_port
 from support.shell import TINY, Shell
 
-from whipray.platform.storage import Storage, StorageConfig
+from whipray.platform.storage.store import Storage, StorageConfig
 
 pytestmark = [pytest.mark.slow, pytest.mark.faults]
 

@@ -11,9 +11,9 @@ from support import writers
 from support.servers import MLflowServer, Postgres
 from support.shell import WAIT_S
 
-from whipray.platform.experiment import TrackingConfig
-from whipray.platform.storage import Storage, StorageConfig
-from whipray.platform.tracking import Run, Tracker, TrackingProblem
+from whipray.platform.config.experiment import TrackingConfig
+from whipray.platform.storage.store import Storage, StorageConfig
+from whipray.platform.tracking.mlflow_runs import Run, Tracker, TrackingProblem
 from whipray.platform.tuning.study_storage import close_storage, open_storage
 
 pytestmark = pytest.mark.slow

@@ -12,8 +12,8 @@ from support.ray_train import Diary, KillTheOther
 from support.training import BATCH, Done, at, distance, state, tiny, train
 from support.workers import Workers
 
-from whipray.platform.local_ray import connected
-from whipray.platform.training import train_on_workers
+from whipray.platform.compute.ray_session import connected
+from whipray.platform.runs.run.ray_training import train_on_workers
 from whipray.trainers.errors import DivergenceProblem, UsageProblem
 
 pytestmark = [

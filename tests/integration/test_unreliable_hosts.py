@@ -23,9 +23,9 @@ from support.shell import TINY, WAIT_S
 from support.training import Done, distance, state, train
 from support.workers import Workers
 
-from whipray.platform.checkpoints import CheckpointStore
-from whipray.platform.experiment import load_experiment
-from whipray.platform.storage import Storage, StorageConfig
+from whipray.platform.config.experiment import load_experiment
+from whipray.platform.storage.checkpoints import CheckpointStore
+from whipray.platform.storage.store import Storage, StorageConfig
 from whipray.trainers.checkpoint import read_tensors
 
 pytestmark = [pytest.mark.slow, pytest.mark.faults]

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from whipray.platform.checkpoints import CheckpointStore, name_of
+from whipray.platform.storage.checkpoints import CheckpointStore, name_of
 from whipray.trainers.checkpoint import MANIFEST, Manifest, describe, write_manifest
 
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import torch.distributed as dist
 
-from whipray.platform.experiment import Experiment
-from whipray.platform.storage import Storage
-from whipray.platform.training import train_here
+from whipray.platform.config.experiment import Experiment
+from whipray.platform.runs.run.local_training import train_here
+from whipray.platform.storage.store import Storage
 from whipray.trainers.loop import Progress
 
 

@@ -17,8 +17,8 @@ from typing import Self
 
 import psutil
 
-from .servers import free_port
-from .shell import WAIT_S
+from whipray.tests.support.servers import free_port
+from whipray.tests.support.shell import WAIT_S
 
 BIN = Path(sys.executable).parent
 

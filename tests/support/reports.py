@@ -9,13 +9,8 @@ from numpy.typing import NDArray
 
 from whipray.platform.evaluation.bootstrap import Estimate
 from whipray.platform.evaluation.compare import ComparedRow, Comparison, Difference
-from whipray.platform.evaluation.measures import NUMBERS
-from whipray.platform.evaluation.pages.content import (
-    CopyPair,
-    CurvePoint,
-    Pictures,
-    WorstClass,
-)
+from whipray.platform.evaluation.metrics import NUMBERS
+from whipray.platform.evaluation.pages.content import CopyPair, CurvePoint, Pictures, WorstClass
 from whipray.platform.evaluation.report import ClassRow, Report, Row
 
 LEVELS = {

@@ -17,7 +17,7 @@ from pathlib import Path
 from secrets import token_hex
 from typing import Any
 
-from .shell import WAIT_S
+from whipray.tests.support.shell import WAIT_S
 
 ROOT = Path(__file__).parents[2]
 

@@ -14,12 +14,12 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from whipray.platform.checkpoints import CheckpointStore, name_of
-from whipray.platform.experiment import Experiment
-from whipray.platform.layers import Layer, resolve
-from whipray.platform.libraries import here
-from whipray.platform.storage import Storage, StorageConfig
-from whipray.platform.training import Trained, train_here
+from whipray.platform.config.experiment import Experiment
+from whipray.platform.config.layers import Layer, resolve
+from whipray.platform.foundation.versions import here
+from whipray.platform.runs.run.local_training import Trained, train_here
+from whipray.platform.storage.checkpoints import CheckpointStore, name_of
+from whipray.platform.storage.store import Storage, StorageConfig
 from whipray.trainers.checkpoint import KINDS, Manifest, describe, read_tensors, write_manifest
 from whipray.trainers.data import Digits, Splits
 from whipray.trainers.data.batches import to_float
@@ -157,5 +157,5 @@ def train_beside_another_image(experiment: Experiment, folder: Path) -> Done:
     """Train while the last worker's machine has another PyTorch."""
     rank = int(os.environ["RANK"])
     mine = here() if rank == 0 else {**here(), "torch": "1.0", "host": "node-2"}
-    with patch("whipray.platform.training.here", lambda: mine):
+    with patch("whipray.platform.runs.run.local_training.here", lambda: mine):
         return train(experiment, folder)

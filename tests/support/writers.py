@@ -14,9 +14,9 @@ from tempfile import TemporaryDirectory
 
 import optuna
 
-from whipray.platform.experiment import TrackingConfig
-from whipray.platform.storage import Storage, StorageConfig
-from whipray.platform.tracking import Tracker
+from whipray.platform.config.experiment import TrackingConfig
+from whipray.platform.storage.store import Storage, StorageConfig
+from whipray.platform.tracking.mlflow_runs import Tracker
 from whipray.platform.tuning.study_storage import close_storage, open_storage
 
 WRITERS = 16

@@ -17,7 +17,7 @@ from support.training import BATCH, TINY
 from torch import Tensor
 from torch.nn.functional import pad
 
-from whipray.platform.layers import Layer, resolve
+from whipray.platform.config.layers import Layer, resolve
 from whipray.trainers.augmentations import (
     ADAConfig,
     AnyAugmentation,

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from whipray.platform.config.experiment import TrackingConfig
 from whipray.platform.evaluation.config import EvaluationConfig
-from whipray.platform.experiment import TrackingConfig
-from whipray.platform.registry import CHAMPION, Version, get, set_alias
-from whipray.platform.storage import Storage, StorageConfig
-from whipray.platform.tracking import Tracker
+from whipray.platform.storage.store import Storage, StorageConfig
+from whipray.platform.tracking.mlflow_runs import Tracker
+from whipray.platform.tracking.mlflow_runs.registry import CHAMPION, Version, get, set_alias
 from whipray.platform.tuning.champion import PROVENANCE, why_it_stays
 
 pytestmark = pytest.mark.filterwarnings("ignore::sqlalchemy.exc.SADeprecationWarning")

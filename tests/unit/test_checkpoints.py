@@ -13,8 +13,8 @@ import pytest
 import torch
 from support.checkpoints import make_checkpoint, save
 
-from whipray.platform.checkpoints import CheckpointStore, name_of
-from whipray.platform.storage import Storage, StorageConfig, StorageProblem
+from whipray.platform.storage.checkpoints import CheckpointStore, name_of
+from whipray.platform.storage.store import Storage, StorageConfig, StorageProblem
 from whipray.trainers.checkpoint import MANIFEST, read_tensors
 from whipray.trainers.errors import CheckpointProblem
 

@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from whipray.platform.classification.classify import repetition, wanted_counts
-from whipray.platform.classification.summary import student_interval, summarise
+from whipray.platform.analysis.classify.classify import repetition, wanted_counts
+from whipray.platform.analysis.classify.summary import student_interval, summarise
 from whipray.trainers.classification import (
     ClassificationConfig,
     Outcome,

@@ -121,7 +121,7 @@ def test_a_defect_keeps_its_traceback_out_of_sight(
     def broken(*_: object) -> None:
         raise ZeroDivisionError("of whipray's own making")
 
-    monkeypatch.setattr("whipray.platform.experiment.load_experiment", broken)
+    monkeypatch.setattr("whipray.platform.config.experiment.load_experiment", broken)
     answer = whipray("train", "digits-lt")
     assert answer.code == 1
     assert "Traceback" not in answer.err
@@ -134,7 +134,7 @@ def test_a_problem_says_its_own_exit_code(whipray: Shell, monkeypatch: pytest.Mo
     def refused(*_: object) -> None:
         raise Problem("the disk is full", "make room")
 
-    monkeypatch.setattr("whipray.platform.experiment.load_experiment", refused)
+    monkeypatch.setattr("whipray.platform.config.experiment.load_experiment", refused)
     answer = whipray("train", "digits-lt")
     assert (answer.code, answer.err) == (1, "error: the disk is full\nfix: make room\n")
 
@@ -146,7 +146,7 @@ def test_an_interrupt_says_how_to_go_on(whipray: Shell, monkeypatch: pytest.Monk
     def leave(code: int) -> None:  # not by os._exit, which would end the tests
         sys.exit(code)
 
-    monkeypatch.setattr("whipray.platform.experiment.load_experiment", interrupted)
+    monkeypatch.setattr("whipray.platform.config.experiment.load_experiment", interrupted)
     monkeypatch.setattr(cli, "_leave", leave)
     answer = whipray("train", "digits-lt", "--json")
     assert answer.code == 130

@@ -15,7 +15,7 @@ import pytest
 import typer
 
 from whipray.platform.cli.verbs.cluster import app
-from whipray.platform.clusters import read_cluster, run
+from whipray.platform.launching.cluster_files import read_cluster, run
 from whipray.trainers.errors import Problem, UsageProblem
 
 INFRA = Path(__file__).parents[2] / "infra"

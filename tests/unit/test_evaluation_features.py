@@ -36,8 +36,8 @@ from whipray.platform.evaluation.extractors.config import (
     InceptionConfig,
     TorchvisionConfig,
 )
-from whipray.platform.evaluation.measures import MEASURES
-from whipray.platform.storage import Storage, StorageConfig
+from whipray.platform.evaluation.metrics import MEASURES
+from whipray.platform.storage.store import Storage, StorageConfig
 from whipray.trainers.data.packed import PackedImages
 from whipray.trainers.errors import CheckpointProblem, DataProblem, UsageProblem
 

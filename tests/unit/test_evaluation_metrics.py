@@ -25,8 +25,8 @@ from whipray.platform.evaluation.bootstrap import (
     wilson_interval,
 )
 from whipray.platform.evaluation.config import EvaluationConfig
-from whipray.platform.evaluation.measures import MEASURES, NUMBERS, prd, products
-from whipray.platform.evaluation.measures.fid import frechet_distance
+from whipray.platform.evaluation.metrics import MEASURES, NUMBERS, prd, products
+from whipray.platform.evaluation.metrics.fid import frechet_distance
 
 CONFIG = EvaluationConfig(
     recall_k=5, inception_splits=3, prd_clusters_per_class=4, prd_runs=2, kid_subset_size=10**6

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from whipray.platform.evaluation.opening import balanced
+from whipray.platform.generation.loading import balanced
 from whipray.trainers.data import PackedImages
 
 

@@ -17,9 +17,9 @@ from whipray.platform.evaluation.compare import read_evaluation
 from whipray.platform.evaluation.config import EvaluationConfig
 from whipray.platform.evaluation.evaluate import Classes, evaluate
 from whipray.platform.evaluation.extractors.base import Card, Extracted
-from whipray.platform.evaluation.grid import class_grid
-from whipray.platform.evaluation.measures.fid import frechet_distance
+from whipray.platform.evaluation.metrics.fid import frechet_distance
 from whipray.platform.evaluation.report import Report, comparable
+from whipray.platform.generation.grid import class_grid
 from whipray.trainers.errors import DataProblem, UsageProblem
 
 NAMES = ("zero", "one", "two", "three", "<four>")

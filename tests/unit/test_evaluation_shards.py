@@ -17,7 +17,8 @@ from support.training import at
 
 from whipray.platform.evaluation.extractors.base import Card, Extractor, Floats32, Pixels
 from whipray.platform.evaluation.memorisation import TrainingImages, find_copies
-from whipray.platform.evaluation.shards import (
+from whipray.platform.foundation.background import Lazy
+from whipray.platform.generation.shards import (
     Drawn,
     Maker,
     by_class,
@@ -28,7 +29,6 @@ from whipray.platform.evaluation.shards import (
     real_shards,
     seen_name,
 )
-from whipray.platform.lazy import Lazy
 from whipray.trainers.backbones import UNet, UNetConfig
 from whipray.trainers.data import Digits, Splits
 from whipray.trainers.diffusion import DiffusionConfig, build_schedule

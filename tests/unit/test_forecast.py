@@ -8,14 +8,15 @@ from pathlib import Path
 import pytest
 from support.training import tiny
 
-from whipray.platform import forecast as forecasts
 from whipray.platform.cli import remote
-from whipray.platform.experiment import Experiment, with_values
-from whipray.platform.forecast import STEP, Forecast, Speed, Work, of_sweep, of_training, step_key
-from whipray.platform.schema import known_keys
-from whipray.platform.spaces import read_space
-from whipray.platform.storage import Storage
-from whipray.platform.tracking import Tracker
+from whipray.platform.config.experiment import Experiment, with_values
+from whipray.platform.config.schema import known_keys
+from whipray.platform.config.spaces import read_space
+from whipray.platform.launching import estimate as forecasts
+from whipray.platform.launching.estimate import Forecast, Work, of_sweep, of_training
+from whipray.platform.runs.run.speed import STEP, Speed, step_key
+from whipray.platform.storage.store import Storage
+from whipray.platform.tracking.mlflow_runs import Tracker
 
 SPEED = Speed(100.0, "first", time.time())
 

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from whipray.platform.experiment import Experiment, load_experiment, recipe_names
-from whipray.platform.layers import Layer
-from whipray.platform.schema import known_keys
-from whipray.platform.spaces import read_space
+from whipray.platform.config.experiment import Experiment, load_experiment, recipe_names
+from whipray.platform.config.layers import Layer
+from whipray.platform.config.schema import known_keys
+from whipray.platform.config.spaces import read_space
 from whipray.platform.tuning.sweep import Sweep
 
 ROOT = Path(__file__).parents[2]

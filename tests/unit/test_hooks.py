@@ -13,8 +13,8 @@ from support.checkpoints import make_checkpoint
 from support.shell import WAIT_S
 from support.training import at
 
-from whipray.platform.checkpoints import CheckpointStore
-from whipray.platform.hooks import StoreHooks
+from whipray.platform.runs.run.hooks import StoreHooks
+from whipray.platform.storage.checkpoints import CheckpointStore
 from whipray.trainers.checkpoint import MANIFEST, Manifest
 from whipray.trainers.engine import join_workers
 from whipray.trainers.errors import Problem

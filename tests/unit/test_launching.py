@@ -9,9 +9,12 @@ from pathlib import Path
 import pytest
 from support.training import tiny
 
-from whipray.platform.experiment import Experiment, TrackingConfig, load_experiment
+from whipray.platform.config.experiment import Experiment, TrackingConfig, load_experiment
+from whipray.platform.config.layers import Layer
+from whipray.platform.config.schema import known_keys
+from whipray.platform.config.spaces import read_space
 from whipray.platform.launching import package
-from whipray.platform.launching.cluster import Cluster
+from whipray.platform.launching.jobs_client import Cluster
 from whipray.platform.launching.launch import (
     RECIPE,
     SPACE,
@@ -21,10 +24,7 @@ from whipray.platform.launching.launch import (
     sweeping,
     training,
 )
-from whipray.platform.layers import Layer
-from whipray.platform.schema import known_keys
-from whipray.platform.spaces import read_space
-from whipray.platform.storage import StorageConfig
+from whipray.platform.storage.store import StorageConfig
 from whipray.platform.tuning.sweep import Sweep
 from whipray.trainers.errors import UsageProblem
 

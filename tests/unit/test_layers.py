@@ -9,7 +9,7 @@ import pytest
 import yaml
 from pydantic import Field, model_validator
 
-from whipray.platform.layers import (
+from whipray.platform.config.layers import (
     Layer,
     flatten,
     known_keys,

@@ -6,7 +6,7 @@ import importlib.metadata
 
 import pytest
 
-from whipray.platform.libraries import check_alike, here, unsatisfied
+from whipray.platform.foundation.versions import check_alike, here, unsatisfied
 from whipray.trainers.errors import Problem
 
 

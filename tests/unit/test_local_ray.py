@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from ray._private.worker import print_worker_logs
 
-from whipray.platform.local_ray import Brief
+from whipray.platform.compute.ray_session import Brief
 
 
 def test_rays_warnings_are_one_line_each(capsys: pytest.CaptureFixture[str]) -> None:

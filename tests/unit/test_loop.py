@@ -18,7 +18,7 @@ import torch
 from support.training import BATCH, TINY, distance
 from torch import Tensor, nn
 
-from whipray.platform.layers import Layer, flatten, resolve
+from whipray.platform.config.layers import Layer, flatten, resolve
 from whipray.trainers.backbones import UNet
 from whipray.trainers.checkpoint import MANIFEST, Manifest, verify, write_manifest
 from whipray.trainers.data import Splits

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from whipray.platform import plain_yaml
+from whipray.platform.config import yaml12 as plain_yaml
 
 ROOT = Path(__file__).parents[2]
 SOURCES = sorted(

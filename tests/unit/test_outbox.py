@@ -11,8 +11,8 @@ from collections.abc import Sequence
 import pytest
 from support.shell import WAIT_S
 
-from whipray.platform.outbox import Outbox
-from whipray.platform.patience import Outage, patiently
+from whipray.platform.foundation.retry import Outage, patiently
+from whipray.platform.tracking.mlflow_runs.async_writer import Outbox
 from whipray.trainers.errors import Problem
 
 
@@ -152,7 +152,7 @@ def test_what_patience_did_not_bring_is_lost_with_a_word() -> None:
 
 AT_ITS_END = """
 import time
-from whipray.platform.outbox import Outbox
+from whipray.platform.tracking.async_writer import Outbox
 def write(items):
     time.sleep(0.2)
     print(*items, flush=True)

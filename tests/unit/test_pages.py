@@ -21,11 +21,11 @@ from support.reports import (
 )
 
 from whipray.platform.evaluation.bootstrap import Estimate
-from whipray.platform.evaluation.measures import NUMBERS
+from whipray.platform.evaluation.metrics import NUMBERS
 from whipray.platform.evaluation.pages.charts import class_chart, curve_chart
 from whipray.platform.evaluation.pages.comparison import render_comparison
 from whipray.platform.evaluation.pages.content import CopyPair, CurvePoint, Pictures, WorstClass
-from whipray.platform.evaluation.pages.figures import Axis, digits
+from whipray.platform.evaluation.pages.formatting import Axis, digits
 from whipray.platform.evaluation.pages.guidance import render_guidance
 from whipray.platform.evaluation.pages.report import comparability, render_report
 from whipray.platform.evaluation.pages.tiles import strip

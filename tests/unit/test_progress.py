@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from whipray.platform.progress import Clock
+from whipray.platform.foundation.durations import Clock
 
 
 def test_the_time_left_does_not_count_the_preparation(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from whipray.platform.sampling import save
+from whipray.platform.analysis.sample import save
 from whipray.trainers.export import Card
 
 

@@ -8,7 +8,7 @@ import optuna
 import pytest
 from optuna.samplers import RandomSampler
 
-from whipray.search_spaces.space import Space, SpaceError, load_space, parse_space
+from whipray.platform.config.space import Space, SpaceError, load_space, parse_space
 
 SPACE = """
 description: all kinds, in an order that `when` does not follow

@@ -18,13 +18,13 @@ from safetensors.torch import load_file, save_file
 from support.training import BATCH, at, copy_half_time, state, tiny, train
 from torch import Tensor
 
-from whipray.platform.checkpoints import name_of
-from whipray.platform.experiment import Experiment, load_experiment
-from whipray.platform.lineage import LINEAGE, Lineage, export_run, load_start
-from whipray.platform.starting import pin
-from whipray.platform.storage import Storage
+from whipray.platform.config.experiment import Experiment, load_experiment
+from whipray.platform.config.space import parse_space
+from whipray.platform.runs.run.resolve_pretrained import pin
+from whipray.platform.storage.checkpoints import name_of
+from whipray.platform.storage.pretrained import LINEAGE, Lineage, export_run, load_start
+from whipray.platform.storage.store import Storage
 from whipray.platform.tuning.sweep import Sweep
-from whipray.search_spaces.space import parse_space
 from whipray.trainers.backbones import UNet, UNetConfig
 from whipray.trainers.backbones.low_rank import add_parts
 from whipray.trainers.errors import CheckpointProblem, UsageProblem

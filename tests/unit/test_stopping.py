@@ -8,8 +8,8 @@ import time
 import pytest
 from support.shell import WAIT_S
 
-from whipray.platform import stopping
-from whipray.platform.stopping import Notice
+from whipray.platform.compute import interrupts as stopping
+from whipray.platform.compute.interrupts import Notice
 
 
 def test_a_notice_is_given_once(monkeypatch: pytest.MonkeyPatch) -> None:

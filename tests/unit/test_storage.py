@@ -9,7 +9,7 @@ import pytest
 from pydantic import ValidationError
 from support.servers import Server
 
-from whipray.platform.storage import MissingObject, Storage, StorageConfig, StorageProblem
+from whipray.platform.storage.store import MissingObject, Storage, StorageConfig, StorageProblem
 from whipray.trainers.errors import UsageProblem
 
 

@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING
 import optuna
 import pytest
 
-from whipray.platform.storage import Storage, StorageConfig
+from whipray.platform.config.space import Space, parse_space
+from whipray.platform.storage.store import Storage, StorageConfig
 from whipray.platform.tuning import study_in_bucket
 from whipray.platform.tuning.study import Point, Study
 from whipray.platform.tuning.study_storage import Where
-from whipray.search_spaces.space import Space, parse_space
 from whipray.trainers.errors import Problem, UsageProblem
 
 if TYPE_CHECKING:  # this file is run as a script too

@@ -11,12 +11,7 @@ from torch import Tensor, nn
 
 from whipray.trainers.backbones import UNet, UNetConfig
 from whipray.trainers.backbones.low_rank import LowRankConfig, add_parts, theta_g
-from whipray.trainers.backbones.unet import (
-    Attention,
-    Block,
-    RowDropout,
-    timestep_embedding,
-)
+from whipray.trainers.backbones.unet import Attention, Block, RowDropout, timestep_embedding
 
 SMALL = UNetConfig(
     base_channels=8,

@@ -56,12 +56,13 @@ def classify(
     drawn or trained before is not done again.
     """
     from ....trainers.errors import UsageProblem
-    from ...classification.classify import classify as run_classification
-    from ...classification.summary import ARMS
-    from ...experiment import TrackingConfig
-    from ...places import find_run, open_storage
-    from ...progress import StatusLine
-    from ...tracking import Tracker
+    from ...analysis.classify.classify import classify as run_classification
+    from ...analysis.classify.summary import ARMS
+    from ...config.experiment import TrackingConfig
+    from ...runs.find_run import find_run
+    from ...tracking.mlflow_runs import Tracker
+    from ..status_line import StatusLine
+    from ..stores import open_storage
 
     root = open_storage(storage, endpoint)
     state = {"line": "looking for the run"}
@@ -109,7 +110,7 @@ def figures_table(document: dict[str, Any]) -> Table:
     """A line a figure; all kinds of classifier and their differences, with intervals."""
     from rich.table import Table
 
-    from ...classification.summary import DIFFERENCES
+    from ...analysis.classify.summary import DIFFERENCES
 
     table = Table(box=None, pad_edge=False)
     arms = document["arms"]

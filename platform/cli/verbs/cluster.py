@@ -11,7 +11,7 @@ import typer
 from ..output import next_commands, talk
 
 if TYPE_CHECKING:
-    from ...clusters import Action, Cluster
+    from ...launching.cluster_files import Action, Cluster
 
 app = typer.Typer(
     help="Bring a cluster up, look at it, take it down, through Ray's launcher, kubectl or docker.",
@@ -46,7 +46,7 @@ def status(file: File) -> None:
 
 def _run(file: Path, action: Action, yes: bool) -> Cluster:
     """Show the command, run it, and leave with its exit code where that is not 0."""
-    from ...clusters import read_cluster, run
+    from ...launching.cluster_files import read_cluster, run
 
     cluster = read_cluster(file)
     command = cluster.command(action, yes=yes)

@@ -28,9 +28,9 @@ def compare(
 
     What is known already is not computed again.
     """
-    from ...comparing import compare_runs
-    from ...places import open_storage
-    from ...progress import StatusLine
+    from ...analysis.compare import compare_runs
+    from ..status_line import StatusLine
+    from ..stores import open_storage
 
     root = open_storage(storage, endpoint)
     names = [target for target in targets if "=" not in target]

@@ -26,10 +26,10 @@ def doctor(
 
     With --on all of it on a cluster: also every node, their clocks, and the network between them.
     """
-    from ...doctor import checks
-    from ...experiment import TrackingConfig
-    from ...places import open_storage, store_config
-    from ...tracking import tracking_uri
+    from ...config.experiment import TrackingConfig
+    from ...diagnostics.doctor import checks
+    from ...tracking.mlflow_runs import tracking_uri
+    from ..stores import open_storage, store_config
 
     if on:
         from ...launching.launch import examining

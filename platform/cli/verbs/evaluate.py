@@ -26,10 +26,10 @@ def evaluate(
 
     Overrides may change sampling.*, evaluation.* and scaling.*.
     """
-    from ...evaluating import evaluate_again, find_target
-    from ...places import open_storage, store_config
-    from ...progress import StatusLine
-    from ...runs import record
+    from ...analysis.target import evaluate_again, find_target
+    from ...runs.run import record
+    from ..status_line import StatusLine
+    from ..stores import open_storage, store_config
 
     if on:
         from ...launching.launch import evaluating

@@ -34,9 +34,9 @@ def guidance(
 
     Every combination of omega, steps and sampler is a point.
     """
-    from ...guiding import measure_guidance
-    from ...places import open_storage
-    from ...progress import StatusLine
+    from ...analysis.guidance import measure_guidance
+    from ..status_line import StatusLine
+    from ..stores import open_storage
 
     root = open_storage(storage, endpoint)
     state = {"line": "loading the checkpoint"}

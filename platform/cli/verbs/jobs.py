@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from ...progress import minutes
+from ...foundation.durations import minutes
 from ..options import Cluster, Json
 from ..output import out, say_json, talk
 
 if TYPE_CHECKING:
-    from ...launching.cluster import Job
+    from ...launching.jobs_client import Job
 
 app = typer.Typer(help="What runs on a cluster: list, show, logs, stop.", no_args_is_help=True)
 JobName = Annotated[str, typer.Argument(metavar="JOB")]
@@ -28,7 +28,7 @@ def list_jobs(
     as_json: Json = False,
 ) -> None:
     """Jobs of the cluster, the latest first."""
-    from ...launching.cluster import Cluster as Opened
+    from ...launching.jobs_client import Cluster as Opened
 
     found = [job for job in Opened(on).jobs() if everyone or "whipray" in job.facts]
     if as_json:
@@ -55,7 +55,7 @@ def list_jobs(
 @app.command()
 def show(job: JobName, on: Cluster, as_json: Json = False) -> None:
     """One job: state, command, store, and the end of what it said."""
-    from ...launching.cluster import Cluster as Opened
+    from ...launching.jobs_client import Cluster as Opened
 
     cluster = Opened(on)
     found = cluster.job(job)
@@ -81,7 +81,7 @@ def logs(
     ] = False,
 ) -> None:
     """What a job has said."""
-    from ...launching.cluster import Cluster as Opened
+    from ...launching.jobs_client import Cluster as Opened
     from ..remote import follow as stay
 
     cluster = Opened(on)
@@ -100,9 +100,9 @@ def stop(
     ] = False,
 ) -> None:
     """End a job; it saves a checkpoint first, and the same command goes on from there."""
-    from ...launching.cluster import Cluster as Opened
-    from ...launching.ending import end, kill
-    from ...progress import StatusLine
+    from ...launching.jobs_client import Cluster as Opened
+    from ...launching.stop_job import end, kill
+    from ..status_line import StatusLine
 
     cluster = Opened(on)
     found = cluster.job(job)

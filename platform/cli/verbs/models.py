@@ -23,9 +23,9 @@ def models(
     as_json: Json = False,
 ) -> None:
     """List registered models, their versions and aliases; or say which is the champion."""
-    from ... import registry
-    from ...places import open_tracker
-    from ...registry import resolve
+    from ...tracking import registry
+    from ...tracking.registry import resolve
+    from ..stores import open_tracker
 
     tracker = open_tracker(storage, endpoint, tracking)
     if name is not None:

@@ -35,9 +35,9 @@ def sample(
     as_json: Json = False,
 ) -> None:
     """Draw images of chosen classes from a registered model or a run."""
-    from ...places import open_storage
-    from ...progress import StatusLine
-    from ...sampling import draw, open_source, parse_classes, save
+    from ...analysis.sample import draw, open_source, parse_classes, save
+    from ..status_line import StatusLine
+    from ..stores import open_storage
 
     with StatusLine(talk, lambda: "sampling"):
         model = open_source(open_storage(storage, endpoint), tracking, target)

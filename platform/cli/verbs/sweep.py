@@ -35,10 +35,10 @@ def sweep(
     as_json: Json = False,
 ) -> None:
     """Search a space by training, guidance by sampling; register the best as @champion."""
-    from ...experiment import Experiment, load_experiment
-    from ...layers import Layer
-    from ...schema import known_keys
-    from ...spaces import read_space
+    from ...config.experiment import Experiment, load_experiment
+    from ...config.layers import Layer
+    from ...config.schema import known_keys
+    from ...config.spaces import read_space
 
     space = read_space(space_name, known_keys(Experiment))
     layers = [Layer(f"space {space_name}", space.base)]
@@ -62,8 +62,8 @@ def sweep(
         show_plan(resolved, _plan(planned, known), as_json)
         return
 
-    from ...progress import StatusLine
     from ...tuning.champion import crown
+    from ..status_line import StatusLine
 
     with StatusLine(talk, planned.status.text):
         result = planned.run()

@@ -11,8 +11,8 @@ from ..options import DryRun, Json, On, Overrides, Recipe, Yes
 from ..output import metrics_table, next_commands, out, say_json, talk
 
 if TYPE_CHECKING:
-    from ...experiment import Experiment
-    from ...layers import Resolved
+    from ...config.experiment import Experiment
+    from ...config.layers import Resolved
 
 
 def train(
@@ -27,7 +27,7 @@ def train(
     as_json: Json = False,
 ) -> None:
     """Train one model, evaluate it and record both. The same command goes on where it stopped."""
-    from ...experiment import load_experiment
+    from ...config.experiment import load_experiment
 
     resolved = load_experiment(recipe, overrides or [])
     experiment = resolved.value
@@ -42,8 +42,8 @@ def train(
         task = training(name, experiment)
         send(on, task, {"run": name, **size(experiment)}, as_json, yes)
 
-    from ...progress import StatusLine
-    from ...single import SingleRun
+    from ...runs.single import SingleRun
+    from ..status_line import StatusLine
 
     single = SingleRun(name, experiment)
     with StatusLine(talk, single.status):
@@ -67,7 +67,7 @@ def train(
 
 def show_plan(resolved: Resolved[Experiment], plan: dict[str, Any], as_json: bool) -> None:
     """The resolved config with origins, and what would run."""
-    from ...layers import flatten, render
+    from ...config.layers import flatten, render
 
     experiment = resolved.value
     facts = {**plan, **size(experiment)}

@@ -18,9 +18,9 @@ def ui(
     tracking: TrackingUri = None,
 ) -> None:
     """Open MLflow's pages on the runs: sweeps, trials, metrics, pictures, models."""
-    from ...experiment import TrackingConfig
-    from ...places import open_storage
-    from ...tracking import tracking_uri, without_password
+    from ...config.experiment import TrackingConfig
+    from ...tracking.mlflow_runs import tracking_uri, without_password
+    from ..stores import open_storage
 
     uri = tracking_uri(TrackingConfig(uri=tracking), open_storage(storage, None))
     if uri.startswith(("http://", "https://")):

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import torch
 
     from ....trainers.data.packed import PackedImages
-    from ...storage import Storage
+    from ...storage.store import Storage
 
 
 def open_extractor(

@@ -32,7 +32,7 @@ from .network import NetworkExtractor
 from .small_resnet import FEATURES, SmallResNet, train
 
 if TYPE_CHECKING:
-    from ...storage import Storage
+    from ...storage.store import Storage
 
 NAME = "whipray-resnet-64"
 VERSION = 1

@@ -13,10 +13,10 @@ from math import ceil
 from statistics import median
 
 from ..bootstrap import Estimate
-from ..measures import NUMBERS
+from ..metrics import NUMBERS
 from ..report import ClassRow
 from .content import CurvePoint
-from .figures import Axis, digits, ends
+from .formatting import Axis, digits, ends
 
 NAMED = 40
 """So many classes have their names at the axis; more are numbered."""

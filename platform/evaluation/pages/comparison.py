@@ -9,8 +9,8 @@ from typing import Literal
 
 from ..bootstrap import Estimate
 from ..compare import ComparedRow, Comparison, Difference
-from ..measures import NUMBERS, Number
-from .figures import Axis, Cell, cell
+from ..metrics import NUMBERS, Number
+from .formatting import Axis, Cell, cell
 from .page import render
 
 Verdict = Literal["better", "worse", "noise"]

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..measures import NUMBERS
+from ..metrics import NUMBERS
 from .charts import CurveChart, best_point, curve_chart, curve_lines
 from .content import CurvePoint
-from .figures import Cell, cells
+from .formatting import Cell, cells
 
 
 @dataclass(frozen=True)

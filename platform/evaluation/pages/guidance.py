@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from ..measures import NUMBERS
+from ..metrics import NUMBERS
 from .charts import setting
 from .content import CurvePoint
 from .curves import curves
-from .figures import digits, ends
+from .formatting import digits, ends
 from .page import render
 
 KEYS = tuple(

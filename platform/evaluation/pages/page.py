@@ -10,7 +10,7 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from .figures import plain
+from .formatting import plain
 
 TEMPLATES = Path(__file__).with_name("templates")
 

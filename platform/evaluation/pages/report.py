@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..extractors.base import Value
-from ..measures import NUMBERS, Number
+from ..metrics import NUMBERS, Number
 from ..report import COMPARED, ClassRow, Report, Row
 from .charts import WHISKERS, class_chart
 from .content import CopyPair, CurvePoint, Pictures, WorstClass
 from .curves import curves
-from .figures import Cell, cells, ends
+from .formatting import Cell, cells, ends
 from .page import render
 from .tiles import Strip, png, strip
 

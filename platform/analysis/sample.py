@@ -1,0 +1,122 @@
+"""Drawing images from a registered model or from a run's last checkpoint."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ...trainers.data.batches import to_uint8
+from ...trainers.engine import choose_device
+from ...trainers.errors import UsageProblem, did_you_mean
+from ...trainers.export import Card, Exported, load_exported
+from ...trainers.scratch import Scratch
+from ..config.experiment import TrackingConfig
+from ..generation.grid import class_grid
+from ..generation.loading import open_model
+from ..runs.find_run import find_run
+from ..storage.store import Storage
+from ..tracking.mlflow_runs import Tracker
+from ..tracking.registry import Version, download, resolve
+
+Pixels = NDArray[np.uint8]
+Ints = NDArray[np.int64]
+
+
+def open_source(root: Storage, tracking: str | None, target: str) -> Exported:
+    """`models:/...` from the registry, else a run of the store.
+
+    Raises:
+        UsageProblem: no such model or run.
+        CheckpointProblem: a model that is not ours.
+    """
+    if target.startswith("models:/"):
+        tracker = Tracker(TrackingConfig(uri=tracking), root)
+        return open_version(tracker, resolve(tracker, target))
+    place = find_run(root, target)
+    return open_model(place.store, place.checkpoint, place.experiment)
+
+
+def open_version(tracker: Tracker, version: Version) -> Exported:
+    """A registered version's weights and card; the code that lies beside them is not run.
+
+    Raises:
+        CheckpointProblem: a model that is not ours.
+    """
+    with Scratch() as scratch:
+        return load_exported(download(tracker, version, Path(scratch)), choose_device())
+
+
+def parse_classes(text: str, names: list[str]) -> list[int]:
+    """Ids or names, comma-separated, or `all`.
+
+    Raises:
+        UsageProblem: a class that there is not, with the nearest one.
+    """
+    if text == "all":
+        return list(range(len(names)))
+    ids = []
+    for word in filter(None, (part.strip() for part in text.split(","))):
+        if word in names:
+            ids.append(names.index(word))
+        elif word.isdigit() and int(word) < len(names):
+            ids.append(int(word))
+        else:
+            hint = did_you_mean(word, names)
+            raise UsageProblem(
+                f"--classes: there is no class {word}",
+                f"{hint}give ids 0 to {len(names) - 1} or names",
+            )
+    if not ids:
+        raise UsageProblem("--classes names no class", "give ids or names, or leave it out for all")
+    return ids
+
+
+def draw(
+    model: Exported,
+    ids: list[int],
+    per_class: int,
+    omega: float | None,
+    steps: int | None,
+    seed: int,
+) -> tuple[Pixels, Ints]:
+    """`per_class` images of each class: (N, C, H, W) and their class ids (N,)."""
+    labels = np.repeat(np.asarray(ids, dtype=np.int64), per_class)
+    given = {"omega": omega, "steps": steps}
+    options = {key: value for key, value in given.items() if value is not None}
+    sampling = model.card.sampling.model_copy(update=options)
+    pixels: Pixels = to_uint8(model.sample(torch.from_numpy(labels), sampling, seed)).numpy()
+    return pixels, labels
+
+
+def save(images: Pixels, labels: Ints, card: Card, to: Path, per_class: int) -> list[str]:
+    """A grid if `to` ends in .png, else a folder with one file an image; the files written.
+
+    Raises:
+        UsageProblem: a place that cannot be written.
+    """
+    from PIL import Image
+
+    try:
+        if to.suffix.lower() == ".png":
+            grid = class_grid(images, labels, card.class_names, per_class, None, card.class_counts)
+            to.parent.mkdir(parents=True, exist_ok=True)
+            grid.save(to)
+            return [str(to)]
+        written = []
+        for number, (image, label) in enumerate(zip(images, labels, strict=True)):
+            # A model's card names its classes: as `../..` one would lead out of the folder.
+            folder = to / re.sub(r"[\\/\s]", "_", f"{label:03d}-{card.class_names[label]}")
+            folder.mkdir(parents=True, exist_ok=True)
+            pixels = image[0] if len(image) == 1 else image.transpose(1, 2, 0)
+            file = folder / f"{number:06d}.png"
+            Image.fromarray(pixels).save(file)
+            written.append(str(file))
+    except OSError as error:
+        raise UsageProblem(
+            f"{to}: cannot be written ({error.strerror})", "give another --out"
+        ) from error
+    return written

@@ -1,0 +1,258 @@
+"""Preflight: does everything that a run needs answer, here and now?
+
+Each check does the real thing in small: writes and reads an object, logs and deletes a run, asks
+Ray for its nodes. Nothing that it makes stays, except MLflow's record of a deleted experiment.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import logging
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+from uuid import uuid4
+
+from ...trainers.errors import Problem
+from ..foundation.versions import DECIDE, here, unsatisfied
+from ..storage.store import Storage, StorageConfig
+
+if TYPE_CHECKING:
+    from packaging.requirements import Requirement
+
+GIB = 1 << 30
+LITTLE_DISK = 5 * GIB
+"""Below it, a few checkpoints of a small model with its samples may not fit."""
+
+QUICK_MLFLOW = {
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "15",
+    "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
+}
+"""MLflow's own patience is minutes; a preflight has to say soon that a server is down."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """One line of the preflight; a check that is ok and has a fix is a warning."""
+
+    name: str
+    ok: bool
+    detail: str
+    fix: str = ""
+
+
+class Warn(Exception):
+    """Works, but its reader should know: (detail, fix)."""
+
+
+def checks(storage: StorageConfig, tracking_uri: str, *, ray: bool = False) -> Iterator[Check]:
+    """Run every check, one after the other; none raises.
+
+    Args:
+        storage: where runs are kept.
+        tracking_uri: of MLflow; a login in it is not shown.
+        ray: also attach to the cluster at RAY_ADDRESS, or start a local one for the moment, and look
+            at every node and the network between them.
+    """
+    yield _check("libraries", _libraries, "pip install 'whipray[run]', in a fresh environment")
+    yield _check("devices", _devices, "look at the driver with nvidia-smi")
+    yield _check("memory", _memory, "close other programs")
+    yield _check("disk", lambda: _disk(storage), "check storage.uri")
+    yield _check("storage", lambda: _storage(storage), "check the storage block")
+    yield _check(
+        "tracking",
+        lambda: _tracking(tracking_uri, storage),
+        "check the tracking URI, that its server runs and that you may write to it",
+    )
+    if ray:
+        yield from _ray_checks()
+
+
+def _check(name: str, probe: Callable[[], str], fix: str) -> Check:
+    """Run one probe, which returns its detail, or raises what is wrong."""
+    try:
+        return Check(name, True, probe())
+    except Warn as warning:
+        return Check(name, True, *warning.args)
+    except Problem as problem:
+        return Check(name, False, problem.what, problem.fix)
+    except Exception as error:  # noqa: BLE001 - whatever a library throws is the answer
+        first = (str(error).strip().splitlines() or [""])[0]
+        return Check(name, False, _masked(f"{type(error).__name__}: {first}")[:300], fix)
+
+
+def _libraries() -> str:
+    """Compare what is installed with what the package asks for, extras of extras included."""
+    wanted = {
+        "python": importlib.metadata.metadata("whipray")["Requires-Python"],
+        "libraries": [f"{of.name}{of.specifier}" for of in _wanted("whipray", {"run"})],
+    }
+    if wrong := unsatisfied(wanted):
+        raise Problem("; ".join(wrong), "pip install 'whipray[run]', in a fresh environment")
+    there = here()
+    return ", ".join(f"{name} {there[name]}" for name in DECIDE)
+
+
+def _wanted(distribution: str, extras: set[str]) -> Iterator[Requirement]:
+    """The requirements of an installed distribution, with those that its extras add."""
+    from packaging.requirements import Requirement
+
+    for line in importlib.metadata.requires(distribution) or []:
+        wanted = Requirement(line)
+        if wanted.marker is None or any(wanted.marker.evaluate({"extra": e}) for e in extras):
+            yield wanted
+            if wanted.extras:
+                with suppress(importlib.metadata.PackageNotFoundError):  # already said
+                    yield from _wanted(wanted.name, wanted.extras)
+
+
+def _devices() -> str:
+    import torch
+
+    if not torch.cuda.is_available():
+        return f"CPU only, {os.cpu_count()} cores"
+    names = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+    return f"{len(names)} GPU: {', '.join(dict.fromkeys(names))}"
+
+
+def _memory() -> str:
+    import psutil  # type: ignore[import-untyped]
+
+    memory = psutil.virtual_memory()
+    return f"{memory.available / GIB:.1f} of {memory.total / GIB:.1f} GiB free"
+
+
+def _disk(config: StorageConfig) -> str:
+    """Free space where Ray and checkpoints in the making live, and in the store if it is here."""
+    storage = Storage(config)
+    folders = [Path(tempfile.gettempdir()), *([Path(storage.uri)] if storage.is_folder else [])]
+    lines, little = [], False
+    for folder in folders:
+        existing = next(path for path in (folder, *folder.parents) if path.exists())
+        free = shutil.disk_usage(existing).free
+        little |= free < LITTLE_DISK
+        lines.append(f"{free / GIB:.1f} GiB free at {folder}")
+    detail = ", ".join(lines)
+    if little:
+        raise Warn(detail, f"free space: below {LITTLE_DISK // GIB} GiB checkpoints may not fit")
+    return detail
+
+
+def _storage(config: StorageConfig) -> str:
+    """Write, list, read and delete one small object."""
+    storage = Storage(config)
+    name = f"doctor-{uuid4().hex}/hello.txt"
+    text = "written by whipray doctor\n"
+    storage.write_text(name, text)
+    try:
+        if name not in storage.list(name.split("/")[0]) or storage.read_text(name) != text:
+            raise Problem(
+                f"{storage.uri}: what was written did not come back", "check the store's health"
+            )
+    finally:
+        storage.delete(name.split("/")[0])
+    return f"wrote, listed, read and deleted an object in {storage.uri}"
+
+
+def _tracking(uri: str, config: StorageConfig) -> str:
+    """Create an experiment, a run, a metric and an artifact, ask the registry, delete them all."""
+    from mlflow import MlflowClient
+    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+    storage = Storage(config)
+    name = f"doctor-{uuid4().hex}"
+    # A server knows where its artifacts go; beside a bare database they go to the storage.
+    place = None if uri.startswith("http") else storage.uri_of(name)
+    with _environment(QUICK_MLFLOW | storage.export_environment()), _quiet():
+        client = MlflowClient(tracking_uri=uri, registry_uri=uri)
+        experiment = client.create_experiment(name, artifact_location=place)
+        try:
+            run = client.create_run(experiment).info
+            client.log_metric(run.run_id, "answer", 42.0)
+            client.log_text(run.run_id, "written by whipray doctor", "hello.txt")
+            metric = client.get_run(run.run_id).data.metrics.get("answer")
+            artifacts = [file.path for file in client.list_artifacts(run.run_id)]
+            if metric != 42.0 or artifacts != ["hello.txt"]:
+                raise Problem(
+                    f"{_masked(uri)}: what was logged did not come back",
+                    "check the tracking server's database and artifact store",
+                )
+            client.search_registered_models(max_results=1)
+            artifact_store = get_artifact_repository(run.artifact_uri, tracking_uri=uri)
+            artifact_store.delete_artifacts()
+            client.delete_run(run.run_id)
+        finally:
+            client.delete_experiment(experiment)
+            if place:
+                storage.delete(name)
+    return f"logged a run with an artifact and asked the registry at {_masked(uri)}"
+
+
+def _ray_checks() -> Iterator[Check]:
+    """Attach, or start a local instance, and look at it and at each of its nodes."""
+    from ..compute.ray_session import connected
+    from .cluster_checks import probes
+
+    fix = "pip install 'ray[default,train,tune]'; check RAY_ADDRESS"
+    with ExitStack() as open_ray:
+        started = _check("ray", lambda: _attach(open_ray, connected()), fix)
+        yield started
+        if started.ok:
+            for name, (probe, mend) in open_ray.enter_context(probes()).items():
+                yield _check(name, probe, mend)
+
+
+def _attach(stack: ExitStack, ray_open: AbstractContextManager[None]) -> str:
+    """The State API has to answer: Ray Train frees the resources of a lost training through it."""
+    stack.enter_context(ray_open)
+    import ray
+    from ray.util.state import list_nodes
+
+    address = ray.get_runtime_context().gcs_address  # there may be another Ray on this machine
+    alive = sum(
+        node.state == "ALIVE" for node in list_nodes(address=address, limit=10_000, timeout=60)
+    )
+    resources = ray.cluster_resources()
+    cpus, gpus = resources.get("CPU", 0), resources.get("GPU", 0)
+    return f"Ray {ray.__version__}: {alive} nodes, {cpus:g} CPU, {gpus:g} GPU; State API answers"
+
+
+def _masked(text: str) -> str:
+    """Without the logins that addresses in a text may hold."""
+    return re.sub(r"//[^/@\s]*@", "//***@", text)
+
+
+@contextmanager
+def _environment(variables: dict[str, str]) -> Iterator[None]:
+    """Set environment variables for a while."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """MLflow tells of every migration when it makes a database; a preflight has one line."""
+    loggers = [logging.getLogger(name) for name in ("mlflow", "alembic", "urllib3")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

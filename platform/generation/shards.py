@@ -1,0 +1,326 @@
+"""Images in shards: drawn, seen by the extractor and kept, each shard on its own.
+
+A generated image is a function of (checkpoint, sampling, seed, class, index), so shards can be made
+anywhere, in any order, and again. What is in the store is not made again: a job that was stopped
+goes on, more images a class only add shards, and another extractor draws nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from ...trainers.data.batches import to_uint8
+from ...trainers.errors import CheckpointProblem
+from ...trainers.randomness import BLOCK
+from ...trainers.samplers import SamplingConfig
+from ...trainers.scratch import Scratch
+from ..foundation.background import Lazy
+from ..storage.store import Storage
+
+if TYPE_CHECKING:
+    from ...trainers.data import Splits
+    from ...trainers.data.packed import PackedImages
+    from ...trainers.export import Exported
+    from ..evaluation.extractors.base import Extracted, Extractor
+    from ..evaluation.memorisation import TrainingImages
+
+Ints = NDArray[np.int64]
+Floats32 = NDArray[np.float32]
+Pixels = NDArray[np.uint8]
+Told = Callable[[int], None]
+"""Hears how many images of a shard are done."""
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """Generated images of some consecutive classes.
+
+    Args:
+        folder: of this checkpoint, sampling and seed, from the store's top.
+        first_class: the first class.
+        first_index: which image of its class the first one is.
+        counts: images of first_class, first_class + 1, ...
+    """
+
+    folder: str
+    sampling: SamplingConfig
+    seed: int
+    first_class: int
+    first_index: int
+    counts: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return sum(self.counts)
+
+    @cached_property
+    def labels(self) -> Ints:
+        """(n,), class by class."""
+        last = self.first_class + len(self.counts)
+        return np.repeat(np.arange(self.first_class, last, dtype=np.int64), self.counts)
+
+    @cached_property
+    def indices(self) -> Ints:
+        """(n,), which image of its class each one is."""
+        each = [np.arange(count, dtype=np.int64) for count in self.counts]
+        return self.first_index + np.concatenate(each)
+
+    @property
+    def stem(self) -> str:
+        """File name without an ending; tells apart shards of other shapes."""
+        shape = hashlib.sha256(json.dumps(self.counts).encode()).hexdigest()[:8]
+        return f"{self.folder}/class{self.first_class:05d}-image{self.first_index:06d}-{shape}"
+
+
+@dataclass(frozen=True)
+class Real:
+    """Consecutive reference images.
+
+    Args:
+        folder: of these images' content, from the store's top.
+    """
+
+    folder: str
+    first: int
+    count: int
+
+    def __len__(self) -> int:
+        return self.count
+
+    @property
+    def stem(self) -> str:
+        """File name without an ending."""
+        return f"{self.folder}/images{self.first:07d}-{self.count}"
+
+
+Shard = Drawn | Real
+
+
+def samples_folder(run: Storage, checkpoint: str, sampling: SamplingConfig, seed: int) -> str:
+    """Where a run keeps the images of one setting, from the store's top.
+
+    Args:
+        checkpoint: content hash.
+    """
+    depends_on = [checkpoint, sampling.model_dump(exclude={"batch_size"}), seed]
+    return f"{run.base}/samples/{short_hash(depends_on)}".lstrip("/")
+
+
+def short_hash(content: Any) -> str:
+    """16 hex digits over JSON."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def draw_shards(
+    folder: str, sampling: SamplingConfig, seed: int, counts: Sequence[int], shard_images: int
+) -> list[Drawn]:
+    """Cut `counts[c]` images of every class c into shards of about `shard_images`.
+
+    The cut does not depend on the counts: where more images of each class are asked for later, only
+    the last shards are made again.
+    """
+    classes = len(counts)
+    # Images of a class share a noise generator by BLOCK: a shard takes whole blocks.
+    together = max(1, min(classes, shard_images // BLOCK))  # classes in a shard
+    each = BLOCK * max(1, shard_images // (BLOCK * together))  # images of each class
+    shards = []
+    for first_index in range(0, max(counts), each):
+        for some in batched_range(classes, together):
+            wanted = tuple(min(each, max(0, counts[c] - first_index)) for c in some)
+            if any(wanted):
+                shards.append(Drawn(folder, sampling, seed, some[0], first_index, wanted))
+    return shards
+
+
+def real_shards(reference: PackedImages, shard_images: int) -> list[Real]:
+    """Cut all reference images."""
+    folder, n = f"references/{reference.fingerprint()}", len(reference.images)
+    return [Real(folder, r[0], len(r)) for r in batched_range(n, shard_images)]
+
+
+def batched_range(stop: int, size: int) -> Iterator[range]:
+    """0 .. stop in ranges of at most `size`."""
+    return (range(first, min(first + size, stop)) for first in range(0, stop, size))
+
+
+class Artist:
+    """Draws shards; pickles into workers, which open the model themselves.
+
+    Args:
+        root: the store's top.
+        model: what draws.
+    """
+
+    def __init__(self, root: Storage, model: Lazy[Exported]) -> None:
+        self.root, self.model = root, model
+
+    def draw(self, shard: Drawn, told: Told = lambda _done: None) -> Pixels:
+        """A shard's images, (n, C, H, W); from the store, or drawn and kept there."""
+        name = f"{shard.stem}.images.safetensors"
+        if self.root.exists(name):
+            return self._images(name)
+        floats = self.model().sample(
+            torch.from_numpy(shard.labels),
+            shard.sampling,
+            shard.seed,
+            indices=torch.from_numpy(shard.indices),
+            progress=told,
+        )
+        images: Pixels = to_uint8(floats).numpy()
+        write(self.root, name, {"images": images})
+        return images
+
+    def _images(self, name: str) -> Pixels:
+        images: Pixels = read(self.root, name)["images"]
+        return images
+
+
+class Maker(Artist):
+    """Draws shards, and makes of them what an evaluation reads.
+
+    Args:
+        extractor: what sees.
+        splits: the real images.
+        training: what generated images are held against, to find copies.
+        batch_size: images that go through the extractor at a time.
+    """
+
+    def __init__(
+        self,
+        root: Storage,
+        model: Lazy[Exported],
+        extractor: Lazy[Extractor],
+        splits: Lazy[Splits],
+        training: Lazy[TrainingImages],
+        batch_size: int,
+    ) -> None:
+        super().__init__(root, model)
+        self.extractor, self.splits, self.training = extractor, splits, training
+        self.batch_size = batch_size
+
+    def see(self, shard: Shard, told: Told = lambda _done: None) -> None:
+        """Keep what the extractor sees in a shard's images."""
+        name = seen_name(shard, self.extractor().card.hash)
+        if self.root.exists(name):
+            return
+        if isinstance(shard, Drawn):
+            images = self.draw(shard, told)
+        else:
+            images = self.splits().reference.images[shard.first : shard.first + shard.count]
+        seen = self.extractor().extract(images, self.batch_size)
+        write(self.root, name, {"features": seen.features, "logits": seen.logits})
+
+    def match(self, shard: Drawn, told: Told = lambda _done: None) -> None:
+        """Keep how near a shard's images come to training images of their class."""
+        training = self.training()
+        name = matched_name(shard, training)
+        if self.root.exists(name):
+            return
+        nearest, ratio = training.match(self.draw(shard, told), shard.labels)
+        write(self.root, name, {"nearest": nearest, "ratio": ratio})
+
+
+def matched_name(shard: Drawn, training: TrainingImages) -> str:
+    """Where a shard's nearest training images are."""
+    mirrored = "-mirrored" if training.mirrored else ""
+    return f"{shard.stem}.nearest-{training.fingerprint}{mirrored}.safetensors"
+
+
+def read_matched(
+    root: Storage, shards: Sequence[Drawn], training: TrainingImages, place: Ints
+) -> tuple[Ints, NDArray[np.float64]]:
+    """Nearest training image (N,) and ratio (N,) of all shards' images, each in its place (N,)."""
+    parts = [read(root, matched_name(shard, training)) for shard in shards]
+    nearest, ratio = np.empty(len(place), np.int64), np.empty(len(place))
+    nearest[place] = np.concatenate([part["nearest"] for part in parts])
+    ratio[place] = np.concatenate([part["ratio"] for part in parts])
+    return nearest, ratio
+
+
+def seen_name(shard: Shard, extractor_hash: str) -> str:
+    """Where a shard's features are."""
+    return f"{shard.stem}.{extractor_hash}.safetensors"
+
+
+def read_seen(
+    root: Storage, shards: Sequence[Shard], extractor_hash: str, place: Ints | None = None
+) -> Extracted:
+    """Features (N, d) and logits (N, K) of all shards; no image is read.
+
+    Args:
+        place: (N,) where each of the shards' rows goes; in their order where not given.
+    """
+    from ..evaluation.extractors.base import Extracted
+
+    total, done = sum(map(len, shards)), 0
+    place = np.arange(total) if place is None else place
+    found: Extracted | None = None
+    for shard in shards:
+        part = read(root, seen_name(shard, extractor_hash))
+        if found is None:
+            shapes = ((total, part[key].shape[1]) for key in ("features", "logits"))
+            found = Extracted(*(np.empty(shape, np.float32) for shape in shapes))
+        rows = place[done : (done := done + len(shard))]
+        found.features[rows], found.logits[rows] = part["features"], part["logits"]
+    assert found is not None
+    return found
+
+
+def by_class(shards: Sequence[Drawn]) -> tuple[Ints, Ints, Ints]:
+    """Labels (N,) and indices (N,), class by class, and where each row of the shards goes (N,)."""
+    labels = np.concatenate([shard.labels for shard in shards])
+    indices = np.concatenate([shard.indices for shard in shards])
+    order = np.lexsort((indices, labels))
+    return labels[order], indices[order], order.argsort().astype(np.int64)
+
+
+def read_images(root: Storage, shards: Sequence[Drawn], wanted: Ints) -> Pixels:
+    """Some generated images, by (class, index) rows (n, 2); only their shards are read."""
+    images: dict[int, Pixels] = {}
+    for shard in shards:
+        here = {
+            (int(c), int(i)): row
+            for row, (c, i) in enumerate(zip(shard.labels, shard.indices, strict=True))
+        }
+        hits = [n for n, (c, i) in enumerate(wanted.tolist()) if (c, i) in here]
+        if hits:
+            content = read(root, f"{shard.stem}.images.safetensors")["images"]
+            images |= {n: content[here[tuple(wanted[n].tolist())]] for n in hits}
+    return np.stack([images[n] for n in range(len(wanted))])
+
+
+def write(root: Storage, name: str, tensors: dict[str, NDArray[Any]]) -> None:
+    """One file, whole or not at all."""
+    with Scratch() as scratch:
+        file = Path(scratch) / "shard.safetensors"
+        save_file({key: np.ascontiguousarray(value) for key, value in tensors.items()}, file)
+        root.put_file(file, name)
+
+
+def read(root: Storage, name: str) -> dict[str, NDArray[Any]]:
+    """What `write` wrote.
+
+    Raises:
+        CheckpointProblem: a damaged file.
+    """
+    with Scratch() as scratch:
+        file = Path(scratch) / "shard.safetensors"
+        root.get_file(name, file)
+        try:
+            found: dict[str, NDArray[Any]] = load_file(file)
+        except SafetensorError as error:
+            raise CheckpointProblem(
+                f"{root.uri_of(name)}: damaged", "delete it; it is made again"
+            ) from error
+    return found

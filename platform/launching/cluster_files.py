@@ -1,0 +1,118 @@
+"""A cluster that a file describes: the tool that the file is for, and its commands.
+
+Thin on purpose: Ray's launcher, kubectl and docker compose do the work. What runs is shown, so that it
+can be typed without Whipray too.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from ...trainers.errors import Problem, UsageProblem
+
+Action = Literal["up", "down", "status"]
+
+COMMANDS: dict[str, dict[Action, list[str]]] = {
+    "ray": {
+        "up": ["ray", "up", "FILE"],
+        "down": ["ray", "down", "FILE"],
+        "status": ["ray", "exec", "FILE", "ray status"],
+    },
+    "kubectl": {
+        "up": ["kubectl", "apply", "-f", "FILE"],
+        "down": ["kubectl", "delete", "-f", "FILE"],
+        "status": ["kubectl", "get", "-f", "FILE"],
+    },
+    "docker": {
+        "up": ["docker", "compose", "-f", "FILE", "up", "--detach"],
+        "down": ["docker", "compose", "-f", "FILE", "down"],
+        "status": ["docker", "compose", "-f", "FILE", "ps"],
+    },
+}
+MISSING = {
+    "ray": "pip install 'whipray[run]', which brings Ray's launcher",
+    "kubectl": "install kubectl and point it at your Kubernetes cluster",
+    "docker": "install Docker with its compose plugin",
+}
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """A file, and the program that it is for."""
+
+    file: Path
+    tool: str
+    name: str
+
+    def command(self, action: Action, *, yes: bool = False) -> list[str]:
+        """What is to be run; Ray's launcher alone asks, unless `yes`."""
+        words = [str(self.file) if w == "FILE" else w for w in COMMANDS[self.tool][action]]
+        if self.tool == "ray" and yes and action != "status":
+            words.append("--yes")
+        if self.tool == "docker" and (secrets := _secrets()).exists():
+            words[2:2] = ["--env-file", str(secrets)]
+        return words
+
+    def reach(self) -> str | None:
+        """The command that brings the dashboard to port 8265 of this machine, where one is needed."""
+        if self.tool == "ray":
+            return f"ray dashboard {self.file}"
+        return f"kubectl port-forward service/{self.name}-head-svc 8265" if self.name else None
+
+
+def read_cluster(file: Path) -> Cluster:
+    """Tell from its contents what a file is for.
+
+    Raises:
+        UsageProblem: no such file, not YAML, or of none of the three kinds.
+    """
+    try:
+        documents: list[Any] = [d for d in yaml.safe_load_all(file.read_text()) if d is not None]
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "not a text"
+        raise UsageProblem(f"{file}: {reason}", "give one of the files in infra/") from error
+    except yaml.YAMLError as error:
+        raise UsageProblem(f"{file} is not YAML", "write it as the files in infra/") from error
+    for keys, tool in (
+        ({"cluster_name", "provider"}, "ray"),
+        ({"apiVersion", "kind"}, "kubectl"),
+        ({"services"}, "docker"),
+    ):
+        if documents and all(isinstance(d, dict) and keys <= d.keys() for d in documents):
+            cluster = documents[0] if documents[0].get("kind") == "RayCluster" else {}
+            return Cluster(file, tool, str((cluster.get("metadata") or {}).get("name", "")))
+    raise UsageProblem(
+        f"{file} describes no cluster that is known here",
+        "give a file of Ray's launcher, of Kubernetes or of docker compose, as in infra/",
+    )
+
+
+def run(command: list[str]) -> int:
+    """Run a command on this terminal and return its exit code.
+
+    Raises:
+        Problem: its program is not installed.
+    """
+    tool = command[0]
+    # Ray's is beside this Python where the virtual environment is not activated.
+    program = shutil.which(tool) or shutil.which(tool, path=str(Path(sys.executable).parent))
+    if program is None:
+        raise Problem(f"{tool} is not installed", MISSING[tool])
+    if tool == "docker":
+        plugin = subprocess.run([program, "compose", "version"], capture_output=True, check=False)
+        if plugin.returncode:
+            raise Problem("docker has no compose here", "install its plugin docker-compose-plugin")
+    return subprocess.run([program, *command[1:]], check=False).returncode
+
+
+def _secrets() -> Path:
+    """Where the scripts in infra/ look for secrets too."""
+    return Path(os.environ.get("WHIPRAY_SECRETS", "~/.whipray/cluster.env")).expanduser()

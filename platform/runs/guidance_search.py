@@ -1,0 +1,32 @@
+"""The second level of a search: guidance and sampler, on a finished checkpoint, without training.
+
+Every point starts from the same noise, and what the evaluator knows already costs nothing.
+"""
+
+from __future__ import annotations
+
+import optuna
+
+from ..config.space import Space
+from .evaluator import Evaluated, Evaluator
+
+
+def search_guidance(evaluator: Evaluator, space: Space | None) -> list[Evaluated]:
+    """All points tried, in order; without a `sample:` level the experiment's own settings.
+
+    A level with few points is tried whole, a larger one by TPE.
+    """
+    if space is None or not space.sample:
+        return [evaluator.at()]
+    tuning, config = evaluator.experiment.tuning, evaluator.experiment.evaluation
+    size = space.size("sample")
+    if size is not None and size <= tuning.sample_points:
+        return [evaluator.at(values) for values in space.grid("sample")]
+    sampler = optuna.samplers.TPESampler(seed=tuning.seed, n_startup_trials=4)
+    study = optuna.create_study(sampler=sampler, direction=config.direction)
+    tried = []
+    for _ in range(tuning.sample_points):
+        trial = study.ask()
+        tried.append(evaluator.at(space.suggest(trial, "sample")))
+        study.tell(trial, evaluator.value(tried[-1]))
+    return tried

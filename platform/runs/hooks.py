@@ -1,0 +1,174 @@
+"""What a training tells its surroundings: checkpoints go to the store, progress to a callable."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TypeVar
+
+import torch.distributed as dist
+
+from ...trainers import checkpoint as files
+from ...trainers.checkpoint import Manifest
+from ...trainers.errors import Problem
+from ...trainers.loop import Progress, Resume
+from ..foundation.background import in_background
+from ..storage.checkpoints import CheckpointStore, Fetched
+
+T = TypeVar("T")
+
+
+@dataclass
+class _Upload:
+    """A checkpoint on its way to the store."""
+
+    name: str
+    scratch: TemporaryDirectory[str]
+    manifest: Manifest
+    job: Future[None]
+    """This worker's part of what is being done: its shard, then worker 0's manifest."""
+    committing: bool = False
+
+
+class StoreHooks:
+    """Hooks of one worker: a checkpoint store and somebody to report to.
+
+    A checkpoint is uploaded by a thread while the training goes on, one at a time. Reports look how
+    far it is, since all workers' shards have to be there before the manifest.
+
+    Args:
+        store: the run's checkpoints.
+        tell: takes each report; True asks the training to stop.
+        notice: whether a worker's host was given notice since it was last asked; the same on every
+            worker.
+        settle: returns when what was told is kept, or cannot be for now. Only after that does a
+            checkpoint count: what lies before it is not told again.
+    """
+
+    def __init__(
+        self,
+        store: CheckpointStore,
+        tell: Callable[[Progress], bool],
+        notice: Callable[[], bool] = lambda: False,
+        settle: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.store = store
+        self.tell = tell
+        self.notice = notice
+        self.settle_told = settle
+        self._upload: _Upload | None = None
+
+    def report(self, progress: Progress) -> bool:
+        """Tell; a problem with that is one of all workers."""
+        stop = together(lambda: self.tell(progress))
+        self._go_on(wait=False)
+        return stop
+
+    def hurry(self) -> bool:
+        """Whether a checkpoint is wanted before a host goes."""
+        return self.notice()
+
+    def checkpoint(
+        self, name: str, scratch: TemporaryDirectory[str], file: str, manifest: Manifest
+    ) -> None:
+        """Shards first, by every worker; then, by worker 0, the manifest."""
+        self.settle()
+        shard = Path(scratch.name) / file
+        job = in_background(lambda: self.store.put_shard(name, shard))
+        self._upload = _Upload(name, scratch, manifest, job)
+
+    def settle(self) -> None:
+        """Wait until the checkpoint is in the store.
+
+        Raises:
+            Problem: what is wrong with the store, on every worker.
+        """
+        self._go_on(wait=True)
+
+    def _go_on(self, wait: bool) -> None:
+        """From the shards to the manifest to the end, as far as it is without waiting."""
+        while (upload := self._upload) is not None:
+            if not wait and not all(gathered(upload.job.done())):
+                return
+            self._upload = None
+            try:
+                together(upload.job.result)
+            except Problem:
+                upload.scratch.cleanup()
+                raise
+            if upload.committing:
+                upload.scratch.cleanup()
+                return
+            upload.committing = True
+            upload.job = in_background(
+                partial(self._commit, upload) if dist.get_rank() == 0 else _nothing
+            )
+            self._upload = upload
+
+    def _commit(self, upload: _Upload) -> None:
+        folder = Path(upload.scratch.name)
+        try:
+            self.settle_told()
+        finally:  # it is worth more than the reports before it
+            files.write_manifest(folder, upload.manifest)
+            self.store.commit(upload.name, folder / files.MANIFEST)
+            self.store.prune()
+
+
+def _nothing() -> None:
+    """What the other workers do while worker 0 commits."""
+
+
+def gathered(value: T) -> list[T]:
+    """Every worker's value, by rank."""
+    values: list[T | None] = [None] * dist.get_world_size()
+    dist.all_gather_object(values, value)
+    return values  # type: ignore[return-value]
+
+
+def together(action: Callable[[], T]) -> T:
+    """Run an action on every worker; if one has a problem, all of them raise it.
+
+    A worker that failed alone would leave the others waiting in the next collective.
+    """
+    problem: Problem | None = None
+    result: T | None = None
+    try:
+        result = action()
+    except Problem as found:
+        problem = found
+    for found_anywhere in gathered(problem):
+        if found_anywhere is not None:
+            raise found_anywhere
+    return result  # type: ignore[return-value]  # only None where the action returns None
+
+
+def resume_point(store: CheckpointStore, folder: Path) -> tuple[Resume | None, list[str]]:
+    """The newest usable checkpoint, fetched by every worker into its own `folder`.
+
+    Returns:
+        the checkpoint, None at the very start; and a line for each damaged one passed over.
+    """
+
+    def choose() -> Fetched | None:
+        if dist.get_rank() != 0:
+            return None
+        found = store.fetch_latest_usable(folder)
+        for name in found.damaged if found else ():  # so that their names can be written again
+            store.set_aside(name)
+        return found
+
+    mine = together(choose)  # worker 0's
+    chosen = [mine]
+    dist.broadcast_object_list(chosen, src=0)
+    found = chosen[0]
+    if found is None:
+        return None, []
+    manifest = together(lambda: mine.manifest if mine else store.fetch(found.name, folder))
+    return Resume(folder, manifest), [
+        f"passed over {name}: {problem.what}" for name, problem in found.damaged.items()
+    ]

@@ -1,0 +1,82 @@
+"""One training: in this process with one worker, through Ray Train with more."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from ...trainers.errors import DivergenceProblem
+from ...trainers.loop import Progress, Training, check_same_run
+from ...trainers.scratch import Scratch
+from ..config.experiment import FREE_ON_RESUME, Experiment, cache_folder
+from ..config.layers import flatten
+from ..foundation.versions import check_alike, here
+from ..storage.checkpoints import CheckpointStore
+from ..storage.pretrained import load_start
+from ..storage.store import Storage
+
+Tell = Callable[[Progress], bool]
+"""Takes each report; True asks the training to stop."""
+
+
+@dataclass(frozen=True)
+class Trained:
+    """How a training ended."""
+
+    checkpoint: str
+    """Name of the last checkpoint."""
+    images_seen: int
+    notes: list[str]
+    """Lines for a person, such as a damaged checkpoint that was passed over."""
+
+
+def train_here(
+    experiment: Experiment,
+    run: Storage,
+    tell: Tell,
+    notice: Callable[[], bool] = lambda: False,
+    settle: Callable[[], None] = lambda: None,
+) -> Trained:
+    """Train as one worker of the current process group, from the run's last checkpoint if any.
+
+    Without a launcher's process group this process is the only worker.
+
+    Args:
+        notice, settle: as `hooks.StoreHooks`.
+
+    Raises:
+        Problem: as `trainers.loop.Training`, and what the store has to say.
+    """
+    import torch
+
+    from ...trainers.engine import choose_device, join_workers
+    from .hooks import StoreHooks, gathered, resume_point, together
+
+    device = choose_device()
+    if device.type == "cpu":
+        torch.set_num_threads(experiment.scaling.cpus_per_worker)
+    store = CheckpointStore(run, experiment.keep_checkpoints)
+    record = experiment.model_dump(mode="json")
+    join_workers(device)
+    check_alike(gathered(here()))
+    with Scratch() as scratch:
+        resume, notes = resume_point(store, Path(scratch))
+        if resume:
+            check_same_run(flatten(resume.manifest.config), flatten(record), FREE_ON_RESUME)
+            notes = [*notes, f"resumed from {resume.manifest.images_seen:,} images"]
+        saved = resume.manifest if resume else None
+        start = together(lambda: load_start(run, experiment.start, saved))
+        data = together(lambda: experiment.data.load(cache_folder()))
+        training = Training(experiment, data, device, resume, start)
+    hooks = StoreHooks(store, tell, notice, settle)
+    try:
+        progress = training.run(hooks, record)
+    except DivergenceProblem:  # all workers' at once; the checkpoint before it is worth keeping
+        hooks.settle()
+        raise
+    finally:
+        training.engine.close()
+    last = store.latest()
+    assert last is not None  # a training ends with a checkpoint
+    return Trained(last, progress.images_seen, notes)

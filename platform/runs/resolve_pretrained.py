@@ -1,0 +1,126 @@
+"""What a run starts from: found once, when the run begins, and kept as `lineage.py` says."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from ...trainers.errors import CheckpointProblem, UsageProblem
+from ...trainers.scratch import Scratch
+from ...trainers.start import check_fits, read_start
+from ..config.experiment import Experiment, cache_folder
+from ..storage.checkpoints import CheckpointStore
+from ..storage.pretrained import (
+    LINEAGE,
+    Lineage,
+    export_run,
+    keep,
+    read_kept,
+    read_lineage,
+    root_of,
+)
+from ..storage.store import Storage
+from ..tracking.mlflow_runs import Tracker
+from ..tracking.registry import download, resolve
+from .find_run import find_run
+
+
+def pin(
+    experiment: Experiment,
+    run: Storage,
+    class_names: Sequence[str],
+    image_shape: tuple[int, int, int],
+) -> Lineage | None:
+    """Settle what a run starts from, once; None for a run that starts anew.
+
+    A trial takes what its sweep has settled for the same `start.model`.
+
+    Args:
+        run: the run's place in the store.
+        class_names: of the training data.
+        image_shape: (C, H, W) of the training data.
+
+    Raises:
+        UsageProblem: no such model, version, alias, run or folder, or one that does not fit.
+        CheckpointProblem: a model that cannot be read, or a run that started from something else.
+    """
+    if experiment.start is None:
+        return None
+    source, mine = experiment.start.model, read_lineage(run)
+    if mine and mine.source == source:
+        return mine
+    if CheckpointStore(run).names():
+        before = f"started from {mine.source}" if mine else f"has no {LINEAGE}"
+        raise CheckpointProblem(
+            f"the run to resume {before}, and start.model is {source}",
+            "keep its start.model, or start a new run under another name",
+        )
+    if lineage := _of_the_sweep(run, source):
+        check_fits(read_kept(run, lineage).card, experiment, class_names, image_shape)
+    else:
+        with Scratch() as scratch:
+            folder, about = _find(experiment, source, run, Path(scratch))
+            start = read_start(folder)
+            check_fits(start.card, experiment, class_names, image_shape)
+            keep(run, folder, start.hash)
+        lineage = Lineage(
+            source=source, checkpoint=start.card.checkpoint, sha256=start.hash, **about
+        )
+    run.write_text(LINEAGE, lineage.model_dump_json(indent=1))
+    return lineage
+
+
+# -- from what was typed to a folder -------------------------------------------------------------
+
+
+def _find(
+    experiment: Experiment, source: str, run: Storage, scratch: Path
+) -> tuple[Path, dict[str, Any]]:
+    """A folder with the exported model, and what is known of where it comes from."""
+    if source.startswith("models:/"):
+        return _from_registry(experiment, source, run, scratch)
+    if source.startswith((".", "/", "~")) or (
+        "/" in source and not re.fullmatch(r"[^/]+/(\d+|trunk)", source)
+    ):
+        return Path(source).expanduser(), {"kind": "folder"}
+    return _from_run(experiment, source, run)
+
+
+def _from_registry(
+    experiment: Experiment, source: str, run: Storage, scratch: Path
+) -> tuple[Path, dict[str, Any]]:
+    tracker = Tracker(experiment.tracking, root_of(run))
+    chosen = resolve(tracker, source)
+    about = {"kind": "registry", "version": chosen.uri, "run_id": chosen.run_id}
+    return download(tracker, chosen, scratch), about
+
+
+def _from_run(experiment: Experiment, source: str, run: Storage) -> tuple[Path, dict[str, Any]]:
+    place = find_run(root_of(run), source)
+    content = CheckpointStore(place.store).read_manifest(place.checkpoint).content_hash()
+    folder = cache_folder() / "starts" / content  # so that many branches of one trunk fetch it once
+    if not folder.exists():
+        sampling = place.experiment.sampling.model_copy(update={"weights": "merged"})
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(dir=folder.parent) as scratch:
+            export_run(place.store, place.checkpoint, sampling, Path(scratch))
+            try:
+                (Path(scratch) / "model").rename(folder)
+            except OSError:
+                if not folder.exists():  # else another process was first
+                    raise
+    try:
+        run_id = Tracker(experiment.tracking, root_of(run)).find(place.key).run_id
+    except UsageProblem:  # trained under another tracking server
+        run_id = None
+    return folder, {"kind": "run", "run_id": run_id}
+
+
+def _of_the_sweep(run: Storage, source: str) -> Lineage | None:
+    """What the sweep that a run belongs to has settled for the same source."""
+    sweep = PurePosixPath(run.base).parts[:-2]
+    found = read_lineage(root_of(run).child("/".join(sweep))) if len(sweep) == 2 else None
+    return found if found and found.source == source else None

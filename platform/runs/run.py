@@ -1,0 +1,195 @@
+"""A run from end to end: train, evaluate at several guidance strengths, record.
+
+`whipray train` does one of these, a sweep many.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from ...trainers.errors import CheckpointProblem, Problem
+from ...trainers.loop import Progress, check_same_run
+from ...trainers.scratch import Scratch
+from ..compute.interrupts import Notice
+from ..config.experiment import FREE_ON_RESUME, Experiment, cache_folder
+from ..config.layers import flatten
+from ..config.space import Space
+from ..evaluation.evaluate import check_groups
+from ..evaluation.report import TABLE
+from ..generation.pictures import GRID
+from ..storage.checkpoints import CheckpointStore
+from ..storage.pretrained import LINEAGE
+from ..storage.store import Storage
+from ..tracking.mlflow_runs import Run
+from .evaluator import PAGE, Evaluated, Evaluator
+from .guidance_search import search_guidance
+from .local_training import Tell, Trained, train_here
+from .ray_training import train_on_workers
+from .resolve_pretrained import pin
+from .speed import STEP, step_key
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One run to do; pickles, so that it can be done anywhere."""
+
+    experiment: Experiment
+    store: Storage
+    """The run's place in the store."""
+    run: Run
+    """Its MLflow run, which this plan's doer alone writes."""
+    space: Space | None = None
+    """Its `sample:` level is searched."""
+
+
+@dataclass(frozen=True)
+class Watch:
+    """Who is told how a run goes."""
+
+    progress: Callable[[Progress], None] = lambda _progress: None
+    phase: Callable[[str], None] = lambda _line: None
+    stop: Tell = lambda _progress: False
+    """Early stopping: asked with each report."""
+
+
+@dataclass(frozen=True)
+class Finished:
+    """How a run ended."""
+
+    trained: Trained
+    best: Evaluated | None
+    """None where it was stopped early."""
+    tried: list[Evaluated] = field(default_factory=list)
+    generated: int = 0
+
+    def summary(self) -> dict[str, Any]:
+        """What a sweep keeps of it, as JSON types."""
+        assert self.best is not None
+        return {
+            "checkpoint": self.trained.checkpoint,
+            "images_seen": self.trained.images_seen,
+            "metrics": self.best.metrics,
+            "sampling": self.best.sampling.model_dump(mode="json"),
+            "evaluation": self.best.folder,
+            "provenance": self.best.provenance,
+        }
+
+
+def train(plan: Plan, watch: Watch, forward: tuple[Any, ...] = ()) -> Trained:
+    """The training alone; in this process, or on Ray Train workers when it has several.
+
+    Args:
+        forward: further Ray Train callbacks, for several workers.
+    """
+    if done := finished_before(plan):
+        return done
+    if plan.experiment.scaling.workers > 1:
+        from .ray_training import RecordProgress
+
+        return train_on_workers(
+            plan.experiment, plan.store, [RecordProgress(plan.run), *forward], watch.stop
+        )
+
+    def tell(progress: Progress) -> bool:
+        plan.run.metrics(progress.metrics, progress.images_seen)
+        watch.progress(progress)
+        return watch.stop(progress)
+
+    return train_here(plan.experiment, plan.store, tell, Notice(), plan.run.settle)
+
+
+def there(plan: Plan, work: Callable[[], T]) -> T:
+    """Work of a Ray task, whose process may end with it: what it told is written first."""
+    try:
+        done = work()
+    except BaseException:
+        with suppress(Problem):  # the first problem is the one to tell
+            plan.run.settle()
+        raise
+    plan.run.flush()
+    return done
+
+
+def finished_before(plan: Plan) -> Trained | None:
+    """What an earlier process trained to the end, so that no worker is started for nothing."""
+    store = CheckpointStore(plan.store)
+    name = store.latest()
+    if name is None:
+        return None
+    try:
+        manifest = store.read_manifest(name)
+        store.check_sizes(name, manifest)
+    except CheckpointProblem:
+        return None  # the training passes over it, and says so
+    if manifest.images_seen < plan.experiment.training.images:
+        return None
+    now = plan.experiment.model_dump(mode="json")
+    check_same_run(flatten(manifest.config), flatten(now), FREE_ON_RESUME)
+    return Trained(name, manifest.images_seen, ["trained before"])
+
+
+def evaluate(plan: Plan, checkpoint: str, watch: Watch) -> Finished:
+    """Search the guidance of a checkpoint, and record what was found."""
+    with Evaluator(plan.experiment, plan.store, checkpoint, watch.phase) as evaluator:
+        tried = search_guidance(evaluator, plan.space)
+        best = evaluator.conclude(tried)
+        images_seen = evaluator.manifest.images_seen
+        _record(plan, best, tried, images_seen)
+        return Finished(Trained(checkpoint, images_seen, []), best, tried, evaluator.generated)
+
+
+def _record(plan: Plan, best: Evaluated, tried: list[Evaluated], images_seen: int) -> None:
+    """The best point's numbers, and the whole curve over guidance."""
+    rank_by = plan.experiment.evaluation.rank_by
+    plan.run.metrics({**best.metrics, "omega": best.sampling.omega}, images_seen)
+    points = [
+        {**point.values, "omega": point.sampling.omega, rank_by: point.metrics[rank_by]}
+        for point in tried
+    ]
+    plan.run.document({"best": best.values, "tried": points}, "evaluation/guidance.json")
+    address = plan.store.uri_of(best.folder)
+    plan.run.tags({"whipray.store": plan.store.uri, "whipray.evaluation": address})
+    record(plan.run, plan.store, best, "evaluation")
+
+
+def record(run: Run, store: Storage, found: Evaluated, name: str) -> None:
+    """An evaluation's files in MLflow, as the folder `name`."""
+    run.document(found.provenance, f"{name}/provenance.json")
+    with Scratch() as scratch:
+        folder = Path(scratch)
+        for file in (GRID, TABLE, PAGE):
+            store.get_file(f"{found.folder}/{file}", folder / file)
+        run.folder(folder, name)
+
+
+def begin(plan: Plan) -> None:
+    """Write down what is about to run: the config, the code, the data's class counts, the start.
+
+    Raises:
+        UsageProblem, CheckpointProblem: as `starting.pin`.
+    """
+    plan.run.config(plan.experiment)
+    plan.run.tags({STEP: step_key(plan.experiment)})
+    plan.run.code()
+    data = plan.experiment.data.load(cache_folder())
+    check_groups(plan.experiment.evaluation, data.train.class_counts.tolist())
+    plan.run.document(
+        {
+            "classes": list(data.train.class_names),
+            "train": data.train.class_counts.tolist(),
+            "reference": data.reference.class_counts.tolist(),
+            "train_fingerprint": data.train.fingerprint(),
+            "reference_fingerprint": data.reference.fingerprint(),
+        },
+        "dataset.json",
+    )
+    names, shape = data.train.class_names, data.train.image_shape
+    if lineage := pin(plan.experiment, plan.store, names, shape):
+        plan.run.tags(lineage.tags())
+        plan.run.document(lineage.model_dump(), LINEAGE)

@@ -1,0 +1,65 @@
+"""The speed of earlier runs, by what the time of a step depends on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..config.experiment import Experiment
+from ..storage.store import Storage
+from ..tracking.mlflow_runs import Tracker
+
+STEP = "whipray.step"
+"""Tag of every run; runs with the same take the same time for a step on the same hardware."""
+
+
+SPEED = "images_per_second"
+
+
+def step_key(experiment: Experiment) -> str:
+    """A short hash of what the time of a step depends on."""
+    start = experiment.start
+    facts = {
+        "data": experiment.data.model_dump(mode="json", include={"source", "image_size"}),
+        "model": experiment.model.model_dump(mode="json"),
+        "augmentation": experiment.augmentation.name,
+        "objective": experiment.objective.name,
+        "adapters": bool(start and start.lora),
+        "engine": experiment.engine.model_dump(mode="json"),
+        "batch": [experiment.training.batch_size, experiment.training.micro_batch],
+        "scaling": experiment.scaling.model_dump(
+            mode="json", include={"workers", "cpus_per_worker", "gpus_per_worker"}
+        ),
+    }
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Of an earlier run."""
+
+    images_per_second: float
+    run: str
+    started: float
+    """Seconds since the epoch."""
+
+
+def measured(experiment: Experiment) -> Speed | None:
+    """The speed of the latest run with this step; None where MLflow knows none.
+
+    Raises:
+        TrackingProblem: MLflow does not answer.
+        UsageProblem: as `tracking.tracking_uri`.
+    """
+    storage, tracking = Storage(experiment.storage), experiment.tracking
+    beside = not (tracking.uri or os.environ.get("MLFLOW_TRACKING_URI"))
+    if beside and storage.is_folder and not (Path(storage.path) / "mlflow.db").exists():
+        return None  # asking would make it
+    found = Tracker(tracking, storage).latest(STEP, step_key(experiment), SPEED)
+    if found is None:
+        return None
+    info = found.info
+    return Speed(found.data.metrics[SPEED], str(info.run_name), info.start_time / 1000)

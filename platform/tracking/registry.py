@@ -1,0 +1,207 @@
+"""The model registry: a sampler with its weights, its best guidance and where it came from."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+from ...trainers.errors import CheckpointProblem, UsageProblem, did_you_mean
+from ...trainers.export import Card
+from ...trainers.samplers import SamplingConfig
+from ...trainers.scratch import Scratch
+from ..storage.pretrained import export_run
+from ..storage.store import Storage
+from .mlflow_runs import Run, Tracker, answered
+
+CHAMPION = "champion"
+REQUIREMENTS = ("mlflow", "torch", "safetensors", "pydantic", "numpy", "pandas")
+IDENTITY = "whipray.model"
+"""Tag that names checkpoint and sampling, so that registering again finds the version."""
+
+
+@dataclass(frozen=True)
+class Version:
+    """A registered version."""
+
+    name: str
+    version: str
+    aliases: tuple[str, ...]
+    run_id: str | None
+    tags: dict[str, str]
+
+    @property
+    def uri(self) -> str:
+        """How MLflow addresses it."""
+        return f"models:/{self.name}/{self.version}"
+
+
+def register(
+    tracker: Tracker,
+    run: Run,
+    store: Storage,
+    checkpoint: str,
+    sampling: SamplingConfig,
+    name: str,
+    tags: Mapping[str, str],
+) -> Version:
+    """Export a run's checkpoint and register it as a new version, unless it is there already.
+
+    Args:
+        run: the MLflow run that it belongs to.
+        store: the run's place in the store.
+        sampling: becomes the model's default.
+    """
+    with Scratch() as scratch, answered(tracker.uri):
+        folder = Path(scratch)
+        card = export_run(store, checkpoint, sampling, folder)
+        identity = f"{card.checkpoint} {sampling.sampler} {sampling.steps} {sampling.omega:g}"
+        if sampling.weights != "merged":
+            identity += f" {sampling.weights}"
+        for known in versions(tracker, name):
+            if known.tags.get(IDENTITY) == identity:
+                return known
+        made = _log(run, folder, card, name)
+        for key, value in {**tags, IDENTITY: identity}.items():
+            tracker.client.set_model_version_tag(name, made, key, value)
+    return get(tracker, name, made)
+
+
+def set_alias(tracker: Tracker, chosen: Version, alias: str) -> None:
+    """Let an alias point at a version."""
+    with answered(tracker.uri):
+        tracker.client.set_registered_model_alias(chosen.name, alias, chosen.version)
+
+
+def names(tracker: Tracker) -> list[str]:
+    """All registered models."""
+    with answered(tracker.uri):
+        return sorted(model.name for model in tracker.client.search_registered_models())
+
+
+def versions(tracker: Tracker, name: str) -> list[Version]:
+    """All versions of a model, the newest first; none for an unknown name."""
+    with answered(tracker.uri):
+        found = tracker.client.search_model_versions(f"name = '{name}'")
+        numbers = sorted((int(v.version) for v in found), reverse=True)
+        return [get(tracker, name, str(number)) for number in numbers]
+
+
+def get(tracker: Tracker, name: str, number: str) -> Version:
+    """One version."""
+    with answered(tracker.uri):
+        v = tracker.client.get_model_version(name, number)
+        return Version(name, str(v.version), tuple(v.aliases), v.run_id, dict(v.tags))
+
+
+def resolve(tracker: Tracker, uri: str) -> Version:
+    """The version that `models:/name@alias`, `models:/name/3` or `models:/name` (newest) means.
+
+    Raises:
+        UsageProblem: no such model, version or alias.
+    """
+    address = uri.removeprefix("models:/").strip("/")
+    name, at, alias = address.partition("@")
+    name, slash, number = name.partition("/")
+    known = versions(tracker, name)
+    if not known:
+        there = names(tracker)
+        raise UsageProblem(
+            f"no registered model is named {name}",
+            f"{did_you_mean(name, there)}there are {', '.join(there) or 'none yet'}: "
+            "see `whipray models`",
+        )
+    for candidate in known:
+        wanted = alias in candidate.aliases if at else not slash or candidate.version == number
+        if wanted:
+            return candidate
+    aliases = sorted({a for v in known for a in v.aliases})
+    raise UsageProblem(
+        f"{uri}: {name} has no {'alias ' + alias if at else 'version ' + number}",
+        f"{did_you_mean(alias, aliases)}"
+        f"its versions are {known[-1].version} to {known[0].version}, "
+        f"its aliases {', '.join(aliases) or 'none'}",
+    )
+
+
+def download(tracker: Tracker, chosen: Version, folder: Path) -> Path:
+    """Fetch a version's exported model, without the code beside it; where it is now.
+
+    Raises:
+        CheckpointProblem: the version holds none.
+    """
+    from mlflow.artifacts import download_artifacts
+    from mlflow.exceptions import MlflowException
+
+    with answered(tracker.uri), _quiet_mlflow():
+        try:
+            found = download_artifacts(
+                f"{chosen.uri}/artifacts/model", dst_path=str(folder), tracking_uri=tracker.uri
+            )
+        except (MlflowException, OSError) as error:
+            raise CheckpointProblem(
+                f"{chosen.uri}: holds no model that whipray exported ({type(error).__name__})",
+                "choose a version that a run or a sweep has registered: see `whipray models`",
+            ) from error
+    return Path(found)
+
+
+def _log(run: Run, folder: Path, card: Card, name: str) -> str:
+    """Log `folder / model` as a pyfunc of the run, registered as `name`; the version's number."""
+    import mlflow
+    import numpy as np
+    from mlflow.models import ModelSignature
+    from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema, TensorSpec
+
+    here = Path(__file__).parent
+    code = folder / "code" / "whipray_trainers"
+    shutil.copytree(
+        here.parent / "trainers", code, ignore=shutil.ignore_patterns("__pycache__", "recipes")
+    )
+    channels, height, width = card.image_shape
+    signature = ModelSignature(
+        inputs=Schema([ColSpec(DataType.long, "class_id")]),
+        outputs=Schema([TensorSpec(np.dtype(np.uint8), (-1, height, width, channels))]),
+        params=ParamSchema(
+            [
+                ParamSpec("omega", DataType.double, card.sampling.omega),
+                ParamSpec("steps", DataType.long, card.sampling.steps),
+                ParamSpec("seed", DataType.long, 0),
+            ]
+        ),
+    )
+    with mlflow.start_run(run_id=run.run_id, log_system_metrics=False), _quiet_mlflow():
+        info = mlflow.pyfunc.log_model(
+            name="model",
+            python_model=str(here / "sampler_model.py"),
+            artifacts={"model": str(folder / "model")},
+            code_paths=[str(code)],
+            signature=signature,
+            pip_requirements=[f"{package}=={version(package)}" for package in REQUIREMENTS],
+            metadata={"class_names": card.class_names, "class_counts": card.class_counts},
+        )
+    client = mlflow.MlflowClient()
+    if name not in {model.name for model in client.search_registered_models(f"name = '{name}'")}:
+        client.create_registered_model(name)
+    made = client.create_model_version(
+        name, info.model_uri, run_id=run.run_id, model_id=info.model_id
+    )
+    return str(made.version)
+
+
+@contextmanager
+def _quiet_mlflow() -> Iterator[None]:
+    """Without MLflow's hints on input examples and progress bars for two small files."""
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    logging.getLogger("mlflow").setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=UserWarning, module="mlflow")
+        warnings.filterwarnings("ignore", message=".*input example.*")
+        warnings.filterwarnings("ignore", message=".*type hints.*")
+        yield

@@ -1,0 +1,53 @@
+"""A sweep's trunk: one training, before the search, that all others start from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+
+from ...trainers.errors import Problem
+from ...trainers.loop import Progress
+from ..compute.ray_session import connected, on_a_worker
+from ..runs.run import Plan, Watch, begin, finished_before, there, train
+
+
+def train_trunk(plan: Plan, say: Callable[[str], None]) -> None:
+    """Train the trunk to its end; nothing if it is there already.
+
+    Args:
+        say: told how far it is.
+
+    Raises:
+        Problem: what stopped it; the sweep cannot go on without it.
+    """
+    run = plan.run
+    if finished_before(plan):
+        run.finish("FINISHED")
+        return
+    begin(plan)
+    try:
+        with connected():
+            _train(plan, say)
+    except BaseException as error:
+        with suppress(Problem):  # the first problem is the one to tell
+            run.finish("FAILED" if isinstance(error, Exception) else "KILLED")
+        raise
+    run.finish("FINISHED")
+
+
+def _train(plan: Plan, say: Callable[[str], None]) -> None:
+    """Where there is room: several workers through Ray Train, one as a task of its own."""
+    from ..compute.progress_queue import ForwardProgress, Put, heard
+
+    def show(p: Progress) -> None:
+        share = p.images_seen / p.total_images
+        say(f"trunk {share:.0%} loss {p.metrics['loss/total']:.3f}")
+
+    scaling = plan.experiment.scaling
+    with heard(show, lambda _line: None) as reports:
+        if scaling.workers > 1:
+            train(plan, Watch(), (ForwardProgress(reports),))
+            return
+        task = partial(there, plan, partial(train, plan, Watch(progress=Put(reports))))
+        on_a_worker(scaling, task, max_retries=scaling.max_failures)
