@@ -19,7 +19,7 @@ from .target import evaluate_again, find_target
 
 
 @dataclass(frozen=True)
-class Compared:
+class ComparisonResult:
     """A comparison and where its page is."""
 
     comparison: Comparison
@@ -42,7 +42,7 @@ def compare_runs(
     names: Sequence[str],
     overrides: Sequence[str],
     say: Callable[[str], None],
-) -> Compared:
+) -> ComparisonResult:
     """Evaluate what is not evaluated yet, and compare all with the first.
 
     Raises:
@@ -67,4 +67,4 @@ def compare_runs(
     comparison = compare(names, evaluations, confidences[0])
     page = f"comparisons/{short_hash(places)}.html"
     root.write_text(page, render_comparison(comparison))
-    return Compared(comparison, page)
+    return ComparisonResult(comparison, page)

@@ -15,7 +15,7 @@ from typing import Any
 import typer
 
 from ...trainers.errors import Problem
-from .output import say_error
+from .output import print_error
 from .verbs import (
     classify,
     cluster,
@@ -68,10 +68,10 @@ def main() -> None:
             raise KeyboardInterrupt
         sys.exit(code if isinstance(code, int) else 0)
     except Problem as problem:
-        say_error(problem.what, problem.fix, problem.exit_code, as_json)
+        print_error(problem.what, problem.fix, problem.exit_code, as_json)
         sys.exit(problem.exit_code)
     except (KeyboardInterrupt, typer.Abort):
-        say_error("interrupted", "the same command goes on where it was", INTERRUPTED, as_json)
+        print_error("interrupted", "the same command goes on where it was", INTERRUPTED, as_json)
         _leave(INTERRUPTED)
     except Exception as error:  # noqa: BLE001  (the last resort; nothing is swallowed)
         if isinstance(error, ClickException):
@@ -86,7 +86,7 @@ def _wrong_argument(error: Any, as_json: bool) -> int:
     else:
         context = getattr(error, "ctx", None)
         path = context.command_path if context is not None else "whipray"
-        say_error(message, f"see `{path} --help`", 2, as_json)
+        print_error(message, f"see `{path} --help`", 2, as_json)
     return 2
 
 
@@ -95,7 +95,7 @@ def _defect(error: Exception, as_json: bool) -> int:
     with tempfile.NamedTemporaryFile("w", prefix="whipray-", suffix=".log", delete=False) as log:
         traceback.print_exception(error, file=log)
     last = (str(error).strip().splitlines() or [""])[0][:200]
-    say_error(
+    print_error(
         f"unexpected {type(error).__name__}: {last}",
         f"this is a defect of whipray; its traceback is in {log.name}",
         1,

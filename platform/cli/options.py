@@ -29,7 +29,7 @@ On = Annotated[
     typer.Option("--on", help="Run on the Ray cluster with this dashboard: http://HEAD:8265."),
 ]
 Yes = Annotated[bool, typer.Option("--yes", help="Do not ask before money is spent.")]
-Cluster = Annotated[
+ClusterOption = Annotated[
     str,
     typer.Option(
         "--on",

@@ -28,32 +28,32 @@ SCHEMA = 1
 
 LOG_WIDTH = 200  # of tables that go into a file or a pipe, where nothing need be cut
 
-out = Console(highlight=False, soft_wrap=True)
-if not out.is_terminal:
-    out.width = LOG_WIDTH
-talk = Console(stderr=True, highlight=False, soft_wrap=True)
+stdout_console = Console(highlight=False, soft_wrap=True)
+if not stdout_console.is_terminal:
+    stdout_console.width = LOG_WIDTH
+stderr_console = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
-def say_json(document: Mapping[str, Any]) -> None:
+def print_json(document: Mapping[str, Any]) -> None:
     """One JSON document on stdout."""
     sys.stdout.write(json.dumps({"schema": SCHEMA, **document}, indent=1, default=str) + "\n")
 
 
-def say_error(what: str, fix: str, code: int, as_json: bool) -> None:
+def print_error(what: str, fix: str, code: int, as_json: bool) -> None:
     """What is wrong and what to do; on stdout too where JSON was asked for."""
     if as_json:
-        say_json({"error": {"code": code, "message": what, "hint": fix}})
-    talk.print(f"error: {what}", markup=False)
-    talk.print(f"fix: {fix}", markup=False)
+        print_json({"error": {"code": code, "message": what, "hint": fix}})
+    stderr_console.print(f"error: {what}", markup=False)
+    stderr_console.print(f"fix: {fix}", markup=False)
 
 
 def next_commands(*commands: str) -> None:
     """What to type next; nothing where nobody types, in a cluster's job."""
     if JOB_ENVIRONMENT in os.environ:
         return
-    talk.print("\nnext:")
+    stderr_console.print("\nnext:")
     for command in commands:
-        talk.print(f"  {command}", markup=False)
+        stderr_console.print(f"  {command}", markup=False)
 
 
 GROUPS = ("overall", "many", "medium", "few")
@@ -158,4 +158,4 @@ def show_page(store: Storage, name: str) -> None:
         file = Path(tempfile.mkdtemp(prefix="whipray-")) / Path(name).name
         store.get_file(name, file)
     if not webbrowser.open(file.as_uri()):
-        talk.print(f"no browser was found: open {file}", markup=False)
+        stderr_console.print(f"no browser was found: open {file}", markup=False)

@@ -8,31 +8,31 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import typer
 
-from .output import next_commands, say_json, talk
+from .output import next_commands, print_json, stderr_console
 
 if TYPE_CHECKING:
-    from ..launching.estimate import Forecast
-    from ..launching.jobs_client import Cluster
+    from ..launching.forecast import Forecast
+    from ..launching.jobs_client import JobsClient
     from ..launching.launch import Task
 
 DETACHED = 130
 
 
 def send(
-    address: str, task: Task, plan: Mapping[str, Any], as_json: bool, sure: bool = False
+    address: str, task: Task, plan: Mapping[str, Any], as_json: bool, assume_yes: bool = False
 ) -> NoReturn:
     """Submit, then follow to the end; exits as the job does.
 
     With `--json` it says which job it is and leaves it alone.
 
     Args:
-        sure: not to be asked, even where it costs money and somebody is there.
+        assume_yes: skip the cost confirmation.
     """
     from ..launching.launch import Launch
     from .status_line import StatusLine
 
     launch = Launch(address, task)
-    with StatusLine(talk, lambda: launch.status):
+    with StatusLine(stderr_console, lambda: launch.status):
         launch.check()
         forecast = launch.forecast()
     facts = {"on": launch.cluster.address, **plan, **(forecast.lines() if forecast else {})}
@@ -41,14 +41,14 @@ def send(
         package = launch.package
         facts["package"] = f"{package.size / 1024:.0f} KiB; largest: {package.largest()}"
         for key, value in facts.items():
-            talk.print(f"  {key:<12}{value}", markup=False)
-        if forecast and not sure and not as_json:
+            stderr_console.print(f"  {key:<12}{value}", markup=False)
+        if forecast and not assume_yes and not as_json:
             ask(forecast)
         launch.submit()
     if as_json:
-        say_json({"job": launch.job, **facts})
+        print_json({"job": launch.job, **facts})
         sys.exit(0)
-    talk.print(f"  {'job':<12}{launch.job}", markup=False)
+    stderr_console.print(f"  {'job':<12}{launch.job}", markup=False)
     follow(launch.cluster, launch.job)
 
 
@@ -58,11 +58,11 @@ def ask(forecast: Forecast) -> None:
         return
     costs = "nobody knows how much" if forecast.money is None else f"{forecast.money:.2f}"
     if not typer.confirm(f"spend {costs}?", err=True):
-        talk.print("nothing was sent", markup=False)
+        stderr_console.print("nothing was sent", markup=False)
         sys.exit(DETACHED)
 
 
-def follow(cluster: Cluster, job: str) -> NoReturn:
+def follow(cluster: JobsClient, job: str) -> NoReturn:
     """Pass on what a job says until it is over; Ctrl-C lets go of it and leaves it running."""
 
     def say(text: str) -> None:
@@ -70,17 +70,19 @@ def follow(cluster: Cluster, job: str) -> NoReturn:
         sys.stdout.flush()
 
     def lost() -> None:
-        talk.print(f"no connection to {cluster.address}; trying again", markup=False)
+        stderr_console.print(f"no connection to {cluster.address}; trying again", markup=False)
 
     try:
         ended = cluster.follow(job, say, lost)
     except KeyboardInterrupt:
-        talk.print(f"\n{job} goes on without you", markup=False)
+        stderr_console.print(f"\n{job} goes on without you", markup=False)
         next_commands(
             f"whipray jobs logs -f {job} --on {cluster.address}",
             f"whipray jobs stop {job} --on {cluster.address}",
         )
         sys.exit(DETACHED)
     if ended.exit_code is None:  # not by itself: stopped, or its node was lost
-        talk.print(f"{job}: {ended.status.lower()}. {ended.message}".strip(), markup=False)
+        stderr_console.print(
+            f"{job}: {ended.status.lower()}. {ended.message}".strip(), markup=False
+        )
     sys.exit(ended.exit_code if ended.exit_code is not None else 1)

@@ -45,7 +45,7 @@ MISSING = {
 
 
 @dataclass(frozen=True)
-class Cluster:
+class ClusterFile:
     """A file, and the program that it is for."""
 
     file: Path
@@ -68,7 +68,7 @@ class Cluster:
         return f"kubectl port-forward service/{self.name}-head-svc 8265" if self.name else None
 
 
-def read_cluster(file: Path) -> Cluster:
+def read_cluster(file: Path) -> ClusterFile:
     """Tell from its contents what a file is for.
 
     Raises:
@@ -88,7 +88,7 @@ def read_cluster(file: Path) -> Cluster:
     ):
         if documents and all(isinstance(d, dict) and keys <= d.keys() for d in documents):
             cluster = documents[0] if documents[0].get("kind") == "RayCluster" else {}
-            return Cluster(file, tool, str((cluster.get("metadata") or {}).get("name", "")))
+            return ClusterFile(file, tool, str((cluster.get("metadata") or {}).get("name", "")))
     raise UsageProblem(
         f"{file} describes no cluster that is known here",
         "give a file of Ray's launcher, of Kubernetes or of docker compose, as in infra/",

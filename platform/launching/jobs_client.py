@@ -27,13 +27,13 @@ if TYPE_CHECKING:
 ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
 STOP_PATIENCE_S = 600
 """For the last checkpoint of a job that is asked to stop; Ray's own patience is 3 s."""
-CHATTY = (
+NOISY_LOGGERS = (
     "ray.dashboard.modules.dashboard_sdk",
     "ray.dashboard.modules.job.sdk",
     "ray._private.runtime_env.packaging",
 )
 """Loggers that tell of each step."""
-YOUNG_S = 60.0
+HEAD_STARTUP_S = 60.0
 """A head that has just started lists jobs before it takes any."""
 ANSWER_S = 60.0
 """How long an answer is waited for, and a job that says nothing: its connection may be dead unnoticed."""
@@ -47,7 +47,7 @@ class ClusterProblem(Problem):
     exit_code = 4
 
 
-class Refused(ClusterProblem):
+class AuthenticationProblem(ClusterProblem):
     """It wants a token, or another one."""
 
 
@@ -74,7 +74,7 @@ class Job:
         return self.status in ENDED
 
 
-class Cluster:
+class JobsClient:
     """A cluster by the address of its dashboard."""
 
     def __init__(self, address: str) -> None:
@@ -106,7 +106,7 @@ class Cluster:
 
     def version(self) -> str:
         """Ray's version on the cluster."""
-        with self._answers():
+        with self._translate_errors():
             return str(self._api()._server_ray_version)  # from its check of the connection
 
     def room(self, cpus: float, gpus: float) -> int:
@@ -116,7 +116,7 @@ class Cluster:
         alive = [node.resources_total for node in self._nodes() if node.state == "ALIVE"]
         return fitting(alive, cpus, gpus)
 
-    def quiet_s(self) -> float:
+    def seconds_since_node_change(self) -> float:
         """How long no node has come or gone, if its clock is this machine's."""
         moments = [t or 0 for node in self._nodes() for t in (node.start_time_ms, node.end_time_ms)]
         return time.time() - max(moments, default=0) / 1000
@@ -126,12 +126,12 @@ class Cluster:
         from ray.util.state import list_nodes
 
         self._api()  # its loggers are quiet after that
-        with self._answers():
+        with self._translate_errors():
             return list_nodes(address=self.address, limit=10_000, detail=True)
 
-    def fixed(self) -> bool:
+    def is_static(self) -> bool:
         """Whether it surely has the nodes that were joined to it by hand, and no autoscaler."""
-        with self._answers():
+        with self._translate_errors():
             answer = self._api()._do_request("GET", "/api/cluster_status").json()
         status = (answer.get("data") or {}).get("clusterStatus") or {}
         kinds = ((status.get("autoscalerReport") or {}).get("nodeTypeMapping") or {}).values()
@@ -147,10 +147,10 @@ class Cluster:
             node: address of the node to run on; the head by default.
         """
         env = {"RAY_JOB_STOP_WAIT_TIME_S": str(STOP_PATIENCE_S)}
-        until = time.monotonic() + YOUNG_S
+        until = time.monotonic() + HEAD_STARTUP_S
         while True:
             try:
-                with self._answers():
+                with self._translate_errors():
                     self._api().submit_job(
                         entrypoint=command,
                         submission_id=job,
@@ -166,7 +166,7 @@ class Cluster:
 
     def jobs(self) -> list[Job]:
         """Those of the Jobs API, the latest first."""
-        with self._answers():
+        with self._translate_errors():
             listed = [_job(found) for found in self._api().list_jobs() if found.submission_id]
         return sorted(listed, key=lambda job: -(job.started or 0))
 
@@ -186,12 +186,12 @@ class Cluster:
 
     def log(self, job: str) -> str:
         """All that it has said."""
-        with self._answers():
+        with self._translate_errors():
             return str(self._api().get_job_logs(job))
 
     def stop(self, job: str) -> None:
         """Ask it to end; it has ten minutes to save."""
-        with self._answers():
+        with self._translate_errors():
             self._api().stop_job(job)
 
     def follow(self, job: str, say: Callable[[str], None], lost: Callable[[], None]) -> Job:
@@ -217,7 +217,7 @@ class Cluster:
                 heard, broken = len(log), None
                 if found.over:
                     return found
-            except Refused:
+            except AuthenticationProblem:
                 raise
             except ClusterProblem:
                 if broken is None or heard > before:
@@ -256,7 +256,7 @@ class Cluster:
         if self._client is None:
             from ray import job_submission
 
-            for name in CHATTY:
+            for name in NOISY_LOGGERS:
                 logging.getLogger(name).setLevel(logging.ERROR)
 
             class Client(job_submission.JobSubmissionClient):
@@ -269,7 +269,7 @@ class Cluster:
         return self._client
 
     @contextmanager
-    def _answers(self) -> Iterator[None]:
+    def _translate_errors(self) -> Iterator[None]:
         """Whatever Ray and HTTP throw, as one line."""
         from ray.exceptions import AuthenticationError
         from ray.util.state.exception import RayStateApiException
@@ -278,7 +278,7 @@ class Cluster:
             yield
         except AuthenticationError as error:
             missing = "401" in str(error) or "Missing" in str(error)
-            raise Refused(
+            raise AuthenticationProblem(
                 f"{self.address} {'wants a token' if missing else 'refuses the token'}",
                 "set RAY_AUTH_TOKEN, or RAY_AUTH_TOKEN_PATH, to the cluster's token",
             ) from None

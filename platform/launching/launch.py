@@ -24,8 +24,8 @@ from ..config.space import Space
 from ..config.yaml12 import dump_scalar
 from ..storage.store import Storage, StorageConfig
 from ..tracking.mlflow_runs import tracking_uri, user_name, without_password
-from .estimate import Forecast, Work, forecast, of_sweep, of_training
-from .jobs_client import Cluster, ClusterProblem
+from .forecast import Forecast, Work, make_forecast, of_sweep, of_training
+from .jobs_client import ClusterProblem, JobsClient
 from .package import Package, stage
 
 RECIPE, SPACE = "recipe.yaml", "space.yaml"
@@ -49,7 +49,7 @@ class Task:
     """The trainings in it."""
 
 
-def training(name: str, experiment: Experiment) -> Task:
+def train_task(name: str, experiment: Experiment) -> Task:
     """`whipray train` on a cluster.
 
     Raises:
@@ -61,7 +61,7 @@ def training(name: str, experiment: Experiment) -> Task:
     return Task("train", name, arguments, there.storage, texts, of_training(there))
 
 
-def sweeping(name: str, experiment: Experiment, space: Space, resume: bool) -> Task:
+def sweep_task(name: str, experiment: Experiment, space: Space, resume: bool) -> Task:
     """`whipray sweep` on a cluster.
 
     Raises:
@@ -84,7 +84,7 @@ def sweeping(name: str, experiment: Experiment, space: Space, resume: bool) -> T
     return Task("sweep", name, [*arguments, *overrides], there.storage, texts, work)
 
 
-def evaluating(
+def evaluate_task(
     target: str, overrides: Sequence[str], storage: StorageConfig, tracking: str | None
 ) -> Task:
     """`whipray evaluate` on a cluster, on all of it unless the overrides say otherwise.
@@ -99,7 +99,7 @@ def evaluating(
     return Task("evaluate", target, arguments, store, {})
 
 
-def examining(storage: StorageConfig, tracking: str | None) -> Task:
+def doctor_task(storage: StorageConfig, tracking: str | None) -> Task:
     """`whipray doctor --ray` on a cluster.
 
     Raises:
@@ -120,7 +120,7 @@ class Launch:
     """One job in the making. Use as a context: the staged folder lives as long."""
 
     def __init__(self, address: str, task: Task) -> None:
-        self.cluster, self.task = Cluster(address), task
+        self.cluster, self.task = JobsClient(address), task
         label = re.sub(r"[^a-zA-Z0-9]+", "-", task.name).strip("-")
         self.job = f"{task.verb}-{label}-{uuid4().hex[:6]}"
         self._folder = Scratch()
@@ -171,16 +171,16 @@ class Launch:
         work = self.task.work
         if work is None:
             return None
-        return forecast(work, self._room(work.experiment.scaling))
+        return make_forecast(work, self._room(work.experiment.scaling))
 
     def _room(self, scaling: ScalingConfig) -> int:
         """Workers that there is room for, once nodes that may be coming back had their time."""
         until = time.monotonic() + REJOIN_S
         while True:
             room = self.cluster.room(scaling.cpus_per_worker, scaling.gpus_per_worker)
-            if room >= scaling.fewest or not self.cluster.fixed():
+            if room >= scaling.fewest or not self.cluster.is_static():
                 return room
-            if self.cluster.quiet_s() > REJOIN_S or time.monotonic() > until:
+            if self.cluster.seconds_since_node_change() > REJOIN_S or time.monotonic() > until:
                 raise UsageProblem(
                     f"{scaling.wanted}: the cluster has room for {room}",
                     "lower scaling.workers, scaling.cpus_per_worker or scaling.gpus_per_worker, or "

@@ -15,18 +15,18 @@ from pathlib import Path
 from uuid import uuid4
 
 from ...trainers.scratch import Scratch
-from .jobs_client import STOP_PATIENCE_S, Cluster, ClusterProblem, Job
+from .jobs_client import STOP_PATIENCE_S, ClusterProblem, Job, JobsClient
 from .package import stage
 
-LAST_MINUTE_S = 60
+KILL_DETECTION_S = 60
 """For Ray to notice that a job's processes are gone."""
-NOTICE_S = 10
+EXIT_DETECTION_S = 10
 """For Ray to notice that a job ended by itself."""
 KILL_PATIENCE_S = 300
 """For the killing job to begin on a busy node, too."""
 
 
-def end(cluster: Cluster, job: Job) -> Job:
+def end(cluster: JobsClient, job: Job) -> Job:
     """Ask a job to save and leave, and wait until it has.
 
     Raises:
@@ -34,11 +34,11 @@ def end(cluster: Cluster, job: Job) -> Job:
     """
     cluster.stop(job.id)
     return _wait(
-        cluster, job, STOP_PATIENCE_S + LAST_MINUTE_S, "`whipray jobs stop --now` kills it"
+        cluster, job, STOP_PATIENCE_S + KILL_DETECTION_S, "`whipray jobs stop --now` kills it"
     )
 
 
-def kill(cluster: Cluster, job: Job) -> Job:
+def kill(cluster: JobsClient, job: Job) -> Job:
     """End a job at once, by a second job that kills the first one's processes.
 
     Raises:
@@ -55,14 +55,14 @@ def kill(cluster: Cluster, job: Job) -> Job:
     return _wait(cluster, job, KILL_PATIENCE_S, fix, helper)
 
 
-def _wait(cluster: Cluster, job: Job, seconds: float, fix: str, helper: str = "") -> Job:
+def _wait(cluster: JobsClient, job: Job, seconds: float, fix: str, helper: str = "") -> Job:
     until = time.monotonic() + seconds
     while time.monotonic() < until:
         found = cluster.job(job.id)
         if found.over:
             return found
         if helper and cluster.job(helper).status in ("FAILED", "STOPPED"):
-            until = min(until, time.monotonic() + NOTICE_S)
+            until = min(until, time.monotonic() + EXIT_DETECTION_S)
         time.sleep(1)
     raise ClusterProblem(f"{job.id} has not ended", fix)
 

@@ -12,9 +12,9 @@ from whipray.platform.cli import remote
 from whipray.platform.config.experiment import Experiment, with_values
 from whipray.platform.config.schema import known_keys
 from whipray.platform.config.spaces import read_space
-from whipray.platform.launching import estimate as forecasts
-from whipray.platform.launching.estimate import Forecast, Work, of_sweep, of_training
-from whipray.platform.runs.run.speed import STEP, Speed, step_key
+from whipray.platform.launching import forecast as forecasts
+from whipray.platform.launching.forecast import Forecast, Work, of_sweep, of_training
+from whipray.platform.runs.speed import STEP, Speed, step_key
 from whipray.platform.storage.store import Storage
 from whipray.platform.tracking.mlflow_runs import Tracker
 

@@ -14,15 +14,15 @@ from whipray.platform.config.layers import Layer
 from whipray.platform.config.schema import known_keys
 from whipray.platform.config.spaces import read_space
 from whipray.platform.launching import package
-from whipray.platform.launching.jobs_client import Cluster
+from whipray.platform.launching.jobs_client import JobsClient
 from whipray.platform.launching.launch import (
     RECIPE,
     SPACE,
-    evaluating,
+    evaluate_task,
     shared_store,
     shared_tracking,
-    sweeping,
-    training,
+    sweep_task,
+    train_task,
 )
 from whipray.platform.storage.store import StorageConfig
 from whipray.platform.tuning.sweep import Sweep
@@ -46,7 +46,7 @@ def on_a_cluster() -> Experiment:
 def test_the_staged_code_runs_by_itself_and_is_all_that_is_sent(tmp_path: Path) -> None:
     staged = package.stage(tmp_path, {"recipe.yaml": "name: x\n"})
     names = set(staged.sizes)
-    assert {"recipe.yaml", "requirements.json", "whipray/platform/training.py"} <= names
+    assert {"recipe.yaml", "requirements.json", "whipray/platform/runs/run.py"} <= names
     assert {name.split("/")[1] for name in names if name.startswith("whipray/")} == set(
         package.PARTS
     )
@@ -90,7 +90,7 @@ def test_a_cluster_is_known_by_its_dashboard(
     given: str, address: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
-    assert Cluster(given).address == address
+    assert JobsClient(given).address == address
 
 
 @pytest.mark.parametrize(
@@ -104,7 +104,7 @@ def test_a_cluster_is_known_by_its_dashboard(
 )
 def test_what_is_no_address_is_refused(given: str, what: str) -> None:
     with pytest.raises(UsageProblem, match=what):
-        Cluster(given)
+        JobsClient(given)
 
 
 def test_a_store_of_this_machine_is_refused() -> None:
@@ -138,7 +138,7 @@ def test_mlflow_is_a_server_and_its_login_does_not_travel(monkeypatch: pytest.Mo
 
 
 def test_a_training_arrives_as_it_was_resolved(tmp_path: Path) -> None:
-    task = training("mine", on_a_cluster())
+    task = train_task("mine", on_a_cluster())
     recipe = tmp_path / RECIPE
     recipe.write_text(task.texts[RECIPE])
     assert task.arguments == [RECIPE, "--run", "mine"]
@@ -153,7 +153,7 @@ def test_a_sweep_arrives_as_it_was_resolved(tmp_path: Path) -> None:
         "digits-demo",
         ["objective.tau=0.25", "storage.uri=s3://bucket/runs", "tracking.uri=http://mlflow:5000"],
     ).value
-    task = sweeping("mine", mine, space, resume=True)
+    task = sweep_task("mine", mine, space, resume=True)
     for name, text in task.texts.items():
         (tmp_path / name).write_text(text)
     place, overrides = task.arguments[:6], task.arguments[6:]
@@ -166,7 +166,7 @@ def test_a_sweep_arrives_as_it_was_resolved(tmp_path: Path) -> None:
 
 
 def test_an_evaluation_takes_the_whole_cluster_unless_told_otherwise() -> None:
-    plain = evaluating("mine", [], S3, SERVER.uri)
+    plain = evaluate_task("mine", [], S3, SERVER.uri)
     assert plain.arguments[-1] == "evaluation.workers=all"
-    few = evaluating("mine", ["evaluation.workers=2"], S3, SERVER.uri)
+    few = evaluate_task("mine", ["evaluation.workers=2"], S3, SERVER.uri)
     assert [word for word in few.arguments if "workers" in word] == ["evaluation.workers=2"]

@@ -49,8 +49,8 @@ from ...storage.checkpoints import CheckpointStore
 from ...storage.pretrained import root_of
 from ...storage.store import MissingObject
 from ...tracking.mlflow_runs import Run
-from .jobs import Job, Task, train_here, train_on_ray
 from .summary import ARMS, DIFFERENCES, Arm, summarise
+from .training import ClassifierRun, ClassifierTraining, train_locally, train_on_ray
 
 Say = Callable[[str], None]
 Counts = NDArray[np.int64]
@@ -241,7 +241,7 @@ def classify(
         ),
     }
     jobs = [
-        Job(arm, seed, _key(seed, splits, groups, settings.classification, added[arm]))
+        ClassifierRun(arm, seed, _key(seed, splits, groups, settings.classification, added[arm]))
         for seed in range(seeds)
         for arm in arms
     ]
@@ -260,9 +260,9 @@ def classify(
             for arm, addition in added.items()
             if addition and any(job.arm == arm for job in new)
         }
-        task = Task(groups, settings.classification, settings.scaling.cpus_per_worker)
+        task = ClassifierTraining(groups, settings.classification, settings.scaling.cpus_per_worker)
         results = (
-            train_here(task, splits, extra, new, phase)
+            train_locally(task, splits, extra, new, phase)
             if workers == 1
             else train_on_ray(task, splits, extra, new, workers, settings.scaling, phase)
         )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..options import Endpoint, Json, Overrides, StorageUri, TrackingUri
-from ..output import next_commands, out, say_json, talk
+from ..output import next_commands, print_json, stderr_console, stdout_console
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -70,7 +70,7 @@ def classify(
     def phase(line: str) -> None:
         state["line"] = line
 
-    with StatusLine(talk, lambda: state["line"]):
+    with StatusLine(stderr_console, lambda: state["line"]):
         place = find_run(root, target)
         config = TrackingConfig(uri=tracking) if tracking else place.experiment.tracking
         tracker = Tracker(
@@ -89,14 +89,14 @@ def classify(
         try:
             found.record(tracker.find(place.key))
         except UsageProblem as nothing:
-            talk.print(f"not recorded in MLflow: {nothing.what}", markup=False)
+            stderr_console.print(f"not recorded in MLflow: {nothing.what}", markup=False)
     where = place.store.uri_of(f"{found.folder}/result.json")
     if as_json:
-        say_json({**found.document, "classifiers_trained": found.trained, "result": where})
+        print_json({**found.document, "classifiers_trained": found.trained, "result": where})
         return
-    out.print(figures_table(found.document))
-    talk.print(f"\n{about(found.document, found.trained)}", markup=False)
-    talk.print(f"result  {where}", markup=False)
+    stdout_console.print(figures_table(found.document))
+    stderr_console.print(f"\n{about(found.document, found.trained)}", markup=False)
+    stderr_console.print(f"result  {where}", markup=False)
     count = f"--per-class {per_class}" if per_class else f"--fill-to {fill_to}"
     count += "" if control else " --no-control"
     next_commands(

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..output import next_commands, talk
+from ..output import next_commands, stderr_console
 
 if TYPE_CHECKING:
-    from ...launching.cluster_files import Action, Cluster
+    from ...launching.cluster_files import Action, ClusterFile
 
 app = typer.Typer(
     help="Bring a cluster up, look at it, take it down, through Ray's launcher, kubectl or docker.",
@@ -44,13 +44,13 @@ def status(file: File) -> None:
     _run(file, "status", yes=False)
 
 
-def _run(file: Path, action: Action, yes: bool) -> Cluster:
+def _run(file: Path, action: Action, yes: bool) -> ClusterFile:
     """Show the command, run it, and leave with its exit code where that is not 0."""
     from ...launching.cluster_files import read_cluster, run
 
     cluster = read_cluster(file)
     command = cluster.command(action, yes=yes)
-    talk.print(f"$ {shlex.join(command)}", markup=False)
+    stderr_console.print(f"$ {shlex.join(command)}", markup=False)
     if code := run(command):
         raise typer.Exit(code)
     return cluster

@@ -7,7 +7,14 @@ from typing import Annotated
 import typer
 
 from ..options import Endpoint, Json, OpenPage, StorageUri, TrackingUri
-from ..output import comparison_table, next_commands, out, say_json, show_page, talk
+from ..output import (
+    comparison_table,
+    next_commands,
+    print_json,
+    show_page,
+    stderr_console,
+    stdout_console,
+)
 
 
 def compare(
@@ -36,20 +43,20 @@ def compare(
     names = [target for target in targets if "=" not in target]
     overrides = [target for target in targets if "=" in target]
     state = {"line": "loading the checkpoints"}
-    with StatusLine(talk, lambda: state["line"]):
+    with StatusLine(stderr_console, lambda: state["line"]):
         found = compare_runs(root, tracking, names, overrides, lambda x: state.update(line=x))
     if as_json:
-        say_json({**found.document(), "page": root.uri_of(found.page)})
+        print_json({**found.document(), "page": root.uri_of(found.page)})
     else:
-        out.print(comparison_table(found.comparison))
+        stdout_console.print(comparison_table(found.comparison))
         for name, reason in found.comparison.refused.items():
-            talk.print(f"\n{name} is left out: {reason}", markup=False)
-        talk.print(
+            stderr_console.print(f"\n{name} is left out: {reason}", markup=False)
+        stderr_console.print(
             f"\n[interval] of the difference to {names[0]}; ~ within noise. Of so many differences "
             f"{found.comparison.by_chance:.1f} would leave 0 out by chance.",
             markup=False,
         )
-        talk.print(f"page  {root.uri_of(found.page)}", markup=False)
+        stderr_console.print(f"page  {root.uri_of(found.page)}", markup=False)
         next_commands(f"whipray evaluate {names[-1]} --open", f"whipray guidance {names[-1]}")
     if open_page:
         show_page(root, found.page)

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from ..options import Endpoint, Json, On, StorageUri, TrackingUri
-from ..output import out, say_json
+from ..output import print_json, stdout_console
 
 PREFLIGHT_FAILED = 4
 
@@ -32,10 +32,10 @@ def doctor(
     from ..stores import open_storage, store_config
 
     if on:
-        from ...launching.launch import examining
+        from ...launching.launch import doctor_task
         from ..remote import send
 
-        task = examining(store_config(storage, endpoint), tracking)
+        task = doctor_task(store_config(storage, endpoint), tracking)
         send(on, task, {"storage": task.storage.uri}, as_json)
     root = open_storage(storage, endpoint)
     uri = tracking_uri(TrackingConfig(uri=tracking), root)
@@ -44,10 +44,10 @@ def doctor(
         found.append(check)
         if not as_json:
             state = "ok   " if check.ok else "fails"
-            out.print(f"{state}  {check.name:<10} {check.detail}", markup=False)
+            stdout_console.print(f"{state}  {check.name:<10} {check.detail}", markup=False)
             if check.fix:
-                out.print(f"       {'':<10} fix: {check.fix}", markup=False)
+                stdout_console.print(f"       {'':<10} fix: {check.fix}", markup=False)
     if as_json:
-        say_json({"checks": [vars(check) for check in found]})
+        print_json({"checks": [vars(check) for check in found]})
     if not all(check.ok for check in found):
         raise typer.Exit(PREFLIGHT_FAILED)

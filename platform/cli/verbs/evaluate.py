@@ -7,7 +7,14 @@ from typing import Annotated
 import typer
 
 from ..options import Endpoint, Json, On, OpenPage, Overrides, StorageUri, TrackingUri
-from ..output import metrics_table, next_commands, out, say_json, show_page, talk
+from ..output import (
+    metrics_table,
+    next_commands,
+    print_json,
+    show_page,
+    stderr_console,
+    stdout_console,
+)
 
 
 def evaluate(
@@ -32,22 +39,22 @@ def evaluate(
     from ..stores import open_storage, store_config
 
     if on:
-        from ...launching.launch import evaluating
+        from ...launching.launch import evaluate_task
         from ..remote import send
 
         given = store_config(storage, endpoint)
-        task = evaluating(target, overrides or [], given, tracking)
+        task = evaluate_task(target, overrides or [], given, tracking)
         send(on, task, {"run": target, "storage": task.storage.uri}, as_json)
     root = open_storage(storage, endpoint)
     state = {"line": "loading the checkpoint"}
-    with StatusLine(talk, lambda: state["line"]):
+    with StatusLine(stderr_console, lambda: state["line"]):
         run = find_target(root, tracking, target, overrides or [])
         found, generated = evaluate_again(run, lambda line: state.update(line=line))
         note = run.record(root, lambda to: record(to, run.place.store, found, found.folder))
     store = run.place.store
     page = store.uri_of(f"{found.folder}/report.html")
     if as_json:
-        say_json(
+        print_json(
             {
                 "run": run.name,
                 "checkpoint": run.place.checkpoint,
@@ -59,16 +66,16 @@ def evaluate(
             }
         )
     else:
-        out.print(metrics_table(found.metrics))
-        talk.print(
+        stdout_console.print(metrics_table(found.metrics))
+        stderr_console.print(
             f"\n{run.place.checkpoint}, omega {found.sampling.omega:g}, "
             f"{found.provenance['n_generated']} images"
             f"{' (known already)' if generated == 0 else ''}",
             markup=False,
         )
         if note:
-            talk.print(note, markup=False)
-        talk.print(f"report  {page}", markup=False)
+            stderr_console.print(note, markup=False)
+        stderr_console.print(f"report  {page}", markup=False)
         next_commands(
             f"whipray guidance {target}",
             f"whipray compare {target} OTHER",

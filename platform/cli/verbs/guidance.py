@@ -7,7 +7,14 @@ from typing import Annotated
 import typer
 
 from ..options import Endpoint, Json, OpenPage, Overrides, StorageUri, TrackingUri
-from ..output import guidance_table, next_commands, out, say_json, show_page, talk
+from ..output import (
+    guidance_table,
+    next_commands,
+    print_json,
+    show_page,
+    stderr_console,
+    stdout_console,
+)
 
 
 def guidance(
@@ -41,26 +48,26 @@ def guidance(
     root = open_storage(storage, endpoint)
     state = {"line": "loading the checkpoint"}
     lists = {"omega": omega, "steps": steps, "sampler": sampler}
-    with StatusLine(talk, lambda: state["line"]):
+    with StatusLine(stderr_console, lambda: state["line"]):
         found = measure_guidance(
             root, tracking, target, overrides or [], lists, lambda x: state.update(line=x)
         )
     page = found.store.uri_of(found.page)
     if as_json:
-        say_json({**found.document(), "page": page})
+        print_json({**found.document(), "page": page})
     else:
-        out.print(guidance_table(found.points))
-        talk.print()
+        stdout_console.print(guidance_table(found.points))
+        stderr_console.print()
         for group, point in found.best.items():
             name = f"{found.number}/{group}"
-            talk.print(
+            stderr_console.print(
                 f"best for {group:<8} omega {point.omega:g} ({point.sampler}, {point.steps} steps): "
                 f"{found.number} {point.numbers[name].value:.4g}",
                 markup=False,
             )
         if found.note:
-            talk.print(found.note, markup=False)
-        talk.print(f"page  {page}", markup=False)
+            stderr_console.print(found.note, markup=False)
+        stderr_console.print(f"page  {page}", markup=False)
         best = found.best["overall"]
         next_commands(
             f"whipray evaluate {target} sampling.omega={best.omega:g}",

@@ -9,8 +9,8 @@ import typer
 from rich.table import Table
 
 from ...foundation.durations import minutes
-from ..options import Cluster, Json
-from ..output import out, say_json, talk
+from ..options import ClusterOption, Json
+from ..output import print_json, stderr_console, stdout_console
 
 if TYPE_CHECKING:
     from ...launching.jobs_client import Job
@@ -21,21 +21,23 @@ JobName = Annotated[str, typer.Argument(metavar="JOB")]
 
 @app.command("list")
 def list_jobs(
-    on: Cluster,
+    on: ClusterOption,
     everyone: Annotated[
         bool, typer.Option("--all", help="Also jobs that are not whipray's.")
     ] = False,
     as_json: Json = False,
 ) -> None:
     """Jobs of the cluster, the latest first."""
-    from ...launching.jobs_client import Cluster as Opened
+    from ...launching.jobs_client import JobsClient
 
-    found = [job for job in Opened(on).jobs() if everyone or "whipray" in job.facts]
+    found = [job for job in JobsClient(on).jobs() if everyone or "whipray" in job.facts]
     if as_json:
-        say_json({"jobs": [vars(job) for job in found]})
+        print_json({"jobs": [vars(job) for job in found]})
         return
     if not found:
-        talk.print("no jobs yet; `whipray train digits-lt --on ADDRESS` starts one", markup=False)
+        stderr_console.print(
+            "no jobs yet; `whipray train digits-lt --on ADDRESS` starts one", markup=False
+        )
         return
     table = Table(box=None, pad_edge=False)
     for column in ("job", "state", "started", "took", "what", "user"):
@@ -49,42 +51,42 @@ def list_jobs(
             f"{job.facts.get('verb', '')} {job.facts.get('name', '')}".strip(),
             job.facts.get("user", ""),
         )
-    out.print(table)
+    stdout_console.print(table)
 
 
 @app.command()
-def show(job: JobName, on: Cluster, as_json: Json = False) -> None:
+def show(job: JobName, on: ClusterOption, as_json: Json = False) -> None:
     """One job: state, command, store, and the end of what it said."""
-    from ...launching.jobs_client import Cluster as Opened
+    from ...launching.jobs_client import JobsClient
 
-    cluster = Opened(on)
+    cluster = JobsClient(on)
     found = cluster.job(job)
     log = cluster.log(job)
     if as_json:
-        say_json({"job": vars(found), "log": log})
+        print_json({"job": vars(found), "log": log})
         return
     facts = {"job": found.id, "state": found.status.lower(), "exit code": found.exit_code}
     facts |= {"started": _clock(found.started), "took": _took(found), "node": found.node}
     facts |= {key: found.facts.get(key, "") for key in ("command", "storage", "code", "user")}
     for key, value in facts.items():
-        out.print(f"{key:<12}{'' if value is None else value}", markup=False)
+        stdout_console.print(f"{key:<12}{'' if value is None else value}", markup=False)
     for line in log.splitlines()[-10:]:
-        out.print(f"  {line}", markup=False)
+        stdout_console.print(f"  {line}", markup=False)
 
 
 @app.command()
 def logs(
     job: JobName,
-    on: Cluster,
+    on: ClusterOption,
     follow: Annotated[
         bool, typer.Option("--follow", "-f", help="Stay until it is over; Ctrl-C lets go of it.")
     ] = False,
 ) -> None:
     """What a job has said."""
-    from ...launching.jobs_client import Cluster as Opened
+    from ...launching.jobs_client import JobsClient
     from ..remote import follow as stay
 
-    cluster = Opened(on)
+    cluster = JobsClient(on)
     cluster.job(job)
     if follow:
         stay(cluster, job)
@@ -94,24 +96,24 @@ def logs(
 @app.command()
 def stop(
     job: JobName,
-    on: Cluster,
+    on: ClusterOption,
     now: Annotated[
         bool, typer.Option("--now", help="At once: what came after its last checkpoint is lost.")
     ] = False,
 ) -> None:
     """End a job; it saves a checkpoint first, and the same command goes on from there."""
-    from ...launching.jobs_client import Cluster as Opened
+    from ...launching.jobs_client import JobsClient
     from ...launching.stop_job import end, kill
     from ..status_line import StatusLine
 
-    cluster = Opened(on)
+    cluster = JobsClient(on)
     found = cluster.job(job)
     if found.over:
-        talk.print(f"{job} is over already: {found.status.lower()}", markup=False)
+        stderr_console.print(f"{job} is over already: {found.status.lower()}", markup=False)
         return
-    with StatusLine(talk, lambda: f"{job} is {'ending' if now else 'saving'}"):
+    with StatusLine(stderr_console, lambda: f"{job} is {'ending' if now else 'saving'}"):
         ended = kill(cluster, found) if now else end(cluster, found)
-    talk.print(f"{job}: {ended.status.lower()}", markup=False)
+    stderr_console.print(f"{job}: {ended.status.lower()}", markup=False)
 
 
 def _clock(seconds: float | None) -> str:

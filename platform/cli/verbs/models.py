@@ -9,7 +9,7 @@ from rich.table import Table
 
 from ....trainers.errors import UsageProblem
 from ..options import Endpoint, Json, StorageUri, TrackingUri
-from ..output import out, say_json, talk
+from ..output import print_json, stderr_console, stdout_console
 
 
 def models(
@@ -43,10 +43,12 @@ def models(
         for v in registry.versions(tracker, each)
     ]
     if as_json:
-        say_json({"models": [{**vars(version), "uri": version.uri} for version in found]})
+        print_json({"models": [{**vars(version), "uri": version.uri} for version in found]})
         return
     if not found:
-        talk.print("nothing is registered yet; `whipray sweep cbdm` registers its best model")
+        stderr_console.print(
+            "nothing is registered yet; `whipray sweep cbdm` registers its best model"
+        )
         return
     table = Table(box=None, pad_edge=False)
     for column in ("model", "version", "aliases", "from", "score"):
@@ -63,4 +65,4 @@ def models(
             origin,
             f"{rank_by} {score}".strip(),
         )
-    out.print(table)
+    stdout_console.print(table)

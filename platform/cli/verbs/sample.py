@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from ..options import Endpoint, Json, StorageUri, TrackingUri
-from ..output import next_commands, say_json, talk
+from ..output import next_commands, print_json, stderr_console
 
 
 def sample(
@@ -39,15 +39,15 @@ def sample(
     from ..status_line import StatusLine
     from ..stores import open_storage
 
-    with StatusLine(talk, lambda: "sampling"):
+    with StatusLine(stderr_console, lambda: "sampling"):
         model = open_source(open_storage(storage, endpoint), tracking, target)
         ids = parse_classes(classes, model.card.class_names)
         images, labels = draw(model, ids, per_class, omega, steps, seed)
         files = save(images, labels, model.card, to, per_class)
     if as_json:
-        say_json({"target": target, "classes": ids, "images": len(images), "files": files})
+        print_json({"target": target, "classes": ids, "images": len(images), "files": files})
         return
-    talk.print(f"{len(images)} images of {len(ids)} classes: {to}", markup=False)
+    stderr_console.print(f"{len(images)} images of {len(ids)} classes: {to}", markup=False)
     next_commands(
         f"whipray sample {target} --omega 2 --seed 1 --out other.png",
         f"whipray evaluate {target}",

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from ..options import DryRun, Json, On, Overrides, Yes
-from ..output import next_commands, out, say_json, sweep_table, talk, what
+from ..output import next_commands, print_json, stderr_console, stdout_console, sweep_table, what
 from .train import show_plan, size
 
 
@@ -52,10 +52,10 @@ def sweep(
     planned = Sweep(sweep_name, experiment, space)
     planned.check_points()
     if on and not dry_run:
-        from ...launching.launch import sweeping
+        from ...launching.launch import sweep_task
         from ..remote import send
 
-        task = sweeping(sweep_name, experiment, space, resume)
+        task = sweep_task(sweep_name, experiment, space, resume)
         send(on, task, {**_plan(planned, resume), **size(experiment)}, as_json, yes)
     known = planned.check_identity(resume)
     if dry_run:
@@ -65,14 +65,14 @@ def sweep(
     from ...tuning.champion import crown
     from ..status_line import StatusLine
 
-    with StatusLine(talk, planned.status.text):
+    with StatusLine(stderr_console, planned.status.text):
         result = planned.run()
         champion = crown(planned, result)
     rank_by = experiment.evaluation.rank_by
     best = result.best["number"] if result.best else None
     grid = champion.grid if champion else None
     if as_json:
-        say_json(
+        print_json(
             {
                 "sweep": sweep_name,
                 "mlflow_run": result.parent.run_id,
@@ -85,8 +85,8 @@ def sweep(
             }
         )
     else:
-        out.print(sweep_table(result.rows, rank_by, best))
-        talk.print(
+        stdout_console.print(sweep_table(result.rows, rank_by, best))
+        stderr_console.print(
             "\nkid, fid: lower is better; agreement: share of images that a classifier of the real "
             "images\nassigns to the class asked for; [95 % interval]. Compare only within one "
             "extractor and reference."
@@ -96,11 +96,13 @@ def sweep(
     if not as_json:
         version = champion.version
         alias = version.uri if champion.stays else f"models:/{version.name}@champion"
-        talk.print(f"\nbest  trial {best} ({what(result.best)}) is {alias}", markup=False)
+        stderr_console.print(f"\nbest  trial {best} ({what(result.best)}) is {alias}", markup=False)
         if champion.stays:
             promote = f"whipray models {version.name} --champion {version.version}"
-            talk.print(f"      {champion.stays};\n      `{promote}` changes that", markup=False)
-        talk.print(f"grid  {grid}", markup=False)
+            stderr_console.print(
+                f"      {champion.stays};\n      `{promote}` changes that", markup=False
+            )
+        stderr_console.print(f"grid  {grid}", markup=False)
         next_commands(
             "whipray ui",
             f"whipray sample {alias} --classes 9 --per-class 16 --out tail.png",

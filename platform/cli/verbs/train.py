@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..options import DryRun, Json, On, Overrides, Recipe, Yes
-from ..output import metrics_table, next_commands, out, say_json, talk
+from ..output import metrics_table, next_commands, print_json, stderr_console, stdout_console
 
 if TYPE_CHECKING:
     from ...config.experiment import Experiment
@@ -36,28 +36,30 @@ def train(
         show_plan(resolved, {"run": name, "trainings": 1}, as_json)
         return
     if on:
-        from ...launching.launch import training
+        from ...launching.launch import train_task
         from ..remote import send
 
-        task = training(name, experiment)
+        task = train_task(name, experiment)
         send(on, task, {"run": name, **size(experiment)}, as_json, yes)
 
     from ...runs.single import SingleRun
     from ..status_line import StatusLine
 
     single = SingleRun(name, experiment)
-    with StatusLine(talk, single.status):
+    with StatusLine(stderr_console, single.status):
         finished = single.go()
     assert finished.best is not None
     for note in finished.trained.notes:
-        talk.print(note, markup=False)
+        stderr_console.print(note, markup=False)
     page = single.store.uri_of(f"{finished.best.folder}/report.html")
     if as_json:
-        say_json({"run": name, "mlflow_run": single.run_id, **finished.summary(), "report": page})
+        print_json({"run": name, "mlflow_run": single.run_id, **finished.summary(), "report": page})
         return
-    out.print(metrics_table(finished.best.metrics))
-    talk.print(f"\nreport  {page}", markup=False)
-    talk.print(f"grid    {single.store.uri_of(finished.best.folder + '/grid.png')}", markup=False)
+    stdout_console.print(metrics_table(finished.best.metrics))
+    stderr_console.print(f"\nreport  {page}", markup=False)
+    stderr_console.print(
+        f"grid    {single.store.uri_of(finished.best.folder + '/grid.png')}", markup=False
+    )
     next_commands(
         f"whipray evaluate {name} sampling.omega=1.5",
         f"whipray sample {name} --per-class 8 --out samples.png",
@@ -72,12 +74,12 @@ def show_plan(resolved: Resolved[Experiment], plan: dict[str, Any], as_json: boo
     experiment = resolved.value
     facts = {**plan, **size(experiment)}
     if as_json:
-        say_json({"plan": facts, "config": flatten(experiment), "origins": resolved.origins})
+        print_json({"plan": facts, "config": flatten(experiment), "origins": resolved.origins})
         return
-    out.print(render(resolved, colour=out.is_terminal), markup=False, end="")
-    talk.print("\nwould run:")
+    stdout_console.print(render(resolved, colour=stdout_console.is_terminal), markup=False, end="")
+    stderr_console.print("\nwould run:")
     for key, value in facts.items():
-        talk.print(f"  {key:<12}{value}", markup=False)
+        stderr_console.print(f"  {key:<12}{value}", markup=False)
 
 
 def size(experiment: Experiment) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from ..options import StorageUri, TrackingUri
-from ..output import talk
+from ..output import stderr_console
 
 
 def ui(
@@ -24,9 +24,9 @@ def ui(
 
     uri = tracking_uri(TrackingConfig(uri=tracking), open_storage(storage, None))
     if uri.startswith(("http://", "https://")):
-        talk.print(f"MLflow is a server already: {without_password(uri)}", markup=False)
+        stderr_console.print(f"MLflow is a server already: {without_password(uri)}", markup=False)
         return
-    talk.print(
+    stderr_console.print(
         f"http://127.0.0.1:{port} shows {without_password(uri)}; Ctrl-C ends it", markup=False
     )
     # its background jobs serve features that we have no use for, with ten processes

@@ -112,7 +112,7 @@ def _short(number: float) -> str:
     return f"{number:.0f}" if number >= 100 else f"{number:.2g}"
 
 
-def forecast(work: Work, room: int) -> Forecast:
+def make_forecast(work: Work, room: int) -> Forecast:
     """Look for a measurement, and say why where there is none."""
     try:
         return Forecast(work, measured(work.experiment), room)

@@ -21,7 +21,7 @@ Outcome = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Job:
+class ClassifierRun:
     """One classifier to train."""
 
     arm: Arm
@@ -35,12 +35,12 @@ class Job:
         return f"classifiers/{self.key}.json"
 
 
-Results = Generator[tuple[Job, Outcome], None, None]
+Results = Generator[tuple[ClassifierRun, Outcome], None, None]
 """What is trained, as it is ready; to be closed."""
 
 
 @dataclass(frozen=True)
-class Task:
+class ClassifierTraining:
     """What all jobs share."""
 
     groups: Mapping[str, Sequence[int]]
@@ -52,7 +52,7 @@ class Task:
         self,
         splits: Splits,
         added: Added,
-        job: Job,
+        job: ClassifierRun,
         say: Say = lambda _line: None,
     ) -> Outcome:
         """Train and test one classifier."""
@@ -81,7 +81,9 @@ class Task:
         }
 
 
-def train_here(task: Task, splits: Splits, added: Added, jobs: Sequence[Job], say: Say) -> Results:
+def train_locally(
+    task: ClassifierTraining, splits: Splits, added: Added, jobs: Sequence[ClassifierRun], say: Say
+) -> Results:
     """One after the other, in this process."""
     for number, job in enumerate(jobs, 1):
         name = f"classifier {number} of {len(jobs)}"
@@ -93,10 +95,10 @@ def train_here(task: Task, splits: Splits, added: Added, jobs: Sequence[Job], sa
 
 
 def train_on_ray(
-    task: Task,
+    task: ClassifierTraining,
     splits: Splits,
     added: Added,
-    jobs: Sequence[Job],
+    jobs: Sequence[ClassifierRun],
     workers: int,
     scaling: ScalingConfig,
     say: Say,
@@ -109,7 +111,7 @@ def train_on_ray(
     """
     import ray
 
-    def run(splits: Splits, added: Added, job: Job) -> Outcome:
+    def run(splits: Splits, added: Added, job: ClassifierRun) -> Outcome:
         return task.train(splits, added, job)
 
     cpus, has = scaling.cpus_per_worker, ray.cluster_resources()
@@ -121,7 +123,7 @@ def train_on_ray(
         )
     train = ray.remote(run).options(num_cpus=cpus, num_gpus=gpus, max_retries=scaling.max_failures)
     images = ray.put(splits), ray.put(added)
-    waiting, running = list(reversed(jobs)), dict[Any, Job]()
+    waiting, running = list(reversed(jobs)), dict[Any, ClassifierRun]()
     while waiting or running:
         while waiting and len(running) < workers:
             job = waiting.pop()
