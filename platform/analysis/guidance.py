@@ -94,7 +94,7 @@ def measure_guidance(
     page = f"guidance/{short_hash([point.folder for point in tried])}.html"
     text = render_guidance(target.name, found, best)
     store.write_text(page, text)
-    note = target.record(root, lambda run: run.text(text, page))
+    note = target.record(root, lambda run: run.log_text(text, page))
     return Guided(target.name, found, ranked, best, store, page, note)
 
 

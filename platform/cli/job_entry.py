@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 
 from ..foundation.job import JOB_ENVIRONMENT
-from ..foundation.versions import DECIDE, here, unsatisfied
+from ..foundation.versions import PINNED_LIBRARIES, local_versions, unsatisfied
 
 PREFLIGHT_FAILED = 4
 
@@ -36,8 +36,8 @@ def main() -> None:
         )
         print(f"fix: {fix}", file=sys.stderr)
         sys.exit(PREFLIGHT_FAILED)
-    there = here()
-    versions = ", ".join(f"{name} {there[name]}" for name in DECIDE)
+    there = local_versions()
+    versions = ", ".join(f"{name} {there[name]}" for name in PINNED_LIBRARIES)
     print(f"{job} on {there['host']}: {versions}", file=sys.stderr, flush=True)
     sys.argv = ["whipray", *arguments]
     from .main import main as command_line

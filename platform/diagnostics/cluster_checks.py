@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from ...trainers.errors import Problem
-from ..foundation.versions import check_alike, here
+from ..foundation.versions import check_alike, local_versions
 
 MIB = 1 << 20
 REDUCED_BYTES = 64 * MIB
@@ -111,7 +111,7 @@ class _Node:
 
         gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
         return {
-            **here(),
+            **local_versions(),
             "free": shutil.disk_usage(tempfile.gettempdir()).free,
             "gpus": gpus,
         }

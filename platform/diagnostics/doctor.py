@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from uuid import uuid4
 
 from ...trainers.errors import Problem
-from ..foundation.versions import DECIDE, here, unsatisfied
+from ..foundation.versions import PINNED_LIBRARIES, local_versions, unsatisfied
 from ..storage.store import Storage, StorageConfig
 
 if TYPE_CHECKING:
@@ -96,8 +96,8 @@ def _libraries() -> str:
     }
     if wrong := unsatisfied(wanted):
         raise Problem("; ".join(wrong), "pip install 'whipray[run]', in a fresh environment")
-    there = here()
-    return ", ".join(f"{name} {there[name]}" for name in DECIDE)
+    there = local_versions()
+    return ", ".join(f"{name} {there[name]}" for name in PINNED_LIBRARIES)
 
 
 def _wanted(distribution: str, extras: set[str]) -> Iterator[Requirement]:

@@ -31,7 +31,7 @@ def pauses() -> Iterator[float]:
         longest = min(2 * longest, LONGEST_PAUSE_S)
 
 
-def patiently(action: Callable[[], T], seconds: float) -> T:
+def retry_during_outage(action: Callable[[], T], seconds: float) -> T:
     """Try again for so long while there is an outage, and say so; the last one is raised."""
     start, pause = time.monotonic(), pauses()
     waited = False

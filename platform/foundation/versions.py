@@ -11,14 +11,14 @@ from collections.abc import Mapping, Sequence
 
 from ...trainers.errors import Problem
 
-DECIDE = ("python", "ray", "torch", "deepspeed", "mlflow", "optuna")
+PINNED_LIBRARIES = ("python", "ray", "torch", "deepspeed", "mlflow", "optuna")
 """Those whose versions make results, and messages between processes, what they are."""
 
 
-def here() -> dict[str, str]:
+def local_versions() -> dict[str, str]:
     """`host`, and the version of each that decides; empty where one is not installed."""
     found = {"host": platform.node(), "python": platform.python_version()}
-    for name in DECIDE[1:]:
+    for name in PINNED_LIBRARIES[1:]:
         try:
             found[name] = installed.version(name)
         except installed.PackageNotFoundError:  # trainers run without Ray too
@@ -30,12 +30,12 @@ def check_alike(machines: Sequence[Mapping[str, str]]) -> None:
     """Whether several machines have the same.
 
     Args:
-        machines: of each what `here` says there.
+        machines: of each what `local_versions` says there.
 
     Raises:
         Problem: the first library that differs, and where.
     """
-    for name in DECIDE:
+    for name in PINNED_LIBRARIES:
         versions = {machine[name]: machine["host"] for machine in machines}
         if len(versions) > 1:
             told = (f"{version or 'none'} on {host}" for version, host in sorted(versions.items()))

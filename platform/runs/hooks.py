@@ -12,7 +12,7 @@ from typing import TypeVar
 
 import torch.distributed as dist
 
-from ...trainers import checkpoint as files
+from ...trainers import checkpoint as checkpoint_format
 from ...trainers.checkpoint import Manifest
 from ...trainers.errors import Problem
 from ...trainers.loop import Progress, Resume
@@ -114,8 +114,8 @@ class StoreHooks:
         try:
             self.settle_told()
         finally:  # it is worth more than the reports before it
-            files.write_manifest(folder, upload.manifest)
-            self.store.commit(upload.name, folder / files.MANIFEST)
+            checkpoint_format.write_manifest(folder, upload.manifest)
+            self.store.commit(upload.name, folder / checkpoint_format.MANIFEST)
             self.store.prune()
 
 

@@ -11,7 +11,7 @@ from ...trainers.loop import Progress, Training, check_same_run
 from ...trainers.scratch import Scratch
 from ..config.experiment import FREE_ON_RESUME, Experiment, cache_folder
 from ..config.layers import flatten
-from ..foundation.versions import check_alike, here
+from ..foundation.versions import check_alike, local_versions
 from ..storage.checkpoints import CheckpointStore
 from ..storage.pretrained import load_start
 from ..storage.store import Storage
@@ -59,7 +59,7 @@ def train_here(
     store = CheckpointStore(run, experiment.keep_checkpoints)
     record = experiment.model_dump(mode="json")
     join_workers(device)
-    check_alike(gathered(here()))
+    check_alike(gathered(local_versions()))
     with Scratch() as scratch:
         resume, notes = resume_point(store, Path(scratch))
         if resume:

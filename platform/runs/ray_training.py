@@ -47,9 +47,9 @@ class RecordProgress(UserCallback):
     ) -> None:
         """Worker 0's numbers are global means already."""
         progress = Progress(**metrics[0])
-        self.run.metrics(progress.metrics, progress.images_seen)
+        self.run.log_metrics(progress.metrics, progress.images_seen)
         if progress.images_seen < progress.total_images:
-            self.run.settle()  # this process, which is not the training's, may be lost
+            self.run.flush_best_effort()  # this process, which is not the training's, may be lost
         else:  # it ends soon
             self.run.flush()
 

@@ -97,11 +97,11 @@ def train(plan: Plan, watch: Watch, forward: tuple[Any, ...] = ()) -> Trained:
         )
 
     def tell(progress: Progress) -> bool:
-        plan.run.metrics(progress.metrics, progress.images_seen)
+        plan.run.log_metrics(progress.metrics, progress.images_seen)
         watch.progress(progress)
         return watch.stop(progress)
 
-    return train_here(plan.experiment, plan.store, tell, Notice(), plan.run.settle)
+    return train_here(plan.experiment, plan.store, tell, Notice(), plan.run.flush_best_effort)
 
 
 def there(plan: Plan, work: Callable[[], T]) -> T:
@@ -110,7 +110,7 @@ def there(plan: Plan, work: Callable[[], T]) -> T:
         done = work()
     except BaseException:
         with suppress(Problem):  # the first problem is the one to tell
-            plan.run.settle()
+            plan.run.flush_best_effort()
         raise
     plan.run.flush()
     return done
@@ -147,25 +147,25 @@ def evaluate(plan: Plan, checkpoint: str, watch: Watch) -> Finished:
 def _record(plan: Plan, best: Evaluated, tried: list[Evaluated], images_seen: int) -> None:
     """The best point's numbers, and the whole curve over guidance."""
     rank_by = plan.experiment.evaluation.rank_by
-    plan.run.metrics({**best.metrics, "omega": best.sampling.omega}, images_seen)
+    plan.run.log_metrics({**best.metrics, "omega": best.sampling.omega}, images_seen)
     points = [
         {**point.values, "omega": point.sampling.omega, rank_by: point.metrics[rank_by]}
         for point in tried
     ]
-    plan.run.document({"best": best.values, "tried": points}, "evaluation/guidance.json")
+    plan.run.log_json({"best": best.values, "tried": points}, "evaluation/guidance.json")
     address = plan.store.uri_of(best.folder)
-    plan.run.tags({"whipray.store": plan.store.uri, "whipray.evaluation": address})
+    plan.run.set_tags({"whipray.store": plan.store.uri, "whipray.evaluation": address})
     record(plan.run, plan.store, best, "evaluation")
 
 
 def record(run: Run, store: Storage, found: Evaluated, name: str) -> None:
     """An evaluation's files in MLflow, as the folder `name`."""
-    run.document(found.provenance, f"{name}/provenance.json")
+    run.log_json(found.provenance, f"{name}/provenance.json")
     with Scratch() as scratch:
         folder = Path(scratch)
         for file in (GRID, TABLE, PAGE):
             store.get_file(f"{found.folder}/{file}", folder / file)
-        run.folder(folder, name)
+        run.log_folder(folder, name)
 
 
 def begin(plan: Plan) -> None:
@@ -174,12 +174,12 @@ def begin(plan: Plan) -> None:
     Raises:
         UsageProblem, CheckpointProblem: as `starting.pin`.
     """
-    plan.run.config(plan.experiment)
-    plan.run.tags({STEP: step_key(plan.experiment)})
-    plan.run.code()
+    plan.run.log_config(plan.experiment)
+    plan.run.set_tags({STEP: step_key(plan.experiment)})
+    plan.run.log_code()
     data = plan.experiment.data.load(cache_folder())
     check_groups(plan.experiment.evaluation, data.train.class_counts.tolist())
-    plan.run.document(
+    plan.run.log_json(
         {
             "classes": list(data.train.class_names),
             "train": data.train.class_counts.tolist(),
@@ -191,5 +191,5 @@ def begin(plan: Plan) -> None:
     )
     names, shape = data.train.class_names, data.train.image_shape
     if lineage := pin(plan.experiment, plan.store, names, shape):
-        plan.run.tags(lineage.tags())
-        plan.run.document(lineage.model_dump(), LINEAGE)
+        plan.run.set_tags(lineage.tags())
+        plan.run.log_json(lineage.model_dump(), LINEAGE)

@@ -55,7 +55,7 @@ class SingleRun:
                 finished = self._do(plan, watch)
         except BaseException as error:
             with suppress(Problem):  # the first problem is the one to tell
-                run.tags({"whipray.problem": str(error)[:500]})
+                run.set_tags({"whipray.problem": str(error)[:500]})
                 run.finish("FAILED" if isinstance(error, Exception) else "KILLED")
             raise
         run.finish("FINISHED")

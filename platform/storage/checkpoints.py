@@ -2,7 +2,6 @@
 
     <run>/checkpoints/images-000000012800/shard-0.safetensors ...
                                          /manifest.json    the checkpoint exists from here on
-                                         /protected        kept by `prune`, such as the best so far
 
 A checkpoint without a manifest is invisible to readers, whatever it holds.
 """
@@ -13,12 +12,11 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from ...trainers import checkpoint as files
+from ...trainers import checkpoint as checkpoint_format
 from ...trainers.checkpoint import MANIFEST, Manifest
 from ...trainers.errors import CheckpointProblem
 from .store import MissingObject, Storage
 
-PROTECTED = "protected"
 SET_ASIDE = "manifest.damaged.json"
 NAME = re.compile(r"images-\d{12}")
 
@@ -75,7 +73,7 @@ class CheckpointStore:
         if self._is_committed(name):
             return
         text = local_manifest.read_text()
-        self.check_sizes(name, files.parse_manifest(text, str(local_manifest)))
+        self.check_sizes(name, checkpoint_format.parse_manifest(text, str(local_manifest)))
         self.storage.write_text(f"{name}/{MANIFEST}", text)
 
     def names(self) -> list[str]:
@@ -100,7 +98,7 @@ class CheckpointStore:
                 f"{where}: not there, so there is no finished checkpoint {name}",
                 f"choose one of: {', '.join(self.names()) or 'none yet'}",
             ) from None
-        return files.parse_manifest(text, where)
+        return checkpoint_format.parse_manifest(text, where)
 
     def fetch(self, name: str, local_folder: Path) -> Manifest:
         """Copy a checkpoint into a local folder and check every byte of it.
@@ -116,7 +114,7 @@ class CheckpointStore:
             self.storage.get_file(f"{name}/{file}", local_folder / file)
         self.storage.get_file(f"{name}/{MANIFEST}", local_folder / MANIFEST)
         try:
-            return files.verify(local_folder)
+            return checkpoint_format.verify(local_folder)
         except CheckpointProblem:
             (local_folder / MANIFEST).unlink()
             raise
@@ -153,18 +151,10 @@ class CheckpointStore:
         self.storage.write_text(f"{name}/{SET_ASIDE}", text)
         self.storage.delete(f"{name}/{MANIFEST}")
 
-    def protect(self, name: str) -> None:
-        """Keep a checkpoint, such as the best, however old it gets. It stays so after a restart."""
-        self.storage.write_text(f"{name}/{PROTECTED}", "kept by prune\n")
-
-    def unprotect(self, name: str) -> None:
-        """Let `prune` treat a checkpoint as any other again."""
-        self.storage.delete(f"{name}/{PROTECTED}")
-
     def prune(self) -> list[str]:
         """Delete what is no longer needed; the names deleted, oldest first.
 
-        Stay: the last `keep`, the protected ones, and whatever is newer than the newest committed
+        Stay: the last `keep`, and whatever is newer than the newest committed
         one, which may be in the middle of being written.
         """
         listing = self.storage.list()
@@ -172,7 +162,6 @@ class CheckpointStore:
         if not committed:
             return []
         kept = set(committed[-self.keep :])
-        kept |= {name for name in committed if f"{name}/{PROTECTED}" in listing}
         present = {path.partition("/")[0] for path in listing}
         old = sorted(
             name for name in present - kept if NAME.fullmatch(name) and name < committed[-1]

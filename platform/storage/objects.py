@@ -54,7 +54,7 @@ class Bucket:
 
     def put(self, name: str, text: str) -> None:
         """Write `name`, replacing what was there."""
-        with self._worded(name):
+        with self._translate_errors(name):
             self._client.put_object(**self._at(name), Body=text.encode())
 
     def put_once(self, name: str, text: str) -> None:
@@ -63,7 +63,7 @@ class Bucket:
         Not every server decides between two at once: of OpenStack Swift both may hear that theirs
         was written, and the later one stays.
         """
-        with self._worded(name):
+        with self._translate_errors(name):
             try:
                 self._client.put_object(**self._at(name), Body=text.encode(), IfNoneMatch="*")
             except ClientError as error:
@@ -73,7 +73,7 @@ class Bucket:
     def get(self, name: str, first: int | None = None) -> str | None:
         """What `name` holds, or its `first` bytes; None without it."""
         part = {} if first is None else {"Range": f"bytes=0-{first - 1}"}
-        with self._worded(name):
+        with self._translate_errors(name):
             try:
                 answer = self._client.get_object(**self._at(name), **part)
                 return str(answer["Body"].read(), "utf-8")
@@ -84,7 +84,7 @@ class Bucket:
 
     def written(self, name: str) -> tuple[datetime, float] | None:
         """When `name` was last written and how many seconds ago, by the server's clock alone."""
-        with self._worded(name):
+        with self._translate_errors(name):
             try:
                 answer = self._client.head_object(**self._at(name))
             except ClientError as error:
@@ -96,7 +96,7 @@ class Bucket:
 
     def delete(self, name: str) -> None:
         """Delete `name`; nothing there is fine."""
-        with self._worded(name):
+        with self._translate_errors(name):
             self._client.delete_object(**self._at(name))
 
     def close(self) -> None:
@@ -107,7 +107,7 @@ class Bucket:
         return {"Bucket": self._bucket, "Key": f"{self._prefix}/{name}".lstrip("/")}
 
     @contextmanager
-    def _worded(self, name: str) -> Iterator[None]:
+    def _translate_errors(self, name: str) -> Iterator[None]:
         try:
             yield
         except (ClientError, BotoCoreError) as error:

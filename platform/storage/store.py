@@ -24,7 +24,7 @@ from pydantic import Field, field_validator
 
 from ...trainers.config import Config
 from ...trainers.errors import Problem, UsageProblem
-from ..foundation.retry import Outage, patiently
+from ..foundation.retry import Outage, retry_during_outage
 
 if TYPE_CHECKING:
     from pyarrow.fs import FileSystem  # type: ignore[import-untyped]
@@ -52,7 +52,7 @@ class StorageConfig(Config):
     what AWS_ENDPOINT_URL_S3 or AWS_ENDPOINT_URL says."""
     region: str | None = None
     """Region of the bucket. None: from the environment, and us-east-1 for an `endpoint_url`."""
-    patience_s: float = Field(default=300.0, ge=0)
+    retry_timeout_s: float = Field(default=300.0, ge=0)
     """How long a server is waited for that has answered before and does so no more; one that never
     has fails within seconds."""
 
@@ -98,16 +98,16 @@ def _patient(
 
     @wraps(operation)
     def tried(self: Storage, /, *args: P.args, **kwargs: P.kwargs) -> T:
-        patience = self.config.patience_s if self._known.answered else 0.0
-        result = patiently(lambda: operation(self, *args, **kwargs), patience)
-        self._known.answered = True
+        retry_s = self.config.retry_timeout_s if self._shared.answered else 0.0
+        result = retry_during_outage(lambda: operation(self, *args, **kwargs), retry_s)
+        self._shared.answered = True
         return result
 
     return tried
 
 
 @dataclass
-class _Known:
+class _SharedState:
     """What the storages of one store know of it together."""
 
     answered: bool = False
@@ -121,7 +121,7 @@ class Storage:
 
     Every operation raises `StorageProblem` (one line, no secret) when the store fails, and
     `MissingObject` when what is asked for is not there. A store that has answered before is given
-    `config.patience_s` to come back; what it refuses is not asked again.
+    `config.retry_timeout_s` to come back; what it refuses is not asked again.
     """
 
     def __init__(self, config: StorageConfig, base: str = "") -> None:
@@ -132,7 +132,7 @@ class Storage:
         self.config = config
         self.base = base
         """Folder below `config.uri`, "" for the top."""
-        self._known = _Known()
+        self._shared = _SharedState()
 
     def __getstate__(self) -> dict[str, Any]:
         return {key: value for key, value in vars(self).items() if key != "filesystem"}
@@ -163,13 +163,13 @@ class Storage:
             options["endpoint_override"] = self.config.endpoint_url
         if region := self._region():
             options["region"] = region
-        with self._translated(""):
+        with self._translate_errors(""):
             return fs.S3FileSystem(**options)
 
     def child(self, name: str) -> Storage:
         """The folder `name` below this one."""
         child = Storage(self.config, "/".join(filter(None, (self.base, _checked(name)))))
-        child._known = self._known
+        child._shared = self._shared
         return child
 
     def uri_of(self, name: str) -> str:
@@ -188,7 +188,7 @@ class Storage:
     @_patient
     def get_file(self, name: str, local: Path) -> None:
         """Copy `name` to a local file, which appears whole or not at all."""
-        with self._translated(name), self._open(name) as source:
+        with self._translate_errors(name), self._open(name) as source:
             try:
                 with whole_file(local) as copy:
                     shutil.copyfileobj(source, copy, COPY_BYTES)
@@ -212,7 +212,7 @@ class Storage:
     @_patient
     def read_text(self, name: str) -> str:
         """Read UTF-8 text; bytes that are not become U+FFFD."""
-        with self._translated(name), self._open(name) as source:
+        with self._translate_errors(name), self._open(name) as source:
             return bytes(source.read()).decode(errors="replace")
 
     @_patient
@@ -220,7 +220,7 @@ class Storage:
         """Bytes of the file `name`, None without it. A missing bucket is a problem, not a None."""
         from pyarrow.fs import FileType
 
-        with self._translated(name):
+        with self._translate_errors(name):
             found = self.filesystem.get_file_info(self._path_of(name))
             if found.type == FileType.NotFound:
                 self._require_bucket()
@@ -239,7 +239,7 @@ class Storage:
         from pyarrow.fs import FileSelector
 
         folder = self._path_of(prefix) if prefix else self.path
-        with self._translated(prefix):
+        with self._translate_errors(prefix):
             selector = FileSelector(folder, recursive=True, allow_not_found=True)
             infos = self.filesystem.get_file_info(selector)
             if not infos:
@@ -257,7 +257,7 @@ class Storage:
         from pyarrow.fs import FileType
 
         target = self._path_of(prefix)
-        with self._translated(prefix), suppress(FileNotFoundError):
+        with self._translate_errors(prefix), suppress(FileNotFoundError):
             kind = self.filesystem.get_file_info(target).type
             if kind == FileType.File:
                 self.filesystem.delete_file(target)
@@ -295,7 +295,7 @@ class Storage:
     @contextmanager
     def _writer(self, name: str) -> Iterator[IO[bytes]]:
         target = self._path_of(name)
-        with self._translated(name):
+        with self._translate_errors(name):
             if self.is_folder:
                 with whole_file(Path(target)) as stream:
                     yield stream
@@ -323,7 +323,7 @@ class Storage:
             raise OSError(f"AWS Error NO_SUCH_BUCKET: {bucket}")
 
     @contextmanager
-    def _translated(self, name: str) -> Iterator[None]:
+    def _translate_errors(self, name: str) -> Iterator[None]:
         try:
             yield
         except OSError as error:

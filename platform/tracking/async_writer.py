@@ -23,7 +23,7 @@ HANGS_S = 10.0
 """A host that is about to be taken away gives thirty seconds for a checkpoint."""
 
 
-class Outbox(Generic[T]):
+class AsyncWriter(Generic[T]):
     """Items that a thread writes, while whoever puts them in goes on.
 
     They go in lots: to a server, a request costs as much as what it carries. While the server is
@@ -37,7 +37,7 @@ class Outbox(Generic[T]):
         every_s: how long items wait for others, once some were written, at the end of the process
             too; they do not where somebody waits for them.
         room: how many may wait.
-        patience_s: how long an outage may last once the process has nothing else to do.
+        retry_timeout_s: how long an outage may last once the process has nothing else to do.
     """
 
     def __init__(
@@ -47,10 +47,15 @@ class Outbox(Generic[T]):
         at_once: int,
         room: int,
         every_s: float,
-        patience_s: float,
+        retry_timeout_s: float,
     ) -> None:
         self._write = write
-        self.at_once, self.room, self.every_s, self.patience_s = at_once, room, every_s, patience_s
+        self.at_once, self.room, self.every_s, self.retry_timeout_s = (
+            at_once,
+            room,
+            every_s,
+            retry_timeout_s,
+        )
         self._waiting: deque[T] = deque()
         self._due = -math.inf  # when the next lot is, on the monotonic clock
         self._awaited = 0  # how many wait for it
@@ -71,12 +76,12 @@ class Outbox(Generic[T]):
             if self._problem:
                 raise self._problem
             self._waiting.extend(items)
-            if self._pressing() and not self._down:
+            if self._should_write_now() and not self._down:
                 self._changed.notify_all()
             if not self._writing:
                 # There while there is work, and no daemon: Python waits for it at its end.
                 self._writing = True
-                threading.Thread(target=self._work, name="outbox").start()
+                threading.Thread(target=self._work, name="async-writer").start()
 
     def flush(self) -> None:
         """Return when all is written; what is not when patience ends never will be.
@@ -86,13 +91,13 @@ class Outbox(Generic[T]):
         """
         with self._changed:
             if self._down:
-                log.warning("waiting up to %s for it to come back", minutes(self.patience_s))
-            if not self._wait(lambda: not self._writing, self.patience_s):
-                self._give_up(f"waited for {minutes(self.patience_s)}")
+                log.warning("waiting up to %s for it to come back", minutes(self.retry_timeout_s))
+            if not self._wait(lambda: not self._writing, self.retry_timeout_s):
+                self._give_up(f"waited for {minutes(self.retry_timeout_s)}")
             if self._problem:
                 raise self._problem
 
-    def settle(self) -> None:
+    def flush_best_effort(self) -> None:
         """Return when what was put in is written, or when the server turns out to be down, or hangs.
 
         Raises:
@@ -128,13 +133,15 @@ class Outbox(Generic[T]):
         """The oldest items, when it is time for them; none where the work is over."""
         with self._changed:
             if self._waiting:
-                self._changed.wait_for(self._pressing, max(0.0, self._due - time.monotonic()))
+                self._changed.wait_for(
+                    self._should_write_now, max(0.0, self._due - time.monotonic())
+                )
             items = [] if self._problem else list(islice(self._waiting, self.at_once))
             self._writing = bool(items)
             self._changed.notify_all()
             return items
 
-    def _pressing(self) -> bool:
+    def _should_write_now(self) -> bool:
         """Whether a lot goes before it is due."""
         whole = len(self._waiting) >= self.at_once
         return whole or self._awaited > 0 or self._problem is not None
@@ -149,11 +156,11 @@ class Outbox(Generic[T]):
             except Outage as outage:
                 past = time.monotonic() - start
                 if self._problem or (
-                    past > self.patience_s and not threading.main_thread().is_alive()
+                    past > self.retry_timeout_s and not threading.main_thread().is_alive()
                 ):
                     raise
                 if not self._down:
-                    log.warning("%s; what it is to know is kept until it does", outage.what)
+                    log.warning("%s; metrics are buffered until it recovers", outage.what)
             with self._changed:
                 self._down = True
                 self._changed.notify_all()

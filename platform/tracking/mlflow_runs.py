@@ -21,9 +21,9 @@ from urllib.parse import unquote, urlsplit
 from ...trainers.errors import Problem, UsageProblem
 from ..config.experiment import Experiment, TrackingConfig
 from ..config.layers import flatten
-from ..foundation.retry import Outage, patiently
+from ..foundation.retry import Outage, retry_during_outage
 from ..storage.store import Storage
-from .async_writer import Outbox
+from .async_writer import AsyncWriter
 
 if TYPE_CHECKING:
     from mlflow.entities import Metric
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 P = ParamSpec("P")
 
-PATIENCE_S = 300.0
+RETRY_TIMEOUT_S = 300.0
 """How long a server is waited for that has answered before; a training itself does not wait."""
 
 PARAM_LIMIT = 6000  # characters of a parameter's value that MLflow keeps
@@ -94,7 +94,7 @@ class Tracker:
         logging.getLogger("alembic").setLevel(logging.WARNING)
         self.uri = _without_login(tracking_uri(config, storage))
         os.environ.update(storage.export_environment())
-        with answered(self.uri):
+        with translate_errors(self.uri):
             mlflow.set_tracking_uri(self.uri)
             self.client: MlflowClient = mlflow.MlflowClient(self.uri)
             self.experiment_id = self._open(config.experiment, storage)
@@ -123,7 +123,7 @@ class Tracker:
         Raises:
             UsageProblem: there is none.
         """
-        with answered(self.uri):
+        with translate_errors(self.uri):
             found = self.client.search_runs(
                 [self.experiment_id], f"tags.`whipray.key` = '{key}'", max_results=1
             )
@@ -133,7 +133,7 @@ class Tracker:
 
     def latest(self, tag: str, value: str, metric: str) -> MLflowRun | None:
         """The run begun last that has this tag and this metric."""
-        with answered(self.uri):
+        with translate_errors(self.uri):
             found = self.client.search_runs(
                 [self.experiment_id],
                 f"tags.`{tag}` = '{value}' and metrics.`{metric}` > 0",
@@ -144,7 +144,7 @@ class Tracker:
 
     def run(self, key: str, name: str, tags: Mapping[str, str], parent: str | None = None) -> Run:
         """The run known by `key`, begun now if there is none; it counts as running again."""
-        with answered(self.uri):
+        with translate_errors(self.uri):
             found = self.client.search_runs(
                 [self.experiment_id], f"tags.`whipray.key` = '{key}'", max_results=1
             )
@@ -167,13 +167,13 @@ def _patient(write: Callable[Concatenate[Run, P], None]) -> Callable[Concatenate
     @wraps(write)
     def tried(self: Run, /, *args: P.args, **kwargs: P.kwargs) -> None:
         def once() -> None:
-            with answered(self.uri):
+            with translate_errors(self.uri):
                 write(self, *args, **kwargs)
 
         try:
-            patiently(once, self._patience_s)
+            retry_during_outage(once, self._retry_timeout_s)
         except Outage:
-            self._patience_s = 0.0  # what else there is to say is not waited for again
+            self._retry_timeout_s = 0.0  # what else there is to say is not waited for again
             raise
 
     return tried
@@ -186,16 +186,20 @@ class Run:
     while the server is slow or down, and has them all when it is back. MLflow's databases hold one
     value of a metric, step and time once, so a request whose answer was lost may be sent again. A
     process that is killed loses what it has not written yet; whoever has to know that it is written
-    asks with `settle` or `flush`.
+    asks with `flush_best_effort` or `flush`.
     """
 
     def __init__(self, uri: str, run_id: str) -> None:
         self.uri = uri
         self.run_id = run_id
         self._client: MlflowClient | None = None
-        self._patience_s = PATIENCE_S
-        self._outbox = Outbox(
-            self._write_metrics, at_once=METRICS, room=ROOM, every_s=EVERY_S, patience_s=PATIENCE_S
+        self._retry_timeout_s = RETRY_TIMEOUT_S
+        self._outbox = AsyncWriter(
+            self._write_metrics,
+            at_once=METRICS,
+            room=ROOM,
+            every_s=EVERY_S,
+            retry_timeout_s=RETRY_TIMEOUT_S,
         )
 
     def __reduce__(self) -> tuple[type[Run], tuple[str, str]]:
@@ -212,7 +216,7 @@ class Run:
         return self._client
 
     @_patient
-    def config(self, experiment: Experiment) -> None:
+    def log_config(self, experiment: Experiment) -> None:
         """The whole config: as parameters to compare by, and as a file to run again."""
         from mlflow.entities import Param
 
@@ -228,7 +232,7 @@ class Run:
         self.client.log_dict(self.run_id, experiment.model_dump(mode="json"), "experiment.yaml")
 
     @_patient
-    def code(self) -> None:
+    def log_code(self) -> None:
         """Which code ran: commit, and what was changed since."""
         here = Path(__file__).parent
         commit = _git(here, "rev-parse", "HEAD")
@@ -240,20 +244,20 @@ class Run:
         if diff:
             self.client.log_text(self.run_id, diff[:1_000_000], "code.diff")
 
-    def metrics(self, values: Mapping[str, float], images_seen: int) -> None:
+    def log_metrics(self, values: Mapping[str, float], images_seen: int) -> None:
         """Numbers at a point of the training; MLflow's step is the images seen."""
         from mlflow.entities import Metric
 
         now = int(time.time() * 1000)
         self._outbox.put([Metric(name, value, now, images_seen) for name, value in values.items()])
 
-    def settle(self) -> None:
+    def flush_best_effort(self) -> None:
         """Return when what was told is written, or when the server turns out to be down, or hangs.
 
         Raises:
             Problem: they cannot be written.
         """
-        self._outbox.settle()
+        self._outbox.flush_best_effort()
 
     def flush(self) -> None:
         """Return when all metrics are written; the server is waited for.
@@ -264,27 +268,27 @@ class Run:
         try:
             self._outbox.flush()
         except Problem:
-            self._patience_s = 0.0  # it has been waited for
+            self._retry_timeout_s = 0.0  # it has been waited for
             raise
 
     @_patient
-    def tags(self, values: Mapping[str, str]) -> None:
+    def set_tags(self, values: Mapping[str, str]) -> None:
         """Short facts."""
         for key, value in values.items():
             self.client.set_tag(self.run_id, key, value)
 
     @_patient
-    def document(self, content: Mapping[str, Any], name: str) -> None:
+    def log_json(self, content: Mapping[str, Any], name: str) -> None:
         """A JSON file."""
         self.client.log_dict(self.run_id, dict(content), name)
 
     @_patient
-    def text(self, content: str, name: str) -> None:
+    def log_text(self, content: str, name: str) -> None:
         """A file of text."""
         self.client.log_text(self.run_id, content, name)
 
     @_patient
-    def folder(self, local: Path, name: str) -> None:
+    def log_folder(self, local: Path, name: str) -> None:
         """All files of a local folder."""
         self.client.log_artifacts(self.run_id, str(local), name)
 
@@ -303,7 +307,7 @@ class Run:
         self.client.set_terminated(self.run_id, status)
 
     def _write_metrics(self, metrics: Sequence[Metric]) -> None:
-        with answered(self.uri):
+        with translate_errors(self.uri):
             self.client.log_batch(self.run_id, metrics=metrics)
 
     @contextmanager
@@ -327,7 +331,7 @@ class Run:
 
 
 @contextmanager
-def answered(uri: str) -> Iterator[None]:
+def translate_errors(uri: str) -> Iterator[None]:
     """MLflow's failures as one line that shows no password."""
     from mlflow.exceptions import MlflowException
     from requests.exceptions import RequestException

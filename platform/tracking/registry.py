@@ -12,13 +12,14 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
+from ... import trainers
 from ...trainers.errors import CheckpointProblem, UsageProblem, did_you_mean
 from ...trainers.export import Card
 from ...trainers.samplers import SamplingConfig
 from ...trainers.scratch import Scratch
 from ..storage.pretrained import export_run
 from ..storage.store import Storage
-from .mlflow_runs import Run, Tracker, answered
+from .mlflow_runs import Run, Tracker, translate_errors
 
 CHAMPION = "champion"
 REQUIREMENTS = ("mlflow", "torch", "safetensors", "pydantic", "numpy", "pandas")
@@ -58,7 +59,7 @@ def register(
         store: the run's place in the store.
         sampling: becomes the model's default.
     """
-    with Scratch() as scratch, answered(tracker.uri):
+    with Scratch() as scratch, translate_errors(tracker.uri):
         folder = Path(scratch)
         card = export_run(store, checkpoint, sampling, folder)
         identity = f"{card.checkpoint} {sampling.sampler} {sampling.steps} {sampling.omega:g}"
@@ -75,19 +76,19 @@ def register(
 
 def set_alias(tracker: Tracker, chosen: Version, alias: str) -> None:
     """Let an alias point at a version."""
-    with answered(tracker.uri):
+    with translate_errors(tracker.uri):
         tracker.client.set_registered_model_alias(chosen.name, alias, chosen.version)
 
 
 def names(tracker: Tracker) -> list[str]:
     """All registered models."""
-    with answered(tracker.uri):
+    with translate_errors(tracker.uri):
         return sorted(model.name for model in tracker.client.search_registered_models())
 
 
 def versions(tracker: Tracker, name: str) -> list[Version]:
     """All versions of a model, the newest first; none for an unknown name."""
-    with answered(tracker.uri):
+    with translate_errors(tracker.uri):
         found = tracker.client.search_model_versions(f"name = '{name}'")
         numbers = sorted((int(v.version) for v in found), reverse=True)
         return [get(tracker, name, str(number)) for number in numbers]
@@ -95,7 +96,7 @@ def versions(tracker: Tracker, name: str) -> list[Version]:
 
 def get(tracker: Tracker, name: str, number: str) -> Version:
     """One version."""
-    with answered(tracker.uri):
+    with translate_errors(tracker.uri):
         v = tracker.client.get_model_version(name, number)
         return Version(name, str(v.version), tuple(v.aliases), v.run_id, dict(v.tags))
 
@@ -139,7 +140,7 @@ def download(tracker: Tracker, chosen: Version, folder: Path) -> Path:
     from mlflow.artifacts import download_artifacts
     from mlflow.exceptions import MlflowException
 
-    with answered(tracker.uri), _quiet_mlflow():
+    with translate_errors(tracker.uri), _quiet_mlflow():
         try:
             found = download_artifacts(
                 f"{chosen.uri}/artifacts/model", dst_path=str(folder), tracking_uri=tracker.uri
@@ -159,10 +160,11 @@ def _log(run: Run, folder: Path, card: Card, name: str) -> str:
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema, TensorSpec
 
-    here = Path(__file__).parent
     code = folder / "code" / "whipray_trainers"
     shutil.copytree(
-        here.parent / "trainers", code, ignore=shutil.ignore_patterns("__pycache__", "recipes")
+        Path(trainers.__file__).parent,
+        code,
+        ignore=shutil.ignore_patterns("__pycache__", "recipes"),
     )
     channels, height, width = card.image_shape
     signature = ModelSignature(
@@ -179,7 +181,7 @@ def _log(run: Run, folder: Path, card: Card, name: str) -> str:
     with mlflow.start_run(run_id=run.run_id, log_system_metrics=False), _quiet_mlflow():
         info = mlflow.pyfunc.log_model(
             name="model",
-            python_model=str(here / "sampler_model.py"),
+            python_model=str(Path(__file__).with_name("pyfunc_model.py")),
             artifacts={"model": str(folder / "model")},
             code_paths=[str(code)],
             signature=signature,

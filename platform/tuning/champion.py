@@ -100,5 +100,5 @@ def _draw(tracker: Tracker, version: Version, result: SweepResult) -> str:
         file = Path(scratch) / "champion.png"
         picture.save(file)
         result.store.put_file(file, "champion.png")
-        result.parent.folder(Path(scratch), "champion")
+        result.parent.log_folder(Path(scratch), "champion")
     return result.store.uri_of("champion.png")

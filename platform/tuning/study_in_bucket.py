@@ -30,7 +30,7 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import BaseJournalBackend
 
 from ...trainers.errors import UsageProblem
-from ..foundation.retry import patiently
+from ..foundation.retry import retry_during_outage
 from ..storage.objects import CONNECTIONS, Bucket
 from ..storage.store import Storage, StorageProblem
 
@@ -55,7 +55,7 @@ class BucketStorage(JournalStorage):
     """
 
     def __init__(self, store: Storage) -> None:
-        self.journal = BucketJournal(Bucket(store.child("study")), store.config.patience_s)
+        self.journal = BucketJournal(Bucket(store.child("study")), store.config.retry_timeout_s)
         super().__init__(self.journal)
 
     def close(self) -> None:
@@ -66,11 +66,11 @@ class BucketStorage(JournalStorage):
 class BucketJournal(BaseJournalBackend):
     """Optuna's journal as objects; opening it takes it over.
 
-    An append waits `patience_s` for a store that does not answer.
+    An append waits `retry_timeout_s` for a store that does not answer.
     """
 
-    def __init__(self, bucket: Bucket, patience_s: float) -> None:
-        self._bucket, self._patience_s = bucket, patience_s
+    def __init__(self, bucket: Bucket, retry_timeout_s: float) -> None:
+        self._bucket, self._retry_timeout_s = bucket, retry_timeout_s
         self._token = uuid4().hex
         self._appended = 0
         self._since = datetime.now(UTC).isoformat(" ", "minutes").replace("+00:00", " UTC")
@@ -97,7 +97,9 @@ class BucketJournal(BaseJournalBackend):
         place.
         """
         lines = [json.dumps(log, separators=(",", ":")) for log in logs]
-        patiently(lambda: self._put(self._appended + 1, "\n".join(lines)), self._patience_s)
+        retry_during_outage(
+            lambda: self._put(self._appended + 1, "\n".join(lines)), self._retry_timeout_s
+        )
         self._appended += 1
         self._lines += lines
 

@@ -140,7 +140,7 @@ class Sweep:
                 {"whipray.kind": "sweep", "whipray.sweep": self.name},
             )
             begin(Plan(self.experiment, self.store, parent))
-            parent.document(self.space.model_dump(mode="json"), "space.yaml")
+            parent.log_json(self.space.model_dump(mode="json"), "space.yaml")
             if self.has_trunk:
                 from .pretraining import train_trunk
 
@@ -306,10 +306,10 @@ class Sweep:
             }
             for row in result.rows
         ]
-        result.parent.document({"rank_by": rank_by, "trials": table}, "sweep.json")
+        result.parent.log_json({"rank_by": rank_by, "trials": table}, "sweep.json")
         if result.best is not None:
-            result.parent.metrics({f"best/{rank_by}": result.best["value"]}, 0)
-            result.parent.tags({"whipray.best_trial": str(result.best["number"])})
+            result.parent.log_metrics({f"best/{rank_by}": result.best["value"]}, 0)
+            result.parent.set_tags({"whipray.best_trial": str(result.best["number"])})
         result.parent.finish("FINISHED")
 
 

@@ -60,7 +60,7 @@ def run_trial(config: dict[str, Any]) -> None:
                     plan.run.finish("KILLED")
                     tune.report({OUTCOME: SAVED})
                     return
-                plan.run.tags({"whipray.outcome": STOPPED})
+                plan.run.set_tags({"whipray.outcome": STOPPED})
                 plan.run.finish("FINISHED")
                 tune.report({OUTCOME: STOPPED})
                 return
@@ -77,12 +77,12 @@ def run_trial(config: dict[str, Any]) -> None:
         return
     except Exception as error:  # noqa: BLE001  (would come again; the sweep goes on without it)
         with suppress(Problem):
-            plan.run.document({"traceback": traceback.format_exc()}, "problem.json")
+            plan.run.log_json({"traceback": traceback.format_exc()}, "problem.json")
         first = (str(error).strip().splitlines() or [""])[0][:300]
         what = f"unexpected {type(error).__name__}: {first}"
         _fail(plan, Problem(what, "its traceback is problem.json in its MLflow run"))
         return
-    plan.run.tags({"whipray.outcome": FINISHED})
+    plan.run.set_tags({"whipray.outcome": FINISHED})
     plan.run.finish("FINISHED")
     # as text, because Tune flattens what is nested
     tune.report({OUTCOME: FINISHED, "summary": json.dumps(finished.summary())})
@@ -93,7 +93,7 @@ def _fail(plan: Plan, problem: Problem) -> None:
     from ray import tune
 
     with suppress(Problem):  # the first problem is the one to tell
-        plan.run.tags({"whipray.outcome": FAILED, "whipray.problem": str(problem)})
+        plan.run.set_tags({"whipray.outcome": FAILED, "whipray.problem": str(problem)})
         plan.run.finish("FAILED")
     diverged = isinstance(problem, DivergenceProblem)
     tune.report({OUTCOME: FAILED, "problem": str(problem), "diverged": diverged})

@@ -124,7 +124,7 @@ def main() -> None:
 
                 def tell(progress: Progress, run=run, name=name) -> bool:
                     if name == "told":
-                        run.metrics(progress.metrics, progress.images_seen)
+                        run.log_metrics(progress.metrics, progress.images_seen)
                     return False
 
                 store = root.child(f"{name.replace(' ', '-')}/{number}")

@@ -195,7 +195,7 @@ def test_an_answer_that_is_lost_doubles_nothing(
         run = track(proxy.endpoint, tmp_path).run("lost", "lost", {})
         proxy.answers_to_lose = 2
         for report in range(5):
-            run.metrics({"loss": report / 2}, report)
+            run.log_metrics({"loss": report / 2}, report)
         run.finish("FINISHED")
         assert proxy.answers_to_lose == 0
     found = history(track(logged_in.endpoint, tmp_path), run.run_id, "loss")
@@ -206,11 +206,11 @@ def test_metrics_that_nobody_takes_end_in_a_problem(
     logged_in: MLflowServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    monkeypatch.setattr(tracking, "PATIENCE_S", 1.0)
+    monkeypatch.setattr(tracking, "RETRY_TIMEOUT_S", 1.0)
     with Proxy(logged_in.port) as proxy:
         run = track(proxy.endpoint, tmp_path).run("gone", "gone", {})
         proxy.go_down()
-        run.metrics({"loss": 0.5, "lr": 0.1}, 1)
+        run.log_metrics({"loss": 0.5, "lr": 0.1}, 1)
         with pytest.raises(Problem, match="2 values could not be written: waited for 0:01"):
             run.finish("FINISHED")
 
@@ -224,20 +224,20 @@ def test_a_copy_in_another_process_settles_with_the_server_or_without(
     with Proxy(logged_in.port) as proxy:
         run = track(proxy.endpoint, tmp_path).run("copy", "copy", {})
         copy: Run = pickle.loads(pickle.dumps(run))
-        copy.metrics({"loss": 0.0}, 0)
-        copy.settle()
+        copy.log_metrics({"loss": 0.0}, 0)
+        copy.flush_best_effort()
         assert history(tracker, run.run_id, "loss") == [(0, 0.0)]
         proxy.go_down()
-        copy.metrics({"loss": 1.0}, 1)
-        copy.metrics({"loss": 2.0}, 2)
-        copy.settle()
+        copy.log_metrics({"loss": 1.0}, 1)
+        copy.log_metrics({"loss": 2.0}, 2)
+        copy.flush_best_effort()
         assert history(tracker, run.run_id, "loss") == [(0, 0.0)]
         proxy.come_back()
         wait_until(lambda: len(history(tracker, run.run_id, "loss")) == 3)
         proxy.go_down()
         back = threading.Timer(1.0, proxy.come_back)
         back.start()
-        copy.metrics({"loss": 3.0}, 3)
+        copy.log_metrics({"loss": 3.0}, 3)
         copy.flush()
         back.join()
         expected = [(step, float(step)) for step in range(4)]
@@ -250,9 +250,9 @@ def test_metrics_that_are_refused_stop_the_training(
     tracker = track(logged_in.endpoint, tmp_path)
     run = tracker.run("deleted", "deleted", {})
     tracker.client.delete_run(run.run_id)
-    run.metrics({"loss": 0.5}, 1)
+    run.log_metrics({"loss": 0.5}, 1)
     with pytest.raises(TrackingProblem, match="failed"):
         run.finish("FINISHED")
     assert tracker.client.get_run(run.run_id).info.status != "FINISHED"
     with pytest.raises(TrackingProblem, match="failed"):
-        run.metrics({"loss": 0.4}, 2)
+        run.log_metrics({"loss": 0.4}, 2)

@@ -70,9 +70,9 @@ def test_a_login_in_the_address_stays_out_of_sight(
 def test_what_a_run_writes_is_there(logged_in: MLflowServer, tmp_path: Path) -> None:
     tracker = track(logged_in, tmp_path)
     run = tracker.run("whole", "a run", {"whipray.kind": "run"})
-    run.metrics({"loss": 0.5}, 64)
-    run.document({"classes": [3, 1]}, "dataset.json")
-    run.tags({"whipray.outcome": "finished"})
+    run.log_metrics({"loss": 0.5}, 64)
+    run.log_json({"classes": [3, 1]}, "dataset.json")
+    run.set_tags({"whipray.outcome": "finished"})
     run.finish("FINISHED")
     found = tracker.client.get_run(tracker.find("whole").run_id)
     assert found.info.status == "FINISHED"
@@ -81,7 +81,7 @@ def test_what_a_run_writes_is_there(logged_in: MLflowServer, tmp_path: Path) -> 
     assert [file.path for file in tracker.client.list_artifacts(run.run_id)] == ["dataset.json"]
 
     later = tracker.find("whole")
-    later.metrics({"later": 1.0}, 64)
+    later.log_metrics({"later": 1.0}, 64)
     later.flush()
     assert tracker.client.get_run(run.run_id).data.metrics["later"] == 1.0
 

@@ -177,14 +177,14 @@ def test_an_outage_is_waited_for_and_a_longer_one_is_a_problem_that_costs_no_ent
     config: StorageConfig, swift: Server, caplog: pytest.LogCaptureFixture
 ) -> None:
     expected = []
-    for patience_s, survives in ((0.0, False), (300.0, True)):
-        patient = config.model_copy(update={"patience_s": patience_s})
+    for retry_timeout_s, survives in ((0.0, False), (300.0, True)):
+        patient = config.model_copy(update={"retry_timeout_s": retry_timeout_s})
         storage = BucketStorage(Storage(patient))
         if not expected:
             storage.create_new_study([StudyDirection.MINIMIZE])
         swift.kill()
         with ThreadPoolExecutor(1) as pool:
-            in_the_outage = f"{patience_s} s of patience"
+            in_the_outage = f"{retry_timeout_s} s of retries"
             written = pool.submit(storage.set_study_user_attr, 0, in_the_outage, 1)
             try:
                 if survives:
@@ -199,7 +199,7 @@ def test_an_outage_is_waited_for_and_a_longer_one_is_a_problem_that_costs_no_ent
             if survives:
                 written.result(WAIT_S)
                 expected.append(in_the_outage)
-        expected.append(f"after {patience_s} s")
+        expected.append(f"after {retry_timeout_s} s")
         storage.set_study_user_attr(0, expected[-1], 1)
         storage.close()
         assert journal(config) == expected

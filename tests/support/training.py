@@ -16,7 +16,7 @@ from torch import Tensor
 
 from whipray.platform.config.experiment import Experiment
 from whipray.platform.config.layers import Layer, resolve
-from whipray.platform.foundation.versions import here
+from whipray.platform.foundation.versions import local_versions
 from whipray.platform.runs.run.local_training import Trained, train_here
 from whipray.platform.storage.checkpoints import CheckpointStore, name_of
 from whipray.platform.storage.store import Storage, StorageConfig
@@ -156,6 +156,6 @@ def train_without_data(experiment: Experiment, folder: Path, rank: int) -> Done:
 def train_beside_another_image(experiment: Experiment, folder: Path) -> Done:
     """Train while the last worker's machine has another PyTorch."""
     rank = int(os.environ["RANK"])
-    mine = here() if rank == 0 else {**here(), "torch": "1.0", "host": "node-2"}
+    mine = local_versions() if rank == 0 else {**local_versions(), "torch": "1.0", "host": "node-2"}
     with patch("whipray.platform.runs.run.local_training.here", lambda: mine):
         return train(experiment, folder)

@@ -42,7 +42,7 @@ def runs(address: str, name: str, writer: int, start: Barrier) -> None:
         tracker = Tracker(config, Storage(StorageConfig(uri=folder)))
         run = tracker.run(key(writer), key(writer), {})
         for report in range(REPORTS):
-            run.metrics({"loss": value(writer, report), "lr": 0.5}, report)
+            run.log_metrics({"loss": value(writer, report), "lr": 0.5}, report)
         run.finish("FINISHED")
 
 

@@ -158,22 +158,19 @@ def test_a_committed_checkpoint_is_never_rewritten(store: CheckpointStore, tmp_p
     assert store.fetch(name_of(800), tmp_path / "got").images_seen == 800
 
 
-def test_prune_keeps_the_last_the_protected_and_the_unfinished_newest(
+def test_prune_keeps_the_last_and_the_unfinished_newest(
     store: CheckpointStore, tmp_path: Path
 ) -> None:
     for images_seen in (1, 2, 3, 4, 5):
         save(store, make_checkpoint(tmp_path, images_seen))
-    store.protect(name_of(2))
-    store.protect(name_of(3))
-    store.unprotect(name_of(3))
     for images_seen in (0, 6):
         shard = make_checkpoint(tmp_path, images_seen) / "shard-0.safetensors"
         store.put_shard(name_of(images_seen), shard)
     store.storage.write_text("notes/readme.txt", "not a checkpoint")
-    assert store.prune() == [name_of(n) for n in (0, 1, 3)]
-    assert store.names() == [name_of(n) for n in (2, 4, 5)]
+    assert store.prune() == [name_of(n) for n in (0, 1, 2, 3)]
+    assert store.names() == [name_of(n) for n in (4, 5)]
     assert {path.split("/")[0] for path in store.storage.list()} == {
-        *(name_of(n) for n in (2, 4, 5, 6)),
+        *(name_of(n) for n in (4, 5, 6)),
         "notes",
     }
     assert store.prune() == []

@@ -68,7 +68,7 @@ def test_the_speed_is_that_of_the_latest_run_with_the_same_step(tmp_path: Path) 
     slower = with_values(mine, {"training.batch_size": 2 * mine.training.batch_size}, "test")
     for name, experiment, speed in (("a", mine, 10.0), ("b", slower, 5.0), ("c", mine, 20.0)):
         run = tracker.run(f"run/{name}", name, {STEP: step_key(experiment)})
-        run.metrics({"images_per_second": speed}, 320)
+        run.log_metrics({"images_per_second": speed}, 320)
         run.finish("FINISHED")
         time.sleep(0.01)  # MLflow knows milliseconds
     tracker.run("run/d", "d", {STEP: step_key(mine)})  # has not made a step yet

@@ -116,8 +116,8 @@ def test_a_store_of_this_machine_is_refused() -> None:
 def test_the_environment_s_endpoint_goes_along(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://s3:9000")
     monkeypatch.setenv("AWS_REGION", "eu-central-1")
-    found = shared_store(S3.model_copy(update={"patience_s": 7.0}))
-    assert (found.endpoint_url, found.region, found.patience_s) == (
+    found = shared_store(S3.model_copy(update={"retry_timeout_s": 7.0}))
+    assert (found.endpoint_url, found.region, found.retry_timeout_s) == (
         "http://s3:9000",
         "eu-central-1",
         7.0,

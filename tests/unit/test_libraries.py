@@ -6,7 +6,7 @@ import importlib.metadata
 
 import pytest
 
-from whipray.platform.foundation.versions import check_alike, here, unsatisfied
+from whipray.platform.foundation.versions import check_alike, local_versions, unsatisfied
 from whipray.trainers.errors import Problem
 
 
@@ -22,7 +22,7 @@ def test_another_image_s_libraries_are_named() -> None:
 
 
 def test_one_machine_among_several_with_another_image_is_named() -> None:
-    mine = here()
+    mine = local_versions()
     check_alike([mine, {**mine, "host": "node-2"}])
     with pytest.raises(Problem, match="torch differs: ") as raised:
         check_alike([mine, mine, {**mine, "host": "node-2", "torch": "1.0"}])

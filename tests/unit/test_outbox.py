@@ -11,8 +11,8 @@ from collections.abc import Sequence
 import pytest
 from support.shell import WAIT_S
 
-from whipray.platform.foundation.retry import Outage, patiently
-from whipray.platform.tracking.mlflow_runs.async_writer import Outbox
+from whipray.platform.foundation.retry import Outage, retry_during_outage
+from whipray.platform.tracking.async_writer import AsyncWriter
 from whipray.trainers.errors import Problem
 
 
@@ -38,9 +38,11 @@ class Log:
         raise Outage("the log does not answer", "start it")
 
     def outbox(
-        self, room: int = 100, every_s: float = 0.0, patience_s: float = 30.0
-    ) -> Outbox[int]:
-        return Outbox(self.write, at_once=3, room=room, every_s=every_s, patience_s=patience_s)
+        self, room: int = 100, every_s: float = 0.0, retry_timeout_s: float = 30.0
+    ) -> AsyncWriter[int]:
+        return AsyncWriter(
+            self.write, at_once=3, room=room, every_s=every_s, retry_timeout_s=retry_timeout_s
+        )
 
 
 def test_items_are_written_in_order_and_in_lots() -> None:
@@ -59,11 +61,11 @@ def test_items_wait_for_others_until_a_lot_is_full_or_somebody_waits_for_them() 
     log = Log()
     outbox = log.outbox(every_s=86_400)
     outbox.put([1])  # the first has nothing to wait for
-    outbox.settle()
+    outbox.flush_best_effort()
     outbox.put([2])
     outbox.put([3])
     assert log.written == [[1]]
-    outbox.settle()
+    outbox.flush_best_effort()
     assert log.written == [[1], [2, 3]]
     outbox.put([4, 5])
     outbox.put([6, 7])
@@ -96,11 +98,11 @@ def test_to_settle_is_to_be_written_or_to_know_that_the_server_is_down() -> None
     log = Log()
     outbox = log.outbox()
     outbox.put([1])
-    outbox.settle()
+    outbox.flush_best_effort()
     assert log.written == [[1]]
     log.failures = 3
     outbox.put([2])
-    outbox.settle()
+    outbox.flush_best_effort()
     assert log.written == [[1]]
     outbox.flush()
     assert log.written == [[1], [2]]
@@ -116,9 +118,9 @@ def test_to_settle_is_not_to_wait_for_what_comes_later() -> None:
         if not enough.wait(0.05):
             outbox.put([len(written)])
 
-    outbox = Outbox(write, at_once=3, room=9, every_s=0.0, patience_s=30.0)
+    outbox = AsyncWriter(write, at_once=3, room=9, every_s=0.0, retry_timeout_s=30.0)
     outbox.put([0])
-    outbox.settle()
+    outbox.flush_best_effort()
     assert 0 < len(written) < 100
     enough.set()
     outbox.flush()
@@ -128,20 +130,20 @@ def test_a_refusal_is_the_end() -> None:
     def refuse(_items: Sequence[int]) -> None:
         raise Problem("the log refuses", "ask its owner")
 
-    outbox = Outbox(refuse, at_once=3, room=9, every_s=0.0, patience_s=30.0)
+    outbox = AsyncWriter(refuse, at_once=3, room=9, every_s=0.0, retry_timeout_s=30.0)
     outbox.put([1])
-    for use in (outbox.settle, outbox.flush, lambda: outbox.put([2])):
+    for use in (outbox.flush_best_effort, outbox.flush, lambda: outbox.put([2])):
         with pytest.raises(Problem, match="the log refuses"):
             use()
 
 
 def test_what_patience_did_not_bring_is_lost_with_a_word() -> None:
     log = Log(failures=1000)
-    outbox = log.outbox(room=4, patience_s=0.2)
+    outbox = log.outbox(room=4, retry_timeout_s=0.2)
     outbox.put([1, 2, 3])
     with pytest.raises(Problem, match="3 values could not be written: no room for 2 more"):
         outbox.put([4, 5])
-    outbox = log.outbox(patience_s=0.2)
+    outbox = log.outbox(retry_timeout_s=0.2)
     outbox.put([1, 2, 3])
     with pytest.raises(Problem, match="3 values could not be written: waited for 0:00"):
         outbox.flush()
@@ -152,11 +154,11 @@ def test_what_patience_did_not_bring_is_lost_with_a_word() -> None:
 
 AT_ITS_END = """
 import time
-from whipray.platform.tracking.async_writer import Outbox
+from whipray.platform.tracking.async_writer import AsyncWriter
 def write(items):
     time.sleep(0.2)
     print(*items, flush=True)
-outbox = Outbox(write, at_once=1, room=9, every_s=0.0, patience_s=30.0)
+outbox = AsyncWriter(write, at_once=1, room=9, every_s=0.0, retry_timeout_s=30.0)
 outbox.put([1, 2, 3])
 """
 
@@ -170,11 +172,11 @@ def test_a_process_that_ends_writes_the_rest() -> None:
 
 def test_patience_ends_and_the_last_outage_is_raised() -> None:
     log = Log(failures=2)
-    patiently(lambda: log.write([1]), 30.0)
+    retry_during_outage(lambda: log.write([1]), 30.0)
     assert log.written == [[1]]
     log.failures = 1000
     start = time.monotonic()
     with pytest.raises(Outage, match="does not answer"):
-        patiently(lambda: log.write([2]), 1.0)
+        retry_during_outage(lambda: log.write([2]), 1.0)
     assert time.monotonic() - start >= 1.0
     assert log.failures < 998  # tried again meanwhile

@@ -103,8 +103,8 @@ class Classified:
 
     def record(self, run: Run) -> None:
         """Add it to the run's MLflow run; the last of several is what its metrics show."""
-        run.document(self.document, f"{self.folder}.json")
-        run.metrics(self.metrics(), self.document["images_seen"])
+        run.log_json(self.document, f"{self.folder}.json")
+        run.log_metrics(self.metrics(), self.document["images_seen"])
         run.flush()
 
 
