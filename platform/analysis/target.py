@@ -11,7 +11,7 @@ from ..config.experiment import Experiment, TrackingConfig
 from ..config.layers import Layer, parse_override, resolve
 from ..evaluation.config import EVERYTHING
 from ..runs.evaluator import Evaluated, Evaluator
-from ..runs.find_run import RunPlace, find_run
+from ..runs.find_run import StoredRun, find_run
 from ..storage.store import Storage
 from ..tracking.mlflow_runs import Run, Tracker
 
@@ -23,7 +23,7 @@ class Target:
     """A run to evaluate, and with which settings."""
 
     name: str
-    place: RunPlace
+    place: StoredRun
     experiment: Experiment
     """The run's own, with what is overridden."""
 

@@ -42,13 +42,13 @@ def saving_on_interrupt() -> Iterator[threading.Event]:
 
 
 @contextmanager
-def passed_on(asked: threading.Event) -> Iterator[StopAsked]:
+def broadcast_stop(asked: threading.Event) -> Iterator[RemoteStopFlag]:
     """What Ray's workers ask with each report: whether the event of this process is set."""
     import ray
 
-    from .ray_session import beside_the_driver
+    from .ray_session import driver_node_options
 
-    flag: Any = ray.remote(_Flag).options(**beside_the_driver()).remote()
+    flag: Any = ray.remote(_Flag).options(**driver_node_options()).remote()
     over = threading.Event()
 
     def pass_on() -> None:
@@ -61,13 +61,13 @@ def passed_on(asked: threading.Event) -> Iterator[StopAsked]:
     thread = threading.Thread(target=pass_on, daemon=True)
     thread.start()
     try:
-        yield StopAsked(flag)
+        yield RemoteStopFlag(flag)
     finally:
         over.set()
         thread.join()
 
 
-class Notice:
+class PreemptionWatcher:
     """Whether this host will be taken away soon; true once. For a training that is one process: Ray
     Train tells its workers by itself."""
 
@@ -100,8 +100,8 @@ def _draining() -> bool:
     return here in ray._private.state.state.get_draining_nodes()
 
 
-class StopAsked:
-    """A `Tell` that pickles; True once stopping was asked for."""
+class RemoteStopFlag:
+    """A `ReportCallback` that pickles; True once stopping was asked for."""
 
     def __init__(self, flag: Any) -> None:
         self.flag = flag

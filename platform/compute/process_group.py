@@ -22,8 +22,8 @@ class _SharedGPUs(Backend):
 
 
 @dataclass
-class JoinedByWorkers(TorchConfig):
-    """PyTorch for workers that call `join_each_other` themselves.
+class WorkerJoinedTorchConfig(TorchConfig):
+    """PyTorch for workers that call `join_process_group` themselves.
 
     Ray Train would join them before it hands over to them, and gives up for good when one is lost
     in that moment. What fails while they train is tried again.
@@ -35,7 +35,7 @@ class JoinedByWorkers(TorchConfig):
         return _SharedGPUs
 
 
-def join_each_other(backend: str) -> None:
+def join_process_group(backend: str) -> None:
     """Make a process group of the workers; each of them calls it once."""
     context = train.get_context()
     rank, world = context.get_world_rank(), context.get_world_size()

@@ -10,11 +10,11 @@ from typing import Any
 from ray.train import UserCallback
 
 from ...trainers.loop import Progress
-from .ray_session import beside_the_driver
+from .ray_session import driver_node_options
 
 
 @contextmanager
-def heard(
+def progress_queue(
     on_progress: Callable[[Progress], None], on_phase: Callable[[str], None]
 ) -> Iterator[Any]:
     """A Ray queue whose reports and phases reach the two callables while inside.
@@ -25,7 +25,7 @@ def heard(
     from ray.exceptions import RayError
     from ray.util.queue import Empty, Queue
 
-    reports, over = Queue(actor_options=beside_the_driver()), threading.Event()
+    reports, over = Queue(actor_options=driver_node_options()), threading.Event()
 
     def listen() -> None:
         while True:
@@ -48,7 +48,7 @@ def heard(
         listener.join(timeout=10)
 
 
-class Put:
+class QueueReporter:
     """Puts reports and phases into such a queue; pickles."""
 
     def __init__(self, queue: Any) -> None:

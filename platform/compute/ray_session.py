@@ -27,7 +27,7 @@ SETTINGS = {
 }
 
 
-class Brief(io.TextIOBase):
+class TruncatingStderr(io.TextIOBase):
     """stderr, for what Ray prints on stdout, where data goes: of lost workers and hosts the first
     words, without the pages of its own state that follow."""
 
@@ -45,7 +45,7 @@ class Brief(io.TextIOBase):
 
 
 @contextmanager
-def connected() -> Iterator[None]:
+def ray_session() -> Iterator[None]:
     """Attach or start; a Ray of our own ends with the block.
 
     Raises:
@@ -81,27 +81,29 @@ def connected() -> Iterator[None]:
             else "the same command again when the machine is less busy, or `whipray doctor --ray`",
         ) from error
     try:
-        with redirect_stdout(Brief()):
+        with redirect_stdout(TruncatingStderr()):
             yield
     finally:
         ray.shutdown()
 
 
-def room_for(cpus: float, gpus: float) -> int:
+def cluster_capacity(cpus: float, gpus: float) -> int:
     """How many workers that large the cluster's hosts hold; none spreads over two."""
     import ray
 
-    return fitting([node["Resources"] for node in ray.nodes() if node["Alive"]], cpus, gpus)
+    return count_fitting_workers(
+        [node["Resources"] for node in ray.nodes() if node["Alive"]], cpus, gpus
+    )
 
 
-def alone() -> bool:
+def is_single_machine() -> bool:
     """Whether Ray has this machine and will never have another."""
     import ray
 
     return "RAY_ADDRESS" not in os.environ and len(ray.nodes()) == 1
 
 
-def fitting(hosts: list[dict[str, float]], cpus: float, gpus: float) -> int:
+def count_fitting_workers(hosts: list[dict[str, float]], cpus: float, gpus: float) -> int:
     """How many workers that large fit on hosts with these resources."""
     return sum(
         int(min(has.get("CPU", 0) // cpus, has.get("GPU", 0) // gpus if gpus else 2**31))
@@ -109,7 +111,7 @@ def fitting(hosts: list[dict[str, float]], cpus: float, gpus: float) -> int:
     )
 
 
-def beside_the_driver() -> dict[str, Any]:
+def driver_node_options() -> dict[str, Any]:
     """Options of an actor that takes no CPU and is lost with this process's host, no other."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -118,7 +120,7 @@ def beside_the_driver() -> dict[str, Any]:
     return {"num_cpus": 0, "scheduling_strategy": here}
 
 
-def on_a_worker(scaling: ScalingConfig, action: Callable[[], T], **options: Any) -> T:
+def run_on_worker(scaling: ScalingConfig, action: Callable[[], T], **options: Any) -> T:
     """Run a picklable action where there are one worker's CPUs and GPUs, and wait for it.
 
     Args:

@@ -197,12 +197,12 @@ def _tracking(uri: str, config: StorageConfig) -> str:
 
 def _ray_checks() -> Iterator[Check]:
     """Attach, or start a local instance, and look at it and at each of its nodes."""
-    from ..compute.ray_session import connected
+    from ..compute.ray_session import ray_session
     from .cluster_checks import probes
 
     fix = "pip install 'ray[default,train,tune]'; check RAY_ADDRESS"
     with ExitStack() as open_ray:
-        started = _check("ray", lambda: _attach(open_ray, connected()), fix)
+        started = _check("ray", lambda: _attach(open_ray, ray_session()), fix)
         yield started
         if started.ok:
             for name, (probe, mend) in open_ray.enter_context(probes()).items():

@@ -97,14 +97,14 @@ class Workers:
                 busy[make.remote(verb, shard)] = actor, shard
 
     def _start(self) -> list[Any]:
-        from ..compute.ray_session import connected, room_for
+        from ..compute.ray_session import cluster_capacity, ray_session
 
-        self._open.enter_context(connected())
+        self._open.enter_context(ray_session())
         import ray
 
         gpus = self.scaling.gpus_per_worker or float("GPU" in ray.cluster_resources())
         cpus = self.scaling.cpus_per_worker
-        room = room_for(cpus, gpus)
+        room = cluster_capacity(cpus, gpus)
         if room < 1 or (self.count != "all" and self.count > room):
             raise UsageProblem(
                 f"{self.count} workers with {cpus} CPUs and {gpus:g} GPUs each: the cluster has room "

@@ -111,10 +111,10 @@ class JobsClient:
 
     def room(self, cpus: float, gpus: float) -> int:
         """How many workers that large its nodes hold, those that an autoscaler may add left out."""
-        from ..compute.ray_session import fitting
+        from ..compute.ray_session import count_fitting_workers
 
         alive = [node.resources_total for node in self._nodes() if node.state == "ALIVE"]
-        return fitting(alive, cpus, gpus)
+        return count_fitting_workers(alive, cpus, gpus)
 
     def seconds_since_node_change(self) -> float:
         """How long no node has come or gone, if its clock is this machine's."""

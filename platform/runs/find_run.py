@@ -11,7 +11,7 @@ from ..storage.store import Storage
 
 
 @dataclass(frozen=True)
-class RunPlace:
+class StoredRun:
     """A run that is there already."""
 
     key: str
@@ -21,7 +21,7 @@ class RunPlace:
     experiment: Experiment
 
 
-def find_run(root: Storage, target: str) -> RunPlace:
+def find_run(root: Storage, target: str) -> StoredRun:
     """`NAME` of a run, `SWEEP/NUMBER` of a trial, or `SWEEP/trunk`.
 
     Raises:
@@ -45,7 +45,7 @@ def find_run(root: Storage, target: str) -> RunPlace:
             f"{hint}there are {', '.join(known[-12:]) or 'none yet'}; another store is --storage or storage.uri",
         )
     config = checkpoints.read_manifest(latest).config
-    return RunPlace(key, store, latest, Experiment.model_validate(config))
+    return StoredRun(key, store, latest, Experiment.model_validate(config))
 
 
 def _runs(root: Storage) -> set[str]:

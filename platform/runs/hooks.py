@@ -42,35 +42,35 @@ class StoreHooks:
 
     Args:
         store: the run's checkpoints.
-        tell: takes each report; True asks the training to stop.
-        notice: whether a worker's host was given notice since it was last asked; the same on every
-            worker.
-        settle: returns when what was told is kept, or cannot be for now. Only after that does a
-            checkpoint count: what lies before it is not told again.
+        on_report: takes each report; True asks the training to stop.
+        preemption_noticed: returns whether a worker's host was given notice since the last call; the
+            same on every worker.
+        flush_metrics: returns when all reports so far are written, or cannot be for now. Only then is
+            a checkpoint committed: reports from before it are not made again after a resume.
     """
 
     def __init__(
         self,
         store: CheckpointStore,
-        tell: Callable[[Progress], bool],
-        notice: Callable[[], bool] = lambda: False,
-        settle: Callable[[], None] = lambda: None,
+        on_report: Callable[[Progress], bool],
+        preemption_noticed: Callable[[], bool] = lambda: False,
+        flush_metrics: Callable[[], None] = lambda: None,
     ) -> None:
         self.store = store
-        self.tell = tell
-        self.notice = notice
-        self.settle_told = settle
+        self.on_report = on_report
+        self.preemption_noticed = preemption_noticed
+        self.flush_metrics = flush_metrics
         self._upload: _Upload | None = None
 
     def report(self, progress: Progress) -> bool:
         """Tell; a problem with that is one of all workers."""
-        stop = together(lambda: self.tell(progress))
+        stop = run_on_all_or_raise(lambda: self.on_report(progress))
         self._go_on(wait=False)
         return stop
 
     def hurry(self) -> bool:
         """Whether a checkpoint is wanted before a host goes."""
-        return self.notice()
+        return self.preemption_noticed()
 
     def checkpoint(
         self, name: str, scratch: TemporaryDirectory[str], file: str, manifest: Manifest
@@ -92,11 +92,11 @@ class StoreHooks:
     def _go_on(self, wait: bool) -> None:
         """From the shards to the manifest to the end, as far as it is without waiting."""
         while (upload := self._upload) is not None:
-            if not wait and not all(gathered(upload.job.done())):
+            if not wait and not all(all_gather(upload.job.done())):
                 return
             self._upload = None
             try:
-                together(upload.job.result)
+                run_on_all_or_raise(upload.job.result)
             except Problem:
                 upload.scratch.cleanup()
                 raise
@@ -112,7 +112,7 @@ class StoreHooks:
     def _commit(self, upload: _Upload) -> None:
         folder = Path(upload.scratch.name)
         try:
-            self.settle_told()
+            self.flush_metrics()
         finally:  # it is worth more than the reports before it
             checkpoint_format.write_manifest(folder, upload.manifest)
             self.store.commit(upload.name, folder / checkpoint_format.MANIFEST)
@@ -123,14 +123,14 @@ def _nothing() -> None:
     """What the other workers do while worker 0 commits."""
 
 
-def gathered(value: T) -> list[T]:
+def all_gather(value: T) -> list[T]:
     """Every worker's value, by rank."""
     values: list[T | None] = [None] * dist.get_world_size()
     dist.all_gather_object(values, value)
     return values  # type: ignore[return-value]
 
 
-def together(action: Callable[[], T]) -> T:
+def run_on_all_or_raise(action: Callable[[], T]) -> T:
     """Run an action on every worker; if one has a problem, all of them raise it.
 
     A worker that failed alone would leave the others waiting in the next collective.
@@ -141,7 +141,7 @@ def together(action: Callable[[], T]) -> T:
         result = action()
     except Problem as found:
         problem = found
-    for found_anywhere in gathered(problem):
+    for found_anywhere in all_gather(problem):
         if found_anywhere is not None:
             raise found_anywhere
     return result  # type: ignore[return-value]  # only None where the action returns None
@@ -162,13 +162,15 @@ def resume_point(store: CheckpointStore, folder: Path) -> tuple[Resume | None, l
             store.set_aside(name)
         return found
 
-    mine = together(choose)  # worker 0's
+    mine = run_on_all_or_raise(choose)  # worker 0's
     chosen = [mine]
     dist.broadcast_object_list(chosen, src=0)
     found = chosen[0]
     if found is None:
         return None, []
-    manifest = together(lambda: mine.manifest if mine else store.fetch(found.name, folder))
+    manifest = run_on_all_or_raise(
+        lambda: mine.manifest if mine else store.fetch(found.name, folder)
+    )
     return Resume(folder, manifest), [
         f"passed over {name}: {problem.what}" for name, problem in found.damaged.items()
     ]

@@ -16,12 +16,12 @@ from ..storage.checkpoints import CheckpointStore
 from ..storage.pretrained import load_start
 from ..storage.store import Storage
 
-Tell = Callable[[Progress], bool]
+ReportCallback = Callable[[Progress], bool]
 """Takes each report; True asks the training to stop."""
 
 
 @dataclass(frozen=True)
-class Trained:
+class TrainingResult:
     """How a training ended."""
 
     checkpoint: str
@@ -31,19 +31,19 @@ class Trained:
     """Lines for a person, such as a damaged checkpoint that was passed over."""
 
 
-def train_here(
+def train_in_process_group(
     experiment: Experiment,
     run: Storage,
-    tell: Tell,
-    notice: Callable[[], bool] = lambda: False,
-    settle: Callable[[], None] = lambda: None,
-) -> Trained:
+    on_report: ReportCallback,
+    preemption_noticed: Callable[[], bool] = lambda: False,
+    flush_metrics: Callable[[], None] = lambda: None,
+) -> TrainingResult:
     """Train as one worker of the current process group, from the run's last checkpoint if any.
 
     Without a launcher's process group this process is the only worker.
 
     Args:
-        notice, settle: as `hooks.StoreHooks`.
+        preemption_noticed, flush_metrics: as `hooks.StoreHooks`.
 
     Raises:
         Problem: as `trainers.loop.Training`, and what the store has to say.
@@ -51,7 +51,7 @@ def train_here(
     import torch
 
     from ...trainers.engine import choose_device, join_workers
-    from .hooks import StoreHooks, gathered, resume_point, together
+    from .hooks import StoreHooks, all_gather, resume_point, run_on_all_or_raise
 
     device = choose_device()
     if device.type == "cpu":
@@ -59,17 +59,17 @@ def train_here(
     store = CheckpointStore(run, experiment.keep_checkpoints)
     record = experiment.model_dump(mode="json")
     join_workers(device)
-    check_alike(gathered(local_versions()))
+    check_alike(all_gather(local_versions()))
     with Scratch() as scratch:
         resume, notes = resume_point(store, Path(scratch))
         if resume:
             check_same_run(flatten(resume.manifest.config), flatten(record), FREE_ON_RESUME)
             notes = [*notes, f"resumed from {resume.manifest.images_seen:,} images"]
         saved = resume.manifest if resume else None
-        start = together(lambda: load_start(run, experiment.start, saved))
-        data = together(lambda: experiment.data.load(cache_folder()))
+        start = run_on_all_or_raise(lambda: load_start(run, experiment.start, saved))
+        data = run_on_all_or_raise(lambda: experiment.data.load(cache_folder()))
         training = Training(experiment, data, device, resume, start)
-    hooks = StoreHooks(store, tell, notice, settle)
+    hooks = StoreHooks(store, on_report, preemption_noticed, flush_metrics)
     try:
         progress = training.run(hooks, record)
     except DivergenceProblem:  # all workers' at once; the checkpoint before it is worth keeping
@@ -79,4 +79,4 @@ def train_here(
         training.engine.close()
     last = store.latest()
     assert last is not None  # a training ends with a checkpoint
-    return Trained(last, progress.images_seen, notes)
+    return TrainingResult(last, progress.images_seen, notes)

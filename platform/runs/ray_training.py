@@ -18,7 +18,7 @@ from ..foundation.background import in_background
 from ..foundation.logs import quiet_logs
 from ..storage.store import Storage
 from ..tracking.mlflow_runs import Run
-from .local_training import Tell, Trained, train_here
+from .local_training import ReportCallback, TrainingResult, train_in_process_group
 
 PATIENCE_S = 86_400
 """How long workers wait for a place in the cluster, in all."""
@@ -33,7 +33,7 @@ REGROW_S = 60.0
 the last checkpoint."""
 
 
-class RecordProgress(UserCallback):
+class LogProgress(UserCallback):
     """Writes worker 0's reports to MLflow, so that a run has one writer at any time."""
 
     def __init__(self, run: Run) -> None:
@@ -58,8 +58,8 @@ def train_on_workers(
     experiment: Experiment,
     run: Storage,
     callbacks: Sequence[Any],
-    tell: Tell = lambda _progress: False,
-) -> Trained:
+    on_report: ReportCallback = lambda _progress: False,
+) -> TrainingResult:
     """Train on `scaling.workers` Ray Train workers; lost ones come back at the last checkpoint.
 
     Args:
@@ -75,8 +75,8 @@ def train_on_workers(
     from ray.train import ScalingConfig as Workers
     from ray.train.torch import TorchTrainer
 
-    from ..compute.process_group import JoinedByWorkers
-    from ..compute.ray_session import alone, room_for
+    from ..compute.process_group import WorkerJoinedTorchConfig
+    from ..compute.ray_session import cluster_capacity, is_single_machine
 
     scaling = experiment.scaling
     on_gpu = scaling.gpus_per_worker > 0
@@ -84,8 +84,8 @@ def train_on_workers(
     if on_gpu:
         resources["GPU"] = scaling.gpus_per_worker
     workers: Any = (scaling.fewest, scaling.workers) if scaling.min_workers else scaling.workers
-    room = room_for(scaling.cpus_per_worker, scaling.gpus_per_worker)
-    if alone() and room < scaling.fewest:  # for ever
+    room = cluster_capacity(scaling.cpus_per_worker, scaling.gpus_per_worker)
+    if is_single_machine() and room < scaling.fewest:  # for ever
         raise UsageProblem(
             f"{scaling.wanted}: this machine has room for {room}",
             "lower scaling.workers, scaling.cpus_per_worker or scaling.gpus_per_worker",
@@ -107,7 +107,7 @@ def train_on_workers(
             train_loop_config={
                 "experiment": experiment.model_dump(mode="json"),
                 "run": run,
-                "tell": tell,
+                "tell": on_report,
             },
             scaling_config=Workers(  # type: ignore[call-arg]
                 num_workers=workers,
@@ -115,7 +115,7 @@ def train_on_workers(
                 use_gpu=on_gpu,
                 resources_per_worker=resources,
             ),
-            torch_config=JoinedByWorkers(),
+            torch_config=WorkerJoinedTorchConfig(),
             run_config=RunConfig(
                 name=f"train-{uuid4().hex[:12]}",
                 # Checkpoints go to our own store. This is for Ray's controller, which runs on this
@@ -137,26 +137,26 @@ def train_on_workers(
     outcome = result.return_value
     if isinstance(outcome, Problem):
         raise outcome
-    trained: Trained = outcome
+    trained: TrainingResult = outcome
     return trained
 
 
-def _worker(config: dict[str, Any]) -> Trained | Problem:
+def _worker(config: dict[str, Any]) -> TrainingResult | Problem:
     """A Ray Train worker. A problem that all workers share is an answer, not a crash to retry."""
     from ray import train
 
-    from ..compute.process_group import join_each_other
+    from ..compute.process_group import join_process_group
 
     quiet_logs()
-    tell: Tell = config["tell"]
+    on_report: ReportCallback = config["tell"]
     experiment = Experiment.model_validate(config["experiment"])
-    join_each_other("nccl" if experiment.scaling.gpus_per_worker else "gloo")
+    join_process_group("nccl" if experiment.scaling.gpus_per_worker else "gloo")
     context = train.get_context()
     rank, workers = context.get_world_rank(), float(context.get_world_size())
 
     def report(progress: Progress) -> bool:
         train.report(asdict(replace(progress, metrics={**progress.metrics, "workers": workers})))
-        return rank == 0 and tell(progress)
+        return rank == 0 and on_report(progress)
 
     notices: set[tuple[str, ...]] = set()
 
@@ -169,7 +169,7 @@ def _worker(config: dict[str, Any]) -> Trained | Problem:
         return True
 
     try:
-        return train_here(experiment, config["run"], report, notice)
+        return train_in_process_group(experiment, config["run"], report, notice)
     except Problem as problem:
         return problem
 

@@ -28,7 +28,7 @@ from ..tracking.registry import download, resolve
 from .find_run import find_run
 
 
-def pin(
+def resolve_pretrained(
     experiment: Experiment,
     run: Storage,
     class_names: Sequence[str],

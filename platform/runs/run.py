@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from ...trainers.errors import CheckpointProblem, Problem
 from ...trainers.loop import Progress, check_same_run
 from ...trainers.scratch import Scratch
-from ..compute.interrupts import Notice
+from ..compute.interrupts import PreemptionWatcher
 from ..config.experiment import FREE_ON_RESUME, Experiment, cache_folder
 from ..config.layers import flatten
 from ..config.space import Space
@@ -27,9 +27,9 @@ from ..storage.store import Storage
 from ..tracking.mlflow_runs import Run
 from .evaluator import PAGE, Evaluated, Evaluator
 from .guidance_search import search_guidance
-from .local_training import Tell, Trained, train_here
-from .ray_training import train_on_workers
-from .resolve_pretrained import pin
+from .local_training import ReportCallback, TrainingResult, train_in_process_group
+from .ray_training import LogProgress, train_on_workers
+from .resolve_pretrained import resolve_pretrained
 from .speed import STEP, step_key
 
 T = TypeVar("T")
@@ -49,20 +49,20 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class Watch:
-    """Who is told how a run goes."""
+class RunCallbacks:
+    """Callbacks for progress, status text and early stopping."""
 
-    progress: Callable[[Progress], None] = lambda _progress: None
-    phase: Callable[[str], None] = lambda _line: None
-    stop: Tell = lambda _progress: False
-    """Early stopping: asked with each report."""
+    on_progress: Callable[[Progress], None] = lambda _progress: None
+    on_phase: Callable[[str], None] = lambda _line: None
+    should_stop: ReportCallback = lambda _progress: False
+    """Called with each report; True stops the training early."""
 
 
 @dataclass(frozen=True)
-class Finished:
+class RunResult:
     """How a run ended."""
 
-    trained: Trained
+    trained: TrainingResult
     best: Evaluated | None
     """None where it was stopped early."""
     tried: list[Evaluated] = field(default_factory=list)
@@ -81,7 +81,7 @@ class Finished:
         }
 
 
-def train(plan: Plan, watch: Watch, forward: tuple[Any, ...] = ()) -> Trained:
+def train(plan: Plan, callbacks: RunCallbacks, forward: tuple[Any, ...] = ()) -> TrainingResult:
     """The training alone; in this process, or on Ray Train workers when it has several.
 
     Args:
@@ -90,21 +90,21 @@ def train(plan: Plan, watch: Watch, forward: tuple[Any, ...] = ()) -> Trained:
     if done := finished_before(plan):
         return done
     if plan.experiment.scaling.workers > 1:
-        from .ray_training import RecordProgress
-
         return train_on_workers(
-            plan.experiment, plan.store, [RecordProgress(plan.run), *forward], watch.stop
+            plan.experiment, plan.store, [LogProgress(plan.run), *forward], callbacks.should_stop
         )
 
-    def tell(progress: Progress) -> bool:
+    def on_report(progress: Progress) -> bool:
         plan.run.log_metrics(progress.metrics, progress.images_seen)
-        watch.progress(progress)
-        return watch.stop(progress)
+        callbacks.on_progress(progress)
+        return callbacks.should_stop(progress)
 
-    return train_here(plan.experiment, plan.store, tell, Notice(), plan.run.flush_best_effort)
+    return train_in_process_group(
+        plan.experiment, plan.store, on_report, PreemptionWatcher(), plan.run.flush_best_effort
+    )
 
 
-def there(plan: Plan, work: Callable[[], T]) -> T:
+def run_in_ray_task(plan: Plan, work: Callable[[], T]) -> T:
     """Work of a Ray task, whose process may end with it: what it told is written first."""
     try:
         done = work()
@@ -116,7 +116,7 @@ def there(plan: Plan, work: Callable[[], T]) -> T:
     return done
 
 
-def finished_before(plan: Plan) -> Trained | None:
+def finished_before(plan: Plan) -> TrainingResult | None:
     """What an earlier process trained to the end, so that no worker is started for nothing."""
     store = CheckpointStore(plan.store)
     name = store.latest()
@@ -131,17 +131,19 @@ def finished_before(plan: Plan) -> Trained | None:
         return None
     now = plan.experiment.model_dump(mode="json")
     check_same_run(flatten(manifest.config), flatten(now), FREE_ON_RESUME)
-    return Trained(name, manifest.images_seen, ["trained before"])
+    return TrainingResult(name, manifest.images_seen, ["trained before"])
 
 
-def evaluate(plan: Plan, checkpoint: str, watch: Watch) -> Finished:
+def evaluate(plan: Plan, checkpoint: str, callbacks: RunCallbacks) -> RunResult:
     """Search the guidance of a checkpoint, and record what was found."""
-    with Evaluator(plan.experiment, plan.store, checkpoint, watch.phase) as evaluator:
+    with Evaluator(plan.experiment, plan.store, checkpoint, callbacks.on_phase) as evaluator:
         tried = search_guidance(evaluator, plan.space)
         best = evaluator.conclude(tried)
         images_seen = evaluator.manifest.images_seen
         _record(plan, best, tried, images_seen)
-        return Finished(Trained(checkpoint, images_seen, []), best, tried, evaluator.generated)
+        return RunResult(
+            TrainingResult(checkpoint, images_seen, []), best, tried, evaluator.generated
+        )
 
 
 def _record(plan: Plan, best: Evaluated, tried: list[Evaluated], images_seen: int) -> None:
@@ -172,7 +174,7 @@ def begin(plan: Plan) -> None:
     """Write down what is about to run: the config, the code, the data's class counts, the start.
 
     Raises:
-        UsageProblem, CheckpointProblem: as `starting.pin`.
+        UsageProblem, CheckpointProblem: as `resolve_pretrained`.
     """
     plan.run.log_config(plan.experiment)
     plan.run.set_tags({STEP: step_key(plan.experiment)})
@@ -190,6 +192,6 @@ def begin(plan: Plan) -> None:
         "dataset.json",
     )
     names, shape = data.train.class_names, data.train.image_shape
-    if lineage := pin(plan.experiment, plan.store, names, shape):
+    if lineage := resolve_pretrained(plan.experiment, plan.store, names, shape):
         plan.run.set_tags(lineage.tags())
         plan.run.log_json(lineage.model_dump(), LINEAGE)

@@ -9,7 +9,7 @@ from typing import Any
 from ray.tune import Callback
 from ray.tune.search import Searcher
 
-from ..compute.interrupts import StopAsked
+from ..compute.interrupts import RemoteStopFlag
 from ..runs.run import Plan
 from .study import Point, Study
 from .trial import FAILED, FINISHED, OUTCOME, SAVED, STOPPED
@@ -17,7 +17,7 @@ from .trial import FAILED, FINISHED, OUTCOME, SAVED, STOPPED
 PlanFor = Callable[[Point], Plan]
 
 
-class Points:
+class PointQueue:
     """The sweep's points in order, one looked at ahead.
 
     Trainings of one shape (workers and their CPUs and GPUs) run side by side; when the next point
@@ -49,34 +49,41 @@ class Points:
         return taken
 
 
-def shape(plan: Plan) -> tuple[int, int, float]:
+def resource_request(plan: Plan) -> tuple[int, int, float]:
     """What a training asks of the cluster."""
     scaling = plan.experiment.scaling
     return scaling.workers, scaling.cpus_per_worker, scaling.gpus_per_worker
 
 
-class AskTell(Searcher):
+class StudySearcher(Searcher):
     """Hands out the points of one shape and tells the study how they ended.
 
     Args:
         rank_by: the number that the study is told.
-        referee: whether trainings ask for early stops.
+        asks_pruning: whether trainings ask the pruning actor whether to stop early.
         stop: asked by trainings whether to save and leave; once they are to, no more points go out.
     """
 
-    def __init__(self, points: Points, rank_by: str, referee: bool, stop: StopAsked) -> None:
+    def __init__(
+        self, points: PointQueue, rank_by: str, asks_pruning: bool, stop: RemoteStopFlag
+    ) -> None:
         super().__init__()
-        self.points, self.rank_by, self.referee, self.stop = points, rank_by, referee, stop
+        self.points, self.rank_by, self.asks_pruning, self.stop = (
+            points,
+            rank_by,
+            asks_pruning,
+            stop,
+        )
         self.numbers: dict[str, tuple[int, Plan]] = {}
         first = points.peek()
-        self.shape = shape(first[1]) if first else None
+        self.resources = resource_request(first[1]) if first else None
 
     def suggest(self, trial_id: str) -> Any:
         """See `Searcher`."""
         if self.stop.now():
             return Searcher.FINISHED
         ahead = self.points.peek()
-        if ahead is None or shape(ahead[1]) != self.shape:
+        if ahead is None or resource_request(ahead[1]) != self.resources:
             return Searcher.FINISHED
         point, plan = ahead
         self.points.take()
@@ -84,7 +91,7 @@ class AskTell(Searcher):
         return {
             "number": point.number,
             "plan": plan,
-            "referee": self.referee,
+            "pruning": self.asks_pruning,
             "stop": self.stop,
         }
 
@@ -123,7 +130,7 @@ class ShowProgress(Callback):
         self.show = show
 
     def __getstate__(self) -> dict[str, Any]:
-        """Nothing, as `Points`."""
+        """Nothing, as `PointQueue`."""
         return {}
 
     def on_trial_result(

@@ -32,7 +32,7 @@ class Champion:
     """Why another version stays `@champion`; None where this one is it now."""
 
 
-def crown(sweep: Sweep, result: SweepResult) -> Champion | None:
+def register_best(sweep: Sweep, result: SweepResult) -> Champion | None:
     """Register the best trial under the experiment's name; None without one.
 
     It becomes `@champion` unless another version is, and is better or was measured otherwise.
@@ -61,7 +61,7 @@ def crown(sweep: Sweep, result: SweepResult) -> Champion | None:
             PROVENANCE: json.dumps(summary["provenance"]),
         },
     )
-    stays = why_it_stays(sweep.experiment.evaluation, tracker, version)
+    stays = reason_not_promoted(sweep.experiment.evaluation, tracker, version)
     if stays is None:
         set_alias(tracker, version, CHAMPION)
         version = resolve(tracker, f"models:/{sweep.experiment.name}@{CHAMPION}")
@@ -69,7 +69,7 @@ def crown(sweep: Sweep, result: SweepResult) -> Champion | None:
     return Champion(version, _draw(tracker, version, result), stays)
 
 
-def why_it_stays(config: EvaluationConfig, tracker: Tracker, new: Version) -> str | None:
+def reason_not_promoted(config: EvaluationConfig, tracker: Tracker, new: Version) -> str | None:
     """Why the present champion stays, None where it does not or there is none."""
     known = versions(tracker, new.name)
     before = next((v for v in known if CHAMPION in v.aliases), None)

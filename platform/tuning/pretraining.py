@@ -8,8 +8,8 @@ from functools import partial
 
 from ...trainers.errors import Problem
 from ...trainers.loop import Progress
-from ..compute.ray_session import connected, on_a_worker
-from ..runs.run import Plan, Watch, begin, finished_before, there, train
+from ..compute.ray_session import ray_session, run_on_worker
+from ..runs.run import Plan, RunCallbacks, begin, finished_before, run_in_ray_task, train
 
 
 def train_trunk(plan: Plan, say: Callable[[str], None]) -> None:
@@ -27,7 +27,7 @@ def train_trunk(plan: Plan, say: Callable[[str], None]) -> None:
         return
     begin(plan)
     try:
-        with connected():
+        with ray_session():
             _train(plan, say)
     except BaseException as error:
         with suppress(Problem):  # the first problem is the one to tell
@@ -38,16 +38,20 @@ def train_trunk(plan: Plan, say: Callable[[str], None]) -> None:
 
 def _train(plan: Plan, say: Callable[[str], None]) -> None:
     """Where there is room: several workers through Ray Train, one as a task of its own."""
-    from ..compute.progress_queue import ForwardProgress, Put, heard
+    from ..compute.progress_queue import ForwardProgress, QueueReporter, progress_queue
 
     def show(p: Progress) -> None:
         share = p.images_seen / p.total_images
         say(f"trunk {share:.0%} loss {p.metrics['loss/total']:.3f}")
 
     scaling = plan.experiment.scaling
-    with heard(show, lambda _line: None) as reports:
+    with progress_queue(show, lambda _line: None) as reports:
         if scaling.workers > 1:
-            train(plan, Watch(), (ForwardProgress(reports),))
+            train(plan, RunCallbacks(), (ForwardProgress(reports),))
             return
-        task = partial(there, plan, partial(train, plan, Watch(progress=Put(reports))))
-        on_a_worker(scaling, task, max_retries=scaling.max_failures)
+        task = partial(
+            run_in_ray_task,
+            plan,
+            partial(train, plan, RunCallbacks(on_progress=QueueReporter(reports))),
+        )
+        run_on_worker(scaling, task, max_retries=scaling.max_failures)

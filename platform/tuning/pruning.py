@@ -16,10 +16,10 @@ from threading import Thread
 from typing import Any
 
 from .study import Direction, Study
-from .trial import REFEREE
+from .trial import PRUNING_ACTOR
 
 
-class Referee:
+class PruningActor:
     """The Ray actor between the trainings and the driver."""
 
     def __init__(self) -> None:
@@ -46,36 +46,38 @@ class Referee:
 
 
 @contextmanager
-def refereed(study: Study, direction: Direction) -> Iterator[None]:
+def run_pruning_actor(study: Study, direction: Direction) -> Iterator[None]:
     """Trainings are answered while inside."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    referee: Any = (
-        ray.remote(Referee).options(name=REFEREE, num_cpus=0, scheduling_strategy=here).remote()
+    actor: Any = (
+        ray.remote(PruningActor)
+        .options(name=PRUNING_ACTOR, num_cpus=0, scheduling_strategy=here)
+        .remote()
     )
     # Validation losses are lower for the better, whatever direction the sweep's metric has.
     sign = 1.0 if direction == "minimize" else -1.0
-    answering = Thread(target=_answer, args=(referee, study, sign), daemon=True)
+    answering = Thread(target=_answer, args=(actor, study, sign), daemon=True)
     answering.start()
     try:
         yield
     finally:
-        ray.kill(referee)  # which ends the thread
+        ray.kill(actor)  # which ends the thread
         answering.join()
 
 
-def _answer(referee: Any, study: Study, sign: float) -> None:
+def _answer(actor: Any, study: Study, sign: float) -> None:
     import ray
     from ray.exceptions import RayActorError
 
     with suppress(RayActorError):
         while True:
-            which, number, images_seen, loss = ray.get(referee.next_question.remote())
+            which, number, images_seen, loss = ray.get(actor.next_question.remote())
             stop: bool | Exception
             try:
                 stop = study.report(number, images_seen, sign * loss)
             except Exception as error:  # noqa: BLE001  (the training waits for it)
                 stop = error
-            ray.get(referee.answer.remote(which, stop))
+            ray.get(actor.answer.remote(which, stop))

@@ -25,7 +25,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
 from ...trainers.errors import UsageProblem
 from ..config.space import Space, Values
-from .study_storage import DriverLock, Where, close_storage, journal_path, open_storage
+from .study_storage import DriverLock, StudyLocation, close_storage, journal_path, open_storage
 
 Direction = Literal["minimize", "maximize"]
 Row = dict[str, Any]
@@ -96,7 +96,7 @@ class Study:
     @classmethod
     def open(
         cls,
-        storage: Where,
+        storage: StudyLocation,
         name: str,
         space: Space,
         *,

@@ -184,9 +184,9 @@ class BucketJournal(BaseJournalBackend):
             while True:
                 first = len(found) + 1
                 several = list(pool.map(get, range(first, first + CONNECTIONS)))
-                there = several.index(None) if None in several else CONNECTIONS
-                found += [text for text in several[:there] if text is not None]
-                if there < CONNECTIONS:
+                complete = several.index(None) if None in several else CONNECTIONS
+                found += [text for text in several[:complete] if text is not None]
+                if complete < CONNECTIONS:
                     return found
 
 

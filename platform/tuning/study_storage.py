@@ -17,27 +17,31 @@ from ...trainers.errors import Problem, UsageProblem
 from ..storage.store import Storage
 from .study_in_bucket import BucketStorage
 
-Where = str | Path | Storage
+StudyLocation = str | Path | Storage
 """URL of a database, path of a journal file, or a sweep's place in a bucket."""
 
 SQLITE_WAIT_S = 60
 """How long a writer waits for another; sqlite's own 5 s lost trials with 16 writers."""
 
 
-def open_storage(where: Where) -> BaseStorage:
+def open_storage(location: StudyLocation) -> BaseStorage:
     """Open a study's storage; in a bucket that takes it over, as one process can have it there.
 
     Raises:
         UsageProblem: another process has the study in the bucket.
         Problem: it cannot be opened; a password in the URL is not shown.
     """
-    if isinstance(where, Storage):
-        return BucketStorage(where)
+    if isinstance(location, Storage):
+        return BucketStorage(location)
     try:
-        return _database(where) if isinstance(where, str) and "://" in where else _journal(where)
+        return (
+            _database(location)
+            if isinstance(location, str) and "://" in location
+            else _journal(location)
+        )
     except (OSError, ImportError, SQLAlchemyError, OptunaError) as error:
         raise Problem(
-            f"{_without_secrets(where)}: the study's storage cannot be opened "
+            f"{_without_secrets(location)}: the study's storage cannot be opened "
             f"({type(error).__name__})",
             "check the address and its rights; a database needs its driver installed",
         ) from error
@@ -52,11 +56,11 @@ def close_storage(storage: BaseStorage) -> None:
         storage.engine.dispose()
 
 
-def journal_path(where: Where) -> Path | None:
+def journal_path(location: StudyLocation) -> Path | None:
     """The journal file, or None where the storage is none."""
-    if isinstance(where, Storage) or (isinstance(where, str) and "://" in where):
+    if isinstance(location, Storage) or (isinstance(location, str) and "://" in location):
         return None
-    return Path(where)
+    return Path(location)
 
 
 class DriverLock:
@@ -84,8 +88,8 @@ def _database(url: str) -> RDBStorage:
     return RDBStorage(url)
 
 
-def _journal(where: str | Path) -> JournalStorage:
-    path = Path(where)
+def _journal(location: str | Path) -> JournalStorage:
+    path = Path(location)
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = _KernelLock(path.with_name(path.name + ".lock"))
     _cut_unfinished_line(path, lock)
@@ -123,10 +127,10 @@ def _cut_unfinished_line(path: Path, lock: _KernelLock) -> None:
         lock.release()
 
 
-def _without_secrets(where: str | Path) -> str:
+def _without_secrets(location: str | Path) -> str:
     try:
-        if isinstance(where, str) and "://" in where:
-            return make_url(where).set(query={}).render_as_string(hide_password=True)
+        if isinstance(location, str) and "://" in location:
+            return make_url(location).set(query={}).render_as_string(hide_password=True)
     except SQLAlchemyError:
         return "the database URL"
-    return str(where)
+    return str(location)

@@ -18,7 +18,7 @@ from typing import Any
 from uuid import uuid4
 
 from ...trainers.errors import UsageProblem
-from ..compute.interrupts import passed_on, saving_on_interrupt
+from ..compute.interrupts import broadcast_stop, saving_on_interrupt
 from ..config.experiment import Experiment, cache_folder, with_values
 from ..config.layers import flatten
 from ..config.space import Space, in_words
@@ -28,7 +28,7 @@ from ..runs.run import Plan, begin
 from ..storage.store import MissingObject, Storage
 from ..tracking.mlflow_runs import Run, Tracker
 from .study import Point, Row, Study
-from .study_storage import Where
+from .study_storage import StudyLocation
 
 EVALUATION_SHARE = 0.15
 """Of a trial's work, for the time left."""
@@ -89,7 +89,9 @@ class Sweep:
             )
         before, after = flatten(saved["experiment"]), flatten(now["experiment"])
         for key in sorted(before.keys() | after.keys()):
-            if before.get(key) != after.get(key) and not key.startswith(FREE_IN_SWEEP):
+            if before.get(key) != after.get(key) and not key.startswith(
+                CHANGEABLE_IN_RESUMED_SWEEP
+            ):
                 raise UsageProblem(
                     f"sweep {self.name} was begun with {key}={before.get(key)}, "
                     f"not {after.get(key)}",
@@ -110,9 +112,9 @@ class Sweep:
                 "search it on the train level, or use `whipray evaluate RUN sampling.weights=general`",
             )
         for point in self.space.seed_points:
-            self.training(point, "seed point")
+            self.experiment_for(point, "seed point")
         for baseline in self.space.baselines:
-            self.training(baseline.values(), f"baseline {baseline.name}")
+            self.experiment_for(baseline.values(), f"baseline {baseline.name}")
 
     def run(self) -> SweepResult:
         """Do what is left to do; every step may be interrupted and done again.
@@ -165,7 +167,7 @@ class Sweep:
         """A space with a trunk trains one, unless it is told what else to start from."""
         return self.space.trunk is not None and self.experiment.start is None
 
-    def training(self, values: dict[str, Any], origin: str) -> Experiment:
+    def experiment_for(self, values: dict[str, Any], origin: str) -> Experiment:
         """The experiment of one training: the sweep's own, as a branch where there is a trunk."""
         branch = {}
         if self.has_trunk:
@@ -183,11 +185,11 @@ class Sweep:
         return Plan(experiment, self.store.child("trunk"), run)
 
     def _points(self, study: Study, tracker: Tracker, parent: Run) -> Any:
-        from .bridge import Points
+        from .bridge import PointQueue
 
         def plan_for(point: Point) -> Plan:
             origin = f"baseline {point.baseline}" if point.baseline else f"trial {point.number}"
-            experiment = self.training(point.values, origin)
+            experiment = self.experiment_for(point.values, origin)
             folder = f"trials/{point.number:04d}"
             label = point.baseline or in_words(point.values)
             run = tracker.run(
@@ -207,7 +209,7 @@ class Sweep:
         done = {row["number"] for row in study.finished()}
         self.status.finished.update(done)
         self.status.before = len(done)
-        return Points(study, plan_for)
+        return PointQueue(study, plan_for)
 
     def _prepare_features(self) -> None:
         """Train the extractor once, here, rather than in every trial at the same time."""
@@ -217,40 +219,41 @@ class Sweep:
         """One Tune run for each stretch of points of the same shape."""
         from ray import tune
 
-        from ..compute.ray_session import alone, room_for
-        from .bridge import AskTell, ShowProgress, shape
+        from ..compute.ray_session import cluster_capacity, is_single_machine
+        from .bridge import ShowProgress, StudySearcher, resource_request
         from .trial import run_trial
 
         early_stops = self.experiment.tuning.early_stop is not None
         with (
-            cluster(self.status),
-            self._refereed(points.study),
+            ray_running(self.status),
+            self._pruning(points.study),
             saving_on_interrupt() as self.status.asked,
-            passed_on(self.status.asked) as stop,
+            broadcast_stop(self.status.asked) as stop,
         ):
+            self.status.say("training the feature network on the reference images")
             features.result()
             self.status.say("starting trainings")
             while (ahead := points.peek()) and not self.status.asked.is_set():
-                workers, cpus, gpus = shape(ahead[1])
+                workers, cpus, gpus = resource_request(ahead[1])
                 # With several workers the trial itself only waits; Tune wants it to hold something.
                 own: dict[str, float] = (
                     {"cpu": cpus, "gpu": gpus} if workers == 1 else {"memory": 2**20}
                 )
-                room = room_for(cpus, gpus) // workers
-                if room < 1 and alone():
+                room = cluster_capacity(cpus, gpus) // workers
+                if room < 1 and is_single_machine():
                     raise UsageProblem(
                         f"a training asks for {workers} x {cpus} CPUs and {gpus:g} GPUs each, "
                         "more than this machine has",
                         "lower scaling.workers, scaling.cpus_per_worker or scaling.gpus_per_worker",
                     )
                 concurrent = self.experiment.tuning.concurrent or max(1, room)
-                if alone():  # elsewhere a host may still come
+                if is_single_machine():  # elsewhere a host may still come
                     concurrent = min(concurrent, room)
                 rank_by = self.experiment.evaluation.rank_by
                 tune.Tuner(
                     tune.with_resources(run_trial, own),
                     tune_config=tune.TuneConfig(
-                        search_alg=AskTell(points, rank_by, early_stops, stop),
+                        search_alg=StudySearcher(points, rank_by, early_stops, stop),
                         max_concurrent_trials=concurrent,
                         num_samples=-1,
                         reuse_actors=True,  # a process imports PyTorch once, not once a trial
@@ -268,15 +271,15 @@ class Sweep:
         if self.status.asked.is_set():
             raise KeyboardInterrupt
 
-    def _refereed(self, study: Study) -> AbstractContextManager[None]:
+    def _pruning(self, study: Study) -> AbstractContextManager[None]:
         """Inside, trainings are told when to stop early, if they are to be."""
         if self.experiment.tuning.early_stop is None:
             return nullcontext()
-        from .pruning import refereed
+        from .pruning import run_pruning_actor
 
-        return refereed(study, self.experiment.evaluation.direction)
+        return run_pruning_actor(study, self.experiment.evaluation.direction)
 
-    def _study_storage(self) -> Where:
+    def _study_storage(self) -> StudyLocation:
         if url := os.environ.get("WHIPRAY_STUDY_URL"):
             return url
         return Path(self.store.path) / "study.journal" if self.store.is_folder else self.store
@@ -313,7 +316,7 @@ class Sweep:
         result.parent.finish("FINISHED")
 
 
-FREE_IN_SWEEP = (
+CHANGEABLE_IN_RESUMED_SWEEP = (
     "engine.",
     "scaling.",
     "storage.",
@@ -370,11 +373,10 @@ class Status:
 
 
 @contextmanager
-def cluster(status: Status) -> Iterator[None]:
+def ray_running(status: Status) -> Iterator[None]:
     """Ray: the cluster that RAY_ADDRESS names, or one on this machine while inside."""
-    from ..compute.ray_session import connected
+    from ..compute.ray_session import ray_session
 
     status.say("starting Ray")
-    with connected():
-        status.say("training the feature network on the reference images")
+    with ray_session():
         yield

@@ -11,15 +11,15 @@ from typing import Any
 
 from ...trainers.errors import DivergenceProblem, Problem
 from ...trainers.loop import Progress
-from ..compute.interrupts import StopAsked
-from ..compute.ray_session import on_a_worker
+from ..compute.interrupts import RemoteStopFlag
+from ..compute.ray_session import run_on_worker
 from ..foundation.logs import quiet_logs
-from ..runs.local_training import Tell
-from ..runs.run import Finished, Plan, Watch, evaluate, there, train
+from ..runs.local_training import ReportCallback
+from ..runs.run import Plan, RunCallbacks, RunResult, evaluate, run_in_ray_task, train
 
 OUTCOME = "outcome"
 FINISHED, STOPPED, FAILED, SAVED = "finished", "stopped", "failed", "saved"
-REFEREE = "whipray-referee"
+PRUNING_ACTOR = "whipray-pruning"
 """Name of the actor that decides on early stopping, where there is any."""
 
 
@@ -30,7 +30,7 @@ def run_trial(config: dict[str, Any]) -> None:
     evaluating; the last one has `outcome`.
 
     Args:
-        config: `number` of the trial, its `plan`, whether a `referee` is to be asked, and `stop`,
+        config: `number` of the trial, its `plan`, whether `pruning` is asked for, and `stop`,
             which says whether the whole sweep is to save and leave.
     """
     from ray import tune
@@ -38,23 +38,23 @@ def run_trial(config: dict[str, Any]) -> None:
 
     quiet_logs()
     plan: Plan = config["plan"]
-    leave: StopAsked = config["stop"]
-    early = (Referred(config["number"]),) if config["referee"] else ()
+    leave: RemoteStopFlag = config["stop"]
+    early = (PruningClient(config["number"]),) if config["pruning"] else ()
 
     def progress(p: Progress) -> None:
         tune.report(
             {"images_seen": p.images_seen, "total_images": p.total_images, "metrics": p.metrics}
         )
 
-    watch = Watch(
-        progress=progress,
-        phase=lambda line: tune.report({"phase": line}),
-        stop=FirstOf((leave, *early)),
+    callbacks = RunCallbacks(
+        on_progress=progress,
+        on_phase=lambda line: tune.report({"phase": line}),
+        should_stop=AnyStop((leave, *early)),
     )
     several = plan.experiment.scaling.workers > 1
     try:
         with plan.run.system_metrics(plan.experiment.tracking.system_metrics):
-            trained = train(plan, watch, _forward_to_tune() if several else ())
+            trained = train(plan, callbacks, _forward_to_tune() if several else ())
             if trained.images_seen < plan.experiment.training.images:
                 if leave.now():
                     plan.run.finish("KILLED")
@@ -68,7 +68,7 @@ def run_trial(config: dict[str, Any]) -> None:
             finished = (
                 _evaluate_on_a_worker(plan, trained.checkpoint)
                 if several
-                else evaluate(plan, trained.checkpoint, watch)
+                else evaluate(plan, trained.checkpoint, callbacks)
             )
     except RayError:  # a process was lost: Tune runs the trial again
         raise
@@ -100,17 +100,17 @@ def _fail(plan: Plan, problem: Problem) -> None:
 
 
 @dataclass(frozen=True)
-class FirstOf:
+class AnyStop:
     """Whether one of several wants to stop; pickles into Ray Train workers."""
 
-    tells: tuple[Tell, ...]
+    tells: tuple[ReportCallback, ...]
 
     def __call__(self, progress: Progress) -> bool:
         return any(tell(progress) for tell in self.tells)
 
 
-class Referred:
-    """Asks the sweep's referee whether to stop; pickles into Ray Train workers."""
+class PruningClient:
+    """Asks the sweep's pruning actor whether to stop; pickles into Ray Train workers."""
 
     def __init__(self, number: int) -> None:
         self.number = number
@@ -121,9 +121,9 @@ class Referred:
 
         if "validation/denoising" not in progress.metrics:
             return False
-        referee = ray.get_actor(REFEREE)
+        actor = ray.get_actor(PRUNING_ACTOR)
         value = progress.metrics["validation/denoising"]
-        return bool(ray.get(referee.report.remote(self.number, progress.images_seen, value)))
+        return bool(ray.get(actor.report.remote(self.number, progress.images_seen, value)))
 
 
 def _forward_to_tune() -> tuple[Any, ...]:
@@ -132,10 +132,10 @@ def _forward_to_tune() -> tuple[Any, ...]:
     return (TuneReportCallback(),)
 
 
-def _evaluate_on_a_worker(plan: Plan, checkpoint: str) -> Finished:
+def _evaluate_on_a_worker(plan: Plan, checkpoint: str) -> RunResult:
     """A trial with Ray Train workers holds no CPU or GPU itself: evaluate where there is one."""
-    return on_a_worker(
+    return run_on_worker(
         plan.experiment.scaling,
-        partial(there, plan, partial(evaluate, plan, checkpoint, Watch())),
+        partial(run_in_ray_task, plan, partial(evaluate, plan, checkpoint, RunCallbacks())),
         scheduling_strategy="DEFAULT",  # not in the trial's own placement group, which has no CPU
     )

@@ -25,9 +25,9 @@ from support.proxy import Proxy
 from support.servers import MLflowServer, Postgres, Swift
 
 from whipray.platform.config.experiment import Experiment, TrackingConfig, load_experiment
+from whipray.platform.runs.hooks import StoreHooks
+from whipray.platform.runs.local_training import ReportCallback, train_in_process_group
 from whipray.platform.runs.run import hooks
-from whipray.platform.runs.run.hooks import StoreHooks
-from whipray.platform.runs.run.local_training import Tell, train_here
 from whipray.platform.storage.store import Storage, StorageConfig
 from whipray.platform.tracking.mlflow_runs import Tracker
 from whipray.trainers.checkpoint import Manifest
@@ -67,7 +67,9 @@ class AtTheEnd(StoreHooks):
             scratch.cleanup()
 
 
-def seconds(experiment: Experiment, run: Storage, kind: type[StoreHooks], tell: Tell) -> float:
+def seconds(
+    experiment: Experiment, run: Storage, kind: type[StoreHooks], tell: ReportCallback
+) -> float:
     """From the first report to the last, so without the start and the last checkpoint."""
     at = []
 
@@ -76,7 +78,7 @@ def seconds(experiment: Experiment, run: Storage, kind: type[StoreHooks], tell: 
         return tell(progress)
 
     with patch.object(hooks, "StoreHooks", kind):
-        train_here(experiment, run, told)
+        train_in_process_group(experiment, run, told)
     return at[-1] - at[0]
 
 

@@ -19,7 +19,7 @@ from support.training import at, tiny, train
 from whipray.platform.analysis.classify.classify import Classified, classify, draw, settings_of
 from whipray.platform.cli import main as cli
 from whipray.platform.generation.loading import open_model
-from whipray.platform.runs.run.find_run import RunPlace, find_run
+from whipray.platform.runs.find_run import StoredRun, find_run
 from whipray.platform.storage.checkpoints import CheckpointStore
 from whipray.platform.storage.store import Storage
 from whipray.platform.tracking.mlflow_runs import Tracker
@@ -49,7 +49,7 @@ class Lab:
     root: Storage
 
     @property
-    def place(self) -> RunPlace:
+    def place(self) -> StoredRun:
         return find_run(self.root, "tiny")
 
     def classify(self, *overrides: str, **options: Any) -> Classified:

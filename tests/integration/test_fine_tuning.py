@@ -15,9 +15,9 @@ from support.training import BATCH, Done, at, distance, state, tiny, train
 from support.workers import Workers
 
 from whipray.platform.config.experiment import Experiment
-from whipray.platform.runs.run import Plan, Watch, begin
+from whipray.platform.runs.resolve_pretrained import resolve_pretrained
+from whipray.platform.runs.run import Plan, RunCallbacks, begin
 from whipray.platform.runs.run import train as train_run
-from whipray.platform.runs.run.resolve_pretrained import pin
 from whipray.platform.storage.checkpoints import CheckpointStore, name_of
 from whipray.platform.storage.pretrained import export_run, load_start, read_lineage
 from whipray.platform.storage.store import Storage, StorageConfig
@@ -74,7 +74,7 @@ class Lab:
         run = self.tracker.run(f"run/{name}", name, {})
         plan = Plan(experiment, self.root.child(f"runs/{name}"), run)
         begin(plan)
-        train_run(plan, Watch(progress=note))
+        train_run(plan, RunCallbacks(on_progress=note))
         return plan, losses
 
     def register(self, plan: Plan, sampling: SamplingConfig, name: str = "digits") -> Version:
@@ -176,7 +176,7 @@ def test_a_source_that_is_not_there_is_one_line_with_the_nearest(
 ) -> None:
     run = lab.root.child("runs/nothing")
     with pytest.raises(UsageProblem) as caught:
-        pin(lab.experiment(source), run, DIGITS, (1, 8, 8))
+        resolve_pretrained(lab.experiment(source), run, DIGITS, (1, 8, 8))
     assert "\n" not in str(caught.value)
     caught.match(says)
     assert read_lineage(run) is None
@@ -191,7 +191,7 @@ def test_a_registered_model_of_others_is_refused(lab: Lab, tmp_path: Path) -> No
     lab.tracker.client.create_model_version("strange", uri, run_id=run.run_id)
     experiment = lab.experiment("models:/strange/1")
     with pytest.raises(CheckpointProblem, match="models:/strange/1: holds no model that whipray"):
-        pin(experiment, lab.root.child("runs/nothing"), DIGITS, (1, 8, 8))
+        resolve_pretrained(experiment, lab.root.child("runs/nothing"), DIGITS, (1, 8, 8))
 
 
 def test_adapters_are_sampled_with_and_without_the_experts(lab: Lab, tmp_path: Path) -> None:
@@ -216,7 +216,9 @@ def test_adapters_are_sampled_with_and_without_the_experts(lab: Lab, tmp_path: P
         assert all(torch.equal(kept[name], tensor) for name, tensor in opened.items())
     assert not torch.allclose(images["merged"], images["general"], atol=1e-3)
     # what starts from it starts from all of it, however it samples
-    lineage = pin(lab.experiment("adapters"), lab.root.child("runs/next"), DIGITS, (1, 8, 8))
+    lineage = resolve_pretrained(
+        lab.experiment("adapters"), lab.root.child("runs/next"), DIGITS, (1, 8, 8)
+    )
     assert lineage is not None
     assert lineage.sha256 == describe(tmp_path / "merged/model" / WEIGHTS).sha256
 
@@ -234,7 +236,7 @@ class Groups:
     def train(self, workers: int, experiment: Experiment, folder: Path) -> Done:
         """What worker 0 has to tell, after making sure that all tell the same."""
         if experiment.start:
-            pin(experiment, at(folder), DIGITS, (1, 8, 8))
+            resolve_pretrained(experiment, at(folder), DIGITS, (1, 8, 8))
         done = (self.one if workers == 1 else self.two).run(train, experiment, folder)
         for other in done:
             if isinstance(other, Exception):

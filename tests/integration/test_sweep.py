@@ -75,8 +75,8 @@ class Place:
 
     def sweep(self, name: str, trials: int, *more: str) -> tuple[str, ...]:
         """The arguments of a sweep over `NAME.yaml`."""
-        where = ("sweep", f"{name}.yaml", "--recipe", "digits-demo", "--name", name)
-        return (*where, "--trials", str(trials), "--json", *SETTINGS, *more)
+        location = ("sweep", f"{name}.yaml", "--recipe", "digits-demo", "--name", name)
+        return (*location, "--trials", str(trials), "--json", *SETTINGS, *more)
 
     def space(self, name: str, content: dict[str, Any]) -> None:
         text = yaml.safe_dump({"description": name, "sample": GUIDANCE, **content})

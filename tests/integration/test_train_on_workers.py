@@ -12,8 +12,8 @@ from support.ray_train import Diary, KillTheOther
 from support.training import BATCH, Done, at, distance, state, tiny, train
 from support.workers import Workers
 
-from whipray.platform.compute.ray_session import connected
-from whipray.platform.runs.run.ray_training import train_on_workers
+from whipray.platform.compute.ray_session import ray_session
+from whipray.platform.runs.ray_training import train_on_workers
 from whipray.trainers.errors import DivergenceProblem, UsageProblem
 
 pytestmark = [
@@ -30,7 +30,7 @@ def _ray(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("WHIPRAY_CACHE", str(tmp_path_factory.mktemp("cache")))
         patch.setenv("PYTHONPATH", os.pathsep.join(sys.path))  # of the workers
-        with connected():
+        with ray_session():
             yield
 
 

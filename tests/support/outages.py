@@ -8,7 +8,7 @@ from pathlib import Path
 import torch.distributed as dist
 
 from whipray.platform.config.experiment import Experiment
-from whipray.platform.runs.run.local_training import train_here
+from whipray.platform.runs.local_training import train_in_process_group
 from whipray.platform.storage.store import Storage
 from whipray.trainers.loop import Progress
 
@@ -29,5 +29,5 @@ def train_until_asked_to_wait(
         return False
 
     run.try_write()
-    train_here(experiment, run, tell)
+    train_in_process_group(experiment, run, tell)
     return losses

@@ -17,7 +17,7 @@ from torch import Tensor
 from whipray.platform.config.experiment import Experiment
 from whipray.platform.config.layers import Layer, resolve
 from whipray.platform.foundation.versions import local_versions
-from whipray.platform.runs.run.local_training import Trained, train_here
+from whipray.platform.runs.local_training import TrainingResult, train_in_process_group
 from whipray.platform.storage.checkpoints import CheckpointStore, name_of
 from whipray.platform.storage.store import Storage, StorageConfig
 from whipray.trainers.checkpoint import KINDS, Manifest, describe, read_tensors, write_manifest
@@ -68,7 +68,7 @@ def at(folder: Path) -> Storage:
 class Done:
     """One worker's view of a training."""
 
-    trained: Trained
+    trained: TrainingResult
     reports: list[Progress]
 
     def losses(self) -> list[float]:
@@ -83,7 +83,7 @@ def train(experiment: Experiment, folder: Path, stop_at: int | None = None) -> D
         reports.append(progress)
         return progress.images_seen == stop_at and dist.get_rank() == 0
 
-    return Done(train_here(experiment, at(folder), tell), reports)
+    return Done(train_in_process_group(experiment, at(folder), tell), reports)
 
 
 def copy_half_time(run: Path, to: Path) -> Path:
@@ -157,5 +157,5 @@ def train_beside_another_image(experiment: Experiment, folder: Path) -> Done:
     """Train while the last worker's machine has another PyTorch."""
     rank = int(os.environ["RANK"])
     mine = local_versions() if rank == 0 else {**local_versions(), "torch": "1.0", "host": "node-2"}
-    with patch("whipray.platform.runs.run.local_training.here", lambda: mine):
+    with patch("whipray.platform.runs.local_training.local_versions", lambda: mine):
         return train(experiment, folder)

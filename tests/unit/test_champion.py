@@ -12,7 +12,7 @@ from whipray.platform.evaluation.config import EvaluationConfig
 from whipray.platform.storage.store import Storage, StorageConfig
 from whipray.platform.tracking.mlflow_runs import Tracker
 from whipray.platform.tracking.mlflow_runs.registry import CHAMPION, Version, get, set_alias
-from whipray.platform.tuning.champion import PROVENANCE, why_it_stays
+from whipray.platform.tuning.champion import PROVENANCE, reason_not_promoted
 
 pytestmark = pytest.mark.filterwarnings("ignore::sqlalchemy.exc.SADeprecationWarning")
 
@@ -37,13 +37,13 @@ def test_a_champion_goes_only_to_a_better_one_measured_alike(
 ) -> None:
     lower = EvaluationConfig(rank_by="kid/overall")
     first = version(tracker, tmp_path, 0.015)
-    assert why_it_stays(lower, tracker, first) is None  # there is none yet
+    assert reason_not_promoted(lower, tracker, first) is None  # there is none yet
     set_alias(tracker, first, CHAMPION)
-    assert why_it_stays(lower, tracker, first) is None  # it is the champion
-    assert why_it_stays(lower, tracker, version(tracker, tmp_path, 0.014)) is None
-    worse = why_it_stays(lower, tracker, version(tracker, tmp_path, 0.016))
+    assert reason_not_promoted(lower, tracker, first) is None  # it is the champion
+    assert reason_not_promoted(lower, tracker, version(tracker, tmp_path, 0.014)) is None
+    worse = reason_not_promoted(lower, tracker, version(tracker, tmp_path, 0.016))
     assert worse == "version 1 stays champion: its kid/overall is 0.015, here 0.016"
-    hasty = why_it_stays(lower, tracker, version(tracker, tmp_path, 0.001, generated=40))
+    hasty = reason_not_promoted(lower, tracker, version(tracker, tmp_path, 0.001, generated=40))
     assert hasty == (
         "version 1 stays champion: it was measured otherwise (n generated 400, here 40)"
     )

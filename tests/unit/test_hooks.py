@@ -13,7 +13,7 @@ from support.checkpoints import make_checkpoint
 from support.shell import WAIT_S
 from support.training import at
 
-from whipray.platform.runs.run.hooks import StoreHooks
+from whipray.platform.runs.hooks import StoreHooks
 from whipray.platform.storage.checkpoints import CheckpointStore
 from whipray.trainers.checkpoint import MANIFEST, Manifest
 from whipray.trainers.engine import join_workers
@@ -86,7 +86,7 @@ def test_a_checkpoint_counts_once_what_was_told_before_it_is_kept(store: Slow) -
     def settle() -> None:
         assert known.wait(WAIT_S)
 
-    hooks = StoreHooks(store, lambda _progress: False, settle=settle)
+    hooks = StoreHooks(store, lambda _progress: False, flush_metrics=settle)
     store.go.set()
     given(hooks, 320)
     for _ in range(3):
@@ -113,7 +113,7 @@ def test_a_checkpoint_is_worth_more_than_the_reports_before_it(store: Slow) -> N
     def refused() -> None:
         raise Problem("MLflow refuses", "ask its owner")
 
-    hooks = StoreHooks(store, lambda _progress: False, settle=refused)
+    hooks = StoreHooks(store, lambda _progress: False, flush_metrics=refused)
     store.go.set()
     given(hooks, 320)
     with pytest.raises(Problem, match="MLflow refuses"):

@@ -20,7 +20,7 @@ from whipray.platform.config.space import Space, parse_space
 from whipray.platform.storage.store import Storage, StorageConfig
 from whipray.platform.tuning import study_in_bucket
 from whipray.platform.tuning.study import Point, Study
-from whipray.platform.tuning.study_storage import Where
+from whipray.platform.tuning.study_storage import StudyLocation
 from whipray.trainers.errors import Problem, UsageProblem
 
 if TYPE_CHECKING:  # this file is run as a script too
@@ -48,14 +48,16 @@ train:
 
 
 def opened(
-    where: Where, space: Space | str = MIXED, name: str = "sweep", **options: object
+    location: StudyLocation, space: Space | str = MIXED, name: str = "sweep", **options: object
 ) -> Study:
     space = parse_space(space, "test") if isinstance(space, str) else space
-    return Study.open(where, name, space, **{"seed": 0, "total": 6, **options})
+    return Study.open(location, name, space, **{"seed": 0, "total": 6, **options})
 
 
 @pytest.fixture(params=["journal", "sqlite", pytest.param("bucket", marks=pytest.mark.slow)])
-def where(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Where:
+def location(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> StudyLocation:
     if request.param != "bucket":
         return tmp_path / "s.log" if request.param == "journal" else f"sqlite:///{tmp_path}/s.db"
     moto: Server = request.getfixturevalue("moto")
@@ -74,8 +76,8 @@ def drain(study: Study, value: float = 1.0) -> list[Point]:
     return points
 
 
-def test_baselines_then_seed_points_then_new_ones_and_all_survive_a_restart(where) -> None:
-    first = opened(where)
+def test_baselines_then_seed_points_then_new_ones_and_all_survive_a_restart(location) -> None:
+    first = opened(location)
     begun = [first.ask() for _ in range(4)]
     assert begun[0] == Point(0, {"objective.name": "ddpm"}, False, "ddpm")
     assert begun[1] == Point(1, {"tau": 1.0, "gamma": 0.3, "label_set": "train"}, False)
@@ -83,7 +85,7 @@ def test_baselines_then_seed_points_then_new_ones_and_all_survive_a_restart(wher
     first.complete(1, 0.5, {"checkpoint": "s3://x"})
     first.close()
 
-    second = opened(where)
+    second = opened(location)
     resumed = [second.ask() for _ in range(3)]
     assert [(p.number, p.values, p.baseline, p.resumed) for p in resumed] == [
         (p.number, p.values, p.baseline, True) for p in begun if p.number != 1
@@ -96,7 +98,7 @@ def test_baselines_then_seed_points_then_new_ones_and_all_survive_a_restart(wher
     assert second.best()["number"] == 1
     second.close()
 
-    longer = opened(where, total=8)
+    longer = opened(location, total=8)
     assert [p.number for p in drain(longer)] == [7, 8]
     assert len(longer.finished()) == 9
     longer.close()
@@ -130,8 +132,8 @@ def test_a_finite_space_is_searched_whole_and_no_point_twice(tmp_path, monkeypat
     assert [row["values"] for row in study.table()] == [p.values for p in points]
 
 
-def test_what_is_not_finite_fails_and_is_not_tried_again(where) -> None:
-    study = opened(where, FINITE, total=20)
+def test_what_is_not_finite_fails_and_is_not_tried_again(location) -> None:
+    study = opened(location, FINITE, total=20)
     a, b, c, d = (study.ask() for _ in range(4))
     assert not study.complete(a.number, math.nan)
     assert not study.complete(b.number, 1.0, {"constraints": [math.inf]})
@@ -153,8 +155,8 @@ def test_what_is_not_finite_fails_and_is_not_tried_again(where) -> None:
     study.close()
 
 
-def test_failures_are_retried_only_when_asked_and_keep_their_place(where) -> None:
-    study = opened(where, total=3)
+def test_failures_are_retried_only_when_asked_and_keep_their_place(location) -> None:
+    study = opened(location, total=3)
     ddpm, crashed, diverged, last = (study.ask() for _ in range(4))
     study.fail(ddpm.number, "node lost")
     study.fail(crashed.number, "node lost")
@@ -163,12 +165,12 @@ def test_failures_are_retried_only_when_asked_and_keep_their_place(where) -> Non
     assert study.ask() is None
     study.close()
 
-    plain = opened(where, total=3)
+    plain = opened(location, total=3)
     assert plain.ask() is None
     plain.close()
 
     for _ in range(2):  # a driver that dies after queueing must not queue twice
-        study = opened(where, total=3, retry_failed=True)
+        study = opened(location, total=3, retry_failed=True)
         again = study.ask(), study.ask()
         assert study.ask() is None
         study.close()
@@ -176,22 +178,22 @@ def test_failures_are_retried_only_when_asked_and_keep_their_place(where) -> Non
         (ddpm.values, "ddpm"),
         (crashed.values, None),
     ]
-    study = opened(where, total=4)  # a retry takes a place that was counted: one more is new
+    study = opened(location, total=4)  # a retry takes a place that was counted: one more is new
     assert [point.resumed for point in drain(study)] == [True, True, False]
     assert sorted(row["state"] for row in study.table()) == ["complete"] * 4 + ["fail"]
     study.close()
 
 
-def test_early_stopping_is_recorded_as_pruned_and_spares_baselines(where) -> None:
+def test_early_stopping_is_recorded_as_pruned_and_spares_baselines(location) -> None:
     asha = SimpleNamespace(min_images=100, reduction_factor=2)
-    study = opened(where, early_stop=asha)
+    study = opened(location, early_stop=asha)
     ddpm, good, bad = (study.ask() for _ in range(3))
     assert not study.report(good.number, 100, 1.0)
     assert not study.report(ddpm.number, 100, 9.0)
     assert not study.report(bad.number, 99, 5.0)
     assert study.report(bad.number, 100, 5.0)
     study.close()
-    study = opened(where, early_stop=asha)  # the driver died before it stopped the training
+    study = opened(location, early_stop=asha)  # the driver died before it stopped the training
     assert study.report(bad.number, 100, 5.0)
     assert not study.report(good.number, 100, 1.0)  # resumed from before its last report
     study.prune(bad.number)
@@ -224,26 +226,26 @@ def test_constraints_reach_sampler_and_best_and_baselines_mislead_neither(tmp_pa
     assert sum(tau <= 2.0 for tau in later) > len(later) / 2  # or it would climb to 5
 
 
-def test_what_ray_tune_writes_down_of_a_study_holds_nothing(where) -> None:
-    study = opened(where)
+def test_what_ray_tune_writes_down_of_a_study_holds_nothing(location) -> None:
+    study = opened(location)
     assert study.ask()
     assert vars(pickle.loads(pickle.dumps(study))) == {}
     study.close()
 
 
 def test_another_space_direction_or_driver_is_refused(tmp_path) -> None:
-    where = tmp_path / "s.log"
-    opened(where).close()
+    location = tmp_path / "s.log"
+    opened(location).close()
     with pytest.raises(UsageProblem, match="begun with another search space"):
-        opened(where, FINITE)
+        opened(location, FINITE)
     with pytest.raises(UsageProblem, match="or direction"):
-        opened(where, direction="maximize")
-    opened(where, FINITE, name="other").close()
+        opened(location, direction="maximize")
+    opened(location, FINITE, name="other").close()
 
-    holder = subprocess.Popen([sys.executable, __file__, "hold", where], stdout=subprocess.PIPE)
+    holder = subprocess.Popen([sys.executable, __file__, "hold", location], stdout=subprocess.PIPE)
     try:
         assert holder.stdout.readline() == b"asked\n"
-        reader = opened(where)
+        reader = opened(location)
         assert [row["state"] for row in reader.table()] == ["running"]
         with pytest.raises(UsageProblem, match="another process is driving this sweep"):
             reader.ask()
@@ -256,30 +258,32 @@ def test_another_space_direction_or_driver_is_refused(tmp_path) -> None:
 
 def test_a_storage_that_cannot_be_opened_is_a_problem_without_its_password(tmp_path) -> None:
     (tmp_path / "file").touch()
-    for where in (tmp_path / "file" / "s.log", f"sqlite:///{tmp_path}/absent/s.db", "nodb://"):
+    for location in (tmp_path / "file" / "s.log", f"sqlite:///{tmp_path}/absent/s.db", "nodb://"):
         with pytest.raises(Problem, match="cannot be opened"):
-            opened(where)
+            opened(location)
     with pytest.raises(Problem) as caught:
         opened("nodb://me:hunter2@host/db?password=hunter2")
     assert "hunter2" not in str(caught.value)
 
 
 def test_a_line_cut_short_by_a_crash_is_dropped(tmp_path) -> None:
-    where = tmp_path / "s.log"
-    study = opened(where)
+    location = tmp_path / "s.log"
+    study = opened(location)
     point = study.ask()
     study.close()
-    with where.open("ab") as journal:
+    with location.open("ab") as journal:
         journal.write(b'{"op_code":5,"trial')
-    study = opened(where)
+    study = opened(location)
     assert study.ask().values == point.values
     assert len(drain(study)) == 6
     study.close()
 
 
-def _drive(where: Path, log: Path, total: int) -> None:
+def _drive(location: Path, log: Path, total: int) -> None:
     """A driver like the real one: two at once, reports, early stops, failures; then it leaves."""
-    study = opened(where, total=total, early_stop=SimpleNamespace(min_images=1, reduction_factor=2))
+    study = opened(
+        location, total=total, early_stop=SimpleNamespace(min_images=1, reduction_factor=2)
+    )
     handed = os.open(log, os.O_CREAT | os.O_WRONLY | os.O_APPEND)
     running: list[Point] = []
     while True:
@@ -299,20 +303,20 @@ def _drive(where: Path, log: Path, total: int) -> None:
             study.complete(point.number, value, {"constraints": [value - 4], "note": "x"})
 
 
-def _drive_through_kills(where: Path, log: Path, total: int) -> int:
+def _drive_through_kills(location: Path, log: Path, total: int) -> int:
     """Start drivers and kill each, until one is left to come to its end; how many were killed."""
     chance, kills = random.Random(0), 0
-    where.touch()
+    location.touch()
     while True:
         driver = os.fork()
         if driver == 0:
-            _drive(where, log, total)
+            _drive(location, log, total)
             os._exit(0)
         # Killed by how far it wrote, not by the clock: the same on fast and slow machines.
-        limit = where.stat().st_size + chance.randrange(1, 1500)
+        limit = location.stat().st_size + chance.randrange(1, 1500)
         ended, status = 0, 0
         while not ended:
-            if where.stat().st_size >= limit:
+            if location.stat().st_size >= limit:
                 os.kill(driver, signal.SIGKILL)
                 limit = sys.maxsize
             ended, status = os.waitpid(driver, os.WNOHANG)
@@ -324,11 +328,11 @@ def _drive_through_kills(where: Path, log: Path, total: int) -> int:
 
 @pytest.mark.slow
 def test_a_driver_killed_again_and_again_ends_with_the_exact_sweep(tmp_path) -> None:
-    where, log, total = tmp_path / "study.log", tmp_path / "handed.log", 24
-    command = [sys.executable, __file__, "kill", where, log, str(total)]
+    location, log, total = tmp_path / "study.log", tmp_path / "handed.log", 24
+    command = [sys.executable, __file__, "kill", location, log, str(total)]
     assert int(subprocess.run(command, check=True, capture_output=True).stdout) >= 10
 
-    study = opened(where, total=total)
+    study = opened(location, total=total)
     rows = study.table()
     searched = [row for row in rows if row["baseline"] is None]
     assert len(searched) == total

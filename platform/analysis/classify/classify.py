@@ -35,7 +35,7 @@ from ....trainers.config import Config
 from ....trainers.data import PackedImages, Splits
 from ....trainers.errors import DataProblem, UsageProblem
 from ....trainers.samplers import SamplingConfig
-from ...compute.ray_session import connected
+from ...compute.ray_session import ray_session
 from ...config.experiment import Experiment, ScalingConfig
 from ...config.layers import Layer, parse_override, resolve
 from ...evaluation.config import EvaluationConfig
@@ -44,7 +44,7 @@ from ...foundation.background import Lazy
 from ...generation.loading import open_model, real_images
 from ...generation.shards import Artist, by_class, draw_shards, samples_folder, short_hash
 from ...generation.workers import Workers
-from ...runs.find_run import RunPlace
+from ...runs.find_run import StoredRun
 from ...storage.checkpoints import CheckpointStore
 from ...storage.pretrained import root_of
 from ...storage.store import MissingObject
@@ -182,7 +182,7 @@ def repetition(real: PackedImages, counts: Counts) -> Addition | None:
 
 
 def classify(
-    place: RunPlace,
+    place: StoredRun,
     overrides: Sequence[str] = (),
     *,
     per_class: int | None = None,
@@ -254,7 +254,7 @@ def classify(
     known = root.list("classifiers")
     found = {job: json.loads(root.read_text(job.file)) for job in jobs if job.file in known}
     new = [job for job in jobs if job not in found]
-    with connected() if workers > 1 and new else nullcontext():
+    with ray_session() if workers > 1 and new else nullcontext():
         extra = {
             arm: addition.make()
             for arm, addition in added.items()
@@ -303,7 +303,7 @@ def classify(
 
 
 def draw(
-    place: RunPlace,
+    place: StoredRun,
     experiment: Experiment,
     manifest: Manifest,
     samples: str,

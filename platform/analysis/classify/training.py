@@ -103,7 +103,7 @@ def train_on_ray(
     scaling: ScalingConfig,
     say: Say,
 ) -> Results:
-    """At most `workers` at once, each with one worker's CPUs and GPUs; inside `connected()`.
+    """At most `workers` at once, each with one worker's CPUs and GPUs; inside `ray_session()`.
 
     Raises:
         UsageProblem: the cluster has no room for a single one.

@@ -62,12 +62,12 @@ def sweep(
         show_plan(resolved, _plan(planned, known), as_json)
         return
 
-    from ...tuning.champion import crown
+    from ...tuning.champion import register_best
     from ..status_line import StatusLine
 
     with StatusLine(stderr_console, planned.status.text):
         result = planned.run()
-        champion = crown(planned, result)
+        champion = register_best(planned, result)
     rank_by = experiment.evaluation.rank_by
     best = result.best["number"] if result.best else None
     grid = champion.grid if champion else None

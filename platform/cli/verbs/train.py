@@ -42,12 +42,12 @@ def train(
         task = train_task(name, experiment)
         send(on, task, {"run": name, **size(experiment)}, as_json, yes)
 
-    from ...runs.single import SingleRun
+    from ...runs.single_run import SingleRun
     from ..status_line import StatusLine
 
     single = SingleRun(name, experiment)
     with StatusLine(stderr_console, single.status):
-        finished = single.go()
+        finished = single.execute()
     assert finished.best is not None
     for note in finished.trained.notes:
         stderr_console.print(note, markup=False)

@@ -10,13 +10,13 @@ from functools import partial
 
 from ...trainers.errors import Problem
 from ...trainers.loop import Progress
-from ..compute.interrupts import passed_on, saving_on_interrupt
+from ..compute.interrupts import broadcast_stop, saving_on_interrupt
 from ..config.experiment import Experiment
 from ..foundation.durations import Clock
 from ..foundation.job import JOB_ENVIRONMENT
 from ..storage.store import Storage
 from ..tracking.mlflow_runs import Tracker
-from .run import Finished, Plan, Watch, begin, evaluate, there, train
+from .run import Plan, RunCallbacks, RunResult, begin, evaluate, run_in_ray_task, train
 
 
 class SingleRun:
@@ -37,7 +37,7 @@ class SingleRun:
             parts = [*parts[:2], "saving at the next report; Ctrl-C again leaves at once"]
         return " · ".join(filter(None, parts))
 
-    def go(self) -> Finished:
+    def execute(self) -> RunResult:
         """Train what is left to train, evaluate, record.
 
         Raises:
@@ -48,11 +48,11 @@ class SingleRun:
         run = tracker.run(f"run/{self.name}", self.name, {"whipray.kind": "run"})
         self.run_id = run.run_id
         plan = Plan(self.experiment, self.store, run)
-        watch = Watch(progress=self._trained, phase=self._phase)
+        callbacks = RunCallbacks(self._trained, self._phase)
         try:
             begin(plan)
             with run.system_metrics(self.experiment.tracking.system_metrics):
-                finished = self._do(plan, watch)
+                finished = self._execute_locally(plan, callbacks)
         except BaseException as error:
             with suppress(Problem):  # the first problem is the one to tell
                 run.set_tags({"whipray.problem": str(error)[:500]})
@@ -61,45 +61,47 @@ class SingleRun:
         run.finish("FINISHED")
         return finished
 
-    def _do(self, plan: Plan, watch: Watch) -> Finished:
+    def _execute_locally(self, plan: Plan, callbacks: RunCallbacks) -> RunResult:
         """In this process, or where Ray has room: several workers, or a job on a cluster."""
         if self.experiment.scaling.workers == 1 and JOB_ENVIRONMENT not in os.environ:
             with saving_on_interrupt() as self._interrupted:
                 asked = self._interrupted
-                trained = train(plan, replace(watch, stop=lambda _progress: asked.is_set()))
+                trained = train(
+                    plan, replace(callbacks, should_stop=lambda _progress: asked.is_set())
+                )
             self._leave_if_asked()
-            return replace(evaluate(plan, trained.checkpoint, watch), trained=trained)
-        from ..compute.ray_session import connected
+            return replace(evaluate(plan, trained.checkpoint, callbacks), trained=trained)
+        from ..compute.ray_session import ray_session
 
         self._line = "starting Ray"
-        with connected():
-            return self._do_on_ray(plan, watch)
+        with ray_session():
+            return self._execute_on_ray(plan, callbacks)
 
-    def _do_on_ray(self, plan: Plan, watch: Watch) -> Finished:
-        from ..compute.progress_queue import ForwardProgress, Put, heard
-        from ..compute.ray_session import on_a_worker
+    def _execute_on_ray(self, plan: Plan, callbacks: RunCallbacks) -> RunResult:
+        from ..compute.progress_queue import ForwardProgress, QueueReporter, progress_queue
+        from ..compute.ray_session import run_on_worker
 
         scaling = self.experiment.scaling
         self._line = f"starting {scaling.workers} workers"
-        with heard(watch.progress, watch.phase) as reports:
-            told = Watch(Put(reports), Put(reports))
+        with progress_queue(callbacks.on_progress, callbacks.on_phase) as reports:
+            told = RunCallbacks(QueueReporter(reports), QueueReporter(reports))
             with (
                 saving_on_interrupt() as self._interrupted,
-                passed_on(self._interrupted) as stop,
+                broadcast_stop(self._interrupted) as stop,
             ):
-                stoppable = replace(told, stop=stop)
+                stoppable = replace(told, should_stop=stop)
                 if scaling.workers > 1:
                     trained = train(plan, stoppable, (ForwardProgress(reports),))
                 else:
-                    task = partial(there, plan, partial(train, plan, stoppable))
-                    trained = on_a_worker(scaling, task, max_retries=scaling.max_failures)
+                    task = partial(run_in_ray_task, plan, partial(train, plan, stoppable))
+                    trained = run_on_worker(scaling, task, max_retries=scaling.max_failures)
             self._leave_if_asked()
             measure = partial(evaluate, plan, trained.checkpoint)
             if self.experiment.evaluation.workers == 1:
-                work = partial(there, plan, partial(measure, told))
-                finished = on_a_worker(scaling, work, max_retries=scaling.max_failures)
+                work = partial(run_in_ray_task, plan, partial(measure, told))
+                finished = run_on_worker(scaling, work, max_retries=scaling.max_failures)
             else:  # it has workers of its own
-                finished = measure(watch)
+                finished = measure(callbacks)
         return replace(finished, trained=trained)
 
     def _leave_if_asked(self) -> None:

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from whipray.platform.config.experiment import Experiment, load_experiment
 from whipray.platform.config.space import parse_space
-from whipray.platform.runs.run.resolve_pretrained import pin
+from whipray.platform.runs.resolve_pretrained import resolve_pretrained
 from whipray.platform.storage.checkpoints import name_of
 from whipray.platform.storage.pretrained import LINEAGE, Lineage, export_run, load_start
 from whipray.platform.storage.store import Storage
@@ -38,7 +38,7 @@ CALL = {"name": "call", "base": {"name": "cbdm"}, "reserve": {"layers": ["up"], 
 
 
 def settle(experiment: Experiment, run: Storage, names: list[str] = DIGITS) -> Lineage | None:
-    return pin(experiment, run, names, (1, 8, 8))
+    return resolve_pretrained(experiment, run, names, (1, 8, 8))
 
 
 def started(source: Path | str, *, lora: bool = False, **changes: Any) -> Experiment:
@@ -196,7 +196,7 @@ def test_other_classes_and_shapes_are_refused(exported: Path, tmp_path: Path) ->
     ):
         settle(started(exported), run, three)
     with pytest.raises(UsageProblem, match="images of 1 x 8 x 8, the data are 3 x 8 x 8"):
-        pin(started(exported), run, DIGITS, (3, 8, 8))
+        resolve_pretrained(started(exported), run, DIGITS, (3, 8, 8))
     with pytest.raises(CheckpointProblem, match=r"no model\.json and model\.safetensors"):
         settle(started("./nowhere"), run)
     assert run.list() == {}
