@@ -22,7 +22,7 @@ from whipray.platform.storage.checkpoints import CheckpointStore, name_of
 from whipray.platform.storage.pretrained import export_run, load_start, read_lineage
 from whipray.platform.storage.store import Storage, StorageConfig
 from whipray.platform.tracking.mlflow_runs import Run, Tracker
-from whipray.platform.tracking.mlflow_runs.registry import (
+from whipray.platform.tracking.registry import (
     Version,
     download,
     register,

@@ -11,7 +11,7 @@ from whipray.platform.config.experiment import TrackingConfig
 from whipray.platform.evaluation.config import EvaluationConfig
 from whipray.platform.storage.store import Storage, StorageConfig
 from whipray.platform.tracking.mlflow_runs import Tracker
-from whipray.platform.tracking.mlflow_runs.registry import CHAMPION, Version, get, set_alias
+from whipray.platform.tracking.registry import CHAMPION, Version, get, set_alias
 from whipray.platform.tuning.champion import PROVENANCE, reason_not_promoted
 
 pytestmark = pytest.mark.filterwarnings("ignore::sqlalchemy.exc.SADeprecationWarning")
