@@ -9,12 +9,11 @@ imported: what is missing has to be said in words.
 from __future__ import annotations
 
 import json
-import os
 import platform
 import sys
 from pathlib import Path
 
-from ..foundation.job import JOB_ENVIRONMENT
+from ..foundation.job import enter_cluster_job
 from ..foundation.versions import PINNED_LIBRARIES, local_versions, unsatisfied
 
 PREFLIGHT_FAILED = 4
@@ -23,7 +22,7 @@ PREFLIGHT_FAILED = 4
 def main() -> None:
     """Check, say where this is, become the command line."""
     job, arguments = sys.argv[1], sys.argv[3:]
-    os.environ[JOB_ENVIRONMENT] = job
+    enter_cluster_job(job)
     wrong = unsatisfied(json.loads(Path("requirements.json").read_text()))
     if wrong:
         fix = (

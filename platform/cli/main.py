@@ -15,6 +15,7 @@ from typing import Any
 import typer
 
 from ...trainers.errors import Problem
+from ..foundation.text import describe_exception
 from .output import print_error
 from .verbs import (
     classify,
@@ -94,9 +95,8 @@ def _defect(error: Exception, as_json: bool) -> int:
     """Keep the traceback for us, show a person one line."""
     with tempfile.NamedTemporaryFile("w", prefix="whipray-", suffix=".log", delete=False) as log:
         traceback.print_exception(error, file=log)
-    last = (str(error).strip().splitlines() or [""])[0][:200]
     print_error(
-        f"unexpected {type(error).__name__}: {last}",
+        f"unexpected {describe_exception(error)}",
         f"this is a defect of whipray; its traceback is in {log.name}",
         1,
         as_json,

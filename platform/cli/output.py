@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 import tempfile
 import webbrowser
@@ -16,7 +15,7 @@ from rich.table import Table
 
 from ..config.space import in_words
 from ..evaluation.config import LOWER_IS_BETTER
-from ..foundation.job import JOB_ENVIRONMENT
+from ..foundation.job import in_cluster_job
 
 if TYPE_CHECKING:
     from ..evaluation.compare import Comparison
@@ -49,7 +48,7 @@ def print_error(what: str, fix: str, code: int, as_json: bool) -> None:
 
 def next_commands(*commands: str) -> None:
     """What to type next; nothing where nobody types, in a cluster's job."""
-    if JOB_ENVIRONMENT in os.environ:
+    if in_cluster_job():
         return
     stderr_console.print("\nnext:")
     for command in commands:

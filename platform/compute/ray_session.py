@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 from ...trainers.errors import Problem
 from ..config.experiment import ScalingConfig
 from ..foundation.logs import quiet_logs
+from ..foundation.text import last_line
 
 T = TypeVar("T")
 
@@ -73,9 +74,8 @@ def ray_session() -> Iterator[None]:
         )
     except Exception as error:
         where = f"at {address}" if address else "on this machine"
-        last = (str(error).strip().splitlines() or [type(error).__name__])[-1][:200]
         raise Problem(
-            f"no Ray {where}: {last}",
+            f"no Ray {where}: {last_line(error)}",
             "check RAY_ADDRESS, or run `whipray doctor --ray`"
             if address
             else "the same command again when the machine is less busy, or `whipray doctor --ray`",

@@ -9,7 +9,6 @@ from __future__ import annotations
 import importlib.metadata
 import logging
 import os
-import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -20,6 +19,7 @@ from typing import TYPE_CHECKING
 from uuid import uuid4
 
 from ...trainers.errors import Problem
+from ..foundation.text import describe_exception, redact
 from ..foundation.versions import PINNED_LIBRARIES, local_versions, unsatisfied
 from ..storage.store import Storage, StorageConfig
 
@@ -84,8 +84,7 @@ def _check(name: str, probe: Callable[[], str], fix: str) -> Check:
     except Problem as problem:
         return Check(name, False, problem.what, problem.fix)
     except Exception as error:  # noqa: BLE001 - whatever a library throws is the answer
-        first = (str(error).strip().splitlines() or [""])[0]
-        return Check(name, False, _masked(f"{type(error).__name__}: {first}")[:300], fix)
+        return Check(name, False, describe_exception(error), fix)
 
 
 def _libraries() -> str:
@@ -181,7 +180,7 @@ def _tracking(uri: str, config: StorageConfig) -> str:
             artifacts = [file.path for file in client.list_artifacts(run.run_id)]
             if metric != 42.0 or artifacts != ["hello.txt"]:
                 raise Problem(
-                    f"{_masked(uri)}: what was logged did not come back",
+                    f"{redact(uri)}: what was logged did not come back",
                     "check the tracking server's database and artifact store",
                 )
             client.search_registered_models(max_results=1)
@@ -192,7 +191,7 @@ def _tracking(uri: str, config: StorageConfig) -> str:
             client.delete_experiment(experiment)
             if place:
                 storage.delete(name)
-    return f"logged a run with an artifact and asked the registry at {_masked(uri)}"
+    return f"logged a run with an artifact and asked the registry at {redact(uri)}"
 
 
 def _ray_checks() -> Iterator[Check]:
@@ -222,11 +221,6 @@ def _attach(stack: ExitStack, ray_open: AbstractContextManager[None]) -> str:
     resources = ray.cluster_resources()
     cpus, gpus = resources.get("CPU", 0), resources.get("GPU", 0)
     return f"Ray {ray.__version__}: {alive} nodes, {cpus:g} CPU, {gpus:g} GPU; State API answers"
-
-
-def _masked(text: str) -> str:
-    """Without the logins that addresses in a text may hold."""
-    return re.sub(r"//[^/@\s]*@", "//***@", text)
 
 
 @contextmanager

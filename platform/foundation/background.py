@@ -1,4 +1,4 @@
-"""Work in a thread that an ending process does not wait for, and values opened on first use."""
+"""Work in a daemon thread, and values that are made on first use."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ T = TypeVar("T")
 
 
 def in_background(action: Callable[[], T]) -> Future[T]:
-    """Start it; the future raises what it raises."""
+    """Start `action` in a thread that an ending process does not wait for.
+
+    The future raises what `action` raises.
+    """
     future: Future[T] = Future()
 
     def run() -> None:
@@ -25,11 +28,13 @@ def in_background(action: Callable[[], T]) -> Future[T]:
 
 
 class Lazy(Generic[T]):
-    """Calls `make` once a process; pickles as `make`, so that another process opens its own.
+    """A value that is made on first use, once in each process.
+
+    It pickles as `make`, so that another process makes its own.
 
     Args:
-        make: opens it; has to pickle where this does.
-        made: what this process has open already.
+        make: returns the value; has to pickle where this does.
+        made: the value, where this process has it already.
     """
 
     def __init__(self, make: Callable[[], T], *made: T) -> None:
@@ -37,6 +42,7 @@ class Lazy(Generic[T]):
         self._made = list(made)
 
     def __call__(self) -> T:
+        """Return the value."""
         if not self._made:
             self._made.append(self._make())
         return self._made[0]

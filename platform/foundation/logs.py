@@ -1,4 +1,4 @@
-"""Which libraries may log."""
+"""Which third-party loggers may be heard."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import logging
 
 
 def quiet_logs() -> None:
-    """Libraries talk when something is wrong; Tune not even then: the study holds the reason."""
+    """Silence third-party loggers below WARNING; Tune below CRITICAL: the study records failures."""
     for name in ("ray", "ray.train", "alembic", "mlflow", "DeepSpeed", "botocore"):
         logging.getLogger(name).setLevel(logging.WARNING)
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)

@@ -1,4 +1,7 @@
-"""Waiting for a server that has stopped answering, so that an outage costs minutes, not the run."""
+"""Retries while a server is down, so that an outage costs minutes and not the run.
+
+Not a library such as tenacity: what may be retried is a type (`Outage`), and there is one policy.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +18,7 @@ T = TypeVar("T")
 
 FIRST_PAUSE_S = 0.5
 LONGEST_PAUSE_S = 10.0
+"""A server that comes back is noticed within this time."""
 
 log = logging.getLogger(__name__)
 
@@ -24,26 +28,33 @@ class Outage(Problem):
 
 
 def pauses() -> Iterator[float]:
-    """Seconds to wait before each further try; at random, or all workers would come at once."""
+    """Yield the seconds to wait before each further attempt: growing, with random jitter.
+
+    Without the jitter, all workers would come back to the server at the same moment.
+    """
     longest = FIRST_PAUSE_S
     while True:
         yield random.uniform(longest / 2, longest)
         longest = min(2 * longest, LONGEST_PAUSE_S)
 
 
-def retry_during_outage(action: Callable[[], T], seconds: float) -> T:
-    """Try again for so long while there is an outage, and say so; the last one is raised."""
+def retry_during_outage(action: Callable[[], T], timeout_s: float) -> T:
+    """Call `action` until it succeeds, for at most `timeout_s` after its first `Outage`.
+
+    Raises:
+        Outage: the last one, when the time is over. Any other exception is raised at once.
+    """
     start, pause = time.monotonic(), pauses()
     waited = False
     while True:
         try:
             result = action()
         except Outage as outage:
-            left = start + seconds - time.monotonic()
+            left = start + timeout_s - time.monotonic()
             if left <= 0:
                 raise
             if not waited:
-                log.warning("%s; trying again for up to %s", outage.what, minutes(seconds))
+                log.warning("%s; trying again for up to %s", outage.what, minutes(timeout_s))
             waited = True
             time.sleep(min(left, next(pause)))
         else:

@@ -1,49 +1,51 @@
-"""The libraries of this machine: whether they are what is asked for, and the same everywhere.
+"""The libraries of a machine: whether they meet the requirements, and are the same on all nodes.
 
-Importing it takes Python's own modules alone: what is missing has to be said in words.
+It imports only Python's own modules (and `packaging` where it is installed), since it reports a
+library that is missing.
 """
 
 from __future__ import annotations
 
-import importlib.metadata as installed
+import importlib.metadata
 import platform
 from collections.abc import Mapping, Sequence
 
 from ...trainers.errors import Problem
 
 PINNED_LIBRARIES = ("python", "ray", "torch", "deepspeed", "mlflow", "optuna")
-"""Those whose versions make results, and messages between processes, what they are."""
+"""Those that have to be the same on all nodes: they decide a run's numbers, or what processes send
+each other."""
 
 
 def local_versions() -> dict[str, str]:
-    """`host`, and the version of each that decides; empty where one is not installed."""
-    found = {"host": platform.node(), "python": platform.python_version()}
+    """Return this machine's `host` and the version of each pinned library, empty where missing."""
+    versions = {"host": platform.node(), "python": platform.python_version()}
     for name in PINNED_LIBRARIES[1:]:
         try:
-            found[name] = installed.version(name)
-        except installed.PackageNotFoundError:  # trainers run without Ray too
-            found[name] = ""
-    return found
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:  # trainers run without Ray too
+            versions[name] = ""
+    return versions
 
 
 def check_alike(machines: Sequence[Mapping[str, str]]) -> None:
-    """Whether several machines have the same.
+    """Check that several machines have the same pinned libraries.
 
     Args:
-        machines: of each what `local_versions` says there.
+        machines: what `local_versions` returns on each of them.
 
     Raises:
-        Problem: the first library that differs, and where.
+        Problem: names the first library that differs, and the machines.
     """
     for name in PINNED_LIBRARIES:
         versions = {machine[name]: machine["host"] for machine in machines}
         if len(versions) > 1:
-            told = (f"{version or 'none'} on {host}" for version, host in sorted(versions.items()))
-            raise Problem(f"{name} differs: {', '.join(told)}", "use one image on all nodes")
+            lines = (f"{version or 'none'} on {host}" for version, host in sorted(versions.items()))
+            raise Problem(f"{name} differs: {', '.join(lines)}", "use one image on all nodes")
 
 
 def unsatisfied(wanted: Mapping[str, object]) -> list[str]:
-    """What of another machine's requirements this one does not meet, in words.
+    """Return the requirements that this machine does not meet, one line each.
 
     Args:
         wanted: `python`, a version specifier, and `libraries`, requirement lines.
@@ -63,10 +65,10 @@ def unsatisfied(wanted: Mapping[str, object]) -> list[str]:
         if library.marker is not None and not library.marker.evaluate({"extra": "run"}):
             continue
         try:
-            found = installed.version(library.name)
-        except installed.PackageNotFoundError:
+            version = importlib.metadata.version(library.name)
+        except importlib.metadata.PackageNotFoundError:
             wrong.append(f"no {library.name}")
             continue
-        if not library.specifier.contains(found, prereleases=True):
-            wrong.append(f"{library.name} {found}, not {library.specifier}")
+        if not library.specifier.contains(version, prereleases=True):
+            wrong.append(f"{library.name} {version}, not {library.specifier}")
     return wrong

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from ...trainers.errors import Problem, UsageProblem, did_you_mean
+from ..foundation.text import last_line
 
 if TYPE_CHECKING:
     from ray.job_submission import JobDetails, JobSubmissionClient
@@ -289,9 +290,9 @@ class JobsClient:
                 "`whipray cluster status`",
             ) from error
         except (RuntimeError, RayStateApiException) as error:
-            last = (str(error).strip().splitlines() or [""])[-1][:300]
             raise ClusterProblem(
-                f"{self.address}: {last}", "look into the dashboard's log on the head node"
+                f"{self.address}: {last_line(error)}",
+                "look into the dashboard's log on the head node",
             ) from error
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import shlex
-import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -22,8 +21,10 @@ from ..config.experiment import Experiment, ScalingConfig, TrackingConfig, with_
 from ..config.layers import flatten
 from ..config.space import Space
 from ..config.yaml12 import dump_scalar
+from ..foundation.code_version import code_version
+from ..foundation.text import redact, without_login
 from ..storage.store import Storage, StorageConfig
-from ..tracking.mlflow_runs import tracking_uri, user_name, without_password
+from ..tracking.mlflow_runs import tracking_uri, user_name
 from .forecast import Forecast, Work, make_forecast, of_sweep, of_training
 from .jobs_client import ClusterProblem, JobsClient
 from .package import Package, stage
@@ -200,9 +201,9 @@ class Launch:
             "verb": task.verb,
             "name": task.name,
             "storage": task.storage.uri,
-            "command": re.sub(r"//[^/@\s]*@", "//***@", shlex.join(["whipray", *sys.argv[1:]])),
+            "command": redact(shlex.join(["whipray", *sys.argv[1:]])),
             "user": user_name(),
-            "code": code(),
+            "code": str(code_version() or ""),
         }
 
     def submit(self) -> str:
@@ -219,14 +220,6 @@ class Launch:
             self.facts,
         )
         return self.job
-
-
-def code() -> str:
-    """The commit that the code is at, with a plus where it was changed since; empty outside git."""
-    here = Path(__file__).parent
-    git = ["git", "describe", "--always", "--abbrev=12", "--dirty=+", "--exclude=*"]
-    done = subprocess.run(git, cwd=here, capture_output=True, text=True, check=False)
-    return done.stdout.strip()
 
 
 def for_cluster(experiment: Experiment) -> Experiment:
@@ -277,7 +270,7 @@ def shared_tracking(config: TrackingConfig, storage: StorageConfig) -> TrackingC
     if uri is None and not storage.uri.startswith("s3://"):
         return config  # beside the runs
     uri = tracking_uri(config, Storage(storage))
-    if without_password(uri) != uri:
+    if without_login(uri) != uri:
         raise UsageProblem(
             "tracking.uri holds a login, which everybody who sees the job would see",
             "give the nodes MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD instead",

@@ -16,6 +16,7 @@ from ...trainers.scratch import Scratch
 from ..config.experiment import Experiment, ScalingConfig
 from ..foundation.background import in_background
 from ..foundation.logs import quiet_logs
+from ..foundation.text import last_line
 from ..storage.store import Storage
 from ..tracking.mlflow_runs import Run
 from .local_training import ReportCallback, TrainingResult, train_in_process_group
@@ -178,9 +179,8 @@ def _as_problem(error: Exception, scaling: ScalingConfig) -> Problem:
     """Ray's nested errors as one line: the workers' own words."""
     failures = getattr(error, "worker_failures", None) or {}
     for rank, failure in sorted(failures.items()):
-        last = str(failure).strip().splitlines()[-1][:300]
         return Problem(
-            f"worker {rank} failed more than {scaling.max_failures} times: {last}",
+            f"worker {rank} failed more than {scaling.max_failures} times: {last_line(failure)}",
             "see the Ray log for its traceback; the same command goes on from the last checkpoint",
         )
     inner = getattr(error, "controller_failure", None)
@@ -190,7 +190,7 @@ def _as_problem(error: Exception, scaling: ScalingConfig) -> Problem:
             "bring lost hosts back or lower scaling.workers; the same command goes on from the last "
             "checkpoint",
         )
-    last = (str(error).strip().splitlines() or [type(error).__name__])[-1][:300]
     return Problem(
-        f"Ray Train stopped: {last}", "run `whipray doctor --ray`, then the same command"
+        f"Ray Train stopped: {last_line(error)}",
+        "run `whipray doctor --ray`, then the same command",
     )

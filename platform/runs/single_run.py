@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from contextlib import suppress
 from dataclasses import replace
@@ -13,7 +12,7 @@ from ...trainers.loop import Progress
 from ..compute.interrupts import broadcast_stop, saving_on_interrupt
 from ..config.experiment import Experiment
 from ..foundation.durations import Clock
-from ..foundation.job import JOB_ENVIRONMENT
+from ..foundation.job import in_cluster_job
 from ..storage.store import Storage
 from ..tracking.mlflow_runs import Tracker
 from .run import Plan, RunCallbacks, RunResult, begin, evaluate, run_in_ray_task, train
@@ -63,7 +62,7 @@ class SingleRun:
 
     def _execute_locally(self, plan: Plan, callbacks: RunCallbacks) -> RunResult:
         """In this process, or where Ray has room: several workers, or a job on a cluster."""
-        if self.experiment.scaling.workers == 1 and JOB_ENVIRONMENT not in os.environ:
+        if self.experiment.scaling.workers == 1 and not in_cluster_job():
             with saving_on_interrupt() as self._interrupted:
                 asked = self._interrupted
                 trained = train(

@@ -25,6 +25,7 @@ from pydantic import Field, field_validator
 from ...trainers.config import Config
 from ...trainers.errors import Problem, UsageProblem
 from ..foundation.retry import Outage, retry_during_outage
+from ..foundation.text import redact
 
 if TYPE_CHECKING:
     from pyarrow.fs import FileSystem  # type: ignore[import-untyped]
@@ -343,13 +344,13 @@ class Storage:
         )
         if code in ("NETWORK_CONNECTION", "REQUEST_TIMEOUT", "ENDPOINT_RESOLUTION_FAILURE"):
             return StorageOutage(
-                f"{where}: the store at {_without_login(endpoint)} does not answer",
+                f"{where}: the store at {redact(endpoint)} does not answer",
                 "check storage.endpoint_url, the network and that the server runs, then try again",
             )
         if code == "NO_SUCH_BUCKET":
             bucket = self.path.split("/", 1)[0]
             return StorageProblem(
-                f"{where}: the bucket {bucket} does not exist at {_without_login(endpoint)}",
+                f"{where}: the bucket {bucket} does not exist at {redact(endpoint)}",
                 "create the bucket, or correct storage.uri or storage.endpoint_url",
             )
         if status == "507":
@@ -440,10 +441,6 @@ def _local_problem(error: OSError, where: str) -> StorageProblem:
         )
     reason = os.strerror(error.errno) if error.errno else type(error).__name__
     return StorageProblem(f"{where}: {reason}", "check storage.uri")
-
-
-def _without_login(url: str) -> str:
-    return re.sub(r"//[^/@]*@", "//", url)
 
 
 def _has_credentials() -> bool:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -21,7 +20,9 @@ from urllib.parse import unquote, urlsplit
 from ...trainers.errors import Problem, UsageProblem
 from ..config.experiment import Experiment, TrackingConfig
 from ..config.layers import flatten
+from ..foundation.code_version import code_version
 from ..foundation.retry import Outage, retry_during_outage
+from ..foundation.text import redact, without_login
 from ..storage.store import Storage
 from .async_writer import AsyncWriter
 
@@ -57,7 +58,7 @@ def tracking_uri(config: TrackingConfig, storage: Storage) -> str:
         UsageProblem: runs in a bucket and no server named, so there is no place for the file; or a
             config with a login, since it is kept with every run.
     """
-    if config.uri and without_password(config.uri) != config.uri:
+    if config.uri and without_login(config.uri) != config.uri:
         raise UsageProblem(
             "tracking.uri holds a login",
             "give the address alone, and set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD; "
@@ -92,7 +93,7 @@ class Tracker:
         import mlflow
 
         logging.getLogger("alembic").setLevel(logging.WARNING)
-        self.uri = _without_login(tracking_uri(config, storage))
+        self.uri = _move_login_to_environment(tracking_uri(config, storage))
         os.environ.update(storage.export_environment())
         with translate_errors(self.uri):
             mlflow.set_tracking_uri(self.uri)
@@ -234,15 +235,14 @@ class Run:
     @_patient
     def log_code(self) -> None:
         """Which code ran: commit, and what was changed since."""
-        here = Path(__file__).parent
-        commit = _git(here, "rev-parse", "HEAD")
-        if not commit:
+        version = code_version()
+        if version is None:
             return
-        diff = _git(here, "diff", "HEAD")
-        self.client.set_tag(self.run_id, "mlflow.source.git.commit", commit)
-        self.client.set_tag(self.run_id, "whipray.code", "changed" if diff else "as committed")
-        if diff:
-            self.client.log_text(self.run_id, diff[:1_000_000], "code.diff")
+        self.client.set_tag(self.run_id, "mlflow.source.git.commit", version.commit)
+        state = "changed" if version.diff else "as committed"
+        self.client.set_tag(self.run_id, "whipray.code", state)
+        if version.diff:
+            self.client.log_text(self.run_id, version.diff[:1_000_000], "code.diff")
 
     def log_metrics(self, values: Mapping[str, float], images_seen: int) -> None:
         """Numbers at a point of the training; MLflow's step is the images seen."""
@@ -340,7 +340,7 @@ def translate_errors(uri: str) -> Iterator[None]:
     try:
         yield
     except (MlflowException, RequestException, SQLAlchemyError) as error:
-        raise _problem(f"MLflow at {without_password(uri)}", error) from error
+        raise _problem(f"MLflow at {redact(uri)}", error) from error
 
 
 def _problem(where: str, error: Exception) -> TrackingProblem:
@@ -368,13 +368,7 @@ def _problem(where: str, error: Exception) -> TrackingProblem:
     return TrackingProblem(f"{where} failed ({code})", fix)
 
 
-def without_password(uri: str) -> str:
-    """An address that may be shown."""
-    scheme, separator, rest = uri.partition("://")
-    return f"{scheme}{separator}{rest.rpartition('@')[2]}" if separator else uri
-
-
-def _without_login(uri: str) -> str:
+def _move_login_to_environment(uri: str) -> str:
     """A server's address; a login in it moves into the environment, where MLflow looks for it.
 
     Otherwise it would stand in what MLflow prints and in what Ray is given.
@@ -384,7 +378,7 @@ def _without_login(uri: str) -> str:
         return uri
     os.environ["MLFLOW_TRACKING_USERNAME"] = unquote(parts.username or "")
     os.environ["MLFLOW_TRACKING_PASSWORD"] = unquote(parts.password or "")
-    return without_password(uri)
+    return without_login(uri)
 
 
 def _prepare() -> None:
@@ -397,21 +391,6 @@ def _prepare() -> None:
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     # It logs a traceback of each database error that it raises, such as one that Ctrl-C makes.
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
-
-
-def _git(folder: Path, *arguments: str) -> str:
-    """A git answer, empty where this is no checkout or there is no git."""
-    try:
-        done = subprocess.run(
-            ["git", "-C", str(folder), *arguments],
-            capture_output=True,
-            text=True,
-            timeout=20,
-            check=False,
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return ""
-    return done.stdout.strip() if done.returncode == 0 else ""
 
 
 def user_name() -> str:

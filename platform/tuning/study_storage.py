@@ -14,6 +14,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
 from ...trainers.errors import Problem, UsageProblem
+from ..foundation.text import redact
 from ..storage.store import Storage
 from .study_in_bucket import BucketStorage
 
@@ -41,8 +42,7 @@ def open_storage(location: StudyLocation) -> BaseStorage:
         )
     except (OSError, ImportError, SQLAlchemyError, OptunaError) as error:
         raise Problem(
-            f"{_without_secrets(location)}: the study's storage cannot be opened "
-            f"({type(error).__name__})",
+            f"{redact(str(location))}: the study's storage cannot be opened ({type(error).__name__})",
             "check the address and its rights; a database needs its driver installed",
         ) from error
 
@@ -125,12 +125,3 @@ def _cut_unfinished_line(path: Path, lock: _KernelLock) -> None:
             os.truncate(path, whole)
     finally:
         lock.release()
-
-
-def _without_secrets(location: str | Path) -> str:
-    try:
-        if isinstance(location, str) and "://" in location:
-            return make_url(location).set(query={}).render_as_string(hide_password=True)
-    except SQLAlchemyError:
-        return "the database URL"
-    return str(location)

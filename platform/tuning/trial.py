@@ -14,6 +14,7 @@ from ...trainers.loop import Progress
 from ..compute.interrupts import RemoteStopFlag
 from ..compute.ray_session import run_on_worker
 from ..foundation.logs import quiet_logs
+from ..foundation.text import describe_exception
 from ..runs.local_training import ReportCallback
 from ..runs.run import Plan, RunCallbacks, RunResult, evaluate, run_in_ray_task, train
 
@@ -78,8 +79,7 @@ def run_trial(config: dict[str, Any]) -> None:
     except Exception as error:  # noqa: BLE001  (would come again; the sweep goes on without it)
         with suppress(Problem):
             plan.run.log_json({"traceback": traceback.format_exc()}, "problem.json")
-        first = (str(error).strip().splitlines() or [""])[0][:300]
-        what = f"unexpected {type(error).__name__}: {first}"
+        what = f"unexpected {describe_exception(error)}"
         _fail(plan, Problem(what, "its traceback is problem.json in its MLflow run"))
         return
     plan.run.set_tags({"whipray.outcome": FINISHED})

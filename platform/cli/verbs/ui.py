@@ -19,15 +19,16 @@ def ui(
 ) -> None:
     """Open MLflow's pages on the runs: sweeps, trials, metrics, pictures, models."""
     from ...config.experiment import TrackingConfig
-    from ...tracking.mlflow_runs import tracking_uri, without_password
+    from ...foundation.text import redact
+    from ...tracking.mlflow_runs import tracking_uri
     from ..stores import open_storage
 
     uri = tracking_uri(TrackingConfig(uri=tracking), open_storage(storage, None))
     if uri.startswith(("http://", "https://")):
-        stderr_console.print(f"MLflow is a server already: {without_password(uri)}", markup=False)
+        stderr_console.print(f"MLflow is a server already: {redact(uri)}", markup=False)
         return
     stderr_console.print(
-        f"http://127.0.0.1:{port} shows {without_password(uri)}; Ctrl-C ends it", markup=False
+        f"http://127.0.0.1:{port} shows {redact(uri)}; Ctrl-C ends it", markup=False
     )
     # its background jobs serve features that we have no use for, with ten processes
     os.environ.setdefault("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")

@@ -1,0 +1,45 @@
+"""Text that may be shown: addresses without secrets, exceptions in one line."""
+
+from __future__ import annotations
+
+import re
+
+LINE_LENGTH = 300
+"""Characters of an exception that are shown: about three lines of a terminal."""
+
+# A password may hold a slash, a colon or an @ (SQLAlchemy and MLflow take them as they are), so a
+# login with a password extends to the last @ before white space. Hiding too much does no harm.
+_LOGIN = re.compile(r"://(?:[^:/@\s]*:\S*|[^:/@\s]+)@")
+_SECRET_OPTION = re.compile(
+    r"([?&][^=&\s]*(?:password|passwd|secret|token|signature|credential|key)[^=&\s]*=)[^&\s]*",
+    re.IGNORECASE,
+)
+
+
+def redact(text: str) -> str:
+    """Return a text without the logins and secret options of the addresses in it."""
+    return _SECRET_OPTION.sub(r"\1***", _LOGIN.sub("://***@", text))
+
+
+def without_login(address: str) -> str:
+    """Return an address that can still be used, without the user and password in it."""
+    return _LOGIN.sub("://", address)
+
+
+def describe_exception(error: BaseException) -> str:
+    """Return the type and the first line of an exception, without secrets."""
+    lines = str(error).strip().splitlines()
+    return _shown(f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__)
+
+
+def last_line(error: object) -> str:
+    """Return the last line of an exception's text, without secrets.
+
+    Ray puts the remote traceback into an exception's text; its last line is the exception itself.
+    """
+    lines = str(error).strip().splitlines()
+    return _shown(lines[-1] if lines else type(error).__name__)
+
+
+def _shown(line: str) -> str:
+    return redact(line)[:LINE_LENGTH]
