@@ -1,7 +1,7 @@
-"""A cluster that a file describes: the tool that the file is for, and its commands.
+"""Cluster files: which tool a file is for, and the tool's commands.
 
-Thin on purpose: Ray's launcher, kubectl and docker compose do the work. What runs is shown, so that it
-can be typed without Whipray too.
+Thin on purpose: Ray's launcher, kubectl and docker compose do the work. Each command is shown before it
+runs, so that it can be typed without Whipray too.
 """
 
 from __future__ import annotations
@@ -46,41 +46,41 @@ MISSING = {
 
 @dataclass(frozen=True)
 class ClusterFile:
-    """A file, and the program that it is for."""
+    """A file that describes a cluster, and the program that reads it."""
 
     file: Path
     tool: str
     name: str
 
     def command(self, action: Action, *, yes: bool = False) -> list[str]:
-        """What is to be run; Ray's launcher alone asks, unless `yes`."""
+        """Return the command; of the three tools only Ray's launcher asks for confirmation, unless `yes`."""
         words = [str(self.file) if w == "FILE" else w for w in COMMANDS[self.tool][action]]
         if self.tool == "ray" and yes and action != "status":
             words.append("--yes")
-        if self.tool == "docker" and (secrets := _secrets()).exists():
+        if self.tool == "docker" and (secrets := _secrets_file()).exists():
             words[2:2] = ["--env-file", str(secrets)]
         return words
 
-    def reach(self) -> str | None:
-        """The command that brings the dashboard to port 8265 of this machine, where one is needed."""
+    def forward_command(self) -> str | None:
+        """Return the command that forwards the dashboard to local port 8265, if one is needed."""
         if self.tool == "ray":
             return f"ray dashboard {self.file}"
         return f"kubectl port-forward service/{self.name}-head-svc 8265" if self.name else None
 
 
 def read_cluster(file: Path) -> ClusterFile:
-    """Tell from its contents what a file is for.
+    """Recognise by its contents which tool a file is for.
 
     Raises:
-        UsageProblem: no such file, not YAML, or of none of the three kinds.
+        UsageProblem: no such file, not YAML, or a file of none of the three tools.
     """
     try:
         documents: list[Any] = [d for d in yaml.safe_load_all(file.read_text()) if d is not None]
     except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "not a text"
+        reason = getattr(error, "strerror", None) or "not a text file"
         raise UsageProblem(f"{file}: {reason}", "give one of the files in infra/") from error
     except yaml.YAMLError as error:
-        raise UsageProblem(f"{file} is not YAML", "write it as the files in infra/") from error
+        raise UsageProblem(f"{file} is not YAML", "write it like the files in infra/") from error
     for keys, tool in (
         ({"cluster_name", "provider"}, "ray"),
         ({"apiVersion", "kind"}, "kubectl"),
@@ -90,8 +90,8 @@ def read_cluster(file: Path) -> ClusterFile:
             cluster = documents[0] if documents[0].get("kind") == "RayCluster" else {}
             return ClusterFile(file, tool, str((cluster.get("metadata") or {}).get("name", "")))
     raise UsageProblem(
-        f"{file} describes no cluster that is known here",
-        "give a file of Ray's launcher, of Kubernetes or of docker compose, as in infra/",
+        f"{file} is not a cluster file",
+        "give a file for Ray's launcher, Kubernetes or docker compose, as in infra/",
     )
 
 
@@ -102,17 +102,19 @@ def run(command: list[str]) -> int:
         Problem: its program is not installed.
     """
     tool = command[0]
-    # Ray's is beside this Python where the virtual environment is not activated.
+    # In a virtual environment that is not activated, `ray` is beside Python but not on PATH.
     program = shutil.which(tool) or shutil.which(tool, path=str(Path(sys.executable).parent))
     if program is None:
         raise Problem(f"{tool} is not installed", MISSING[tool])
     if tool == "docker":
         plugin = subprocess.run([program, "compose", "version"], capture_output=True, check=False)
         if plugin.returncode:
-            raise Problem("docker has no compose here", "install its plugin docker-compose-plugin")
+            raise Problem(
+                "docker compose is not installed", "install the package docker-compose-plugin"
+            )
     return subprocess.run([program, *command[1:]], check=False).returncode
 
 
-def _secrets() -> Path:
-    """Where the scripts in infra/ look for secrets too."""
+def _secrets_file() -> Path:
+    """Return the file of secrets, the same that the scripts in infra/ read."""
     return Path(os.environ.get("WHIPRAY_SECRETS", "~/.whipray/cluster.env")).expanduser()

@@ -139,7 +139,7 @@ class Launch:
         """Before anything is sent: the same Ray there, and nobody at the same work.
 
         Raises:
-            ClusterProblem: it does not answer, refuses the token, or has another Ray.
+            ClusterProblem: it does not answer, rejects the token, or has another Ray.
             UsageProblem: a job of this name is running on the same store.
         """
         import ray
@@ -156,7 +156,7 @@ class Launch:
                 task.name,
                 task.storage.uri,
             )
-            if same and not job.over and job.facts.get("verb") == task.verb:
+            if same and not job.has_ended and job.facts.get("verb") == task.verb:
                 raise UsageProblem(
                     f"{job.id} is at {task.verb} {task.name} already",
                     f"`whipray jobs logs -f {job.id} --on {self.cluster.address}` follows it; "

@@ -1,4 +1,9 @@
-"""The project's own code as a folder that a Ray job takes along; nothing is installed on the nodes."""
+"""Whipray's own code as the working directory of a Ray job; nothing is installed on the nodes.
+
+`working_dir` rather than `py_modules` with a wheel: the job's driver and its tasks import the code as it
+is in the checkout, uncommitted changes included, and no node runs pip. The code is the folder `whipray` in
+the working directory, not the directory itself: its `platform` must not shadow Python's module.
+"""
 
 from __future__ import annotations
 
@@ -14,69 +19,68 @@ from pathlib import Path
 from ...trainers.errors import UsageProblem
 
 PARTS = ("__init__.py", "py.typed", "platform", "trainers", "search_spaces", "infra")
-"""What the wheel holds, and no more: tests, runs and data stay at home."""
+"""The contents of the wheel; tests, runs and data are not sent."""
 
-MOST_BYTES = 5 << 20
-"""The code is a tenth of it. Ray would take 100 times as much, and every job would wait for it."""
+MAX_BYTES = 5 << 20
+"""Ten times the size of the code. Ray accepts 100 times as much, and every job would wait for it."""
 
 REQUIREMENTS = "requirements.json"
 
 
 @dataclass(frozen=True)
 class Package:
-    """A staged folder."""
+    """A folder that is ready to be sent."""
 
     folder: Path
     sizes: Mapping[str, int]
-    """Bytes of each file by its name in the folder."""
+    """Bytes of each file, by its path in the folder."""
 
     @property
     def size(self) -> int:
-        """Bytes in all."""
+        """Total size in bytes."""
         return sum(self.sizes.values())
 
     def largest(self, count: int = 3) -> str:
-        """The largest files in words."""
-        biggest = sorted(self.sizes.items(), key=lambda item: -item[1])[:count]
-        return ", ".join(f"{name} {size / 1024:.0f} KiB" for name, size in biggest)
+        """Return the names and sizes of the largest files as text."""
+        files = sorted(self.sizes.items(), key=lambda item: -item[1])[:count]
+        return ", ".join(f"{name} {size / 1024:.0f} KiB" for name, size in files)
 
 
 def stage(folder: Path, texts: Mapping[str, str]) -> Package:
     """Copy the code into `folder/whipray`, and `texts` beside it.
 
-    Files that git ignores stay out, where the code lies in a checkout.
+    In a git checkout, ignored files are left out.
 
     Args:
         texts: contents by file name: the resolved recipe and search space.
 
     Raises:
-        UsageProblem: it is larger than code should be.
+        UsageProblem: the folder is larger than `MAX_BYTES`.
     """
     root = Path(str(files("whipray")))
-    for own in _own_files(root):
-        target = folder / "whipray" / own
+    for name in _package_files(root):
+        target = folder / "whipray" / name
         target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(root / own, target)
-    wanted = importlib.metadata.metadata("whipray")
+        shutil.copyfile(root / name, target)
     requirements = {
-        "python": wanted["Requires-Python"],
+        "python": importlib.metadata.metadata("whipray")["Requires-Python"],
         "libraries": importlib.metadata.requires("whipray") or [],
     }
-    for name, text in {**texts, REQUIREMENTS: json.dumps(requirements)}.items():
-        (folder / name).write_text(text)
-    found = (path for path in sorted(folder.rglob("*")) if path.is_file())
-    package = Package(folder, {str(p.relative_to(folder)): p.stat().st_size for p in found})
-    if package.size > MOST_BYTES:
+    for file, text in {**texts, REQUIREMENTS: json.dumps(requirements)}.items():
+        (folder / file).write_text(text)
+    staged = (path for path in sorted(folder.rglob("*")) if path.is_file())
+    package = Package(folder, {str(p.relative_to(folder)): p.stat().st_size for p in staged})
+    if package.size > MAX_BYTES:
         raise UsageProblem(
-            f"the code to send is {package.size / 2**20:.1f} MiB, more than "
-            f"{MOST_BYTES >> 20} MiB: {package.largest(5)}",
-            "move data out of whipray's folders, or name it in .gitignore",
+            f"the code to send has {package.size / 2**20:.1f} MiB, more than "
+            f"{MAX_BYTES >> 20} MiB: {package.largest(5)}",
+            "move data out of whipray's folders, or add it to .gitignore",
         )
     return package
 
 
-def _own_files(root: Path) -> Iterator[Path]:
-    """Names below `root` of what belongs to the package."""
+def _package_files(root: Path) -> Iterator[Path]:
+    """Yield the paths, relative to `root`, of the files that belong to the package."""
     try:
         listed = subprocess.run(
             ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", "--", *PARTS],
@@ -85,7 +89,7 @@ def _own_files(root: Path) -> Iterator[Path]:
             check=True,
             text=True,
         ).stdout.split("\0")
-    except (OSError, subprocess.CalledProcessError):  # installed from a wheel, or no git here
+    except (OSError, subprocess.CalledProcessError):  # installed from a wheel, or git is missing
         listed = []
     names = [Path(name) for name in listed if name and (root / name).is_file()]
     if not names:

@@ -190,8 +190,8 @@ def test_what_does_not_stop_is_killed(laptop: Laptop) -> None:
 @pytest.mark.parametrize(
     ("environment", "what"),
     [
-        ({"RAY_AUTH_TOKEN": ""}, "wants a token"),
-        ({"RAY_AUTH_TOKEN": "0123456789" * 4}, "refuses the token"),
+        ({"RAY_AUTH_TOKEN": ""}, "requires a token"),
+        ({"RAY_AUTH_TOKEN": "0123456789" * 4}, "rejects the token"),
     ],
 )
 def test_a_cluster_lets_nobody_in_without_its_token(

@@ -296,7 +296,7 @@ def test_a_run_outlives_its_hosts(
         cluster.start(cluster.head)
         assert run.process.wait(WAIT_S) == 4
         what, _fix = cluster.said().strip().splitlines()[-2:]
-        assert "was started anew and has forgotten train-one-" in what
+        assert "was restarted and no longer knows train-one-" in what
         run.type()
 
     disturbed("a worker killed", kill_a_worker)

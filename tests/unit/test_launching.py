@@ -51,7 +51,7 @@ def test_the_staged_code_runs_by_itself_and_is_all_that_is_sent(tmp_path: Path) 
         package.PARTS
     )
     assert not [name for name in names if "__pycache__" in name]
-    assert staged.size < package.MOST_BYTES
+    assert staged.size < package.MAX_BYTES
     code = (
         "import platform, whipray.platform.cli.main as main; print(main.__file__, platform.node())"
     )
@@ -96,10 +96,10 @@ def test_a_cluster_is_known_by_its_dashboard(
 @pytest.mark.parametrize(
     ("given", "what"),
     [
-        ("ray://head:10001", "is no cluster's address"),
-        ("http://head:port", "is no cluster's address"),
-        ("http://", "is no cluster's address"),
-        ("http://me:secret@head:8265", "a login in a cluster's address would be seen"),
+        ("ray://head:10001", "is not a cluster's address"),
+        ("http://head:port", "is not a cluster's address"),
+        ("http://", "is not a cluster's address"),
+        ("http://me:secret@head:8265", "must not contain a login"),
     ],
 )
 def test_what_is_no_address_is_refused(given: str, what: str) -> None:

@@ -28,8 +28,8 @@ Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask; only Ray's l
 def up(file: File, yes: Yes = False) -> None:
     """Start the cluster, or bring it in line with a changed file."""
     cluster = _run(file, "up", yes)
-    reach = cluster.reach()
-    next_commands(*([reach] if reach else []), "whipray doctor --on http://127.0.0.1:8265")
+    forward = cluster.forward_command()
+    next_commands(*([forward] if forward else []), "whipray doctor --on http://127.0.0.1:8265")
 
 
 @app.command()

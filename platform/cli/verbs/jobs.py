@@ -108,7 +108,7 @@ def stop(
 
     cluster = JobsClient(on)
     found = cluster.job(job)
-    if found.over:
+    if found.has_ended:
         stderr_console.print(f"{job} is over already: {found.status.lower()}", markup=False)
         return
     with StatusLine(stderr_console, lambda: f"{job} is {'ending' if now else 'saving'}"):
