@@ -1,1 +1,1 @@
-"""Search spaces as YAML; `platform.config.space` reads them."""
+"""Search spaces as YAML; `platform.config.space_files` reads them."""

@@ -34,7 +34,7 @@ class StartConfig(Config):
 
     model: str
     """`models:/NAME@ALIAS` or `models:/NAME/VERSION`, a run's `NAME`, a sweep's `SWEEP/NUMBER` or
-    `SWEEP/trunk`, or the path of a folder with an exported model (`./NAME` where it could be read as
+    `SWEEP/pretrain`, or the path of a folder with an exported model (`./NAME` where it could be read as
     one of these); of a run, its last checkpoint's averaged weights."""
     labels: Literal["keep", "new"] = "keep"
     """new: make the label embedding anew, for data with other classes (CBDM table 2, third block)."""

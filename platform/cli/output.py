@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
-from ..config.space import in_words
+from ..config.points import in_words
 from ..evaluation.config import LOWER_IS_BETTER
 from ..foundation.job import in_cluster_job
 

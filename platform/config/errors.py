@@ -1,4 +1,4 @@
-"""What pydantic says of a wrong config, as one line of what and one of what to do."""
+"""Pydantic's errors about a wrong config as one line of what is wrong and one of what to do."""
 
 from __future__ import annotations
 
@@ -16,90 +16,8 @@ from .schema import alternatives, known_keys, tag_field, tags_of, walk
 COMMAND_LINE = "command line"
 DEFAULT = "default"
 
-OriginOf = Callable[[str], str]
-"""Dotted path -> the layer that gave the value there, or near it."""
-
-
-def problem(error: ValidationError, model: type[BaseModel], origin_of: OriginOf) -> UsageProblem:
-    """The first of pydantic's errors as one line of what and one of what to do."""
-    by_path: dict[str, list[Any]] = {}  # a field of type `int | str` has an error for each type
-    errors = error.errors(include_url=False)
-    for one in sorted(errors, key=lambda e: e["type"] == "missing"):  # what was written comes first
-        by_path.setdefault(".".join(walk(model, one["loc"])[0]), []).append(one)
-    path, first = next(iter(by_path.items()))
-    what, fix = _explain(path, first, model, origin_of)
-    if len(by_path) > 1:
-        fix += f" ({len(by_path) - 1} more after this one)"
-    return UsageProblem(" ".join(what.split()), " ".join(fix.split()))
-
-
-def _explain(
-    path: str, errors: list[Any], model: type[BaseModel], origin_of: OriginOf
-) -> tuple[str, str]:
-    error = errors[0]
-    kind, given, context = error["type"], error["input"], error.get("ctx", {})
-    _, here, field = walk(model, error["loc"])
-    if kind == "extra_forbidden":
-        return _unknown_key(path, error["loc"], model, origin_of)
-    if kind in ("value_error", "assertion_error"):
-        reason = str(context["error"])
-        if isinstance(given, Mapping | BaseModel):
-            return (f"{path}: {reason}" if path else reason), "change one of these values"
-        return f"{path}: {reason}, {given!r} given", f"change it {_where(origin_of, path)}"
-    tag = tag_field(here)
-    if kind == "missing" and tag is None:
-        return (
-            f"{path} is missing",
-            f"add it{': a section of keys' if here else f', as {path}=...'}",
-        )
-    if tag is not None and kind in ("missing", "union_tag_invalid", "union_tag_not_found"):
-        choices = [choice for variant in here for choice in tags_of(variant, tag)]
-        if kind != "union_tag_invalid":
-            return f"{path}.{tag} is missing", f"choose one of {_listed(choices)}"
-        return _wrong_choice(f"{path}.{tag}", context["tag"], choices, origin_of)
-    if kind in ("literal_error", "enum") and len(errors) == 1:
-        literal = field is not None and get_origin(field.annotation) is Literal
-        choices = list(get_args(field.annotation)) if field and literal else []
-        return _wrong_choice(
-            path, given, choices or re.findall(r"'([^']*)'", context["expected"]), origin_of
-        )
-    expected = " or ".join(dict.fromkeys(_expected(one, field) for one in errors))
-    shown = "a section" if isinstance(given, Mapping | BaseModel) else repr(given)
-    return f"{path}: {shown} given, expected {expected}", f"change it {_where(origin_of, path)}"
-
-
-def _unknown_key(
-    path: str, loc: Sequence[int | str], model: type[BaseModel], origin_of: OriginOf
-) -> tuple[str, str]:
-    above, _, name = path.rpartition(".")
-    origin = origin_of(path)
-    everywhere = known_keys(model)
-    if any(key == path or key.startswith(path + ".") for key in everywhere):
-        what = f"{path} ({origin}) is not a key of {above} when that is {loc[-2]}"
-        return what, f"remove it, or choose the {above} that has it"
-    what = f"unknown key {path} ({origin})"
-    level = [key for variant in walk(model, loc[:-1])[1] for key in variant.model_fields]
-    if near := get_close_matches(name, level, n=1):
-        return what, f"did you mean {above + '.' if above else ''}{near[0]}?"
-    last = {key: key.rpartition(".")[2] for key in everywhere}
-    near_last = get_close_matches(name, list(last.values()), n=1, cutoff=0.7)
-    candidates = (
-        [key for key in everywhere if last[key] == name]
-        or get_close_matches(path, everywhere, n=1, cutoff=0.7)
-        or [key for key in everywhere if last[key] in near_last]
-    )
-    if candidates:
-        return what, f"did you mean {candidates[0]}?"
-    return what, f"the keys {'of ' + above if above else 'here'} are {_listed(level)}"
-
-
-def _wrong_choice(
-    path: str, given: Any, choices: list[Any], origin_of: OriginOf
-) -> tuple[str, str]:
-    hint = did_you_mean(str(given), map(str, choices))
-    what = f"{path}: {given!r} is not one of its choices ({origin_of(path)})"
-    return what, f"{hint}the choices are {_listed(choices)}"
-
+OriginOf = Callable[[str], str] | None
+"""Dotted path -> the layer that gave the value there, or near it; None: not to be mentioned."""
 
 _NOUNS = {
     "float": "a number",
@@ -116,8 +34,100 @@ _WRONG_TYPE = ("_type", "_parsing", "_from_float")
 _BOUNDS = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<", "multiple_of": "a multiple of"}
 
 
+def problem(
+    error: ValidationError, model: type[BaseModel], origin_of: OriginOf = None
+) -> UsageProblem:
+    """Return the first of pydantic's errors as one line of what is wrong and one of what to do."""
+    # A field of type `int | str` has an error for each type. Wrong values come before missing ones:
+    # a misspelt required key is both.
+    by_path: dict[str, list[Any]] = {}
+    errors = error.errors(include_url=False)
+    for entry in sorted(errors, key=lambda e: e["type"] == "missing"):
+        by_path.setdefault(".".join(walk(model, entry["loc"])[0]), []).append(entry)
+    path, first = next(iter(by_path.items()))
+    what, fix = _explain(path, first, model, origin_of)
+    if len(by_path) > 1:
+        fix += f" ({len(by_path) - 1} more after this one)"
+    return UsageProblem(" ".join(what.split()), " ".join(fix.split()))
+
+
+def nearest_key(path: str, known: Sequence[str]) -> str | None:
+    """Return the known dotted key that was probably meant by an unknown one.
+
+    Known keys with the same last part come first, then similar keys, then similar last parts.
+    """
+    last = {key: key.rpartition(".")[2] for key in known}
+    name = path.rpartition(".")[2]
+    near_last = get_close_matches(name, list(last.values()), n=1, cutoff=0.7)
+    candidates = (
+        [key for key in known if last[key] == name]
+        or get_close_matches(path, known, n=1, cutoff=0.7)
+        or [key for key in known if last[key] in near_last]
+    )
+    return candidates[0] if candidates else None
+
+
+def _explain(
+    path: str, errors: list[Any], model: type[BaseModel], origin_of: OriginOf
+) -> tuple[str, str]:
+    error = errors[0]
+    kind, given, context = error["type"], error["input"], error.get("ctx", {})
+    _, models, field = walk(model, error["loc"])
+    if kind == "extra_forbidden":
+        return _unknown_key(path, error["loc"], model, origin_of)
+    if kind in ("value_error", "assertion_error"):
+        reason = str(context["error"])
+        if isinstance(given, Mapping | BaseModel):
+            return (f"{path}: {reason}" if path else reason), "change one of these values"
+        return f"{path}: {reason}, {given!r} given", f"change it{_where(origin_of, path)}"
+    tag = tag_field(models)
+    if kind == "missing" and tag is None:
+        example = f", as {path}=..." if origin_of else ""
+        return f"{path} is missing", f"add it{': a section of keys' if models else example}"
+    if tag is not None and kind in ("missing", "union_tag_invalid", "union_tag_not_found"):
+        choices = [choice for variant in models for choice in tags_of(variant, tag)]
+        if kind != "union_tag_invalid":
+            return f"{path}.{tag} is missing", f"choose one of {_listed(choices)}"
+        return _wrong_choice(f"{path}.{tag}", context["tag"], choices, origin_of)
+    if kind in ("literal_error", "enum") and len(errors) == 1:
+        literal = field is not None and get_origin(field.annotation) is Literal
+        choices = list(get_args(field.annotation)) if field and literal else []
+        return _wrong_choice(
+            path, given, choices or re.findall(r"'([^']*)'", context["expected"]), origin_of
+        )
+    expected = " or ".join(dict.fromkeys(_expected(entry, field) for entry in errors))
+    shown = "a section" if isinstance(given, Mapping | BaseModel) else repr(given)
+    return f"{path}: {shown} given, expected {expected}", f"change it{_where(origin_of, path)}"
+
+
+def _unknown_key(
+    path: str, loc: Sequence[int | str], model: type[BaseModel], origin_of: OriginOf
+) -> tuple[str, str]:
+    above, _, name = path.rpartition(".")
+    origin = _origin(origin_of, path)
+    everywhere = known_keys(model)
+    if any(key == path or key.startswith(path + ".") for key in everywhere):
+        what = f"{path}{origin} is not a key of {above} when that is {loc[-2]}"
+        return what, f"remove it, or choose the {above} that has it"
+    what = f"unknown key {path}{origin}"
+    level = [key for variant in walk(model, loc[:-1])[1] for key in variant.model_fields]
+    if near := get_close_matches(name, level, n=1):
+        return what, f"did you mean {above + '.' if above else ''}{near[0]}?"
+    if meant := nearest_key(path, everywhere):
+        return what, f"did you mean {meant}?"
+    return what, f"the keys {'of ' + above if above else 'here'} are {_listed(level)}"
+
+
+def _wrong_choice(
+    path: str, given: Any, choices: list[Any], origin_of: OriginOf
+) -> tuple[str, str]:
+    hint = did_you_mean(str(given), map(str, choices))
+    what = f"{path}: {given!r} is not one of its choices{_origin(origin_of, path)}"
+    return what, f"{hint}the choices are {_listed(choices)}"
+
+
 def _expected(error: Any, field: FieldInfo | None) -> str:
-    """What would have been right: "a whole number >= 1"."""
+    """Return what would have been right: "a whole number >= 1"."""
     noun = _NOUNS.get(error["type"].partition("_")[0])
     if not error["type"].endswith(_WRONG_TYPE):
         noun = None
@@ -132,9 +142,15 @@ def _expected(error: Any, field: FieldInfo | None) -> str:
     return f"{noun} {' and '.join(bounds)}".strip()
 
 
+def _origin(origin_of: OriginOf, path: str) -> str:
+    return f" ({origin_of(path)})" if origin_of else ""
+
+
 def _where(origin_of: OriginOf, path: str) -> str:
+    if origin_of is None:
+        return ""
     origin = origin_of(path)
-    return f"on the {origin}" if origin == COMMAND_LINE else f"in {origin}"
+    return f" on the {origin}" if origin == COMMAND_LINE else f" in {origin}"
 
 
 def _listed(names: Any) -> str:

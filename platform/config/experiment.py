@@ -124,7 +124,7 @@ class Experiment(TrainerConfig):
         return self
 
 
-FREE_ON_RESUME = (
+CHANGEABLE_ON_RESUME = (
     "engine.",
     "evaluation.",
     "keep_checkpoints",

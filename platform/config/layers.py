@@ -19,7 +19,7 @@ from pydantic.fields import FieldInfo
 from ...trainers.errors import UsageProblem
 from .errors import COMMAND_LINE, DEFAULT, problem
 from .schema import known_keys, tag_field, variants_of, with_tag
-from .yaml12 import dump_scalar, load
+from .yaml12 import dump_scalar, load, load_mapping, read_text
 
 __all__ = [
     "COMMAND_LINE",
@@ -61,17 +61,7 @@ def read_yaml(path: Path | Traversable, origin: str | None = None) -> Layer:
     Raises:
         UsageProblem: no such file, not YAML, a key given twice, or not a mapping.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
-        raise UsageProblem(f"{path}: cannot be read ({reason})", "give a YAML file") from error
-    values = load(text, str(path))
-    if values is None:
-        values = {}
-    if not isinstance(values, dict):
-        raise UsageProblem(f"{path}: not a mapping of keys to values", "write `key: value` lines")
-    return Layer(origin or path.name, values)
+    return Layer(origin or path.name, load_mapping(read_text(path), str(path)))
 
 
 def parse_override(text: str) -> Layer:

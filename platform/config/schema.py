@@ -75,9 +75,18 @@ def walk(
             here = [variant]
         elif here or field is None or len(alternatives(field.annotation)) == 1:
             path.append(str(part))
-            field = here[0].model_fields.get(str(part)) if len(here) == 1 else None
-            here = variants_of(field.annotation) if field else []
+            if here:
+                field = here[0].model_fields.get(str(part)) if len(here) == 1 else None
+                here = variants_of(field.annotation) if field else []
+            else:
+                here = variants_of(_item_type(field.annotation)) if field else []
+                field = None
     return path, here, field
+
+
+def _item_type(annotation: Any) -> Any:
+    """Return the type of the values of a dict or list; None for other types."""
+    return get_args(annotation)[-1] if get_origin(annotation) in (dict, list) else None
 
 
 def alternatives(annotation: Any) -> list[Any]:

@@ -7,6 +7,8 @@ error. What is written reads back the same here and in readers of YAML 1.1.
 from __future__ import annotations
 
 import re
+from importlib.resources.abc import Traversable
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -59,6 +61,33 @@ def load(text: str, where: str) -> Any:
         line = f" line {mark.line + 1}" if mark else ""
         reason = getattr(error, "problem", None) or "not YAML"
         raise UsageProblem(f"{where}{line}: {reason}", "write it as YAML") from error
+
+
+def load_mapping(text: str, where: str) -> dict[Any, Any]:
+    """Read one YAML document of keys and values; an empty one has no keys.
+
+    Raises:
+        UsageProblem: as `load`, or not a mapping.
+    """
+    values = load(text, where)
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise UsageProblem(f"{where}: not a mapping of keys to values", "write `key: value` lines")
+    return values
+
+
+def read_text(path: Path | Traversable) -> str:
+    """Read the text of a YAML file.
+
+    Raises:
+        UsageProblem: no such file, or not UTF-8.
+    """
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
+        raise UsageProblem(f"{path}: cannot be read ({reason})", "give a YAML file") from error
 
 
 def dump_scalar(value: Any) -> str:

@@ -34,8 +34,8 @@ def of_sweep(experiment: Experiment, space: Space) -> Work:
     """All trainings of a sweep, to their ends: early stopping and what is done make it less."""
     trainings = experiment.tuning.trials + len(space.baselines)
     each, once = experiment.training.images, 0
-    if space.trunk is not None and experiment.start is None:
-        once = space.trunk.images_of(each)
+    if space.pretrain is not None and experiment.start is None:
+        once = space.pretrain.images_of(each)
     images = once + trainings * (each - once)
     return Work(experiment, trainings, images, experiment.tuning.concurrent)
 

@@ -13,8 +13,6 @@ from pathlib import Path
 from typing import Self
 from uuid import uuid4
 
-import yaml
-
 from ...trainers.errors import UsageProblem
 from ...trainers.scratch import Scratch
 from ..config.experiment import Experiment, ScalingConfig, TrackingConfig, with_values
@@ -79,7 +77,7 @@ def sweep_task(name: str, experiment: Experiment, space: Space, resume: bool) ->
     arguments = [SPACE, "--recipe", RECIPE, "--name", name, *(["--resume"] if resume else [])]
     texts = {
         RECIPE: there.model_dump_json(indent=1),
-        SPACE: yaml.safe_dump(space.model_dump(mode="json"), sort_keys=False),
+        SPACE: space.model_dump_json(indent=1),
     }
     work = of_sweep(there, space)
     return Task("sweep", name, [*arguments, *overrides], there.storage, texts, work)

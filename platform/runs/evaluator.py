@@ -18,7 +18,7 @@ from ...trainers.errors import DataProblem, UsageProblem
 from ...trainers.samplers import SamplingConfig
 from ...trainers.scratch import Scratch
 from ..config.experiment import Experiment, with_values
-from ..config.space import Values
+from ..config.parameters import Values
 from ..evaluation.bootstrap import Estimate
 from ..evaluation.evaluate import Classes, check_groups, evaluate
 from ..evaluation.extractors.base import Value

@@ -22,7 +22,7 @@ class StoredRun:
 
 
 def find_run(root: Storage, target: str) -> StoredRun:
-    """`NAME` of a run, `SWEEP/NUMBER` of a trial, or `SWEEP/trunk`.
+    """`NAME` of a run, `SWEEP/NUMBER` of a trial, or `SWEEP/pretrain`.
 
     Raises:
         UsageProblem: no such run, or it has no checkpoint yet.
@@ -30,7 +30,7 @@ def find_run(root: Storage, target: str) -> StoredRun:
     name, slash, number = target.partition("/")
     if slash and number.isdigit():
         key, folder = f"sweep/{name}/{int(number)}", f"sweeps/{name}/trials/{int(number):04d}"
-    elif slash and number == "trunk":
+    elif slash and number == "pretrain":
         key, folder = f"sweep/{target}", f"sweeps/{target}"
     else:
         key, folder = f"run/{target}", f"runs/{target}"

@@ -9,7 +9,7 @@ from pathlib import Path
 from ...trainers.errors import DivergenceProblem
 from ...trainers.loop import Progress, Training, check_same_run
 from ...trainers.scratch import Scratch
-from ..config.experiment import FREE_ON_RESUME, Experiment, cache_folder
+from ..config.experiment import CHANGEABLE_ON_RESUME, Experiment, cache_folder
 from ..config.layers import flatten
 from ..foundation.versions import check_alike, local_versions
 from ..storage.checkpoints import CheckpointStore
@@ -63,7 +63,7 @@ def train_in_process_group(
     with Scratch() as scratch:
         resume, notes = resume_point(store, Path(scratch))
         if resume:
-            check_same_run(flatten(resume.manifest.config), flatten(record), FREE_ON_RESUME)
+            check_same_run(flatten(resume.manifest.config), flatten(record), CHANGEABLE_ON_RESUME)
             notes = [*notes, f"resumed from {resume.manifest.images_seen:,} images"]
         saved = resume.manifest if resume else None
         start = run_on_all_or_raise(lambda: load_start(run, experiment.start, saved))

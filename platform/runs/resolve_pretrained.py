@@ -83,7 +83,7 @@ def _find(
     if source.startswith("models:/"):
         return _from_registry(experiment, source, run, scratch)
     if source.startswith((".", "/", "~")) or (
-        "/" in source and not re.fullmatch(r"[^/]+/(\d+|trunk)", source)
+        "/" in source and not re.fullmatch(r"[^/]+/(\d+|pretrain)", source)
     ):
         return Path(source).expanduser(), {"kind": "folder"}
     return _from_run(experiment, source, run)
@@ -101,7 +101,9 @@ def _from_registry(
 def _from_run(experiment: Experiment, source: str, run: Storage) -> tuple[Path, dict[str, Any]]:
     place = find_run(root_of(run), source)
     content = CheckpointStore(place.store).read_manifest(place.checkpoint).content_hash()
-    folder = cache_folder() / "starts" / content  # so that many branches of one trunk fetch it once
+    folder = (
+        cache_folder() / "starts" / content
+    )  # so that all trials of a sweep fetch a shared model once
     if not folder.exists():
         sampling = place.experiment.sampling.model_copy(update={"weights": "merged"})
         folder.parent.mkdir(parents=True, exist_ok=True)

@@ -15,7 +15,7 @@ from ...trainers.errors import CheckpointProblem, Problem
 from ...trainers.loop import Progress, check_same_run
 from ...trainers.scratch import Scratch
 from ..compute.interrupts import PreemptionWatcher
-from ..config.experiment import FREE_ON_RESUME, Experiment, cache_folder
+from ..config.experiment import CHANGEABLE_ON_RESUME, Experiment, cache_folder
 from ..config.layers import flatten
 from ..config.space import Space
 from ..evaluation.evaluate import check_groups
@@ -130,7 +130,7 @@ def finished_before(plan: Plan) -> TrainingResult | None:
     if manifest.images_seen < plan.experiment.training.images:
         return None
     now = plan.experiment.model_dump(mode="json")
-    check_same_run(flatten(manifest.config), flatten(now), FREE_ON_RESUME)
+    check_same_run(flatten(manifest.config), flatten(now), CHANGEABLE_ON_RESUME)
     return TrainingResult(name, manifest.images_seen, ["trained before"])
 
 

@@ -1,4 +1,4 @@
-"""A sweep's trunk: one training, before the search, that all others start from."""
+"""A sweep's shared pre-training: one training, before the search, that all trials fine-tune."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from ..compute.ray_session import ray_session, run_on_worker
 from ..runs.run import Plan, RunCallbacks, begin, finished_before, run_in_ray_task, train
 
 
-def train_trunk(plan: Plan, say: Callable[[str], None]) -> None:
-    """Train the trunk to its end; nothing if it is there already.
+def pretrain(plan: Plan, say: Callable[[str], None]) -> None:
+    """Train to the end; do nothing if that was done before.
 
     Args:
         say: told how far it is.
@@ -42,7 +42,7 @@ def _train(plan: Plan, say: Callable[[str], None]) -> None:
 
     def show(p: Progress) -> None:
         share = p.images_seen / p.total_images
-        say(f"trunk {share:.0%} loss {p.metrics['loss/total']:.3f}")
+        say(f"pre-training {share:.0%} loss {p.metrics['loss/total']:.3f}")
 
     scaling = plan.experiment.scaling
     with progress_queue(show, lambda _line: None) as reports:

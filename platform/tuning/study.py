@@ -24,7 +24,8 @@ from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
 from ...trainers.errors import UsageProblem
-from ..config.space import Space, Values
+from ..config.parameters import Values
+from ..config.space import Space
 from .study_storage import DriverLock, StudyLocation, close_storage, journal_path, open_storage
 
 Direction = Literal["minimize", "maximize"]

@@ -21,7 +21,8 @@ from ...trainers.errors import UsageProblem
 from ..compute.interrupts import broadcast_stop, saving_on_interrupt
 from ..config.experiment import Experiment, cache_folder, with_values
 from ..config.layers import flatten
-from ..config.space import Space, in_words
+from ..config.points import in_words
+from ..config.space import Space
 from ..foundation.durations import Clock
 from ..generation.loading import extractor_of, real_images
 from ..runs.run import Plan, begin
@@ -143,11 +144,11 @@ class Sweep:
             )
             begin(Plan(self.experiment, self.store, parent))
             parent.log_json(self.space.model_dump(mode="json"), "space.yaml")
-            if self.has_trunk:
-                from .pretraining import train_trunk
+            if self.has_pretraining:
+                from .pretraining import pretrain
 
-                self.status.say("training the trunk")
-                train_trunk(self._trunk(tracker, parent), self.status.say)
+                self.status.say("pre-training")
+                pretrain(self._pretraining(tracker, parent), self.status.say)
             points = self._points(study, tracker, parent)
             if points.peek() is not None:
                 with ThreadPoolExecutor(1) as pool:  # both take seconds, Ray mostly waiting
@@ -163,26 +164,26 @@ class Sweep:
     # -- the pieces ---------------------------------------------------------------------------
 
     @property
-    def has_trunk(self) -> bool:
-        """A space with a trunk trains one, unless it is told what else to start from."""
-        return self.space.trunk is not None and self.experiment.start is None
+    def has_pretraining(self) -> bool:
+        """Return whether the space pre-trains; a `start.model` takes the place of that."""
+        return self.space.pretrain is not None and self.experiment.start is None
 
     def experiment_for(self, values: dict[str, Any], origin: str) -> Experiment:
-        """The experiment of one training: the sweep's own, as a branch where there is a trunk."""
-        branch = {}
-        if self.has_trunk:
-            assert self.space.trunk is not None
+        """Return the experiment of one training; it fine-tunes the shared pre-training, if any."""
+        finetune = {}
+        if self.has_pretraining:
+            assert self.space.pretrain is not None
             images = self.experiment.training.images
-            branch = self.space.trunk.branch_values(images, f"{self.name}/trunk")
-        return with_values(self.experiment, {**branch, **values}, origin)
+            finetune = self.space.pretrain.finetune_values(images, f"{self.name}/pretrain")
+        return with_values(self.experiment, {**finetune, **values}, origin)
 
-    def _trunk(self, tracker: Tracker, parent: Run) -> Plan:
-        assert self.space.trunk is not None
-        values = self.space.trunk.values(self.experiment.training.images)
-        tags = {"whipray.kind": "trunk", "whipray.sweep": self.name}
-        run = tracker.run(f"sweep/{self.name}/trunk", "trunk", tags, parent.run_id)
-        experiment = with_values(self.experiment, values, "trunk")
-        return Plan(experiment, self.store.child("trunk"), run)
+    def _pretraining(self, tracker: Tracker, parent: Run) -> Plan:
+        assert self.space.pretrain is not None
+        values = self.space.pretrain.values(self.experiment.training.images)
+        tags = {"whipray.kind": "pretrain", "whipray.sweep": self.name}
+        run = tracker.run(f"sweep/{self.name}/pretrain", "pretrain", tags, parent.run_id)
+        experiment = with_values(self.experiment, values, "pretrain")
+        return Plan(experiment, self.store.child("pretrain"), run)
 
     def _points(self, study: Study, tracker: Tracker, parent: Run) -> Any:
         from .bridge import PointQueue

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from whipray.platform.config.space import in_words
+from whipray.platform.config.points import in_words
 
 DDPM = "objective=ddpm"
 BASES = {

@@ -439,20 +439,20 @@ def test_a_sweep_survives_divergence_a_lost_process_and_early_stops(
     assert max(steps(place, children[stopped["number"]])) < IMAGES
 
 
-def test_branches_grow_from_one_trunk(new_place: Callable[[str], Place]) -> None:
+def test_trials_fine_tune_one_pretraining(new_place: Callable[[str], Place]) -> None:
     place = new_place("branches")
     place.space(
         "branches",
         {
             "base": {"objective": {"name": "cbdm"}},
-            "trunk": {"share": 0.5, "set": {"objective.name": "ddpm"}},
+            "pretrain": {"share": 0.5, "set": {"objective.name": "ddpm"}},
             "train": {"objective.tau": {"type": "float", "low": 0.1, "high": 5.0, "log": True}},
         },
     )
     command = place.sweep("branches", 2, "--resume")
-    driver = place.start(*command)  # interrupted while the trunk is trained
-    trunk = "sweeps/branches/trunk/checkpoints/images-{:012d}/manifest.json".format
-    place.until(driver, trunk(CHECKPOINT_EVERY))
+    driver = place.start(*command)  # interrupted during the pre-training
+    pretrain = "sweeps/branches/pretrain/checkpoints/images-{:012d}/manifest.json".format
+    place.until(driver, pretrain(CHECKPOINT_EVERY))
     driver.send_signal(signal.SIGINT)
     assert driver.wait(WAIT_S) == 130, place.err
     assert "Traceback" not in place.err
@@ -461,10 +461,10 @@ def test_branches_grow_from_one_trunk(new_place: Callable[[str], Place]) -> None
     rows = json.loads(place.out)["trials"]
     assert [row["state"] for row in rows] == ["complete", "complete"]
     found = MlflowClient(place.tracking).search_runs(["1"])
-    by_kind = {kind: [] for kind in ("sweep", "trunk", "trial")}
+    by_kind = {kind: [] for kind in ("sweep", "pretrain", "trial")}
     for run in found:
         by_kind[run.data.tags["whipray.kind"]].append(run)
-    (parent,), (once,), branches = by_kind["sweep"], by_kind["trunk"], by_kind["trial"]
+    (parent,), (once,), branches = by_kind["sweep"], by_kind["pretrain"], by_kind["trial"]
     assert {run.info.status for run in found} == {"FINISHED"}
     assert once.data.tags["mlflow.parentRunId"] == parent.info.run_id
     for run in (once, *branches):  # half of the images each

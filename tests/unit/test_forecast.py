@@ -9,9 +9,8 @@ import pytest
 from support.training import tiny
 
 from whipray.platform.cli import remote
-from whipray.platform.config.experiment import Experiment, with_values
-from whipray.platform.config.schema import known_keys
-from whipray.platform.config.spaces import read_space
+from whipray.platform.config.experiment import with_values
+from whipray.platform.config.space_files import load_space
 from whipray.platform.launching import forecast as forecasts
 from whipray.platform.launching.forecast import Forecast, Work, of_sweep, of_training
 from whipray.platform.runs.speed import STEP, Speed, step_key
@@ -42,17 +41,17 @@ def test_hours_and_money_are_those_of_all_workers_and_time_that_of_the_rounds() 
     assert "costs" not in Forecast(work, None, room=8).lines()
 
 
-def test_a_sweep_is_its_trials_baselines_and_one_trunk() -> None:
-    space = read_space("cbdm", known_keys(Experiment))
+def test_a_sweep_is_its_trials_baselines_and_one_pretraining() -> None:
+    space = load_space("cbdm")
     experiment = tiny(training__images=1000, tuning__trials=5, tuning__concurrent=2)
     work = of_sweep(experiment, space)
     assert (work.trainings, work.images) == (5 + len(space.baselines), 1000 * work.trainings)
     assert work.at_once == 2
 
-    branched = read_space("cbdm_finetune", known_keys(Experiment))
-    assert branched.trunk is not None
-    once = round(1000 * branched.trunk.share)
-    work = of_sweep(experiment, branched)
+    pretrained = load_space("cbdm_finetune")
+    assert pretrained.pretrain is not None
+    once = round(1000 * pretrained.pretrain.share)
+    work = of_sweep(experiment, pretrained)
     assert work.images == once + work.trainings * (1000 - once)
 
 

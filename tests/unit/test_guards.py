@@ -10,10 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from whipray.platform.config.experiment import Experiment, load_experiment, recipe_names
+from whipray.platform.config.experiment import load_experiment, recipe_names
 from whipray.platform.config.layers import Layer
-from whipray.platform.config.schema import known_keys
-from whipray.platform.config.spaces import read_space
+from whipray.platform.config.space_files import load_space
 from whipray.platform.tuning.sweep import Sweep
 
 ROOT = Path(__file__).parents[2]
@@ -66,6 +65,6 @@ def test_a_recipe_resolves(name: str) -> None:
 
 @pytest.mark.parametrize("name", SPACES)
 def test_a_search_space_fits_the_experiment(name: str) -> None:
-    space = read_space(name, known_keys(Experiment))
+    space = load_space(name)
     experiment = load_experiment("digits-lt", ["start.model=x"], [Layer(name, space.base)]).value
     Sweep("s", experiment, space).check_points()

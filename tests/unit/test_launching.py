@@ -11,8 +11,7 @@ from support.training import tiny
 
 from whipray.platform.config.experiment import Experiment, TrackingConfig, load_experiment
 from whipray.platform.config.layers import Layer
-from whipray.platform.config.schema import known_keys
-from whipray.platform.config.spaces import read_space
+from whipray.platform.config.space_files import load_space
 from whipray.platform.launching import package
 from whipray.platform.launching.jobs_client import JobsClient
 from whipray.platform.launching.launch import (
@@ -147,7 +146,7 @@ def test_a_training_arrives_as_it_was_resolved(tmp_path: Path) -> None:
 
 def test_a_sweep_arrives_as_it_was_resolved(tmp_path: Path) -> None:
     """Its space's base is laid over the recipe anew there, and must not undo what was overridden."""
-    space = read_space("cbdm_finetune", known_keys(Experiment))
+    space = load_space("cbdm_finetune")
     assert "objective" in space.base
     mine = load_experiment(
         "digits-demo",
@@ -158,7 +157,7 @@ def test_a_sweep_arrives_as_it_was_resolved(tmp_path: Path) -> None:
         (tmp_path / name).write_text(text)
     place, overrides = task.arguments[:6], task.arguments[6:]
     assert place == [SPACE, "--recipe", RECIPE, "--name", "mine", "--resume"]
-    there = read_space(str(tmp_path / SPACE), known_keys(Experiment))
+    there = load_space(str(tmp_path / SPACE))
     layers = [Layer("space", there.base)]
     found = load_experiment(str(tmp_path / RECIPE), list(overrides), layers).value
     assert there == space

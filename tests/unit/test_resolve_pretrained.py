@@ -19,7 +19,7 @@ from support.training import BATCH, at, copy_half_time, state, tiny, train
 from torch import Tensor
 
 from whipray.platform.config.experiment import Experiment, load_experiment
-from whipray.platform.config.space import parse_space
+from whipray.platform.config.space_files import parse_space
 from whipray.platform.runs.resolve_pretrained import resolve_pretrained
 from whipray.platform.storage.checkpoints import name_of
 from whipray.platform.storage.pretrained import LINEAGE, Lineage, export_run, load_start

@@ -8,7 +8,9 @@ import optuna
 import pytest
 from optuna.samplers import RandomSampler
 
-from whipray.platform.config.space import Space, SpaceError, load_space, parse_space
+from whipray.platform.config.space import Space
+from whipray.platform.config.space_files import load_space, parse_space
+from whipray.trainers.errors import UsageProblem
 
 SPACE = """
 description: all kinds, in an order that `when` does not follow
@@ -86,11 +88,11 @@ def test_unknown_names_are_found_before_anything_starts() -> None:
         ("objective.tau", "{}", "[{name: a, set: {sampling: {omgea: 1}}}]", "baseline a: .*omega"),
     ]:
         space = parse_space(text % (name, base, baselines), "test")
-        with pytest.raises(SpaceError, match=what):
+        with pytest.raises(UsageProblem, match=what):
             space.check(KEYS)
-    with pytest.raises(SpaceError, match="named cbd — did you mean cbdm"):
+    with pytest.raises(UsageProblem, match="named cbd — did you mean cbdm"):
         load_space("cbd")
-    with pytest.raises(SpaceError, match=r"absent\.yaml: cannot be read"):
+    with pytest.raises(UsageProblem, match=r"absent\.yaml: cannot be read"):
         load_space("absent.yaml")
 
 
@@ -107,7 +109,6 @@ GOOD = "a: {type: int, low: 1, high: 3}"
         ("a: {type: float, low: 0, high: .inf}", "", "finite number"),
         ("a: {type: categorical, choices: []}", "", "choices is empty"),
         ("a: {type: categorical, choices: [x, x]}", "", "'x' is there twice"),
-        ("a: {type: categorical, choices: [1e-4]}", "", "'1e-4' is text"),
         ("a: {type: flaot, low: 0, high: 1}", "", r"train\.a"),
         ("a: {type: int, low: 0, hihg: 1}", "", r"train\.a\.(high is missing|hihg)"),
         ("", "", "train has no parameters"),
@@ -135,7 +136,60 @@ GOOD = "a: {type: int, low: 1, high: 3}"
     ],
 )
 def test_a_space_that_contradicts_itself_is_one_clear_line(train, rest, message) -> None:
-    with pytest.raises(SpaceError, match=message) as caught:
+    with pytest.raises(UsageProblem, match=message) as caught:
         parse_space(f"description: x\ntrain: {{{train}}}\n{rest}\n", "test.yaml")
     assert str(caught.value).startswith("test.yaml")
     assert "\n" not in str(caught.value)
+
+
+def test_a_space_is_written_in_the_yaml_of_recipes() -> None:
+    space = parse_space(
+        """
+description: off
+train:
+  a: {type: float, low: 1e-4, high: 1e-2, log: true}
+  b: {type: categorical, choices: [1e-4, off, no, 2026-01-01, true, null]}
+""",
+        "test",
+    )
+    assert space.description == "off"
+    a, b = space.train.values()
+    assert (a.low, a.high) == (1e-4, 1e-2)
+    assert b.grid() == [1e-4, "off", "no", "2026-01-01", True, None]
+    # launched on a cluster, a space travels as JSON
+    assert parse_space(space.model_dump_json(indent=1), "test") == space
+    quoted = parse_space(
+        "{description: x, train: {b: {type: categorical, choices: ['1e-4', '12']}}}", "test"
+    )
+    assert parse_space(quoted.model_dump_json(), "test").train["b"].grid() == ["1e-4", "12"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("description: x\ndescription: y", "test line 2: key 'description' is given twice"),
+        ("description: x\ntrain:\n  a: 1\n  a: 2", "test line 4: key 'a' is given twice"),
+        ("- description", "test: not a mapping"),
+        ("", r"test: description is missing — add it \(1 more"),
+        ("train: {a: {type: flaot}}", r"train\.a\.type: 'flaot' .* did you mean float\?"),
+        (
+            "{description: x, train: {a: {type: int, low: 0, hihg: 1}}}",
+            r"test: unknown key train\.a\.hihg — did you mean train\.a\.high\?",
+        ),
+        (
+            "{description: x, train: {a: {type: int, low: 0, high: 1, step: 0}}}",
+            r"train\.a\.step: 0 given, expected a whole number >= 1 — change it",
+        ),
+        (
+            "{description: x, train: {}, baselines: [{name: a, set: {}, sett: {}}]}",
+            r"unknown key baselines\.0\.sett — did you mean baselines\.0\.set\?",
+        ),
+        (
+            "{description: x, train: {}, pretrain: {share: 2, set: {}}}",
+            r"pretrain\.share: 2 given, expected a number > 0 and < 1",
+        ),
+    ],
+)
+def test_mistakes_in_a_space_read_as_those_in_a_recipe(text: str, message: str) -> None:
+    with pytest.raises(UsageProblem, match=message):
+        parse_space(text, "test")

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING
 import optuna
 import pytest
 
-from whipray.platform.config.space import Space, parse_space
+from whipray.platform.config.space import Space
+from whipray.platform.config.space_files import parse_space
 from whipray.platform.storage.store import Storage, StorageConfig
 from whipray.platform.tuning import study_in_bucket
 from whipray.platform.tuning.study import Point, Study

@@ -35,12 +35,11 @@ def sweep(
     as_json: Json = False,
 ) -> None:
     """Search a space by training, guidance by sampling; register the best as @champion."""
-    from ...config.experiment import Experiment, load_experiment
+    from ...config.experiment import load_experiment
     from ...config.layers import Layer
-    from ...config.schema import known_keys
-    from ...config.spaces import read_space
+    from ...config.space_files import load_space
 
-    space = read_space(space_name, known_keys(Experiment))
+    space = load_space(space_name)
     layers = [Layer(f"space {space_name}", space.base)]
     asked = [f"tuning.trials={trials}"] if trials is not None else []
     resolved = load_experiment(recipe, [*asked, *(overrides or [])], layers)
@@ -117,7 +116,7 @@ def _plan(planned: Any, known: bool) -> dict[str, Any]:
     points = experiment.tuning.sample_points
     return {
         "sweep": f"{planned.name} ({'resumed' if known else 'new'})",
-        **_trunk(planned),
+        **_pretraining(planned),
         "trainings": f"{experiment.tuning.trials} searched",
         "baselines": ", ".join(baseline.name for baseline in space.baselines) or "none",
         "searched": ", ".join(space.train),
@@ -127,9 +126,9 @@ def _plan(planned: Any, known: bool) -> dict[str, Any]:
     }
 
 
-def _trunk(planned: Any) -> dict[str, str]:
-    if not planned.has_trunk:
+def _pretraining(planned: Any) -> dict[str, str]:
+    if not planned.has_pretraining:
         return {}
     images = planned.experiment.training.images
-    once = planned.space.trunk.images_of(images)
-    return {"trunk": f"{once:,} images once, then {images - once:,} in each training"}
+    once = planned.space.pretrain.images_of(images)
+    return {"pre-training": f"{once:,} images once, then {images - once:,} in each training"}
