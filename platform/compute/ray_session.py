@@ -87,30 +87,6 @@ def ray_session() -> Iterator[None]:
         ray.shutdown()
 
 
-def cluster_capacity(cpus: float, gpus: float) -> int:
-    """How many workers that large the cluster's hosts hold; none spreads over two."""
-    import ray
-
-    return count_fitting_workers(
-        [node["Resources"] for node in ray.nodes() if node["Alive"]], cpus, gpus
-    )
-
-
-def is_single_machine() -> bool:
-    """Whether Ray has this machine and will never have another."""
-    import ray
-
-    return "RAY_ADDRESS" not in os.environ and len(ray.nodes()) == 1
-
-
-def count_fitting_workers(hosts: list[dict[str, float]], cpus: float, gpus: float) -> int:
-    """How many workers that large fit on hosts with these resources."""
-    return sum(
-        int(min(has.get("CPU", 0) // cpus, has.get("GPU", 0) // gpus if gpus else 2**31))
-        for has in hosts
-    )
-
-
 def driver_node_options() -> dict[str, Any]:
     """Options of an actor that takes no CPU and is lost with this process's host, no other."""
     import ray

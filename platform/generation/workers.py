@@ -97,7 +97,8 @@ class Workers:
                 busy[make.remote(verb, shard)] = actor, shard
 
     def _start(self) -> list[Any]:
-        from ..compute.ray_session import cluster_capacity, ray_session
+        from ..compute.capacity import cluster_capacity
+        from ..compute.ray_session import ray_session
 
         self._open.enter_context(ray_session())
         import ray

@@ -122,7 +122,7 @@ class JobsClient:
 
     def room(self, cpus: float, gpus: float) -> int:
         """Return how many workers of this size fit on the nodes that are alive now."""
-        from ..compute.ray_session import count_fitting_workers
+        from ..compute.capacity import count_fitting_workers
 
         alive = [node.resources_total for node in self._nodes() if node.state == "ALIVE"]
         return count_fitting_workers(alive, cpus, gpus)

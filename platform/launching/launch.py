@@ -15,6 +15,7 @@ from uuid import uuid4
 
 from ...trainers.errors import UsageProblem
 from ...trainers.scratch import Scratch
+from ..compute.capacity import no_room
 from ..config.experiment import Experiment, ScalingConfig, TrackingConfig, with_values
 from ..config.layers import flatten
 from ..config.space import Space
@@ -180,11 +181,7 @@ class Launch:
             if room >= scaling.fewest or not self.cluster.is_static():
                 return room
             if self.cluster.seconds_since_node_change() > REJOIN_S or time.monotonic() > until:
-                raise UsageProblem(
-                    f"{scaling.wanted}: the cluster has room for {room}",
-                    "lower scaling.workers, scaling.cpus_per_worker or scaling.gpus_per_worker, or "
-                    "join more nodes to it",
-                )
+                raise no_room(scaling, room, alternative=", or join more nodes to it")
             self.status = (
                 f"the cluster has room for {room} of {scaling.fewest} workers; more may join"
             )

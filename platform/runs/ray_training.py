@@ -10,9 +10,10 @@ from uuid import uuid4
 
 from ray.train import UserCallback
 
-from ...trainers.errors import Problem, UsageProblem
+from ...trainers.errors import Problem
 from ...trainers.loop import Progress
 from ...trainers.scratch import Scratch
+from ..compute.capacity import cluster_capacity, is_single_machine, no_room, waited_in_vain
 from ..config.experiment import Experiment, ScalingConfig
 from ..foundation.background import in_background
 from ..foundation.logs import quiet_logs
@@ -77,7 +78,6 @@ def train_on_workers(
     from ray.train.torch import TorchTrainer
 
     from ..compute.process_group import WorkerJoinedTorchConfig
-    from ..compute.ray_session import cluster_capacity, is_single_machine
 
     scaling = experiment.scaling
     on_gpu = scaling.gpus_per_worker > 0
@@ -87,10 +87,7 @@ def train_on_workers(
     workers: Any = (scaling.fewest, scaling.workers) if scaling.min_workers else scaling.workers
     room = cluster_capacity(scaling.cpus_per_worker, scaling.gpus_per_worker)
     if is_single_machine() and room < scaling.fewest:  # for ever
-        raise UsageProblem(
-            f"{scaling.wanted}: this machine has room for {room}",
-            "lower scaling.workers, scaling.cpus_per_worker or scaling.gpus_per_worker",
-        )
+        raise no_room(scaling, room, "this machine")
     # Workers wait for room: a lost host comes back, an autoscaler starts another one, the trainings
     # before this one in a sweep end. Ray Train counts a wait in vain as one of the failures. Where
     # fewer will do, they wait until Ray has noticed which hosts are left, and that counts as nothing.
@@ -185,11 +182,7 @@ def _as_problem(error: Exception, scaling: ScalingConfig) -> Problem:
         )
     inner = getattr(error, "controller_failure", None)
     if type(inner).__name__ == "WorkerGroupStartupTimeoutError":  # which Ray does not export
-        return Problem(
-            f"{scaling.wanted}: no room for them came free in the cluster",
-            "bring lost hosts back or lower scaling.workers; the same command goes on from the last "
-            "checkpoint",
-        )
+        return waited_in_vain(scaling)
     return Problem(
         f"Ray Train stopped: {last_line(error)}",
         "run `whipray doctor --ray`, then the same command",

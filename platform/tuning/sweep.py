@@ -220,7 +220,7 @@ class Sweep:
         """One Tune run for each stretch of points of the same shape."""
         from ray import tune
 
-        from ..compute.ray_session import cluster_capacity, is_single_machine
+        from ..compute.capacity import cluster_capacity, is_single_machine, no_room
         from .bridge import ShowProgress, StudySearcher, resource_request
         from .trial import run_trial
 
@@ -242,11 +242,8 @@ class Sweep:
                 )
                 room = cluster_capacity(cpus, gpus) // workers
                 if room < 1 and is_single_machine():
-                    raise UsageProblem(
-                        f"a training asks for {workers} x {cpus} CPUs and {gpus:g} GPUs each, "
-                        "more than this machine has",
-                        "lower scaling.workers, scaling.cpus_per_worker or scaling.gpus_per_worker",
-                    )
+                    scaling = ahead[1].experiment.scaling
+                    raise no_room(scaling, cluster_capacity(cpus, gpus), "this machine")
                 concurrent = self.experiment.tuning.concurrent or max(1, room)
                 if is_single_machine():  # elsewhere a host may still come
                     concurrent = min(concurrent, room)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from ....trainers.classification import ClassificationConfig, train_and_test
 from ....trainers.data import PackedImages, Splits
 from ....trainers.engine import choose_device
-from ....trainers.errors import Problem, UsageProblem
 from ...config.experiment import ScalingConfig
 from .summary import Arm
 
@@ -103,42 +103,28 @@ def train_on_ray(
     scaling: ScalingConfig,
     say: Say,
 ) -> Results:
-    """At most `workers` at once, each with one worker's CPUs and GPUs; inside `ray_session()`.
+    """Train at most `workers` at once, each with one worker's CPUs and GPUs; in a Ray session.
 
     Raises:
         UsageProblem: the cluster has no room for a single one.
         Problem: what a training raised, or a worker that was lost too often.
     """
-    import ray
+    from ...compute.actor_pool import ActorPool
+    from ...compute.capacity import cluster_capacity, no_room, with_gpu_if_any
 
-    def run(splits: Splits, added: Added, job: ClassifierRun) -> Outcome:
-        return task.train(splits, added, job)
+    scaling = with_gpu_if_any(scaling.model_copy(update={"workers": 1}))
+    room = cluster_capacity(scaling.cpus_per_worker, scaling.gpus_per_worker)
+    if room < 1:
+        raise no_room(scaling, room)
+    pool = ActorPool[ClassifierRun, Outcome](
+        partial(task.train, splits, added),
+        min(workers, len(jobs)),
+        scaling,
+        task="training a classifier",
+        memory_advice="classification.batch_size",
+    )
 
-    cpus, has = scaling.cpus_per_worker, ray.cluster_resources()
-    gpus = scaling.gpus_per_worker or float("GPU" in has)  # one, where there are any
-    if has.get("CPU", 0) < cpus or has.get("GPU", 0) < gpus:
-        raise UsageProblem(
-            f"a classifier takes {cpus} CPUs and {gpus:g} GPUs: the cluster has no room for one",
-            "lower scaling.cpus_per_worker or scaling.gpus_per_worker",
-        )
-    train = ray.remote(run).options(num_cpus=cpus, num_gpus=gpus, max_retries=scaling.max_failures)
-    images = ray.put(splits), ray.put(added)
-    waiting, running = list(reversed(jobs)), dict[Any, ClassifierRun]()
-    while waiting or running:
-        while waiting and len(running) < workers:
-            job = waiting.pop()
-            running[train.remote(*images, job)] = job
-        done = len(jobs) - len(waiting) - len(running)
-        say(f"{done} of {len(jobs)} classifiers trained, {len(running)} at work")
-        (ready,), _ = ray.wait(list(running), num_returns=1)
-        try:
-            outcome = ray.get(ready)
-        except ray.exceptions.RayTaskError as error:
-            raise error.cause from None
-        except ray.exceptions.RayError as error:
-            raise Problem(
-                f"a worker was lost {scaling.max_failures + 1} times while training a classifier",
-                "the same command goes on where it was; lower classification.batch_size if it "
-                "ran out of memory",
-            ) from error
-        yield running.pop(ready), outcome
+    def on_change(done: int, running: int) -> None:
+        say(f"{done} of {len(jobs)} classifiers trained, {running} at work")
+
+    yield from pool.map(jobs, on_change)
