@@ -11,7 +11,7 @@ from ...trainers.errors import UsageProblem
 from ...trainers.scratch import Scratch
 from ..evaluation.compare import Comparison, compare, read_evaluation
 from ..evaluation.pages.comparison import render_comparison
-from ..evaluation.report import DRAWS, REPORT
+from ..evaluation.report import REPLICATES, REPORT
 from ..generation.shards import short_hash
 from ..runs.evaluator import prefixed
 from ..storage.store import Storage
@@ -59,7 +59,7 @@ def compare_runs(
         found, _ = evaluate_again(target, prefixed(f"{name}: ", say))
         store = target.place.store
         with Scratch() as scratch:
-            for file in (REPORT, DRAWS):
+            for file in (REPORT, REPLICATES):
                 store.get_file(f"{found.folder}/{file}", Path(scratch) / file)
             evaluations.append(read_evaluation(Path(scratch), store.uri_of(found.folder)))
             confidences.append(target.experiment.evaluation.confidence)

@@ -10,7 +10,7 @@ from typing import Any
 
 from ...trainers.errors import UsageProblem
 from ..config.experiment import with_values
-from ..evaluation.config import LOWER_IS_BETTER, MEASURED_BY
+from ..evaluation.config import LOWER_IS_BETTER, METRIC_OF
 from ..evaluation.pages.content import CurvePoint
 from ..evaluation.pages.guidance import render_guidance
 from ..generation.shards import short_hash
@@ -18,7 +18,7 @@ from ..runs.evaluator import Evaluated, curve, prefixed
 from ..storage.store import Storage
 from .target import Target, find_target
 
-MEASURES = ("kid", "fid", "precision_recall")
+METRICS = ("kid", "fid", "precision_recall")
 """What is measured at every point, and what `evaluation.rank_by` needs."""
 
 
@@ -70,8 +70,8 @@ def measure_guidance(
     """
     target = find_target(root, tracking, name, overrides)
     ranked = target.experiment.evaluation.rank_by.partition("/")[0]
-    measures = sorted({*MEASURES, MEASURED_BY[ranked]})
-    cheap = [f"evaluation.measures={json.dumps(measures)}", *overrides]
+    metrics = sorted({*METRICS, METRIC_OF[ranked]})
+    cheap = [f"evaluation.metrics={json.dumps(metrics)}", *overrides]
     target = find_target(root, tracking, name, cheap)
     wanted = {
         f"sampling.{key}": parse_list(key, text) for key, text in lists.items() if text is not None
@@ -83,9 +83,9 @@ def measure_guidance(
         tried: list[Evaluated] = []
         for values in points:
             evaluator.say = prefixed(f"{len(tried) + 1}/{len(points)} · ", say)
-            tried.append(evaluator.at(values))
+            tried.append(evaluator.evaluate_at(values))
         if not target.experiment.evaluation.keep_samples:
-            evaluator.forget(tried)
+            evaluator.delete_samples(tried)
         for point in tried:
             evaluator.value(point)
     found = curve(tried)
@@ -141,12 +141,12 @@ def best_by_group(points: Sequence[CurvePoint], number: str) -> dict[str, CurveP
     """The best point of each group that has the number; the first of equals."""
     sign = 1 if number in LOWER_IS_BETTER else -1
     groups = dict.fromkeys(
-        key.partition("/")[2] for p in points for key in p.numbers if key.startswith(f"{number}/")
+        key.partition("/")[2] for p in points for key in p.values if key.startswith(f"{number}/")
     )
     return {
         group: min(
-            (p for p in points if f"{number}/{group}" in p.numbers),
-            key=lambda p: sign * p.numbers[f"{number}/{group}"].value,
+            (p for p in points if f"{number}/{group}" in p.values),
+            key=lambda p: sign * p.values[f"{number}/{group}"].value,
         )
         for group in groups
     }

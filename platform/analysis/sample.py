@@ -16,7 +16,7 @@ from ...trainers.export import Card, Exported, load_exported
 from ...trainers.scratch import Scratch
 from ..config.experiment import TrackingConfig
 from ..generation.grid import class_grid
-from ..generation.loading import open_model
+from ..generation.loading import load_model
 from ..runs.find_run import find_run
 from ..storage.store import Storage
 from ..tracking.mlflow_runs import Tracker
@@ -37,7 +37,7 @@ def open_source(root: Storage, tracking: str | None, target: str) -> Exported:
         tracker = Tracker(TrackingConfig(uri=tracking), root)
         return open_version(tracker, resolve(tracker, target))
     place = find_run(root, target)
-    return open_model(place.store, place.checkpoint, place.experiment)
+    return load_model(place.store, place.checkpoint, place.experiment)
 
 
 def open_version(tracker: Tracker, version: Version) -> Exported:

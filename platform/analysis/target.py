@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from ...trainers.errors import Problem, UsageProblem
 from ..config.experiment import Experiment, TrackingConfig
 from ..config.layers import Layer, parse_override, resolve
-from ..evaluation.config import EVERYTHING
+from ..evaluation.config import ALL_METRICS
 from ..runs.evaluator import Evaluated, Evaluator
 from ..runs.find_run import StoredRun, find_run
 from ..storage.store import Storage
@@ -75,7 +75,7 @@ def find_target(root: Storage, tracking: str | None, name: str, overrides: Seque
             else place.experiment.tracking,
         }
     )
-    full = {"evaluation.measures": list(EVERYTHING)}
+    full = {"evaluation.metrics": list(ALL_METRICS)}
     experiment = resolve(
         Experiment,
         [
@@ -91,5 +91,5 @@ def find_target(root: Storage, tracking: str | None, name: str, overrides: Seque
 def evaluate_again(target: Target, say: Callable[[str], None]) -> tuple[Evaluated, int]:
     """Measure the run's last checkpoint; what was found, and how many images had to be drawn."""
     with target.evaluator(say) as evaluator:
-        found = evaluator.conclude([evaluator.at()])
+        found = evaluator.select_best([evaluator.evaluate_at()])
         return found, evaluator.generated

@@ -126,7 +126,7 @@ def comparison_table(comparison: Comparison) -> Table:
                 cell += f"  {apart.value:+.3g} [{apart.low:+.3g}, {apart.high:+.3g}]"
                 cell += " ~" if apart.noise else ""
             cells.append(cell)
-        table.add_row(f"{row.number} {row.group}", *cells)
+        table.add_row(f"{row.metric} {row.group}", *cells)
     return table
 
 
@@ -136,11 +136,11 @@ CURVE = ("fid/overall", "kid/overall", "kid/few", "recall/overall", "recall/few"
 def guidance_table(points: Sequence[CurvePoint]) -> Table:
     """A row a point, a column a number."""
     table = Table(box=None, pad_edge=False)
-    names = [name for name in CURVE if any(name in point.numbers for point in points)]
+    names = [name for name in CURVE if any(name in point.values for point in points)]
     for column in ("sampler", "steps", "omega", *(name.replace("/", " ") for name in names)):
         table.add_column(column, no_wrap=True)
     for point in points:
-        found = [point.numbers.get(name) for name in names]
+        found = [point.values.get(name) for name in names]
         table.add_row(
             point.sampler,
             str(point.steps),

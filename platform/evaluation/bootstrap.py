@@ -53,7 +53,7 @@ class Sample:
         return len(self.features)
 
     @property
-    def draws(self) -> int:
+    def num_replicates(self) -> int:
         """1 + B."""
         return int(self.weights.shape[1])
 
@@ -92,9 +92,9 @@ def resample(
     return Sample(features, logits, labels, weights)
 
 
-def percentile_interval(draws: Floats, confidence: float) -> Estimate | None:
+def percentile_interval(replicates: Floats, confidence: float) -> Estimate | None:
     """The middle `confidence` of the resampled values; None where the metric is undefined."""
-    estimate, resampled = draws[0], draws[1:][np.isfinite(draws[1:])]
+    estimate, resampled = replicates[0], replicates[1:][np.isfinite(replicates[1:])]
     if not np.isfinite(estimate) or not len(resampled):
         return None
     tail = (1 - confidence) / 2
@@ -103,7 +103,7 @@ def percentile_interval(draws: Floats, confidence: float) -> Estimate | None:
 
 
 def recentred_interval(
-    draws: Floats, confidence: float, bounds: tuple[float, float]
+    replicates: Floats, confidence: float, bounds: tuple[float, float]
 ) -> Estimate | None:
     """The percentile interval, moved so that its draws' mean is the estimate, within `bounds`.
 
@@ -113,10 +113,10 @@ def recentred_interval(
     resampling's own, so only the spread is used. It is the interval of the metric at this number
     of images: FID's bias from a finite number of images stays in it.
     """
-    interval = percentile_interval(draws, confidence)
+    interval = percentile_interval(replicates, confidence)
     if interval is None:
         return None
-    shift = interval.value - float(np.nanmean(draws[1:]))
+    shift = interval.value - float(np.nanmean(replicates[1:]))
     low, high = (
         min(max(end + shift, bounds[0]), bounds[1]) for end in (interval.low, interval.high)
     )

@@ -13,8 +13,8 @@ import numpy as np
 from ...trainers.errors import DataProblem
 from .bootstrap import Estimate, Floats, percentile_interval, recentred_interval
 from .extractors.base import Value
-from .metrics import NUMBERS
-from .report import COMPARED, DRAWS, Report, comparable
+from .metrics import OUTPUTS
+from .report import COMPARED, REPLICATES, Report, comparable
 
 PAIRED = {
     "bootstrap_seed": "it was resampled with another seed",
@@ -28,7 +28,7 @@ class Evaluation:
     """What one evaluation left behind for comparing."""
 
     provenance: Mapping[str, Value]
-    draws: Mapping[str, Floats]
+    replicates: Mapping[str, Floats]
     """`kid/overall`, `kid/few`, ... -> (1 + B,): the estimate, then its resamples."""
     groups: Mapping[str, Mapping[int, int]]
     """`overall`, `many`, ... -> how many images were generated, by class id."""
@@ -52,7 +52,7 @@ class Difference:
 class ComparedRow:
     """One number of one group in every run; None where it is undefined or the run is refused."""
 
-    number: str
+    metric: str
     group: str
     estimates: tuple[Estimate | None, ...]
     differences: tuple[Difference | None, ...]
@@ -92,18 +92,20 @@ def compare(
     compared = [
         e if reason is None else None for e, reason in zip(evaluations, reasons, strict=True)
     ]
-    present = {key for e in compared if e for key in e.draws}
-    keys = [(n, g) for n in NUMBERS for g in first.groups if f"{n}/{g}" in present]
+    present = {key for e in compared if e for key in e.replicates}
+    keys = [(n, g) for n in OUTPUTS for g in first.groups if f"{n}/{g}" in present]
     return Comparison(
         tuple(names),
         {name: why for name, why in zip(names, reasons, strict=True) if why is not None},
-        tuple(_row(number, group, compared, confidence) for number, group in keys),
+        tuple(_row(metric, group, compared, confidence) for metric, group in keys),
         tuple(e.provenance for e in evaluations),
         confidence,
     )
 
 
-def difference(number: str, draws: Floats, first: Floats, confidence: float) -> Difference | None:
+def difference(
+    metric: str, replicates: Floats, first: Floats, confidence: float
+) -> Difference | None:
     """A number's difference between two evaluations that were resampled alike.
 
     Resample b takes the same real images in both, and the same places of the generated ones. What
@@ -111,16 +113,16 @@ def difference(number: str, draws: Floats, first: Floats, confidence: float) -> 
     Koehn, EMNLP 2004), so its interval is narrower than those of the numbers suggest.
 
     Args:
-        number: a key of `NUMBERS`.
+        number: a key of `OUTPUTS`.
         draws: (1 + B,), those of the other run.
         first: (1 + B,), those of the run that it is compared with.
         confidence: level of the interval.
 
     Returns:
-        `draws` less `first`; None where either is undefined.
+        `replicates` less `first`; None where either is undefined.
     """
-    between: Floats = np.asarray(draws, np.float64) - np.asarray(first, np.float64)
-    about = NUMBERS[number]
+    between: Floats = np.asarray(replicates, np.float64) - np.asarray(first, np.float64)
+    about = OUTPUTS[metric]
     low, high = about.bounds
     found = (
         recentred_interval(between, confidence, (low - high, high - low))
@@ -142,8 +144,11 @@ def read_evaluation(folder: Path, name: str | None = None) -> Evaluation:
     try:
         report = Report.load(folder)
         # opened here, because NumPy leaves a damaged archive open
-        with (folder / DRAWS).open("rb") as stream, np.load(stream, allow_pickle=False) as file:
-            draws = {key: file[key].astype(np.float64) for key in file.files}
+        with (
+            (folder / REPLICATES).open("rb") as stream,
+            np.load(stream, allow_pickle=False) as file,
+        ):
+            replicates = {key: file[key].astype(np.float64) for key in file.files}
         counts = {row.class_id: row.n_generated for row in report.per_class}
         groups = {row.name: {c: counts[c] for c in row.classes} for row in report.rows}
     except FileNotFoundError as error:
@@ -156,7 +161,7 @@ def read_evaluation(folder: Path, name: str | None = None) -> Evaluation:
             f"the evaluation in {name or folder} is damaged ({type(error).__name__})",
             "delete it and make it again with `whipray evaluate`",
         ) from error
-    return Evaluation(report.provenance, draws, groups)
+    return Evaluation(report.provenance, replicates, groups)
 
 
 def _refusal(first: Evaluation, other: Evaluation) -> str | None:
@@ -175,9 +180,9 @@ def _refusal(first: Evaluation, other: Evaluation) -> str | None:
     return None
 
 
-def alike(number: str, other: Evaluation, first: Evaluation | None) -> bool:
+def alike(metric: str, other: Evaluation, first: Evaluation | None) -> bool:
     """Whether this one number was made alike in two evaluations that can be compared otherwise."""
-    fields = ("train", "copies_mirrored") if number == "copies" else ()
+    fields = ("train", "copies_mirrored") if metric == "copies" else ()
     return first is not None and all(
         other.provenance.get(field) == first.provenance.get(field) for field in fields
     )
@@ -188,21 +193,24 @@ def _listed(classes: Mapping[int, int]) -> str:
 
 
 def _row(
-    number: str, group: str, compared: Sequence[Evaluation | None], confidence: float
+    metric: str, group: str, compared: Sequence[Evaluation | None], confidence: float
 ) -> ComparedRow:
-    key = f"{number}/{group}"
-    found = [e.draws.get(key) if e else None for e in compared]
+    key = f"{metric}/{group}"
+    found = [e.replicates.get(key) if e else None for e in compared]
     estimates = (
-        NUMBERS[number].estimate(draws, sum(e.groups[group].values()), confidence)
-        if e is not None and draws is not None
+        OUTPUTS[metric].estimate(replicates, sum(e.groups[group].values()), confidence)
+        if e is not None and replicates is not None
         else None
-        for e, draws in zip(compared, found, strict=True)
+        for e, replicates in zip(compared, found, strict=True)
     )
     first = compared[0]
     differences = (
-        difference(number, draws, found[0], confidence)
-        if e is not None and draws is not None and found[0] is not None and alike(number, e, first)
+        difference(metric, replicates, found[0], confidence)
+        if e is not None
+        and replicates is not None
+        and found[0] is not None
+        and alike(metric, e, first)
         else None
-        for e, draws in zip(compared[1:], found[1:], strict=True)
+        for e, replicates in zip(compared[1:], found[1:], strict=True)
     )
-    return ComparedRow(number, group, tuple(estimates), (None, *differences))
+    return ComparedRow(metric, group, tuple(estimates), (None, *differences))

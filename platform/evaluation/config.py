@@ -11,11 +11,11 @@ from ...trainers.data import DataConfig
 from .extractors.config import AnyExtractor, ClassifierConfig
 from .groups import GroupsConfig
 
-MeasureName = Literal[
+MetricName = Literal[
     "kid", "fid", "inception_score", "precision_recall", "prd", "agreement", "memorisation"
 ]
-EVERYTHING: tuple[MeasureName, ...] = get_args(MeasureName)
-MEASURED_BY: dict[str, MeasureName] = {
+ALL_METRICS: tuple[MetricName, ...] = get_args(MetricName)
+METRIC_OF: dict[str, MetricName] = {
     "kid": "kid",
     "fid": "fid",
     "inception_score": "inception_score",
@@ -37,7 +37,7 @@ class EvaluationConfig(Config):
     """Images generated for every class, the same for head and tail. 40 takes seconds for ten small
     classes and shows large differences; 500 and more are worth their time for a final result."""
 
-    measures: tuple[MeasureName, ...] = Field(
+    metrics: tuple[MetricName, ...] = Field(
         ("kid", "fid", "precision_recall", "agreement"), min_length=1
     )
     """What is measured with every training. `whipray evaluate` measures everything: `prd` fits
@@ -107,15 +107,15 @@ class EvaluationConfig(Config):
     guidance ends, those of the other settings that it tried are deleted all the same."""
 
     rank_by: str = Field(
-        "kid/overall", pattern=rf"^({'|'.join(MEASURED_BY)})/(overall|many|medium|few)$"
+        "kid/overall", pattern=rf"^({'|'.join(METRIC_OF)})/(overall|many|medium|few)$"
     )
     """The number that orders models. KID, for its estimate has no bias from the number of images."""
 
     @model_validator(mode="after")
     def _ranks_by_what_it_measures(self) -> Self:
-        needed = MEASURED_BY[self.rank_by.partition("/")[0]]
-        if needed not in self.measures:
-            raise ValueError(f"rank_by {self.rank_by} needs {needed} among evaluation.measures")
+        needed = METRIC_OF[self.rank_by.partition("/")[0]]
+        if needed not in self.metrics:
+            raise ValueError(f"rank_by {self.rank_by} needs {needed} among evaluation.metrics")
         return self
 
     @property

@@ -10,9 +10,9 @@ import numpy as np
 from ...trainers.errors import DataProblem, UsageProblem
 from .bootstrap import Bools, Estimate, Floats, Ints, Sample, resample
 from .config import EvaluationConfig
-from .extractors.base import Card, Extracted, Value
+from .extractors.base import Extracted, ExtractorInfo, Value
 from .groups import group_classes
-from .metrics import MEASURES, NUMBERS, SMALL_SAMPLES
+from .metrics import METRICS, OUTPUTS, SMALL_SAMPLES
 from .report import ClassRow, Report, Row
 
 
@@ -31,7 +31,7 @@ def evaluate(
     real: Extracted,
     real_labels: Ints,
     classes: Classes,
-    card: Card,
+    info: ExtractorInfo,
     config: EvaluationConfig,
     about: Mapping[str, Value],
     copies: Bools | None = None,
@@ -58,16 +58,16 @@ def evaluate(
         ),
         resample(real.features, real.logits, real_labels, resamples, seed, "real"),
     )
-    known = set(config.measures) - {"memorisation"}
-    if card.class_names != classes.names:  # its logits are of other classes
+    known = set(config.metrics) - {"memorisation"}
+    if info.class_names != classes.names:  # its logits are of other classes
         known.discard("agreement")
-    measures = [name for name in MEASURES if name in known]
+    metrics = [name for name in METRICS if name in known]
 
-    def draws(of: Sequence[int], names: Sequence[str]) -> tuple[dict[str, Floats], int, int]:
+    def replicates(of: Sequence[int], names: Sequence[str]) -> tuple[dict[str, Floats], int, int]:
         fakes, reals = (side.of(of) for side in sides)
         found: dict[str, Floats] = {}
         for name in names:
-            found |= MEASURES[name](fakes, reals, config)
+            found |= METRICS[name](fakes, reals, config)
         if copies is not None:
             found["copies"] = _share(copies, sides[0], of)
         return found, len(fakes), len(reals)
@@ -76,19 +76,19 @@ def evaluate(
     rows: list[Row] = []
     kept: dict[str, Floats] = {}
     for name, ids in {"overall": list(range(len(classes.names))), **groups}.items():
-        found, n, m = draws(ids, measures)
+        found, n, m = replicates(ids, metrics)
         rows.append(Row(name, tuple(ids), n, m, _numbers(found, n, m, config)))
-        kept |= {f"{number}/{name}": values for number, values in found.items()}
+        kept |= {f"{output}/{name}": values for output, values in found.items()}
     per_class = []
     for group, ids in groups.items():
         for c in ids:
             n, m = (int((side.labels == c).sum()) for side in sides)
             enough = min(n, m) >= config.min_real
-            found, n, m = draws([c], [x for x in measures if enough or x in SMALL_SAMPLES])
+            found, n, m = replicates([c], [x for x in metrics if enough or x in SMALL_SAMPLES])
             count = int(classes.train_counts[c])
-            numbers = _numbers(found, n, m, config)
-            per_class.append(ClassRow(c, classes.names[c], group, count, n, m, numbers))
-    return Report(tuple(rows), tuple(per_class), _provenance(card, config, sides, about), kept)
+            values = _numbers(found, n, m, config)
+            per_class.append(ClassRow(c, classes.names[c], group, count, n, m, values))
+    return Report(tuple(rows), tuple(per_class), _provenance(info, config, sides, about), kept)
 
 
 def check_groups(config: EvaluationConfig, train_counts: Sequence[int]) -> None:
@@ -110,10 +110,10 @@ def _numbers(
     found: Mapping[str, Floats], n: int, m: int, config: EvaluationConfig
 ) -> dict[str, Estimate]:
     estimates: dict[str, Estimate | None] = {}
-    for name, number in NUMBERS.items():
+    for name, output in OUTPUTS.items():
         if name in found:
-            images = n if number.interval == "proportion" else min(n, m)
-            estimates[name] = number.estimate(found[name], images, config.confidence)
+            images = n if output.interval == "proportion" else min(n, m)
+            estimates[name] = output.estimate(found[name], images, config.confidence)
     return {name: estimate for name, estimate in estimates.items() if estimate is not None}
 
 
@@ -124,14 +124,17 @@ def _share(flags: Bools, generated: Sample, of: Sequence[int]) -> Floats:
 
 
 def _provenance(
-    card: Card, config: EvaluationConfig, sides: tuple[Sample, Sample], about: Mapping[str, Value]
+    info: ExtractorInfo,
+    config: EvaluationConfig,
+    sides: tuple[Sample, Sample],
+    about: Mapping[str, Value],
 ) -> dict[str, Value]:
     own: dict[str, Value] = {
-        "extractor": card.name,
-        "extractor_hash": card.hash,
-        "extractor_features": card.dimensions,
-        "extractor_preprocessing": card.preprocessing,
-        **{f"extractor_{key}": value for key, value in card.facts.items()},
+        "extractor": info.name,
+        "extractor_hash": info.hash,
+        "extractor_features": info.dimensions,
+        "extractor_preprocessing": info.preprocessing,
+        **{f"extractor_{key}": value for key, value in info.facts.items()},
         "n_generated": len(sides[0]),
         "n_real": len(sides[1]),
         "groups": str(config.groups),

@@ -76,7 +76,7 @@ class TrainingImages:
         self.fingerprint, self.mirrored = fingerprint, mirrored
         self.usual, self.pooled = _usual_distances(images, labels)
 
-    def match(self, generated: Pixels, labels: Ints) -> tuple[Ints, Floats]:
+    def find_nearest(self, generated: Pixels, labels: Ints) -> tuple[Ints, Floats]:
         """Index of each image's nearest training image of its class, and its ratio.
 
         Args:
@@ -117,7 +117,7 @@ def find_copies(
 ) -> Copies:
     """Find near copies in one go: `ratio` is what an image has to stay below to be one."""
     training = TrainingImages(train, train_labels, "", mirrored)
-    nearest, ratios = training.match(generated, generated_labels)
+    nearest, ratios = training.find_nearest(generated, generated_labels)
     return Copies(generated_labels, nearest, ratios, ratios < ratio, training.pooled)
 
 
@@ -138,7 +138,7 @@ def _usual_distances(train: Pixels, labels: Ints) -> tuple[dict[int, float], tup
     if not usual:
         raise DataProblem(
             f"no class has {MIN_IMAGES} different training images: no distance is usual",
-            "leave memorisation out of evaluation.measures",
+            "leave memorisation out of evaluation.metrics",
         )
     pooled = float(np.median(list(usual.values())))
     return usual | dict.fromkeys(few, pooled), tuple(few)

@@ -14,10 +14,10 @@ import pyarrow.parquet as pq  # type: ignore[import-untyped]
 
 from .bootstrap import Estimate, Floats
 from .extractors.base import Value
-from .metrics import NUMBERS
+from .metrics import OUTPUTS
 
 REPORT = "report.json"
-DRAWS = "draws.npz"
+REPLICATES = "replicates.npz"
 TABLE = "per_class.parquet"
 
 COMPARED = {
@@ -49,7 +49,7 @@ class Row:
     classes: tuple[int, ...]
     n_generated: int
     n_real: int
-    numbers: Mapping[str, Estimate]
+    values: Mapping[str, Estimate]
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class ClassRow:
     train_count: int
     n_generated: int
     n_real: int
-    numbers: Mapping[str, Estimate]
+    values: Mapping[str, Estimate]
 
 
 @dataclass(frozen=True)
@@ -74,14 +74,14 @@ class Report:
     per_class: tuple[ClassRow, ...]
     """From the most to the fewest training images."""
     provenance: Mapping[str, Value]
-    draws: Mapping[str, Floats] = field(default_factory=dict)
+    replicates: Mapping[str, Floats] = field(default_factory=dict)
     """`kid/overall`, `kid/few`, ... -> (1 + B,): the estimate, then its resamples."""
 
     def metrics(self) -> dict[str, float]:
         """Flat, for tracking: `kid/overall`, `kid/few`, `kid/few_low`, `kid/few_high`, ..."""
         flat = {}
         for row in self.rows:
-            for name, found in row.numbers.items():
+            for name, found in row.values.items():
                 flat[f"{name}/{row.name}"] = found.value
                 flat[f"{name}/{row.name}_low"] = found.low
                 flat[f"{name}/{row.name}_high"] = found.high
@@ -89,8 +89,8 @@ class Report:
 
     def worst(self, count: int = 10) -> list[ClassRow]:
         """The classes with the highest KID, the highest first."""
-        known = [row for row in self.per_class if "kid" in row.numbers]
-        return sorted(known, key=lambda row: -row.numbers["kid"].value)[:count]
+        known = [row for row in self.per_class if "kid" in row.values]
+        return sorted(known, key=lambda row: -row.values["kid"].value)[:count]
 
     def save(self, folder: Path) -> None:
         """Write the report, its per-class table (metrics in its metadata) and its draws."""
@@ -100,14 +100,14 @@ class Report:
             "provenance": dict(self.provenance),
         }
         (folder / REPORT).write_text(json.dumps(content))
-        names = [n for n in NUMBERS if any(n in row.numbers for row in self.per_class)]
+        names = [n for n in OUTPUTS if any(n in row.values for row in self.per_class)]
         about = {"provenance": dict(self.provenance), "metrics": self.metrics()}
         table = pa.Table.from_pylist([_flat(row, names) for row in self.per_class], _schema(names))
         pq.write_table(
             table.replace_schema_metadata({"whipray": json.dumps(about)}), folder / TABLE
         )
-        draws: dict[str, Any] = {k: v.astype(np.float32) for k, v in self.draws.items()}
-        np.savez_compressed(folder / DRAWS, **draws)
+        replicates: dict[str, Any] = {k: v.astype(np.float32) for k, v in self.replicates.items()}
+        np.savez_compressed(folder / REPLICATES, **replicates)
 
     @classmethod
     def load(cls, folder: Path) -> Report:
@@ -126,9 +126,9 @@ def comparable(a: Mapping[str, Value], b: Mapping[str, Value]) -> str | None:
 
 
 def _estimated(row: dict[str, Any]) -> dict[str, Any]:
-    numbers = {name: Estimate(**found) for name, found in row["numbers"].items()}
+    values = {name: Estimate(**found) for name, found in row["values"].items()}
     lists = {key: tuple(value) for key, value in row.items() if isinstance(value, list)}
-    return {**row, **lists, "numbers": numbers}
+    return {**row, **lists, "values": values}
 
 
 def _schema(names: list[str]) -> pa.Schema:
@@ -148,7 +148,7 @@ def _flat(row: ClassRow, names: list[str]) -> dict[str, Value]:
         "n_real": row.n_real,
     }
     for name in names:
-        e = row.numbers.get(name)
+        e = row.values.get(name)
         ends = (e.value, e.low, e.high) if e else (None, None, None)
         flat.update(zip((name, f"{name}_low", f"{name}_high"), ends, strict=True))
     return flat

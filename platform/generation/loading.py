@@ -15,7 +15,7 @@ from ...trainers.engine import choose_device
 from ...trainers.export import Exported, load_exported
 from ...trainers.scratch import Scratch
 from ..config.experiment import Experiment, cache_folder
-from ..evaluation.extractors import open_extractor
+from ..evaluation.extractors import build_extractor
 from ..evaluation.extractors.base import Extractor
 from ..evaluation.memorisation import TrainingImages
 from ..storage.pretrained import export_run
@@ -26,14 +26,14 @@ MOST_UNEVEN = 1.2
 """Real images of the largest class over those of the smallest, from which the larger are cut."""
 
 
-def open_model(store: Storage, checkpoint: str, experiment: Experiment) -> Exported:
+def load_model(store: Storage, checkpoint: str, experiment: Experiment) -> Exported:
     """A checkpoint's EMA model, ready to sample from, on the device that there is."""
     with Scratch() as scratch:
         export_run(store, checkpoint, experiment.sampling, Path(scratch))
         return load_exported(Path(scratch) / "model", choose_device())
 
 
-def real_images(experiment: Experiment) -> Splits:
+def load_splits(experiment: Experiment) -> Splits:
     """What was trained on, and what is compared with: `evaluation.reference` where it is given."""
     cache, other = cache_folder(), experiment.evaluation.reference
     own = experiment.data.load(cache)
@@ -59,28 +59,28 @@ def balanced(images: PackedImages) -> PackedImages:
     return images.select(np.sort(np.concatenate(rows)))
 
 
-def training_images(experiment: Experiment) -> TrainingImages:
+def load_training_images(experiment: Experiment) -> TrainingImages:
     """What copies are looked for in; mirrored too where the model has seen mirror images."""
     train = experiment.data.load(cache_folder()).train
     mirrored = experiment.data.flip or experiment.augmentation.flips
     return TrainingImages(train.images, train.labels, train.fingerprint(), mirrored)
 
 
-def source_of(experiment: Experiment) -> str:
+def describe_reference(experiment: Experiment) -> str:
     """The reference images' source in a few words, without paths."""
     source = experiment.evaluation.reference or experiment.data
     split = getattr(source, "reference", None) or getattr(source, "reference_split", "reference")
     return f"{source.source}, {split}"
 
 
-def extractor_of(
+def load_extractor(
     experiment: Experiment, splits: Splits, root: Storage, say: Say = lambda _line: None
 ) -> Extractor:
     """The extractor of `evaluation.features`."""
     config = experiment.evaluation.features
-    return open_extractor(config, splits.reference, cache_folder(), root, choose_device(), say)
+    return build_extractor(config, splits.reference, cache_folder(), root, choose_device(), say)
 
 
-def reopen_extractor(experiment: Experiment, root: Storage) -> Extractor:
+def reload_extractor(experiment: Experiment, root: Storage) -> Extractor:
     """The same in another process."""
-    return extractor_of(experiment, real_images(experiment), root)
+    return load_extractor(experiment, load_splits(experiment), root)

@@ -14,7 +14,7 @@ from ..evaluation.pages.content import CopyPair, Pictures, WorstClass
 from ..evaluation.report import Report
 from ..storage.store import Storage
 from .grid import class_grid
-from .shards import Drawn, Ints, read_images
+from .shards import GeneratedShard, Ints, read_images
 
 if TYPE_CHECKING:
     from ...trainers.data import Splits
@@ -28,7 +28,7 @@ PAIRS = 24
 def collect(
     report: Report,
     root: Storage,
-    shards: Sequence[Drawn],
+    shards: Sequence[GeneratedShard],
     labels: Ints,
     indices: Ints,
     splits: Splits,

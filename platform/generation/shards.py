@@ -39,12 +39,12 @@ if TYPE_CHECKING:
 Ints = NDArray[np.int64]
 Floats32 = NDArray[np.float32]
 Pixels = NDArray[np.uint8]
-Told = Callable[[int], None]
+OnImagesDone = Callable[[int], None]
 """Hears how many images of a shard are done."""
 
 
 @dataclass(frozen=True)
-class Drawn:
+class GeneratedShard:
     """Generated images of some consecutive classes.
 
     Args:
@@ -84,7 +84,7 @@ class Drawn:
 
 
 @dataclass(frozen=True)
-class Real:
+class RealShard:
     """Consecutive reference images.
 
     Args:
@@ -104,7 +104,7 @@ class Real:
         return f"{self.folder}/images{self.first:07d}-{self.count}"
 
 
-Shard = Drawn | Real
+Shard = GeneratedShard | RealShard
 
 
 def samples_folder(run: Storage, checkpoint: str, sampling: SamplingConfig, seed: int) -> str:
@@ -122,9 +122,9 @@ def short_hash(content: Any) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def draw_shards(
+def generated_shards(
     folder: str, sampling: SamplingConfig, seed: int, counts: Sequence[int], shard_images: int
-) -> list[Drawn]:
+) -> list[GeneratedShard]:
     """Cut `counts[c]` images of every class c into shards of about `shard_images`.
 
     The cut does not depend on the counts: where more images of each class are asked for later, only
@@ -139,14 +139,14 @@ def draw_shards(
         for some in batched_range(classes, together):
             wanted = tuple(min(each, max(0, counts[c] - first_index)) for c in some)
             if any(wanted):
-                shards.append(Drawn(folder, sampling, seed, some[0], first_index, wanted))
+                shards.append(GeneratedShard(folder, sampling, seed, some[0], first_index, wanted))
     return shards
 
 
-def real_shards(reference: PackedImages, shard_images: int) -> list[Real]:
+def real_shards(reference: PackedImages, shard_images: int) -> list[RealShard]:
     """Cut all reference images."""
     folder, n = f"references/{reference.fingerprint()}", len(reference.images)
-    return [Real(folder, r[0], len(r)) for r in batched_range(n, shard_images)]
+    return [RealShard(folder, r[0], len(r)) for r in batched_range(n, shard_images)]
 
 
 def batched_range(stop: int, size: int) -> Iterator[range]:
@@ -154,7 +154,7 @@ def batched_range(stop: int, size: int) -> Iterator[range]:
     return (range(first, min(first + size, stop)) for first in range(0, stop, size))
 
 
-class Artist:
+class ShardSampler:
     """Draws shards; pickles into workers, which open the model themselves.
 
     Args:
@@ -165,7 +165,9 @@ class Artist:
     def __init__(self, root: Storage, model: Lazy[Exported]) -> None:
         self.root, self.model = root, model
 
-    def draw(self, shard: Drawn, told: Told = lambda _done: None) -> Pixels:
+    def generate(
+        self, shard: GeneratedShard, on_progress: OnImagesDone = lambda _done: None
+    ) -> Pixels:
         """A shard's images, (n, C, H, W); from the store, or drawn and kept there."""
         name = f"{shard.stem}.images.safetensors"
         if self.root.exists(name):
@@ -175,7 +177,7 @@ class Artist:
             shard.sampling,
             shard.seed,
             indices=torch.from_numpy(shard.indices),
-            progress=told,
+            progress=on_progress,
         )
         images: Pixels = to_uint8(floats).numpy()
         write(self.root, name, {"images": images})
@@ -186,7 +188,7 @@ class Artist:
         return images
 
 
-class Maker(Artist):
+class ShardWorker(ShardSampler):
     """Draws shards, and makes of them what an evaluation reads.
 
     Args:
@@ -209,51 +211,55 @@ class Maker(Artist):
         self.extractor, self.splits, self.training = extractor, splits, training
         self.batch_size = batch_size
 
-    def see(self, shard: Shard, told: Told = lambda _done: None) -> None:
+    def extract_features(
+        self, shard: Shard, on_progress: OnImagesDone = lambda _done: None
+    ) -> None:
         """Keep what the extractor sees in a shard's images."""
-        name = seen_name(shard, self.extractor().card.hash)
+        name = features_name(shard, self.extractor().info.hash)
         if self.root.exists(name):
             return
-        if isinstance(shard, Drawn):
-            images = self.draw(shard, told)
+        if isinstance(shard, GeneratedShard):
+            images = self.generate(shard, on_progress)
         else:
             images = self.splits().reference.images[shard.first : shard.first + shard.count]
         seen = self.extractor().extract(images, self.batch_size)
         write(self.root, name, {"features": seen.features, "logits": seen.logits})
 
-    def match(self, shard: Drawn, told: Told = lambda _done: None) -> None:
+    def find_nearest(
+        self, shard: GeneratedShard, on_progress: OnImagesDone = lambda _done: None
+    ) -> None:
         """Keep how near a shard's images come to training images of their class."""
         training = self.training()
-        name = matched_name(shard, training)
+        name = nearest_name(shard, training)
         if self.root.exists(name):
             return
-        nearest, ratio = training.match(self.draw(shard, told), shard.labels)
+        nearest, ratio = training.find_nearest(self.generate(shard, on_progress), shard.labels)
         write(self.root, name, {"nearest": nearest, "ratio": ratio})
 
 
-def matched_name(shard: Drawn, training: TrainingImages) -> str:
+def nearest_name(shard: GeneratedShard, training: TrainingImages) -> str:
     """Where a shard's nearest training images are."""
     mirrored = "-mirrored" if training.mirrored else ""
     return f"{shard.stem}.nearest-{training.fingerprint}{mirrored}.safetensors"
 
 
-def read_matched(
-    root: Storage, shards: Sequence[Drawn], training: TrainingImages, place: Ints
+def read_nearest(
+    root: Storage, shards: Sequence[GeneratedShard], training: TrainingImages, place: Ints
 ) -> tuple[Ints, NDArray[np.float64]]:
     """Nearest training image (N,) and ratio (N,) of all shards' images, each in its place (N,)."""
-    parts = [read(root, matched_name(shard, training)) for shard in shards]
+    parts = [read(root, nearest_name(shard, training)) for shard in shards]
     nearest, ratio = np.empty(len(place), np.int64), np.empty(len(place))
     nearest[place] = np.concatenate([part["nearest"] for part in parts])
     ratio[place] = np.concatenate([part["ratio"] for part in parts])
     return nearest, ratio
 
 
-def seen_name(shard: Shard, extractor_hash: str) -> str:
+def features_name(shard: Shard, extractor_hash: str) -> str:
     """Where a shard's features are."""
     return f"{shard.stem}.{extractor_hash}.safetensors"
 
 
-def read_seen(
+def read_features(
     root: Storage, shards: Sequence[Shard], extractor_hash: str, place: Ints | None = None
 ) -> Extracted:
     """Features (N, d) and logits (N, K) of all shards; no image is read.
@@ -267,7 +273,7 @@ def read_seen(
     place = np.arange(total) if place is None else place
     found: Extracted | None = None
     for shard in shards:
-        part = read(root, seen_name(shard, extractor_hash))
+        part = read(root, features_name(shard, extractor_hash))
         if found is None:
             shapes = ((total, part[key].shape[1]) for key in ("features", "logits"))
             found = Extracted(*(np.empty(shape, np.float32) for shape in shapes))
@@ -277,7 +283,7 @@ def read_seen(
     return found
 
 
-def by_class(shards: Sequence[Drawn]) -> tuple[Ints, Ints, Ints]:
+def by_class(shards: Sequence[GeneratedShard]) -> tuple[Ints, Ints, Ints]:
     """Labels (N,) and indices (N,), class by class, and where each row of the shards goes (N,)."""
     labels = np.concatenate([shard.labels for shard in shards])
     indices = np.concatenate([shard.indices for shard in shards])
@@ -285,7 +291,7 @@ def by_class(shards: Sequence[Drawn]) -> tuple[Ints, Ints, Ints]:
     return labels[order], indices[order], order.argsort().astype(np.int64)
 
 
-def read_images(root: Storage, shards: Sequence[Drawn], wanted: Ints) -> Pixels:
+def read_images(root: Storage, shards: Sequence[GeneratedShard], wanted: Ints) -> Pixels:
     """Some generated images, by (class, index) rows (n, 2); only their shards are read."""
     images: dict[int, Pixels] = {}
     for shard in shards:

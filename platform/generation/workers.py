@@ -6,17 +6,15 @@ started again where there is room.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Any, Literal, Self
 
 from ...trainers.errors import Problem, UsageProblem
 from ..config.experiment import ScalingConfig
-from .shards import Artist, Shard
+from .shards import OnImagesDone, Shard, ShardSampler
 
-Progress = Callable[[int], None]
-"""Hears how many images are done."""
-Verb = Literal["draw", "see", "match"]
+ShardTask = Literal["generate", "extract_features", "find_nearest"]
 
 
 class Workers:
@@ -28,8 +26,10 @@ class Workers:
         scaling: CPUs and GPUs of each, and how often each may be lost.
     """
 
-    def __init__(self, maker: Artist, count: int | Literal["all"], scaling: ScalingConfig) -> None:
-        self.maker, self.count, self.scaling = maker, count, scaling
+    def __init__(
+        self, sampler: ShardSampler, count: int | Literal["all"], scaling: ScalingConfig
+    ) -> None:
+        self.sampler, self.count, self.scaling = sampler, count, scaling
         self._actors: list[Any] = []
         self._open = ExitStack()
 
@@ -40,25 +40,31 @@ class Workers:
         self._actors = []
         self._open.close()
 
-    def do(self, verb: Verb, shards: Sequence[Shard], progress: Progress) -> None:
+    def run(self, task: ShardTask, shards: Sequence[Shard], on_progress: OnImagesDone) -> None:
         """`maker.draw`, `see` or `match` each shard.
 
         Raises:
             Problem: what a shard raised, or a worker that was lost too often.
         """
         if self.count == 1:
-            self._do_here(verb, shards, progress)
+            self._run_in_this_process(task, shards, on_progress)
         else:
-            self._do_on_actors(verb, shards, progress)
+            self._run_on_actors(task, shards, on_progress)
 
-    def _do_here(self, verb: Verb, shards: Sequence[Shard], progress: Progress) -> None:
+    def _run_in_this_process(
+        self, task: ShardTask, shards: Sequence[Shard], on_progress: OnImagesDone
+    ) -> None:
         done = 0
         for shard in shards:
             before = done
-            getattr(self.maker, verb)(shard, lambda part, before=before: progress(before + part))
-            progress(done := done + len(shard))
+            getattr(self.sampler, task)(
+                shard, lambda part, before=before: on_progress(before + part)
+            )
+            on_progress(done := done + len(shard))
 
-    def _do_on_actors(self, verb: Verb, shards: Sequence[Shard], progress: Progress) -> None:
+    def _run_on_actors(
+        self, task: ShardTask, shards: Sequence[Shard], on_progress: OnImagesDone
+    ) -> None:
         if not self._actors:
             self._actors = self._start()
         import ray
@@ -90,11 +96,11 @@ class Workers:
                 idle.append(actor)
                 if shard is not None:
                     left.remove(shard)
-                    progress(sum(map(len, shards)) - sum(map(len, left)))
+                    on_progress(sum(map(len, shards)) - sum(map(len, left)))
             while idle and waiting:
                 actor, shard = idle.pop(), waiting.pop()
-                make = actor.do.options(max_task_retries=0)
-                busy[make.remote(verb, shard)] = actor, shard
+                make = actor.run.options(max_task_retries=0)
+                busy[make.remote(task, shard)] = actor, shard
 
     def _start(self) -> list[Any]:
         from ..compute.capacity import cluster_capacity
@@ -117,18 +123,18 @@ class Workers:
             num_cpus=cpus, num_gpus=gpus, max_restarts=lost, max_task_retries=lost
         )
         count = room if self.count == "all" else self.count
-        return [actor.remote(self.maker) for _ in range(count)]
+        return [actor.remote(self.sampler) for _ in range(count)]
 
 
 class _Actor:
     """A maker in a process of its own."""
 
-    def __init__(self, maker: Artist) -> None:
-        self.maker = maker
+    def __init__(self, sampler: ShardSampler) -> None:
+        self.sampler = sampler
 
     def ready(self) -> None:
         """Answers once it has started, or started again."""
 
-    def do(self, verb: Verb, shard: Shard) -> None:
+    def run(self, task: ShardTask, shard: Shard) -> None:
         """One shard; what it makes is in the store."""
-        getattr(self.maker, verb)(shard)
+        getattr(self.sampler, task)(shard)

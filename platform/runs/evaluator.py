@@ -25,41 +25,41 @@ from ..evaluation.extractors.base import Value
 from ..evaluation.memorisation import Copies
 from ..evaluation.pages.content import CurvePoint
 from ..evaluation.pages.report import render_report
-from ..evaluation.report import DRAWS, REPORT, TABLE, Report
+from ..evaluation.report import REPLICATES, REPORT, TABLE, Report
 from ..foundation.background import Lazy
 from ..generation.loading import (
     Say,
-    extractor_of,
-    open_model,
-    real_images,
-    reopen_extractor,
-    source_of,
-    training_images,
+    describe_reference,
+    load_extractor,
+    load_model,
+    load_splits,
+    load_training_images,
+    reload_extractor,
 )
 from ..generation.pictures import GRID, TILES, collect, load_pictures, save_pictures
 from ..generation.shards import (
-    Drawn,
-    Maker,
+    GeneratedShard,
     Shard,
+    ShardWorker,
     by_class,
-    draw_shards,
-    read_matched,
-    read_seen,
+    generated_shards,
+    read_features,
+    read_nearest,
     real_shards,
     samples_folder,
     short_hash,
 )
-from ..generation.workers import Verb, Workers
+from ..generation.workers import ShardTask, Workers
 from ..storage.checkpoints import CheckpointStore
 from ..storage.pretrained import root_of
 from ..storage.store import Storage
 
 PAGE, RESULT = "report.html", "result.json"
-FILES = (PAGE, REPORT, TABLE, DRAWS, GRID, TILES)
+FILES = (PAGE, REPORT, TABLE, REPLICATES, GRID, TILES)
 """Of an evaluation, besides its result."""
-FORMAT = 2
+FORMAT = 3
 """Of an evaluation's files; raise it when a number changes its meaning."""
-NOT_IN_THE_RESULT = {"batch_size", "keep_samples", "rank_by", "shard_images", "workers"}
+NO_EFFECT_ON_RESULT = {"batch_size", "keep_samples", "rank_by", "shard_images", "workers"}
 
 
 @dataclass(frozen=True)
@@ -70,11 +70,11 @@ class Evaluated:
     metrics: dict[str, float]
     provenance: dict[str, Any]
     folder: str
-    """In the run's store: report.html, report.json, per_class.parquet, draws.npz, grid.png, ..."""
+    """In the run's store: report.html, report.json, per_class.parquet, replicates.npz, grid.png, ..."""
     values: Values = field(default_factory=dict)
     """What a search changed to come here."""
 
-    def number(self, name: str) -> Estimate | None:
+    def estimate(self, name: str) -> Estimate | None:
         """`fid/overall` with its interval."""
         if name not in self.metrics:
             return None
@@ -98,18 +98,18 @@ class Evaluator:
         self.experiment, self.store, self.say = experiment, store, say
         self.root = root_of(store)
         self.manifest = CheckpointStore(store).read_manifest(checkpoint)
-        splits = real_images(experiment)
+        splits = load_splits(experiment)
         self._check(splits)
         check_groups(experiment.evaluation, self.manifest.class_counts)
         say("preparing the feature extractor")
-        self.extractor = extractor_of(experiment, splits, self.root, say)
+        self.extractor = load_extractor(experiment, splits, self.root, say)
         self.splits = splits
-        self.training = Lazy(partial(training_images, experiment))
-        maker = Maker(
+        self.training = Lazy(partial(load_training_images, experiment))
+        maker = ShardWorker(
             self.root,
-            Lazy(partial(open_model, store, checkpoint, experiment)),
-            Lazy(partial(reopen_extractor, experiment, self.root), self.extractor),
-            Lazy(partial(real_images, experiment), splits),
+            Lazy(partial(load_model, store, checkpoint, experiment)),
+            Lazy(partial(reload_extractor, experiment, self.root), self.extractor),
+            Lazy(partial(load_splits, experiment), splits),
             self.training,
             experiment.evaluation.batch_size,
         )
@@ -124,7 +124,7 @@ class Evaluator:
     def __exit__(self, *error: object) -> None:
         self.workers.__exit__(*error)
 
-    def at(self, values: Values | None = None) -> Evaluated:
+    def evaluate_at(self, values: Values | None = None) -> Evaluated:
         """One sampling setting: from the store, or drawn and measured now."""
         values = values or {}
         changed = with_values(self.experiment, values, "the points to try")
@@ -163,17 +163,17 @@ class Evaluator:
         sign = 1 if self.experiment.evaluation.direction == "minimize" else -1
         return min(tried, key=lambda point: sign * self.value(point))
 
-    def conclude(self, tried: Sequence[Evaluated]) -> Evaluated:
+    def select_best(self, tried: Sequence[Evaluated]) -> Evaluated:
         """The best of what was tried, its report with all of them in it; the others' images go."""
         best = self.best(tried)
         if len(tried) > 1:
             self._render(best.folder, curve(tried, best))
-        self.forget([point for point in tried if point.folder != best.folder])
+        self.delete_samples([point for point in tried if point.folder != best.folder])
         if not self.experiment.evaluation.keep_samples:
-            self.forget([best])
+            self.delete_samples([best])
         return best
 
-    def forget(self, points: Sequence[Evaluated]) -> None:
+    def delete_samples(self, points: Sequence[Evaluated]) -> None:
         """Delete their images and features; what was found stays."""
         for folder in {self._samples(point.sampling) for point in points}:
             self.root.delete(folder)
@@ -181,7 +181,7 @@ class Evaluator:
     def _measure(self, sampling: SamplingConfig, folder: str) -> dict[str, Any]:
         config, names = self.experiment.evaluation, tuple(self.manifest.class_names)
         counts = self.manifest.class_counts
-        shards = draw_shards(
+        shards = generated_shards(
             self._samples(sampling),
             sampling,
             self.experiment.seed,
@@ -193,28 +193,28 @@ class Evaluator:
         self.generated += sum(map(len, new))
         what = describe(sampling)
         reference = real_shards(self.splits.reference, config.shard_images)
-        self._do("see", reference, "features of real images")
-        self._do("see", shards, what)
+        self._run("extract_features", reference, "features of real images")
+        self._run("extract_features", shards, what)
         copies, about = None, self._about(sampling)
-        if "memorisation" in config.measures:
-            self._do("match", shards, f"{what}: held against training images")
+        if "memorisation" in config.metrics:
+            self._run("find_nearest", shards, f"{what}: held against training images")
             copies = self._copies(shards)
             about |= {
                 "copies_mirrored": self.training().mirrored,
                 "copies_pooled": ", ".join(names[c] for c in copies.pooled) or None,
             }
         self.say(f"{what}: measuring")
-        card = self.extractor.card
+        info = self.extractor.info
         labels, indices, place = by_class(shards)
-        seen = read_seen(self.root, shards, card.hash, place)
-        real = read_seen(self.root, reference, card.hash)
+        seen = read_features(self.root, shards, info.hash, place)
+        real = read_features(self.root, reference, info.hash)
         report = evaluate(
             seen,
             labels,
             real,
             self.splits.reference.labels,
             Classes(names, counts),
-            card,
+            info,
             config,
             about,
             None if copies is None else copies.flagged,
@@ -232,21 +232,21 @@ class Evaluator:
         self.store.write_text(f"{folder}/{RESULT}", json.dumps(result, indent=1))
         return result
 
-    def _copies(self, shards: Sequence[Drawn]) -> Copies:
+    def _copies(self, shards: Sequence[GeneratedShard]) -> Copies:
         labels, _, place = by_class(shards)
         training = self.training()
-        nearest, ratio = read_matched(self.root, shards, training, place)
+        nearest, ratio = read_nearest(self.root, shards, training, place)
         flagged = ratio < self.experiment.evaluation.copy_ratio
         return Copies(labels, nearest, ratio, flagged, training.pooled)
 
-    def _do(self, verb: Verb, shards: Sequence[Shard], what: str) -> None:
+    def _run(self, task: ShardTask, shards: Sequence[Shard], what: str) -> None:
         total = sum(map(len, shards))
 
         def progress(done: int) -> None:
             self.say(f"{what}: {done:,} of {total:,} images")
 
         progress(0)
-        self.workers.do(verb, shards, progress)
+        self.workers.run(task, shards, progress)
 
     def _render(self, folder: str, points: Sequence[CurvePoint]) -> None:
         with Scratch() as scratch:
@@ -276,7 +276,7 @@ class Evaluator:
             "train": self.splits.train.fingerprint(),
             "reference": reference.fingerprint(),
             "reference_per_class": f"{counts.min()} to {counts.max()}",
-            "reference_source": source_of(self.experiment),
+            "reference_source": describe_reference(self.experiment),
         }
 
     def _samples(self, sampling: SamplingConfig) -> str:
@@ -289,11 +289,11 @@ class Evaluator:
                 FORMAT,
                 self._samples(sampling).rpartition("/")[2],
                 self.experiment.evaluation.model_dump(
-                    mode="json", exclude=NOT_IN_THE_RESULT | {"reference", "features"}
+                    mode="json", exclude=NO_EFFECT_ON_RESULT | {"reference", "features"}
                 ),
                 self.splits.train.fingerprint(),
                 self.splits.reference.fingerprint(),
-                self.extractor.card.hash,
+                self.extractor.info.hash,
             ]
         )
 
@@ -314,10 +314,10 @@ def curve(tried: Sequence[Evaluated], chosen: Evaluated | None = None) -> list[C
             sampler=point.sampling.sampler,
             steps=point.sampling.steps,
             omega=point.sampling.omega,
-            numbers={
+            values={
                 name: found
                 for name in point.metrics
-                if not name.endswith(("_low", "_high")) and (found := point.number(name))
+                if not name.endswith(("_low", "_high")) and (found := point.estimate(name))
             },
             chosen=chosen is not None and point.folder == chosen.folder,
         )

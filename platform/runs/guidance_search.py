@@ -17,16 +17,16 @@ def search_guidance(evaluator: Evaluator, space: Space | None) -> list[Evaluated
     A level with few points is tried whole, a larger one by TPE.
     """
     if space is None or not space.sample:
-        return [evaluator.at()]
+        return [evaluator.evaluate_at()]
     tuning, config = evaluator.experiment.tuning, evaluator.experiment.evaluation
     size = space.size("sample")
     if size is not None and size <= tuning.sample_points:
-        return [evaluator.at(values) for values in space.grid("sample")]
+        return [evaluator.evaluate_at(values) for values in space.grid("sample")]
     sampler = optuna.samplers.TPESampler(seed=tuning.seed, n_startup_trials=4)
     study = optuna.create_study(sampler=sampler, direction=config.direction)
     tried = []
     for _ in range(tuning.sample_points):
         trial = study.ask()
-        tried.append(evaluator.at(space.suggest(trial, "sample")))
+        tried.append(evaluator.evaluate_at(space.suggest(trial, "sample")))
         study.tell(trial, evaluator.value(tried[-1]))
     return tried

@@ -138,7 +138,7 @@ def evaluate(plan: Plan, checkpoint: str, callbacks: RunCallbacks) -> RunResult:
     """Search the guidance of a checkpoint, and record what was found."""
     with Evaluator(plan.experiment, plan.store, checkpoint, callbacks.on_phase) as evaluator:
         tried = search_guidance(evaluator, plan.space)
-        best = evaluator.conclude(tried)
+        best = evaluator.select_best(tried)
         images_seen = evaluator.manifest.images_seen
         _record(plan, best, tried, images_seen)
         return RunResult(

@@ -24,7 +24,7 @@ from ..config.layers import flatten
 from ..config.points import in_words
 from ..config.space import Space
 from ..foundation.durations import Clock
-from ..generation.loading import extractor_of, real_images
+from ..generation.loading import load_extractor, load_splits
 from ..runs.run import Plan, begin
 from ..storage.store import MissingObject, Storage
 from ..tracking.mlflow_runs import Run, Tracker
@@ -214,7 +214,7 @@ class Sweep:
 
     def _prepare_features(self) -> None:
         """Train the extractor once, here, rather than in every trial at the same time."""
-        extractor_of(self.experiment, real_images(self.experiment), self.root, self.status.say)
+        load_extractor(self.experiment, load_splits(self.experiment), self.root, self.status.say)
 
     def _train_all(self, points: Any, features: Future[None]) -> None:
         """One Tune run for each stretch of points of the same shape."""

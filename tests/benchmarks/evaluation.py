@@ -1,4 +1,4 @@
-"""The measures: FID against the matrix root, neighbours against their products, and 50,000 images.
+"""The metrics: FID against the matrix root, neighbours against their products, and 50,000 images.
 
     evaluation.py            # a part of `make bench`
     evaluation.py --large    # 50,000 x 2048 features on both sides: some twenty minutes
@@ -24,9 +24,9 @@ from scipy.linalg import sqrtm
 
 from whipray.platform.evaluation.bootstrap import Floats32, Sample, resample
 from whipray.platform.evaluation.config import EvaluationConfig
-from whipray.platform.evaluation.metrics import MEASURES
+from whipray.platform.evaluation.metrics import METRICS
 from whipray.platform.evaluation.metrics.fid import frechet_distance
-from whipray.platform.evaluation.metrics.products import own_products, products
+from whipray.platform.evaluation.metrics.products import products, self_products
 
 D = 2048
 CLASS_IMAGES = 500
@@ -89,7 +89,7 @@ def neighbours() -> list[Result]:
 
     def bare(_: int) -> None:
         tiles = chain(
-            own_products(x.features), own_products(y.features), products(x.features, y.features)
+            self_products(x.features), self_products(y.features), products(x.features, y.features)
         )
         for _tile in tiles:
             pass
@@ -97,8 +97,8 @@ def neighbours() -> list[Result]:
     times = cpu_seconds(
         {
             "bare": bare,
-            "estimate": lambda _: MEASURES["precision_recall"](*alone, config),
-            "resampled": lambda _: MEASURES["precision_recall"](x, y, config),
+            "estimate": lambda _: METRICS["precision_recall"](*alone, config),
+            "resampled": lambda _: METRICS["precision_recall"](x, y, config),
         },
         ROUNDS,
     )
@@ -113,7 +113,7 @@ def neighbours() -> list[Result]:
 
 
 def large() -> list[Result]:
-    """Every measure in a process of its own: wall time of each, and the highest memory of all."""
+    """Every metric in a process of its own: wall time of each, and the highest memory of all."""
     script = [sys.executable, __file__, "--alone"]
     done = subprocess.run(script, stdout=subprocess.PIPE, text=True, check=True)
     return [Result(**result) for result in json.loads(done.stdout.splitlines()[-1])]
@@ -124,13 +124,13 @@ def alone() -> list[Result]:
     config = EvaluationConfig(prd_runs=1)  # each run takes the same again
     what = f"{LARGE} images of {D} features, {RESAMPLES} resamples"
     results = []
-    for name, measure in MEASURES.items():
+    for name, compute in METRICS.items():
         start = time.perf_counter()
-        numbers = measure(x, y, config)
+        values = compute(x, y, config)
         seconds = time.perf_counter() - start
-        values = ", ".join(f"{number} {draws[0]:.4g}" for number, draws in numbers.items())
+        text = ", ".join(f"{output} {replicates[0]:.4g}" for output, replicates in values.items())
         memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # of KiB
-        print(f"{name}: {seconds:.0f} s, {memory:.2f} GiB so far; {values}", file=sys.stderr)
+        print(f"{name}: {seconds:.0f} s, {memory:.2f} GiB so far; {text}", file=sys.stderr)
         run = ", 1 run" if name == "prd" else ""
         results.append(Result(f"{name}{run}, {what}", [seconds], "s"))
     return [*results, Result(f"memory, {what}", [memory], "GiB", 4.0)]
@@ -138,7 +138,7 @@ def alone() -> list[Result]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        description="Measure what the project promises of its measures."
+        description="Measure what the project promises of its metrics."
     )
     parser.add_argument("--large", action="store_true", help="50,000 images; on all cores")
     parser.add_argument("--alone", action="store_true", help="the same, in this process")

@@ -18,7 +18,7 @@ from support.training import at, tiny, train
 
 from whipray.platform.analysis.classify.classify import Classified, classify, draw, settings_of
 from whipray.platform.cli import main as cli
-from whipray.platform.generation.loading import open_model
+from whipray.platform.generation.loading import load_model
 from whipray.platform.runs.find_run import StoredRun, find_run
 from whipray.platform.storage.checkpoints import CheckpointStore
 from whipray.platform.storage.store import Storage
@@ -160,7 +160,7 @@ def test_classes_are_filled_up_with_their_own_images(lab: Lab) -> None:
     manifest = CheckpointStore(place.store).read_manifest(place.checkpoint)
     drawn = draw(place, experiment, manifest, "elsewhere", counts, 1, lambda _line: None)
     assert drawn.labels.tolist() == np.repeat(np.arange(10), counts).tolist()
-    model = open_model(place.store, place.checkpoint, experiment)
+    model = load_model(place.store, place.checkpoint, experiment)
     eights = to_uint8(model.sample(torch.full((4,), 8), sampling, experiment.seed)).numpy()
     gap = np.abs(drawn.images[drawn.labels == 8].astype(int) - eights)
     assert gap.max() <= 1  # rounding: they were batched otherwise

@@ -20,7 +20,7 @@ from support.shell import TINY, WAIT_S, Shell
 
 pytestmark = pytest.mark.slow
 
-QUICK = "evaluation.measures=[kid,fid,precision_recall,agreement]"
+QUICK = "evaluation.metrics=[kid,fid,precision_recall,agreement]"
 
 
 @pytest.fixture(scope="module")
@@ -60,9 +60,9 @@ def test_everything_is_measured_without_a_new_image(shell: Shell) -> None:
     assert list(artifacts.glob(f"*/artifacts/evaluations/{page.parent.name}/report.html"))
     assert answer(shell, "evaluate", "a") == found
     (page.parent / "result.json").write_text("{")
-    (page.parent / "draws.npz").unlink()
+    (page.parent / "replicates.npz").unlink()
     assert answer(shell, "evaluate", "a") == found  # damaged, so measured again
-    assert (page.parent / "draws.npz").exists()
+    assert (page.parent / "replicates.npz").exists()
 
 
 def test_more_images_are_the_same_and_some_more(shell: Shell) -> None:
@@ -145,7 +145,7 @@ def test_guidance_as_a_curve(shell: Shell) -> None:
     points = [(p["sampler"], p["steps"], p["omega"]) for p in found["points"]]
     assert points == [("ddim", 2, 0), ("ddim", 2, 2), ("ddim", 3, 0), ("ddim", 3, 2)]
     values = {
-        p: x["numbers"]["kid/few"]["value"] for p, x in zip(points, found["points"], strict=True)
+        p: x["values"]["kid/few"]["value"] for p, x in zip(points, found["points"], strict=True)
     }
     best = found["best"]["few"]
     assert values[best["sampler"], best["steps"], best["omega"]] == min(values.values())
@@ -182,8 +182,8 @@ def swapped(shell: Shell) -> Path:
     ("command", "said"),
     [
         (("evaluate", "a", "objective.tau=2"), "objective.tau cannot be changed"),
-        (("evaluate", "a", "evaluation.mesures=[kid]"), "did you mean evaluation.measures"),
-        (("evaluate", "a", "evaluation.measures=[kidd]"), "evaluation.measures"),
+        (("evaluate", "a", "evaluation.metrcs=[kid]"), "did you mean evaluation.metrics"),
+        (("evaluate", "a", "evaluation.metrics=[kidd]"), "evaluation.metrics"),
         (("evaluate", "a", QUICK, "evaluation.workers=64", "sampling.steps=1"), "room for"),
         (("compare", "a"), "two different runs"),
         (("compare", "a", "c"), "no run c"),
@@ -193,7 +193,7 @@ def swapped(shell: Shell) -> Path:
         (("evaluate", "a", "evaluation.rank_by=f_8/overall", QUICK), "needs prd"),
         (("evaluate", "a", "evaluation.groups.kind=ranges"), "borders"),
         (("evaluate", "a", "evaluation.workers=0"), "evaluation.workers"),
-        (("evaluate", "a", "evaluation.measures=[]"), "evaluation.measures"),
+        (("evaluate", "a", "evaluation.metrics=[]"), "evaluation.metrics"),
     ],
 )
 def test_mistakes_are_named(shell: Shell, command: tuple[str, ...], said: str) -> None:

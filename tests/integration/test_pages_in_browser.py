@@ -126,7 +126,7 @@ def test_a_table_sorts_by_its_heading(browser: Browser, pages: Path) -> None:
 
 
 def test_curves_are_drawn_where_their_axes_say(browser: Browser, pages: Path) -> None:
-    best = min(synthetic_curve(), key=lambda point: point.numbers["fid/overall"].value)
+    best = min(synthetic_curve(), key=lambda point: point.values["fid/overall"].value)
     with browser.open(pages / "guidance.html") as opened:
         plot, ring = opened.box(".curves svg"), opened.box(".curves .ring")
         ticks = opened.page.locator(".curves .panel").first.locator(".y")
@@ -135,4 +135,4 @@ def test_curves_are_drawn_where_their_axes_say(browser: Browser, pages: Path) ->
         from_top = (ring["y"] + ring["height"] / 2 - plot["y"]) / plot["height"]
         assert from_left == pytest.approx(best.omega / 3, abs=0.01)
         value = high - from_top * (high - low)
-        assert value == pytest.approx(best.numbers["fid/overall"].value, abs=0.02 * (high - low))
+        assert value == pytest.approx(best.values["fid/overall"].value, abs=0.02 * (high - low))

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from whipray.platform.evaluation.bootstrap import Estimate
 from whipray.platform.evaluation.compare import ComparedRow, Comparison, Difference
-from whipray.platform.evaluation.metrics import NUMBERS
+from whipray.platform.evaluation.metrics import OUTPUTS
 from whipray.platform.evaluation.pages.content import CopyPair, CurvePoint, Pictures, WorstClass
 from whipray.platform.evaluation.report import ClassRow, Report, Row
 
@@ -31,11 +31,11 @@ SINGLE = ("kid", "agreement")
 
 def near(name: str, worse: float, random: np.random.Generator, spread: float = 0.1) -> Estimate:
     """An estimate `worse` times as bad as the number's level, inside its interval."""
-    number, level = NUMBERS[name], LEVELS[name]
-    value = level * worse if number.better == "lower" else level / worse**0.3
+    output, level = OUTPUTS[name], LEVELS[name]
+    value = level * worse if output.better == "lower" else level / worse**0.3
     value *= exp(random.normal(0, spread))
     low, high = value * (1 - 1.6 * spread), value * (1 + 2 * spread)
-    top = number.bounds[1]
+    top = output.bounds[1]
     return Estimate(min(value, top), low, min(high, top))
 
 
@@ -65,7 +65,7 @@ def synthetic_report(
             ids,
             50 * len(ids),
             100 * len(ids),
-            {n: near(n, worse[name], random, 0.06) for n in NUMBERS},
+            {n: near(n, worse[name], random, 0.06) for n in OUTPUTS},
         )
         for name, ids in members.items()
         if ids
@@ -81,7 +81,7 @@ def synthetic_report(
             100,
             {
                 n: near(n, 0.6 + 2.2 * ranks[c] ** 2, random, 0.25 if n == "kid" else 0.08)
-                for n in (NUMBERS if every_number else SINGLE)
+                for n in (OUTPUTS if every_number else SINGLE)
             },
         )
         for c in range(classes)
@@ -154,13 +154,13 @@ def synthetic_curve() -> list[CurvePoint]:
     for sampler, steps, offset in (("ddim", 50, 0.0), ("ddpm", 1000, 0.12)):
         for omega in (0.0, 0.5, 1.0, 1.5, 2.0, 3.0):
             bend = 1 + offset + 0.16 * (omega - 1.3) ** 2
-            numbers = {
+            values = {
                 f"{name}/{group}": near(name, bend * tail, random, 0.03)
                 for name in ("fid", "kid", "recall")
                 for group, tail in (("overall", 1.0), ("few", 2.0))
             }
             points.append(
-                CurvePoint(sampler, steps, omega, numbers, (sampler, omega) == ("ddim", 1.5))
+                CurvePoint(sampler, steps, omega, values, (sampler, omega) == ("ddim", 1.5))
             )
     return points
 
@@ -170,7 +170,7 @@ def synthetic_comparison() -> Comparison:
     random = np.random.default_rng(5)
     rows = []
     for name in ("kid", "fid", "recall"):
-        sign = 1 if NUMBERS[name].better == "lower" else -1
+        sign = 1 if OUTPUTS[name].better == "lower" else -1
         for group, tail in (("overall", 1.0), ("many", 0.7), ("few", 2.2)):
             first = near(name, tail, random, 0.05)
             half = (first.high - first.low) / 4

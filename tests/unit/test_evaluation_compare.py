@@ -25,7 +25,7 @@ PROVENANCE = {
 GROUPS = {"overall": {0: 40, 1: 40}, "few": {1: 40}}
 
 
-def mean_draws(values: Floats, seed: int = SEED) -> Floats:
+def mean_replicates(values: Floats, seed: int = SEED) -> Floats:
     """Draws of the mean of `values` (n,), of two classes, resampled as an evaluation's images are."""
     labels = np.arange(len(values)) % 2
     nothing = np.zeros((len(values), 1), np.float32)
@@ -33,24 +33,24 @@ def mean_draws(values: Floats, seed: int = SEED) -> Floats:
     return values @ weights / len(values)
 
 
-def evaluation(**draws: Floats) -> Evaluation:
-    return Evaluation(PROVENANCE, {k.replace("__", "/"): v for k, v in draws.items()}, GROUPS)
+def evaluation(**replicates: Floats) -> Evaluation:
+    return Evaluation(PROVENANCE, {k.replace("__", "/"): v for k, v in replicates.items()}, GROUPS)
 
 
 # ---- intervals
 
 
-@pytest.mark.parametrize("number", ["kid", "fid", "agreement"])
-def test_paired_intervals_cover_the_true_difference_and_are_narrower(number: str) -> None:
+@pytest.mark.parametrize("metric", ["kid", "fid", "agreement"])
+def test_paired_intervals_cover_the_true_difference_and_are_narrower(metric: str) -> None:
     generator = np.random.default_rng(1)
     covered, widths, apart = [], [], []
     for seed in range(300):
         shared = generator.normal(5, 1, 80)  # what both runs owe to the same images
         a = shared + generator.normal(0, 0.3, 80)
         b = shared + generator.normal(0.1, 0.3, 80)  # the mean is 0.1 higher
-        first, paired = mean_draws(a, seed), mean_draws(b, seed)
-        found = difference(number, paired, first, 0.95)
-        loose = difference(number, mean_draws(b, seed + 1000), first, 0.95)
+        first, paired = mean_replicates(a, seed), mean_replicates(b, seed)
+        found = difference(metric, paired, first, 0.95)
+        loose = difference(metric, mean_replicates(b, seed + 1000), first, 0.95)
         assert found is not None
         assert loose is not None
         assert found.value == pytest.approx(b.mean() - a.mean())
@@ -68,7 +68,7 @@ def test_runs_that_are_alike_are_called_different_as_often_as_the_level_says(p: 
     wrong = []
     for seed in range(400):
         a, b = (generator.random((2, 80)) < p).astype(float)
-        found = difference("agreement", mean_draws(b, seed), mean_draws(a, seed), 0.95)
+        found = difference("agreement", mean_replicates(b, seed), mean_replicates(a, seed), 0.95)
         wrong.append(found is not None and not found.noise)
     assert np.mean(wrong) <= 0.09  # nominal 0.05; its standard deviation here is 0.011
 
@@ -89,12 +89,14 @@ def test_a_recentred_number_is_compared_by_its_spread_alone() -> None:
 
 
 def test_an_undefined_number_has_no_difference_and_undefined_resamples_are_left_out() -> None:
-    draws = mean_draws(np.arange(80.0))
-    undefined = np.full_like(draws, np.nan)
-    assert difference("kid", draws, undefined, 0.95) is None
-    some = draws.copy()
+    replicates = mean_replicates(np.arange(80.0))
+    undefined = np.full_like(replicates, np.nan)
+    assert difference("kid", replicates, undefined, 0.95) is None
+    some = replicates.copy()
     some[1:50] = np.nan
-    assert difference("kid", some, draws, 0.95) == difference("kid", draws, draws, 0.95)
+    assert difference("kid", some, replicates, 0.95) == difference(
+        "kid", replicates, replicates, 0.95
+    )
 
 
 # ---- comparisons
@@ -104,14 +106,16 @@ def test_a_comparison_lines_up_runs_numbers_and_groups() -> None:
     generator = np.random.default_rng(3)
     good, poor = (generator.random((2, 80)) < [[0.9], [0.4]]).astype(float)
     a = evaluation(
-        agreement__overall=mean_draws(poor),
-        agreement__few=mean_draws(poor),
-        kid__few=mean_draws(poor),
+        agreement__overall=mean_replicates(poor),
+        agreement__few=mean_replicates(poor),
+        kid__few=mean_replicates(poor),
     )
-    b = evaluation(agreement__overall=mean_draws(good), kid__few=np.full(1 + RESAMPLES, np.nan))
+    b = evaluation(
+        agreement__overall=mean_replicates(good), kid__few=np.full(1 + RESAMPLES, np.nan)
+    )
     found = compare(["a", "again", "b"], [a, a, b], 0.95)
 
-    assert [(row.number, row.group) for row in found.rows] == [
+    assert [(row.metric, row.group) for row in found.rows] == [
         ("kid", "few"),
         ("agreement", "overall"),
         ("agreement", "few"),
@@ -169,7 +173,7 @@ def test_a_comparison_lines_up_runs_numbers_and_groups() -> None:
 def test_what_cannot_be_compared_is_refused_with_both_values(
     change: dict[str, object], reason: str
 ) -> None:
-    first = evaluation(kid__overall=mean_draws(np.arange(80.0)))
+    first = evaluation(kid__overall=mean_replicates(np.arange(80.0)))
     other = replace(first, **change)
     found = compare(["base", "other", "twin"], [first, other, first], 0.95)
     assert found.refused == {"other": reason}
@@ -192,7 +196,7 @@ def report() -> Report:
         ),
         tuple(ClassRow(c, f"class {c}", "few", 9, 40, 40, {"kid": estimate}) for c in (0, 1)),
         PROVENANCE,
-        {"kid/overall": mean_draws(np.arange(80.0)), "kid/few": mean_draws(np.ones(80))},
+        {"kid/overall": mean_replicates(np.arange(80.0)), "kid/few": mean_replicates(np.ones(80))},
     )
 
 
@@ -201,28 +205,28 @@ def test_an_evaluation_is_read_from_what_its_report_saved(report: Report, tmp_pa
     found = read_evaluation(tmp_path)
     assert found.provenance == PROVENANCE
     assert found.groups == GROUPS
-    assert found.draws.keys() == report.draws.keys()
-    for key, draws in report.draws.items():
-        np.testing.assert_allclose(found.draws[key], draws, rtol=1e-6)
-        assert found.draws[key].dtype == np.float64
+    assert found.replicates.keys() == report.replicates.keys()
+    for key, replicates in report.replicates.items():
+        np.testing.assert_allclose(found.replicates[key], replicates, rtol=1e-6)
+        assert found.replicates[key].dtype == np.float64
 
 
 def test_a_missing_or_damaged_evaluation_is_named(report: Report, tmp_path: Path) -> None:
     with pytest.raises(DataProblem, match=r"has no report\.json"):
         read_evaluation(tmp_path)
     report.save(tmp_path)
-    draws = (tmp_path / "draws.npz").read_bytes()
-    for damaged in (b"", draws[:-40], b"not an archive", pickled()):
-        (tmp_path / "draws.npz").write_bytes(damaged)
+    replicates = (tmp_path / "replicates.npz").read_bytes()
+    for damaged in (b"", replicates[:-40], b"not an archive", pickled()):
+        (tmp_path / "replicates.npz").write_bytes(damaged)
         with pytest.raises(DataProblem, match="is damaged"):
             read_evaluation(tmp_path)
-    (tmp_path / "draws.npz").unlink()
-    with pytest.raises(DataProblem, match=r"has no draws\.npz"):
+    (tmp_path / "replicates.npz").unlink()
+    with pytest.raises(DataProblem, match=r"has no replicates.npz"):
         read_evaluation(tmp_path)
 
 
 def pickled() -> bytes:
     """An archive that would run code if it were read with pickles allowed."""
     stream = io.BytesIO()
-    np.savez(stream, draws=np.array([object()], dtype=object))
+    np.savez(stream, replicates=np.array([object()], dtype=object))
     return stream.getvalue()

@@ -27,8 +27,8 @@ from torchvision import models
 
 from whipray.platform.evaluation.bootstrap import resample
 from whipray.platform.evaluation.config import EvaluationConfig
-from whipray.platform.evaluation.extractors import classifier, open_extractor, weights
-from whipray.platform.evaluation.extractors.base import Card, Extractor, Floats32, Pixels
+from whipray.platform.evaluation.extractors import build_extractor, classifier, weights
+from whipray.platform.evaluation.extractors.base import Extractor, ExtractorInfo, Floats32, Pixels
 from whipray.platform.evaluation.extractors.classifier import Classifier
 from whipray.platform.evaluation.extractors.config import (
     AnyExtractor,
@@ -36,7 +36,7 @@ from whipray.platform.evaluation.extractors.config import (
     InceptionConfig,
     TorchvisionConfig,
 )
-from whipray.platform.evaluation.metrics import MEASURES
+from whipray.platform.evaluation.metrics import METRICS
 from whipray.platform.storage.store import Storage, StorageConfig
 from whipray.trainers.data.packed import PackedImages
 from whipray.trainers.errors import CheckpointProblem, DataProblem, UsageProblem
@@ -72,14 +72,14 @@ def sha256_of(path: Path) -> str:
 
 
 def opened(config: AnyExtractor, cache: Path) -> Extractor:
-    return open_extractor(config, digits(2), cache, None, CPU)
+    return build_extractor(config, digits(2), cache, None, CPU)
 
 
 class TestContract:
     """What every extractor checks, on one that is only a mean."""
 
     class Mean(Extractor):
-        card = Card("mean", "0" * 16, 1, "none", None)
+        info = ExtractorInfo("mean", "0" * 16, 1, "none", None)
         num_logits = 2
 
         def _extract(self, images: Pixels) -> tuple[Floats32, Floats32]:
@@ -138,7 +138,7 @@ class TestClassifier:
     @pytest.mark.slow
     def test_the_default_network_reads_digits(self) -> None:
         net = Classifier.fit(digits(74), ClassifierConfig())
-        facts = net.card.facts
+        facts = net.info.facts
         assert facts["held_out_accuracy"] > 0.93  # type: ignore[operator]
         assert (facts["images_trained"], facts["images_held_out"]) == (600, 140)
         unseen = digits(80, skip=74)
@@ -151,18 +151,18 @@ class TestClassifier:
         b = Classifier.fit(digits(12), FAST)
         other = Classifier.fit(digits(12), ClassifierConfig(epochs=1, seed=1))
         assert torch.equal(torch.random.get_rng_state(), before)
-        assert a.card == b.card
-        assert a.card.hash != other.card.hash
+        assert a.info == b.info
+        assert a.info.hash != other.info.hash
         images = digits(3).images
         np.testing.assert_array_equal(a.extract(images).features, b.extract(images, 7).features)
 
     def test_the_card_says_where_it_comes_from(self) -> None:
         reference = digits(12)
-        card = Classifier.fit(reference, FAST).card
-        assert (card.dimensions, card.class_names) == (64, NAMES)
-        assert card.facts["trained_on"] == reference.fingerprint()
-        assert card.facts["shape"] == "1 x 8 x 8"
-        json.dumps(dict(card.facts))
+        info = Classifier.fit(reference, FAST).info
+        assert (info.dimensions, info.class_names) == (64, NAMES)
+        assert info.facts["trained_on"] == reference.fingerprint()
+        assert info.facts["shape"] == "1 x 8 x 8"
+        json.dumps(dict(info.facts))
 
     @pytest.mark.parametrize(("channels", "size"), [(3, 32), (3, 64), (1, 28)])
     def test_other_sizes(self, channels: int, size: int) -> None:
@@ -179,7 +179,7 @@ class TestClassifier:
         time.sleep(0.01)
         Classifier.fit(reference, ClassifierConfig(epochs=1, seed=9)).save(folder)  # came second
         again = Classifier.fit_or_load(reference, tmp_path, config=FAST)
-        assert again.card == first.card
+        assert again.info == first.info
         assert (folder / "network.safetensors").stat().st_mtime_ns == written
         assert len(list(tmp_path.iterdir())) == 1
         np.testing.assert_array_equal(
@@ -214,13 +214,13 @@ class TestClassifier:
             Classifier.fit(digits(12), ClassifierConfig(epochs=1, seed=1)).save(tmp_path / "other")
             network.write_bytes((tmp_path / "other" / "network.safetensors").read_bytes())
         else:
-            (folder / "card.json").write_text("{}")
+            (folder / "info.json").write_text("{}")
         with pytest.raises(CheckpointProblem, match="delete the folder"):
             Classifier.load(folder)
 
     def test_what_it_cannot_use_is_said(self, tmp_path: Path) -> None:
         reference = digits(12)
-        net = open_extractor(FAST, reference, tmp_path, None, CPU)
+        net = build_extractor(FAST, reference, tmp_path, None, CPU)
         with pytest.raises(DataProblem, match=r"\(120, 1, 7, 8\), .* takes uint8 \(N, 1, 8, 8\)"):
             net.extract(np.ascontiguousarray(reference.images[:, :, 1:]))
         lone = reference.select(np.flatnonzero(reference.labels != 3))
@@ -249,7 +249,7 @@ class TestOneClassifierForAll:
 
         def open_on(name: str, store: Storage | None = shared) -> str:
             here.name = name
-            return Classifier.fit_or_load(reference, tmp_path / name, store, FAST).card.hash
+            return Classifier.fit_or_load(reference, tmp_path / name, store, FAST).info.hash
 
         return open_on
 
@@ -365,12 +365,12 @@ class TestInception:
             for found in map(inception.extract, sides.values())
         )
         config = EvaluationConfig(kid_subsets=3, kid_subset_size=5, inception_splits=2, seed=2020)
-        for measure, number, name, tolerance in (
+        for metric, output, name, tolerance in (
             ("fid", "fid", "frechet_inception_distance", 1e-4),
             ("kid", "kid_subsets", "kernel_inception_distance_mean", 1e-3),  # theirs is float32
             ("inception_score", "inception_score", "inception_score_mean", 1e-9),
         ):
-            ours = MEASURES[measure](generated, real, config)[number][0]
+            ours = METRICS[metric](generated, real, config)[output][0]
             assert ours == pytest.approx(theirs[name], rel=tolerance), name
 
     def test_the_card_names_the_file_and_not_the_place(
@@ -383,17 +383,17 @@ class TestInception:
         copy = tmp_path / "elsewhere.pth"
         copy.write_bytes(file[0].read_bytes())
         monkeypatch.setenv("WHIPRAY_INCEPTION_WEIGHTS", str(copy))
-        assert opened(InceptionConfig(weights_sha256=file[1]), tmp_path).card == inception.card
-        assert inception.card.facts["weights_sha256"] == file[1]
-        assert inception.card.facts["as_published"] is False
-        assert (inception.card.dimensions, inception.num_logits) == (2048, 1008)
-        assert inception.card.class_names is None
+        assert opened(InceptionConfig(weights_sha256=file[1]), tmp_path).info == inception.info
+        assert inception.info.facts["weights_sha256"] == file[1]
+        assert inception.info.facts["as_published"] is False
+        assert (inception.info.dimensions, inception.num_logits) == (2048, 1008)
+        assert inception.info.class_names is None
 
     def test_the_published_weights_have_one_hash_for_ever(self) -> None:
-        from whipray.platform.evaluation.extractors.inception import _card
+        from whipray.platform.evaluation.extractors.inception import _info
 
         # Changes when, and only when, numbers from before can no longer be compared.
-        assert _card("6726825d" + 56 * "0").hash == "0887cc1acedcc94a"
+        assert _info("6726825d" + 56 * "0").hash == "0887cc1acedcc94a"
 
     def test_another_file_is_refused_by_its_hash(self, file: tuple[Path, str]) -> None:
         with pytest.raises(CheckpointProblem, match=f"begins with {file[1][:8]}, not 6726825d"):
@@ -513,8 +513,8 @@ class TestTorchvision:
         assert found.features.shape == (4, 512)
         np.testing.assert_array_equal(found.features, features.numpy())
         np.testing.assert_array_equal(found.logits, logits.numpy())
-        assert "shorter side to 256" in extractor.card.preprocessing
-        assert "middle 224 x 224" in extractor.card.preprocessing
+        assert "shorter side to 256" in extractor.info.preprocessing
+        assert "middle 224 x 224" in extractor.info.preprocessing
         np.testing.assert_array_equal(
             extractor.extract(images[:, :1]).features,
             extractor.extract(np.repeat(images[:, :1], 3, axis=1)).features,
@@ -553,7 +553,7 @@ class TestTorchvision:
             torch.manual_seed(seed)
             torch.save(models.get_model(name, weights=None).state_dict(), tmp_path / "w.pth")
             config = TorchvisionConfig(model=name, weights=tmp_path / "w.pth")
-            hashes |= {opened(config, tmp_path).card.hash for _ in range(2)}
+            hashes |= {opened(config, tmp_path).info.hash for _ in range(2)}
         assert len(hashes) == 2
 
     def test_what_it_cannot_use_is_said(

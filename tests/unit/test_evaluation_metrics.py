@@ -1,4 +1,4 @@
-"""Every measure against torch-fidelity or a naive reading, its resamples, and its intervals."""
+"""Every metric against torch-fidelity or a naive reading, its resamples, and its intervals."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from whipray.platform.evaluation.bootstrap import (
     wilson_interval,
 )
 from whipray.platform.evaluation.config import EvaluationConfig
-from whipray.platform.evaluation.metrics import MEASURES, NUMBERS, prd, products
+from whipray.platform.evaluation.metrics import METRICS, OUTPUTS, prd, products
 from whipray.platform.evaluation.metrics.fid import frechet_distance
 
 CONFIG = EvaluationConfig(
@@ -62,7 +62,7 @@ def once(one: Sample) -> Sample:
 
 
 def measured(name: str, x: Sample, y: Sample, **settings: Any) -> dict[str, Floats]:
-    return MEASURES[name](x, y, CONFIG.model_copy(update=settings))
+    return METRICS[name](x, y, CONFIG.model_copy(update=settings))
 
 
 def doubles(x: Sample) -> torch.Tensor:
@@ -82,21 +82,21 @@ def weighted_fid(x: Floats, y: Floats, u: Floats, v: Floats) -> float:
 
 
 class TestAllMeasures:
-    @pytest.mark.parametrize("name", MEASURES)
+    @pytest.mark.parametrize("name", METRICS)
     def test_numbers_are_known_and_have_their_draws(self, name: str) -> None:
         x, y = sample(normal(60, 4, 0), 3), sample(normal(50, 4, 1), 3, real=True)
         found = measured(name, x, y)
-        assert set(found) <= set(NUMBERS)
-        for draws in found.values():
-            assert (draws.shape, draws.dtype) == ((21,), np.float64)
-            assert np.isfinite(draws).all()
-            assert draws[1:].std() > 0
+        assert set(found) <= set(OUTPUTS)
+        for replicates in found.values():
+            assert (replicates.shape, replicates.dtype) == ((21,), np.float64)
+            assert np.isfinite(replicates).all()
+            assert replicates[1:].std() > 0
 
-    @pytest.mark.parametrize("name", sorted({*MEASURES} - {"agreement"}))
+    @pytest.mark.parametrize("name", sorted({*METRICS} - {"agreement"}))
     def test_too_few_images_are_undefined(self, name: str) -> None:
         one = sample(normal(1, 4, 0))
-        for draws in measured(name, one, one).values():
-            assert np.isnan(draws).all()
+        for replicates in measured(name, one, one).values():
+            assert np.isnan(replicates).all()
 
     @pytest.mark.parametrize("name", ["kid", "fid", "precision_recall"])
     @pytest.mark.parametrize("d", [3, 40])
@@ -104,14 +104,14 @@ class TestAllMeasures:
         x, y = sample(normal(31, d, 0), 3), sample(normal(23, d, 1), 3, real=True)
         whole = measured(name, x, y)
         monkeypatch.setattr(products, "TILE", 7)
-        for number, draws in measured(name, x, y).items():
-            np.testing.assert_allclose(draws, whole[number], rtol=1e-9)
+        for number, replicates in measured(name, x, y).items():
+            np.testing.assert_allclose(replicates, whole[number], rtol=1e-9)
 
     def test_an_extractor_that_sees_no_difference(self) -> None:
         x = sample(normal(60, 4, 0), 3)
         for name, least in (("fid", 0), ("precision_recall", 1), ("prd", 1)):
-            for draws in measured(name, x, x).values():
-                assert draws[0] == pytest.approx(least, abs=1e-5)
+            for replicates in measured(name, x, x).values():
+                assert replicates[0] == pytest.approx(least, abs=1e-5)
 
 
 class TestFID:
@@ -152,8 +152,8 @@ class TestFID:
 
     def test_resampling_does_not_inflate_it(self) -> None:
         x, y = (sample(normal(60, 16, i), 3, 1000, i) for i in (0, 1))
-        draws = measured("fid", x, y)["fid"]
-        assert abs(draws[1:].mean() - draws[0]) < 4 * draws[1:].std() / np.sqrt(1000)
+        replicates = measured("fid", x, y)["fid"]
+        assert abs(replicates[1:].mean() - replicates[0]) < 4 * replicates[1:].std() / np.sqrt(1000)
 
     def test_interval_covers_the_known_distance(self) -> None:
         n, scales = 400, np.array([0.5, 1.0, 2.0])
@@ -162,7 +162,7 @@ class TestFID:
         for seed in range(200):
             x = sample(normal(n, 3, seed, 0.5 / scales) * scales.astype(np.float32), 1, 200, seed)
             y = sample(normal(n, 3, 10_000 + seed), 1, 200, seed, real=True)
-            found = NUMBERS["fid"].estimate(measured("fid", x, y)["fid"], n, 0.95)
+            found = OUTPUTS["fid"].estimate(measured("fid", x, y)["fid"], n, 0.95)
             assert found is not None
             covered += found.low <= truth <= found.high
         assert covered >= 180
@@ -171,7 +171,7 @@ class TestFID:
     def test_draws_spread_as_independent_sets_do(self, n: int) -> None:
         # With few images for its 64 features, the distance of each resample would spread 1.5 times
         # as much.
-        draws = np.array(
+        replicates = np.array(
             [
                 measured("fid", sample(normal(n, 64, seed, 0.1), 1, 100), sample(other, 1, 100))[
                     "fid"
@@ -180,8 +180,8 @@ class TestFID:
                 for other in [normal(n, 64, 1000 + seed, 0.0, 1.3)]
             ]
         )
-        spread = np.sqrt(draws[:, 1:].var(1).mean())
-        assert 0.85 < spread / draws[:, 0].std() < 1.3
+        spread = np.sqrt(replicates[:, 1:].var(1).mean())
+        assert 0.85 < spread / replicates[:, 0].std() < 1.3
 
 
 class TestKID:
@@ -236,10 +236,10 @@ class TestKID:
     def test_resampling_neither_inflates_nor_deflates_it(self) -> None:
         # Copies counted as pairs would add k(x, x): about 0.2 here, many times the tolerance.
         x, y = sample(normal(40, 8, 0), 1, 4000), sample(normal(40, 8, 1, 0.3), 1, 4000, real=True)
-        draws = measured("kid", x, y)["kid"]
-        error = draws[1:].std() / np.sqrt(4000)
+        replicates = measured("kid", x, y)["kid"]
+        error = replicates[1:].std() / np.sqrt(4000)
         assert error < 0.003
-        assert abs(draws[1:].mean() - draws[0]) < 4 * error
+        assert abs(replicates[1:].mean() - replicates[0]) < 4 * error
 
     def test_fixed_class_counts_do_not_bias_it(self) -> None:
         # Ten far-apart classes, six images each, generated = real: the mean over draws is zero.
@@ -251,9 +251,9 @@ class TestKID:
             x, y = (
                 sample(centres[labels] + normal(60, 8, seed + first), 10, 1) for first in (1, 1001)
             )
-            draws = measured("kid", x, y, kid_subsets=1, kid_subset_size=60)
-            found.append(draws["kid"][0])
-            plain.append(draws["kid_subsets"][0])
+            replicates = measured("kid", x, y, kid_subsets=1, kid_subset_size=60)
+            found.append(replicates["kid"][0])
+            plain.append(replicates["kid_subsets"][0])
         error = np.std(found) / np.sqrt(200)
         assert abs(np.mean(found)) < 3 * error
         assert np.mean(plain) < -20 * error
@@ -284,7 +284,7 @@ class TestKID:
         for seed in range(repetitions):
             x = sample(normal(n, d, seed, mean), 1, 200, seed)
             y = sample(normal(n, d, seed + 10_000), 1, 200, seed, real=True)
-            found = NUMBERS["kid"].estimate(measured("kid", x, y)["kid"], n, 0.95)
+            found = OUTPUTS["kid"].estimate(measured("kid", x, y)["kid"], n, 0.95)
             assert found is not None
             values.append(found.value)
             covered += found.low <= truth <= found.high
@@ -310,7 +310,7 @@ class TestKID:
                 )
                 for side in ("generated", "real")
             ]
-            found = NUMBERS["kid"].estimate(measured("kid", *sides)["kid"], len(labels), 0.95)
+            found = OUTPUTS["kid"].estimate(measured("kid", *sides)["kid"], len(labels), 0.95)
             assert found is not None
             covered += found.low <= 0 <= found.high
         assert covered >= 48
@@ -323,9 +323,9 @@ class TestPrecisionRecall:
         expected = prc_features_to_metric(
             doubles(x), doubles(y), prc_neighborhood=5, prc_batch_size=100, verbose=False
         )
-        for number, draws in found.items():
+        for number, replicates in found.items():
             assert 0.1 < expected[number] < 0.9
-            assert draws[0] == pytest.approx(expected[number], abs=1e-7)
+            assert replicates[0] == pytest.approx(expected[number], abs=1e-7)
 
     def test_agrees_with_a_double_loop(self) -> None:
         x, y = sample(normal(200, 3, 0, 0.8)), sample(normal(25, 3, 1, scale=0.5))
@@ -368,9 +368,9 @@ class TestPrecisionRecall:
         for seed in range(60):
             x = sample(normal(48, 8, 2 * seed), 3, 100)
             y = sample(normal(48, 8, 2 * seed + 1), 3, 100, real=True)
-            draws = measured("precision_recall", x, y)["recall"]
-            values.append(draws[0])
-            intervals.append(NUMBERS["recall"].estimate(draws, 48, 0.95))
+            replicates = measured("precision_recall", x, y)["recall"]
+            values.append(replicates[0])
+            intervals.append(OUTPUTS["recall"].estimate(replicates, 48, 0.95))
         truth = np.mean(values)
         assert 0.9 < truth < 1
         assert sum(e.low <= truth <= e.high for e in intervals if e) >= 54
@@ -402,14 +402,16 @@ class TestInceptionScore:
 
     def test_weights_are_repeated_images(self) -> None:
         x = sample(normal(40, 2, 0), 3)
-        draws = measured("inception_score", x, x, inception_splits=2)["inception_score"]
+        replicates = measured("inception_score", x, x, inception_splits=2)["inception_score"]
         order = np.random.RandomState(2020).permutation(40)
         for b in (3, 11):
             parts = [
                 measured("inception_score", repeated(x.at(part), b), x, inception_splits=1)
                 for part in (order[:20], order[20:])
             ]
-            assert draws[b] == pytest.approx(np.mean([part["inception_score"] for part in parts]))
+            assert replicates[b] == pytest.approx(
+                np.mean([part["inception_score"] for part in parts])
+            )
 
     def test_the_ends_of_the_scale(self) -> None:
         x = sample(normal(70, 2, 0))
@@ -501,9 +503,9 @@ class TestAgreement:
     def test_it_is_the_share_of_images_seen_as_asked_for(self) -> None:
         x = sample(normal(40, 2, 0), 7)
         right = x.logits.argmax(1) == x.labels
-        draws = measured("agreement", x, x)["agreement"]
-        assert draws[0] == pytest.approx(right.mean())
-        assert draws[5] == pytest.approx(
+        replicates = measured("agreement", x, x)["agreement"]
+        assert replicates[0] == pytest.approx(right.mean())
+        assert replicates[5] == pytest.approx(
             right[np.repeat(np.arange(40), x.weights[:, 5].astype(int))].mean()
         )
 
@@ -530,15 +532,15 @@ class TestIntervals:
         assert (found.low, found.high) == pytest.approx((expected.low, expected.high))
 
     def test_recentring_takes_out_the_shift_and_keeps_the_width(self) -> None:
-        draws = np.concatenate([[0.5], 0.7 + 0.1 * normal(1000, 1, 0)[:, 0].astype(float)])
-        raw = percentile_interval(draws, 0.95)
-        found = recentred_interval(draws, 0.95, (0, 1))
+        replicates = np.concatenate([[0.5], 0.7 + 0.1 * normal(1000, 1, 0)[:, 0].astype(float)])
+        raw = percentile_interval(replicates, 0.95)
+        found = recentred_interval(replicates, 0.95, (0, 1))
         assert raw is not None
         assert found is not None
         assert raw.low > raw.value
         assert found.high - found.low == pytest.approx(raw.high - raw.low)
         assert (found.low + found.high) / 2 == pytest.approx(0.5, abs=0.02)
-        cut = recentred_interval(draws, 0.95, (0.4, 0.6))
+        cut = recentred_interval(replicates, 0.95, (0.4, 0.6))
         assert cut is not None
         assert (cut.low, cut.high) == (0.4, 0.6)
 

@@ -16,7 +16,7 @@ from whipray.platform.evaluation.bootstrap import Ints
 from whipray.platform.evaluation.compare import read_evaluation
 from whipray.platform.evaluation.config import EvaluationConfig
 from whipray.platform.evaluation.evaluate import Classes, evaluate
-from whipray.platform.evaluation.extractors.base import Card, Extracted
+from whipray.platform.evaluation.extractors.base import Extracted, ExtractorInfo
 from whipray.platform.evaluation.metrics.fid import frechet_distance
 from whipray.platform.evaluation.report import Report, comparable
 from whipray.platform.generation.grid import class_grid
@@ -25,7 +25,7 @@ from whipray.trainers.errors import DataProblem, UsageProblem
 NAMES = ("zero", "one", "two", "three", "<four>")
 CLASSES = Classes(NAMES, (3, 100, 30, 10, 1))  # head first: 1, 2, 3, 0, 4
 CONFIG = EvaluationConfig(bootstrap_resamples=40, min_real=1000)
-CARD = Card("pixels", "0123456789abcdef", 64, "none", NAMES, {"trained_on": "nothing"})
+INFO = ExtractorInfo("pixels", "0123456789abcdef", 64, "none", NAMES, {"trained_on": "nothing"})
 ABOUT = {"reference": "ab12", "sampler": "ddim", "steps": 50, "omega": 1.5}
 
 
@@ -47,7 +47,7 @@ REAL = digits(0, 40)
 
 
 def report_of(fake: tuple[Extracted, Ints], config: EvaluationConfig = CONFIG) -> Report:
-    return evaluate(*fake, *REAL, CLASSES, CARD, config, ABOUT)
+    return evaluate(*fake, *REAL, CLASSES, INFO, config, ABOUT)
 
 
 @pytest.fixture(scope="module")
@@ -73,8 +73,8 @@ class TestReport:
         fid = frechet_distance(fake.features[few], REAL[0].features[real])[0]
         row = report.rows[3]
         assert (row.n_generated, row.n_real) == (60, 120)
-        assert row.numbers["fid"].value == pytest.approx(fid)
-        assert report.draws["fid/few"].shape == (41,)
+        assert row.values["fid"].value == pytest.approx(fid)
+        assert report.replicates["fid/few"].shape == (41,)
 
     def test_noise_in_the_tail_shows_there_alone(self, report: Report) -> None:
         noisy, clean = report.metrics(), metrics(*digits(40, 60))
@@ -86,20 +86,20 @@ class TestReport:
             assert noisy[f"{metric}/medium"] == clean[f"{metric}/medium"]
         last = report.per_class[-1]
         assert (last.class_id, last.group, last.train_count) == (4, "few", 1)
-        assert last.numbers["kid"].low > 0
+        assert last.values["kid"].low > 0
         assert report.worst(2)[0].class_id == 4
 
     def test_classes_reconcile_with_the_whole(self, report: Report) -> None:
         assert [row.class_id for row in report.per_class] == [1, 2, 3, 0, 4]
         overall = report.rows[0]
         assert sum(row.n_generated for row in report.per_class) == overall.n_generated == 100
-        mean = np.mean([row.numbers["agreement"].value for row in report.per_class])
-        assert overall.numbers["agreement"].value == pytest.approx(mean)
+        mean = np.mean([row.values["agreement"].value for row in report.per_class])
+        assert overall.values["agreement"].value == pytest.approx(mean)
 
     def test_a_class_with_few_images_has_no_biased_number(self, report: Report) -> None:
-        assert {name for row in report.per_class for name in row.numbers} == {"kid", "agreement"}
+        assert {name for row in report.per_class for name in row.values} == {"kid", "agreement"}
         found = report_of(digits(40, 60), CONFIG.model_copy(update={"min_real": 20}))
-        assert {"fid", "recall"} < set(found.per_class[0].numbers)
+        assert {"fid", "recall"} < set(found.per_class[0].values)
 
     def test_a_seed_fixes_it(self) -> None:
         configs = (CONFIG, CONFIG, CONFIG.model_copy(update={"seed": 1}))
@@ -111,10 +111,13 @@ class TestReport:
     def test_two_evaluations_are_resampled_alike(self, report: Report) -> None:
         other = report_of(digits(60, 80))
         same = report_of(digits(40, 60))  # the same images in all classes but 4
-        assert (same.draws["kid/many"] == report.draws["kid/many"]).all()
-        apart = {k: (other.draws[k] - report.draws[k])[1:].std() for k in ("kid/many", "fid/many")}
+        assert (same.replicates["kid/many"] == report.replicates["kid/many"]).all()
+        apart = {
+            k: (other.replicates[k] - report.replicates[k])[1:].std()
+            for k in ("kid/many", "fid/many")
+        }
         for key, spread in apart.items():
-            alone = np.hypot(*(r.draws[key][1:].std() for r in (other, report)))
+            alone = np.hypot(*(r.replicates[key][1:].std() for r in (other, report)))
             assert spread < alone  # the real images are one set
 
     def test_one_image_of_a_group_has_no_distance(self) -> None:
@@ -123,19 +126,19 @@ class TestReport:
         some = Extracted(fake.features[keep], fake.logits[keep])
         many = report_of((some, labels[keep])).rows[1]
         assert many.n_generated == 1
-        assert set(many.numbers) == {"precision", "agreement"}
+        assert set(many.values) == {"precision", "agreement"}
 
     def test_all_or_nothing_still_has_an_interval(self) -> None:
         fake, labels = digits(40, 60)
         far = Extracted(fake.features + 100, fake.logits)
         row = report_of((far, labels)).rows[0]
-        assert row.numbers["precision"].value == row.numbers["recall"].value == 0
-        assert 0 < row.numbers["precision"].high < 0.05  # Wilson's of 0 in 100
+        assert row.values["precision"].value == row.values["recall"].value == 0
+        assert 0 < row.values["precision"].high < 0.05  # Wilson's of 0 in 100
 
     def test_near_copies_are_a_share(self) -> None:
         fake, labels = digits(40, 60)
         copies = labels == 4
-        found = evaluate(fake, labels, *REAL, CLASSES, CARD, CONFIG, ABOUT, copies).metrics()
+        found = evaluate(fake, labels, *REAL, CLASSES, INFO, CONFIG, ABOUT, copies).metrics()
         assert (found["copies/overall"], found["copies/few"], found["copies/many"]) == (
             0.2,
             1 / 3,
@@ -144,8 +147,8 @@ class TestReport:
         assert 0 < found["copies/many_high"] < 0.2
 
     def test_another_network_knows_no_labels(self) -> None:
-        card = replace(CARD, class_names=None)
-        found = evaluate(*digits(40, 60), *REAL, CLASSES, card, CONFIG, ABOUT).metrics()
+        info = replace(INFO, class_names=None)
+        found = evaluate(*digits(40, 60), *REAL, CLASSES, info, CONFIG, ABOUT).metrics()
         assert "kid/few" in found
         assert "agreement/few" not in found
 
@@ -163,9 +166,9 @@ def test_what_cannot_be_compared_is_refused() -> None:
     with pytest.raises(DataProblem, match=r"generated features are \(63,\), real ones \(64,\)"):
         report_of((Extracted(fake.features[:, 1:], fake.logits), labels))
     with pytest.raises(DataProblem, match="4 training counts for 5 classes"):
-        evaluate(fake, labels, *REAL, Classes(NAMES, (1, 2, 3, 4)), CARD, CONFIG, ABOUT)
+        evaluate(fake, labels, *REAL, Classes(NAMES, (1, 2, 3, 4)), INFO, CONFIG, ABOUT)
     with pytest.raises(UsageProblem, match="n_real"):
-        evaluate(fake, labels, *REAL, CLASSES, CARD, CONFIG, {"n_real": 5})
+        evaluate(fake, labels, *REAL, CLASSES, INFO, CONFIG, {"n_real": 5})
 
 
 def test_comparing_names_the_first_difference(report: Report) -> None:
@@ -179,16 +182,16 @@ def test_comparing_names_the_first_difference(report: Report) -> None:
 def test_files_say_what_they_are(report: Report, tmp_path: Path) -> None:
     report.save(tmp_path)
     again = Report.load(tmp_path)
-    assert again == replace(report, draws={})
+    assert again == replace(report, replicates={})
     found = read_evaluation(tmp_path)
     assert found.provenance == report.provenance
-    np.testing.assert_allclose(found.draws["kid/few"], report.draws["kid/few"], rtol=1e-6)
+    np.testing.assert_allclose(found.replicates["kid/few"], report.replicates["kid/few"], rtol=1e-6)
     table = pq.read_table(tmp_path / "per_class.parquet")
     about = json.loads(table.schema.metadata[b"whipray"])
     assert about == {"provenance": report.provenance, "metrics": report.metrics()}
     first = table.to_pylist()[0]
     assert (first["class_name"], first["train_count"]) == ("one", 100)
-    assert first["kid_low"] == report.per_class[0].numbers["kid"].low
+    assert first["kid_low"] == report.per_class[0].values["kid"].low
 
 
 class TestGrid:

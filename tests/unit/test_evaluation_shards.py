@@ -15,19 +15,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.training import at
 
-from whipray.platform.evaluation.extractors.base import Card, Extractor, Floats32, Pixels
+from whipray.platform.evaluation.extractors.base import Extractor, ExtractorInfo, Floats32, Pixels
 from whipray.platform.evaluation.memorisation import TrainingImages, find_copies
 from whipray.platform.foundation.background import Lazy
 from whipray.platform.generation.shards import (
-    Drawn,
-    Maker,
+    GeneratedShard,
+    ShardWorker,
     by_class,
-    draw_shards,
+    features_name,
+    generated_shards,
+    read_features,
     read_images,
-    read_matched,
-    read_seen,
+    read_nearest,
     real_shards,
-    seen_name,
 )
 from whipray.trainers.backbones import UNet, UNetConfig
 from whipray.trainers.data import Digits, Splits
@@ -72,7 +72,7 @@ def model() -> Exported:
 class Rows(Extractor):
     """Features are the first row of pixels, logits the mean."""
 
-    card = Card("rows", "abcd", 8, "none", None)
+    info = ExtractorInfo("rows", "abcd", 8, "none", None)
     num_logits = 1
 
     def _extract(self, images: Pixels) -> tuple[Floats32, Floats32]:
@@ -89,12 +89,12 @@ def training() -> TrainingImages:
     return TrainingImages(train.images, train.labels, "train")
 
 
-def maker(folder: Path) -> Maker:
-    return Maker(at(folder), Lazy(model), Lazy(Rows), Lazy(splits), Lazy(training), 64)
+def maker(folder: Path) -> ShardWorker:
+    return ShardWorker(at(folder), Lazy(model), Lazy(Rows), Lazy(splits), Lazy(training), 64)
 
 
-def shards(counts: list[int], size: int = 80) -> list[Drawn]:
-    return draw_shards("samples/x", SAMPLING, 3, counts, size)
+def shards(counts: list[int], size: int = 80) -> list[GeneratedShard]:
+    return generated_shards("samples/x", SAMPLING, 3, counts, size)
 
 
 @given(st.lists(st.integers(0, 70), min_size=1, max_size=40).filter(any), st.integers(1, 700))
@@ -123,9 +123,9 @@ def test_images_do_not_depend_on_their_shard(tmp_path: Path) -> None:
     whole, cut = shards(counts, 1000), shards(counts, 8)
     one, other = maker(tmp_path / "one"), pickle.loads(pickle.dumps(maker(tmp_path / "other")))
     for shard in whole:
-        one.draw(shard)
+        one.generate(shard)
     for shard in reversed(cut):
-        other.draw(shard)
+        other.generate(shard)
     labels, indices, _ = by_class(whole)
     wanted = np.stack([labels, indices], 1)
     a, b = read_images(one.root, whole, wanted), read_images(other.root, cut, wanted)
@@ -141,8 +141,8 @@ def test_what_is_there_is_not_made_again(tmp_path: Path) -> None:
     found = shards(counts)
     assert len(found) == 3
     first = maker(tmp_path)
-    first.see(found[0])
-    first.see(found[2])
+    first.extract_features(found[0])
+    first.extract_features(found[2])
     files = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*.safetensors")}
     assert len(files) == 4
 
@@ -150,30 +150,30 @@ def test_what_is_there_is_not_made_again(tmp_path: Path) -> None:
     second = maker(tmp_path)
     second.model = Lazy(lambda: asked.append("model") or model())
     for shard in found:
-        second.see(shard)
+        second.extract_features(shard)
     assert asked == ["model"]  # for the one that was missing
     assert (
         files.items() <= {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*.safetensors")}.items()
     )
     labels, indices, place = by_class(found)
-    seen = read_seen(second.root, found, "abcd", place)
+    seen = read_features(second.root, found, "abcd", place)
     images = read_images(second.root, found, np.stack([labels, indices], 1))
     assert (seen.features == images[:, 0, 0]).all()
 
     third = maker(tmp_path)  # another extractor draws nothing
     third.model = Lazy(partial(pytest.fail, "drawn again"))
     third.extractor = Lazy(Rows)
-    third.extractor().card = replace(Rows.card, hash="ef01")
-    third.see(found[1])
-    assert third.root.exists(seen_name(found[1], "ef01"))
+    third.extractor().info = replace(Rows.info, hash="ef01")
+    third.extract_features(found[1])
+    assert third.root.exists(features_name(found[1], "ef01"))
 
 
 def test_copies_are_found_shard_by_shard(tmp_path: Path) -> None:
     found, one = shards([20] * 10), maker(tmp_path)
     for shard in found:
-        one.match(shard)
+        one.find_nearest(shard)
     labels, indices, place = by_class(found)
-    nearest, ratio = read_matched(one.root, found, one.training(), place)
+    nearest, ratio = read_nearest(one.root, found, one.training(), place)
     images, train = read_images(one.root, found, np.stack([labels, indices], 1)), splits().train
     whole = find_copies(images, labels, train.images, train.labels, 0.4)
     assert (nearest == whole.nearest).all()
@@ -186,15 +186,15 @@ def test_real_images_are_seen_in_their_order(tmp_path: Path) -> None:
     assert [len(s) for s in found] == [100] * 7 + [40]
     one = maker(tmp_path)
     for shard in reversed(found):
-        one.see(shard)
-    assert (read_seen(one.root, found, "abcd").features == reference.images[:, 0, 0]).all()
+        one.extract_features(shard)
+    assert (read_features(one.root, found, "abcd").features == reference.images[:, 0, 0]).all()
 
 
 def test_a_damaged_shard_is_named(tmp_path: Path) -> None:
     [found] = shards([2])
     one = maker(tmp_path)
-    one.draw(found)
+    one.generate(found)
     [file] = tmp_path.rglob("*.safetensors")
     file.write_bytes(b"no tensors")
     with pytest.raises(CheckpointProblem, match=rf"{file.name}: damaged"):
-        one.draw(found)
+        one.generate(found)

@@ -21,7 +21,7 @@ from support.reports import (
 )
 
 from whipray.platform.evaluation.bootstrap import Estimate
-from whipray.platform.evaluation.metrics import NUMBERS
+from whipray.platform.evaluation.metrics import OUTPUTS
 from whipray.platform.evaluation.pages.charts import class_chart, curve_chart
 from whipray.platform.evaluation.pages.comparison import render_comparison
 from whipray.platform.evaluation.pages.content import CopyPair, CurvePoint, Pictures, WorstClass
@@ -82,9 +82,9 @@ class Reader(HTMLParser):
 def report() -> Report:
     """Ten classes, whose third has too few images for KID, and no recall of the few."""
     whole = synthetic_report(10, names=NAMES)
-    third = replace(whole.per_class[2], numbers={"agreement": Estimate(0.5, 0.4, 0.6)})
-    few = replace(whole.rows[3], numbers={**whole.rows[3].numbers})
-    del few.numbers["recall"]  # type: ignore[attr-defined]
+    third = replace(whole.per_class[2], values={"agreement": Estimate(0.5, 0.4, 0.6)})
+    few = replace(whole.rows[3], values={**whole.rows[3].values})
+    del few.values["recall"]  # type: ignore[attr-defined]
     return replace(
         whole,
         rows=(*whole.rows[:3], few),
@@ -103,21 +103,21 @@ def full(report: Report) -> str:
 class TestReport:
     def test_every_number_stands_with_its_interval(self, report: Report, full: str) -> None:
         forests = [t for t in Reader(full).tables if t[0][0] == "overall"]
-        assert len(forests) == len(NUMBERS)
-        for table, (name, number) in zip(forests, NUMBERS.items(), strict=True):
+        assert len(forests) == len(OUTPUTS)
+        for table, (name, output) in zip(forests, OUTPUTS.items(), strict=True):
             for shown, row in zip(table, report.rows, strict=True):
-                if (e := row.numbers.get(name)) is None:
+                if (e := row.values.get(name)) is None:
                     assert (name, row.name) == ("recall", "few")
                     assert shown[:2] == ["few", "–"]
                     continue
-                value, low, high = (f"{x:.{number.decimals}f}" for x in (e.value, e.low, e.high))
+                value, low, high = (f"{x:.{output.decimals}f}" for x in (e.value, e.low, e.high))
                 assert shown[:3] == [row.name, value, f"{low} to {high}"]
 
     def test_every_class_is_in_the_table(self, report: Report, full: str) -> None:
         (table,) = (t for t in Reader(full).tables if t[0][0] == "Class")
         assert table[0][5:] == ["KID", "Label agreement"]
         assert [row[0] for row in table[1:]] == list(NAMES)
-        kid = report.per_class[9].numbers["kid"]
+        kid = report.per_class[9].values["kid"]
         assert table[10][1:5] == ["few", "5", "50", "100"]
         assert table[10][5].startswith(f"{kid.value:.4f}{kid.low:.4f} to {kid.high:.4f}")
         assert table[3][5:] == ["–", "0.5000.400 to 0.600"]
@@ -148,7 +148,7 @@ class TestReport:
         bare = replace(
             report,
             rows=tuple(
-                replace(r, numbers={k: v for k, v in r.numbers.items() if k != "copies"})
+                replace(r, values={k: v for k, v in r.values.items() if k != "copies"})
                 for r in report.rows
             ),
         )
@@ -178,7 +178,7 @@ class TestReport:
     def test_near_copies_are_counted(self, report: Report, full: str) -> None:
         (table,) = (t for t in Reader(full).tables if t[0][:2] == ["Group", "Near copies"])
         for shown, row in zip(table[1:], report.rows, strict=True):
-            near_copies = round(row.numbers["copies"].value * row.n_generated)
+            near_copies = round(row.values["copies"].value * row.n_generated)
             assert shown[:3] == [row.name, str(near_copies), str(row.n_generated)]
 
     def test_other_provenance_and_few_rows_do(self) -> None:
@@ -195,7 +195,7 @@ class TestReport:
         assert len(page.encode()) <= 5_000_000
         (table,) = (t for t in Reader(page).tables if t[0][0] == "Class")
         assert len(table) == 1001
-        assert all(len(row) == 5 + len(NUMBERS) for row in table)
+        assert all(len(row) == 5 + len(OUTPUTS) for row in table)
         assert '<details class="below"><summary>Table of 1,000 classes' in page
 
 
@@ -211,7 +211,7 @@ class TestCharts:
         assert [int(float(x)) for x, _, _ in bars] == list(range(classes))
         for (_, zero, y), row in zip(bars, report.per_class, strict=True):
             value = top * (float(zero) - float(y)) / 100
-            assert value == pytest.approx(row.numbers["kid"].value, abs=1e-4 * top)
+            assert value == pytest.approx(row.values["kid"].value, abs=1e-4 * top)
         assert bool(chart.whiskers) == (classes <= 150)
         assert bool(chart.running) == (classes > 150)
         assert len(chart.hovers) <= 125
@@ -219,7 +219,7 @@ class TestCharts:
     def test_negative_kid_hangs_below_zero(self) -> None:
         report = synthetic_report(2)
         below = {"kid": Estimate(-0.01, -0.02, 0.01)}
-        chart = class_chart([replace(report.per_class[0], numbers=below), report.per_class[1]])
+        chart = class_chart([replace(report.per_class[0], values=below), report.per_class[1]])
         assert chart
         (zero, y), *_ = re.findall(r"M[\d.]+ ([\d.]+)V([-\d.]+)h", chart.bands[0].bars)
         assert float(zero) < float(y) <= 100
@@ -244,20 +244,20 @@ class TestCharts:
 
     def test_without_kid_another_number_is_drawn(self) -> None:
         rows = [
-            replace(row, numbers={"agreement": row.numbers["agreement"]})
+            replace(row, values={"agreement": row.values["agreement"]})
             for row in synthetic_report(3).per_class
         ]
         chart = class_chart(rows)
         assert chart
         assert (chart.title, chart.better) == ("Label agreement", "higher")
-        assert class_chart([replace(row, numbers={}) for row in rows]) is None
+        assert class_chart([replace(row, values={}) for row in rows]) is None
 
     def test_curves_know_their_best(self) -> None:
         points = synthetic_curve()
         for key, best in (("kid/few", min), ("recall/overall", max)):
             chart = curve_chart(points, key)
             assert chart
-            _, at = best((p.numbers[key].value, i) for i, p in enumerate(points))
+            _, at = best((p.values[key].value, i) for i, p in enumerate(points))
             found = points[at]
             assert (
                 f"omega {found.omega:g} ({found.sampler}, {found.steps} steps)" in chart.best_text
@@ -273,9 +273,9 @@ class TestCharts:
         assert (axis.low, axis.high) == (pytest.approx(0.01), pytest.approx(0.05))
         assert Axis.over([7.0]).low <= 7 < Axis.over([7.0]).high
         assert Axis.over([0.0, 0.0]).high > 0
-        for number in np.random.default_rng(0).normal(0, 50, (200, 3)):
-            axis = Axis.over(number)
-            assert axis.low <= number.min() < number.max() <= axis.high
+        for output in np.random.default_rng(0).normal(0, 50, (200, 3)):
+            axis = Axis.over(output)
+            assert axis.low <= output.min() < output.max() <= axis.high
             assert 2 <= len(axis.ticks) <= 8
 
     def test_digits(self) -> None:
@@ -317,9 +317,9 @@ class TestComparison:
         page = render_comparison(comparison)
         tables = [t for t in Reader(page).tables if t[0][0] == "Group"]
         assert [t[0] for t in tables] == [["Group", "base", "better", "<worse>"]] * 3
-        for number, table in zip(("kid", "fid", "recall"), tables, strict=True):
-            rows = {row.group: row for row in comparison.rows if row.number == number}
-            places = NUMBERS[number].decimals
+        for output, table in zip(("kid", "fid", "recall"), tables, strict=True):
+            rows = {row.group: row for row in comparison.rows if row.output == output}
+            places = OUTPUTS[output].decimals
             for group, base, _, better, worse, verdict in table[2:]:
                 estimates, differences = rows[group].estimates, rows[group].differences
                 assert estimates[0]
@@ -365,7 +365,7 @@ class TestGuidance:
         assert "<h1>&lt;run&gt;</h1>" in page
         assert "Chosen: <strong>omega 1.5 (ddim, 50 steps)</strong>" in page
         best_overall, best_few, table = read.tables
-        recall = points[3].numbers["recall/few"]
+        recall = points[3].values["recall/few"]
         shown = [f"{x:.3f}" for x in (recall.value, recall.low, recall.high)]
         assert best_few[-1] == ["Recall", shown[0], f"{shown[1]} to {shown[2]}"]
         assert [row[0] for row in best_overall] == ["KID", "FID", "Recall"]

@@ -41,8 +41,14 @@ from ...config.layers import Layer, parse_override, resolve
 from ...evaluation.config import EvaluationConfig
 from ...evaluation.groups import group_classes
 from ...foundation.background import Lazy
-from ...generation.loading import open_model, real_images
-from ...generation.shards import Artist, by_class, draw_shards, samples_folder, short_hash
+from ...generation.loading import load_model, load_splits
+from ...generation.shards import (
+    ShardSampler,
+    by_class,
+    generated_shards,
+    samples_folder,
+    short_hash,
+)
 from ...generation.workers import Workers
 from ...runs.find_run import StoredRun
 from ...storage.checkpoints import CheckpointStore
@@ -223,7 +229,7 @@ def classify(
         }
     )
     phase("reading the images")
-    splits = real_images(experiment)
+    splits = load_splits(experiment)
     counts = np.zeros(splits.train.num_classes, dtype=np.int64)
     if set(arms) != {"real"}:
         counts = wanted_counts(splits.train.class_counts, per_class, fill_to)
@@ -317,11 +323,11 @@ def draw(
         experiment: the run's, with the sampling to draw by.
         samples: their folder, from the store's top.
     """
-    artist = Artist(
+    sampler = ShardSampler(
         root_of(place.store),
-        Lazy(partial(open_model, place.store, place.checkpoint, experiment)),
+        Lazy(partial(load_model, place.store, place.checkpoint, experiment)),
     )
-    shards = draw_shards(
+    shards = generated_shards(
         samples,
         experiment.sampling,
         experiment.seed,
@@ -329,12 +335,12 @@ def draw(
         experiment.evaluation.shard_images,
     )
     total = int(counts.sum())
-    with Workers(artist, workers, experiment.scaling) as makers:
-        makers.do("draw", shards, lambda done: phase(f"drawing images: {done:,} of {total:,}"))
+    with Workers(sampler, workers, experiment.scaling) as makers:
+        makers.run("generate", shards, lambda done: phase(f"drawing images: {done:,} of {total:,}"))
     labels, _, rows = by_class(shards)
     images, done = np.empty((total, *manifest.image_shape), np.uint8), 0
     for shard in shards:
-        images[rows[done : (done := done + len(shard))]] = artist.draw(shard)
+        images[rows[done : (done := done + len(shard))]] = sampler.generate(shard)
     return PackedImages(images, labels, tuple(manifest.class_names))
 
 

@@ -62,7 +62,7 @@ def guidance(
             name = f"{found.number}/{group}"
             stderr_console.print(
                 f"best for {group:<8} omega {point.omega:g} ({point.sampler}, {point.steps} steps): "
-                f"{found.number} {point.numbers[name].value:.4g}",
+                f"{found.number} {point.values[name].value:.4g}",
                 markup=False,
             )
         if found.note:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ...storage.store import Storage
 
 
-def open_extractor(
+def build_extractor(
     config: AnyExtractor,
     reference: PackedImages,
     cache: Path,

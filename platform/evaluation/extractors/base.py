@@ -18,7 +18,7 @@ Floats32 = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
-class Card:
+class ExtractorInfo:
     """What an extractor is: goes into every result that it had a part in."""
 
     name: str
@@ -43,13 +43,13 @@ class Extracted:
 
 
 class Extractor(ABC):
-    """Turns images into features; made by `extractors.open_extractor`.
+    """Turns images into features; made by `extractors.build_extractor`.
 
     One that is new gives its card, the number of its logits and `_extract`; what it is given and
     what it gives back is checked here, the same for all.
     """
 
-    card: Card
+    info: ExtractorInfo
     num_logits: int
     """K, the classes that its last layer tells apart."""
     image_shape: tuple[int, int, int] | None = None
@@ -65,7 +65,7 @@ class Extractor(ABC):
                 logits that are not finite.
         """
         self._check_images(images)
-        features = np.empty((len(images), self.card.dimensions), np.float32)
+        features = np.empty((len(images), self.info.dimensions), np.float32)
         logits = np.empty((len(images), self.num_logits), np.float32)
         for start in range(0, len(images), batch_size):
             rows = slice(start, start + batch_size)
@@ -84,7 +84,7 @@ class Extractor(ABC):
             return
         takes = ", ".join(map(str, taken or ("1 or 3", "height", "width")))
         raise DataProblem(
-            f"images are {images.dtype} {images.shape}, {self.card.name} takes uint8 (N, {takes})",
+            f"images are {images.dtype} {images.shape}, {self.info.name} takes uint8 (N, {takes})",
             "give images with channels first and values 0 to 255"
             + (", of the reference's size" if taken else ""),
         )
@@ -93,7 +93,7 @@ class Extractor(ABC):
         fine = np.isfinite(features).all(1) & np.isfinite(logits).all(1)
         if not fine.all():
             raise DataProblem(
-                f"{self.card.name} ({self.card.hash}) gives features or logits that are not "
+                f"{self.info.name} ({self.info.hash}) gives features or logits that are not "
                 f"finite, first for image {first + int(fine.argmin())}",
                 "check the extractor's weights: they are damaged, or those of another network",
             )

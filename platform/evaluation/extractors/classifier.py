@@ -26,7 +26,7 @@ from torch import Tensor
 
 from ....trainers.data.packed import PackedImages
 from ....trainers.errors import CheckpointProblem, DataProblem
-from .base import Card
+from .base import ExtractorInfo
 from .config import ClassifierConfig
 from .network import NetworkExtractor
 from .small_resnet import FEATURES, SmallResNet, train
@@ -35,20 +35,20 @@ if TYPE_CHECKING:
     from ...storage.store import Storage
 
 NAME = "whipray-resnet-64"
-VERSION = 1
+VERSION = 2
 """Raise it when the network or its training changes: cached networks are then trained again."""
 
-NETWORK, CARD = "network.safetensors", "card.json"
+NETWORK, INFO = "network.safetensors", "info.json"
 CPU = torch.device("cpu")
 SETTLE_S = 0.5
-"""The least wait for others' uploads: see `_agree`."""
+"""The least wait for others' uploads: see `_elect_shared_network`."""
 
 Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class Origin:
-    """Where a network comes from: `card.json`, beside its weights."""
+    """Where a network comes from: `info.json`, beside its weights."""
 
     name: str
     hash: str
@@ -63,9 +63,9 @@ class Origin:
     """(channels, height, width) of the images that it takes."""
     class_names: tuple[str, ...]
 
-    def card(self) -> Card:
+    def info(self) -> ExtractorInfo:
         """As every extractor shows itself."""
-        return Card(
+        return ExtractorInfo(
             name=self.name,
             hash=self.hash,
             dimensions=FEATURES,
@@ -87,7 +87,7 @@ class Classifier(NetworkExtractor):
     _network: SmallResNet
 
     def __init__(self, network: SmallResNet, origin: Origin, device: torch.device) -> None:
-        super().__init__(network, origin.card(), len(origin.class_names), device, origin.shape)
+        super().__init__(network, origin.info(), len(origin.class_names), device, origin.shape)
         self._origin = origin
 
     @classmethod
@@ -160,8 +160,8 @@ class Classifier(NetworkExtractor):
         if shared is None:
             return own()
         place = shared.child(f"extractors/{key}")
-        chosen = _first(place) or _agree(place, own().card.hash, folder)
-        if folder.exists() and (kept := own()).card.hash == chosen:
+        chosen = _first(place) or _elect_shared_network(place, own().info.hash, folder)
+        if folder.exists() and (kept := own()).info.hash == chosen:
             return kept
         return cls._fetched(place, chosen, folder.with_name(f"{folder.name}-{chosen}"), device)
 
@@ -171,8 +171,8 @@ class Classifier(NetworkExtractor):
     ) -> Classifier:
         """The network `chosen` of the store, kept in `folder`."""
         if not folder.exists():
-            with _appearing(folder) as partial:
-                for name in (NETWORK, CARD):
+            with _atomic_folder(folder) as partial:
+                for name in (NETWORK, INFO):
                     place.get_file(f"{chosen}/{name}", partial / name)
                 try:
                     cls.load(partial)
@@ -182,11 +182,11 @@ class Classifier(NetworkExtractor):
         return cls.load(folder, device)
 
     def save(self, folder: Path) -> None:
-        """Write `network.safetensors` and `card.json`; a folder that is there already is kept."""
-        with _appearing(folder) as partial:
+        """Write `network.safetensors` and `info.json`; a folder that is there already is kept."""
+        with _atomic_folder(folder) as partial:
             weights = {k: v.cpu().contiguous() for k, v in self._network.state_dict().items()}
             save_file(weights, partial / NETWORK)
-            (partial / CARD).write_text(json.dumps(asdict(self._origin), indent=1))
+            (partial / INFO).write_text(json.dumps(asdict(self._origin), indent=1))
 
     @classmethod
     def load(cls, folder: Path, device: torch.device = CPU) -> Classifier:
@@ -196,7 +196,7 @@ class Classifier(NetworkExtractor):
             CheckpointProblem: files that are missing, damaged or not those of the card.
         """
         try:
-            found: dict[str, Any] = json.loads((folder / CARD).read_text())
+            found: dict[str, Any] = json.loads((folder / INFO).read_text())
             found["shape"] = tuple(found["shape"])
             found["class_names"] = tuple(found["class_names"])
             origin = Origin(**found)
@@ -224,11 +224,11 @@ def _key(reference: PackedImages, config: ClassifierConfig) -> str:
 
 def _first(place: Storage) -> str | None:
     """The hash of the network that all use, None where there is none yet."""
-    whole = [name.removesuffix(f"/{CARD}") for name in place.list() if name.endswith(f"/{CARD}")]
+    whole = [name.removesuffix(f"/{INFO}") for name in place.list() if name.endswith(f"/{INFO}")]
     return min(whole, default=None)
 
 
-def _agree(place: Storage, own: str, folder: Path) -> str:
+def _elect_shared_network(place: Storage, own: str, folder: Path) -> str:
     """Offer a network to the store, and say which one all use.
 
     A store cannot write "unless there is one". So each network has its own folder, whose card comes
@@ -239,14 +239,14 @@ def _agree(place: Storage, own: str, folder: Path) -> str:
     if (chosen := _first(place)) is not None:  # while this one was trained
         return chosen
     began = time.monotonic()
-    for name in (NETWORK, CARD):
+    for name in (NETWORK, INFO):
         place.put_file(folder / name, f"{own}/{name}")
     time.sleep(max(SETTLE_S, 4 * (time.monotonic() - began)))
     return _first(place) or own
 
 
 @contextmanager
-def _appearing(folder: Path) -> Iterator[Path]:
+def _atomic_folder(folder: Path) -> Iterator[Path]:
     """A folder to fill, which appears as `folder` whole, or is dropped if there is one by then."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))

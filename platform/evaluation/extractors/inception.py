@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from ....trainers.errors import CheckpointProblem, UsageProblem
-from .base import Card
+from .base import ExtractorInfo
 from .config import InceptionConfig
 from .network import NetworkExtractor, as_rgb
 from .weights import Weights, fetch, fitting, read_weights
@@ -59,7 +59,7 @@ class Inception(NetworkExtractor):
             config.weights_sha256,
             f"fetch {FILE} again, or set evaluation.features.weights_sha256 if you mean this file",
         )
-        return cls(_network(weights, path), _card(weights.sha256), LOGITS, device)
+        return cls(_network(weights, path), _info(weights.sha256), LOGITS, device)
 
     def _forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         features, logits = self._network(as_rgb(images))
@@ -99,9 +99,9 @@ def _network(weights: Weights, path: Path) -> nn.Module:
     return network
 
 
-def _card(sha256: str) -> Card:
+def _info(sha256: str) -> ExtractorInfo:
     identity = f"{NAME} {sha256} 2048 logits_unbiased {PREPROCESSING}"
-    return Card(
+    return ExtractorInfo(
         name=NAME,
         hash=hashlib.sha256(identity.encode()).hexdigest()[:16],
         dimensions=FEATURES,

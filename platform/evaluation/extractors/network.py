@@ -7,7 +7,7 @@ from abc import abstractmethod
 import torch
 from torch import Tensor, nn
 
-from .base import Card, Extractor, Floats32, Pixels
+from .base import Extractor, ExtractorInfo, Floats32, Pixels
 
 
 class NetworkExtractor(Extractor):
@@ -20,12 +20,12 @@ class NetworkExtractor(Extractor):
     def __init__(
         self,
         network: nn.Module,
-        card: Card,
+        info: ExtractorInfo,
         num_logits: int,
         device: torch.device,
         image_shape: tuple[int, int, int] | None = None,
     ) -> None:
-        self.card, self.num_logits, self.image_shape = card, num_logits, image_shape
+        self.info, self.num_logits, self.image_shape = info, num_logits, image_shape
         self._network = network.to(device).eval().requires_grad_(False)
         self._device = device
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ....trainers.errors import UsageProblem, did_you_mean
-from .base import Card
+from .base import ExtractorInfo
 from .config import TorchvisionConfig
 from .network import NetworkExtractor, as_rgb
 from .weights import fetch, fitting, read_weights
@@ -28,9 +28,14 @@ class TorchvisionModel(NetworkExtractor):
     """Features (N, d) that go into a model's last linear layer, logits (N, K) that it gives."""
 
     def __init__(
-        self, network: nn.Module, head: nn.Linear, transform: Transform, card: Card, device: Any
+        self,
+        network: nn.Module,
+        head: nn.Linear,
+        transform: Transform,
+        info: ExtractorInfo,
+        device: Any,
     ) -> None:
-        super().__init__(network, card, head.out_features, device)
+        super().__init__(network, info, head.out_features, device)
         self._transform = transform
         self._seen: list[Tensor] = []
         head.register_forward_pre_hook(lambda _head, inputs: self._seen.append(inputs[0]))
@@ -63,7 +68,7 @@ class TorchvisionModel(NetworkExtractor):
         transform = published.transforms()
         preprocessing = _in_words(transform)
         identity = f"torchvision {name} {weights.sha256} {layer} {preprocessing}"
-        card = Card(
+        info = ExtractorInfo(
             name=f"torchvision-{name}",
             hash=hashlib.sha256(identity.encode()).hexdigest()[:16],
             dimensions=head.in_features,
@@ -75,7 +80,7 @@ class TorchvisionModel(NetworkExtractor):
                 "layer": f"input of {layer}",
             },
         )
-        return cls(network, head, transform, card, device)
+        return cls(network, head, transform, info, device)
 
     def _forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         self._seen.clear()

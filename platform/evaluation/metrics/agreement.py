@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from ..config import EvaluationConfig
 
 
-def measure(generated: Sample, _real: Sample, _config: EvaluationConfig) -> dict[str, Floats]:
+def compute(generated: Sample, _real: Sample, _config: EvaluationConfig) -> dict[str, Floats]:
     """`agreement`: the mean over images, in [0, 1]."""
     right = generated.logits.argmax(1) == generated.labels  # (n,)
     return {"agreement": right.astype(float) @ generated.weights / len(generated)}

@@ -26,16 +26,16 @@ if TYPE_CHECKING:
     from ..config import EvaluationConfig
 
 
-def measure(generated: Sample, real: Sample, _config: EvaluationConfig) -> dict[str, Floats]:
+def compute(generated: Sample, real: Sample, _config: EvaluationConfig) -> dict[str, Floats]:
     """`fid`, at least 0 but for rounding; its draws are linear in the weights, so that their mean
     is the estimate. NaN below two images a side."""
     if min(len(generated), len(real)) < 2:
-        return {"fid": np.full(generated.draws, np.nan)}
+        return {"fid": np.full(generated.num_replicates, np.nan)}
     distance, *influences = frechet_distance(generated.features, real.features)
-    draws = np.full(generated.draws, distance)
+    replicates = np.full(generated.num_replicates, distance)
     for sample, influence in zip((generated, real), influences, strict=True):
-        draws[1:] += influence @ (sample.weights[:, 1:] - 1.0)
-    return {"fid": draws}
+        replicates[1:] += influence @ (sample.weights[:, 1:] - 1.0)
+    return {"fid": replicates}
 
 
 def frechet_distance(x: Floats32, y: Floats32) -> tuple[float, Floats, Floats]:

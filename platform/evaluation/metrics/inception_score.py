@@ -21,14 +21,14 @@ SHUFFLE_SEED = 2020
 """Of the images' order before they are split; torch-fidelity's."""
 
 
-def measure(generated: Sample, _real: Sample, config: EvaluationConfig) -> dict[str, Floats]:
+def compute(generated: Sample, _real: Sample, config: EvaluationConfig) -> dict[str, Floats]:
     """`inception_score`, at least 1: the mean over splits of exp E KL(p(y|x) || p(y)).
 
     A resample weighs the images within the same splits. NaN below two images a split.
     """
     n, splits = len(generated), config.inception_splits
     if n < 2 * splits:
-        return {"inception_score": np.full(generated.draws, np.nan)}
+        return {"inception_score": np.full(generated.num_replicates, np.nan)}
     order = np.random.RandomState(SHUFFLE_SEED).permutation(n)
     parts = (order[i * n // splits : (i + 1) * n // splits] for i in range(splits))
     scores = [_score(generated.at(part)) for part in parts]

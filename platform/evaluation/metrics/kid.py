@@ -12,27 +12,27 @@ import torch
 from torch import Tensor
 
 from ..bootstrap import Floats, Floats32, Sample
-from .products import own_products, products, to_device
+from .products import products, self_products, to_device
 
 if TYPE_CHECKING:
     from ..config import EvaluationConfig
 
 
-def measure(generated: Sample, real: Sample, config: EvaluationConfig) -> dict[str, Floats]:
+def compute(generated: Sample, real: Sample, config: EvaluationConfig) -> dict[str, Floats]:
     """`kid`, over all pairs of images, and `kid_subsets`, as it is published.
 
     The mean over random subsets only adds noise to the same expectation, so its draws are those of
     `kid`, moved. It is absent where a side has fewer images than a subset; `kid` is NaN where a
     side has no two different images.
     """
-    draws = {"kid": resampled_kid(generated, real)}
+    replicates = {"kid": resampled_kid(generated, real)}
     size = config.kid_subset_size
     if min(len(generated), len(real)) >= size:
         value = kid_of_subsets(
             generated.features, real.features, config.kid_subsets, size, config.seed
         )
-        draws["kid_subsets"] = value + (draws["kid"] - draws["kid"][0])
-    return draws
+        replicates["kid_subsets"] = value + (replicates["kid"] - replicates["kid"][0])
+    return replicates
 
 
 def resampled_kid(generated: Sample, real: Sample) -> Floats:
@@ -45,7 +45,7 @@ def resampled_kid(generated: Sample, real: Sample) -> Floats:
     between classes.
     """
     if min(len(generated), len(real)) < 2:
-        return np.full(generated.draws, np.nan)
+        return np.full(generated.num_replicates, np.nan)
     within = _mean_kernel(generated) + _mean_kernel(real)
     return within - 2 * _mean_kernel_between(generated, real)
 
@@ -76,7 +76,7 @@ def _cubic(inner: Tensor, d: int) -> Tensor:
 def _mean_kernel_between(x: Sample, y: Sample) -> Floats:
     """Mean kernel of an image of each side, per resample, (1 + B,)."""
     u, v = to_device(x.weights), to_device(y.weights)
-    total = u.new_zeros(x.draws)
+    total = u.new_zeros(x.num_replicates)
     for rows, columns, inner in products(x.features, y.features):
         kernel = _cubic(inner, x.features.shape[1])
         total += (u[rows] * (kernel @ v[columns])).sum(0)
@@ -94,9 +94,9 @@ def _mean_kernel(sample: Sample) -> Floats:
     member = torch.from_numpy(class_of).to(weights.device)  # (n,)
     of_class = torch.from_numpy(counts).to(weights)[:, None]  # n_c, (C, 1)
 
-    total = weights.new_zeros(sample.draws)
-    within = weights.new_zeros(len(counts), sample.draws)
-    for rows, columns, inner in own_products(sample.features):
+    total = weights.new_zeros(sample.num_replicates)
+    within = weights.new_zeros(len(counts), sample.num_replicates)
+    for rows, columns, inner in self_products(sample.features):
         kernel = _cubic(inner, sample.features.shape[1])
         times = 1 if rows == columns else 2  # a tile off the diagonal stands for its transpose too
         if rows == columns:

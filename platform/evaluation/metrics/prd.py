@@ -20,7 +20,7 @@ SLOPES = np.tan(np.linspace(1e-10, np.pi / 2 - 1e-10, 1001))
 """lambda of the curve, (A,): the authors' code takes 1001 equal angles."""
 
 
-def measure(generated: Sample, real: Sample, config: EvaluationConfig) -> dict[str, Floats]:
+def compute(generated: Sample, real: Sample, config: EvaluationConfig) -> dict[str, Floats]:
     """`f_8`, which weighs recall, and `f_1_8`, which weighs precision, in [0, 1].
 
     As in the authors' code: the best F of a curve that is the mean over some runs of k-means.
@@ -33,12 +33,12 @@ def measure(generated: Sample, real: Sample, config: EvaluationConfig) -> dict[s
     classes = np.union1d(generated.labels, real.labels)
     clusters = config.prd_clusters_per_class * len(classes)
     if n < clusters:
-        undefined = np.full(generated.draws, np.nan)
+        undefined = np.full(generated.num_replicates, np.nan)
         return {"f_8": undefined, "f_1_8": undefined}
     generator = np.random.default_rng(config.seed)
     x, y = (side if len(side) == n else _cut(side, n, generator) for side in (generated, real))
     union = np.concatenate([x.features, y.features])  # (2 n, d)
-    curve = np.zeros((len(SLOPES), generated.draws))
+    curve = np.zeros((len(SLOPES), generated.num_replicates))
     for seed in generator.integers(2**32, size=config.prd_runs):
         bins = _cluster(union, clusters, int(seed))
         curve += precisions(

@@ -20,13 +20,13 @@ import torch
 from torch import Tensor
 
 from ..bootstrap import Floats, Floats32, Sample
-from .products import own_products, products, squared_norms, to_device
+from .products import products, self_products, squared_norms, to_device
 
 if TYPE_CHECKING:
     from ..config import EvaluationConfig
 
 
-def measure(generated: Sample, real: Sample, config: EvaluationConfig) -> dict[str, Floats]:
+def compute(generated: Sample, real: Sample, config: EvaluationConfig) -> dict[str, Floats]:
     """`precision` and `recall` in [0, 1]; NaN where the manifold has no more than k images."""
     x, y = (_Balls.of(side, config.recall_k) for side in (generated, real))
     in_generated, in_real = torch.zeros_like(y.there) > 0, torch.zeros_like(x.there) > 0
@@ -73,7 +73,7 @@ def _distance_to_kth(x: Floats32, norms: Tensor, k: int) -> Tensor:
         best = distances.topk(min(k, distances.shape[1]), largest=False).values
         near[rows] = torch.cat([near[rows], best], 1).topk(k, largest=False).values
 
-    for rows, columns, inner in own_products(x):
+    for rows, columns, inner in self_products(x):
         distances = _squared_distances(inner, norms[rows], norms[columns])
         if rows == columns:
             keep(rows, distances.fill_diagonal_(torch.inf))
@@ -91,6 +91,6 @@ def _squared_distances(inner: Tensor, x_norms: Tensor, y_norms: Tensor) -> Tenso
 def _share(points: Sample, inside: Tensor, defined: bool) -> Floats:
     """Weighted share of the points that are inside, (1 + B,)."""
     if not defined:
-        return np.full(points.draws, np.nan)
+        return np.full(points.num_replicates, np.nan)
     found: Floats = (to_device(points.weights) * inside).sum(0).cpu().numpy()
     return found / len(points)

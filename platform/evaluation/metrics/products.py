@@ -40,7 +40,7 @@ def products(x: Floats32, y: Floats32) -> Iterator[Tile]:
             yield rows, columns, left @ to_device(y[columns]).T
 
 
-def own_products(x: Floats32) -> Iterator[Tile]:
+def self_products(x: Floats32) -> Iterator[Tile]:
     """x x^T of (n, d), only the tiles on and above its diagonal: the others are their transposes."""
     for rows in blocks(len(x)):
         left = to_device(x[rows])

@@ -13,7 +13,7 @@ from math import ceil
 from statistics import median
 
 from ..bootstrap import Estimate
-from ..metrics import NUMBERS
+from ..metrics import OUTPUTS
 from ..report import ClassRow
 from .content import CurvePoint
 from .formatting import Axis, digits, ends
@@ -96,11 +96,11 @@ def class_chart(rows: Sequence[ClassRow]) -> ClassChart | None:
     Args:
         rows: from the most to the fewest training images.
     """
-    name = next((n for n in ("kid", *NUMBERS) if any(n in r.numbers for r in rows)), None)
+    name = next((n for n in ("kid", *OUTPUTS) if any(n in r.values for r in rows)), None)
     if name is None:
         return None
-    number, n = NUMBERS[name], len(rows)
-    found = [row.numbers.get(name) for row in rows]
+    output, n = OUTPUTS[name], len(rows)
+    found = [row.values.get(name) for row in rows]
     known = [e for e in found if e]
     whiskers = n <= WHISKERS
     reach = [end for e in known for end in ((e.low, e.high) if whiskers else (e.value,))]
@@ -122,7 +122,7 @@ def class_chart(rows: Sequence[ClassRow]) -> ClassChart | None:
     for group, start, stop in _places([row.group for row in rows]):
         of = [e for row, e in zip(rows, found, strict=True) if row.group == group]
         middle = _median(of)
-        text = "undefined" if middle is None else digits(middle, number.decimals)
+        text = "undefined" if middle is None else digits(middle, output.decimals)
         bands.append(Band(group, 100 * start, 100 * (stop - start), bars(group), text))
     running = "".join(
         f"{'L' if i else 'M'}{i} {_up(axis, middle):g}H{min(n, i + neighbours)}"
@@ -131,8 +131,8 @@ def class_chart(rows: Sequence[ClassRow]) -> ClassChart | None:
     )
     wide = ceil(n / HOVERS)
     return ClassChart(
-        title=number.title,
-        better=number.better,
+        title=output.title,
+        better=output.better,
         classes=n,
         undefined=found.count(None),
         y=_ticks(axis),
@@ -192,24 +192,24 @@ class CurveChart:
 
 def curve_chart(points: Sequence[CurvePoint], key: str) -> CurveChart | None:
     """The curve of `fid/overall`, `kid/few`, ...; None where fewer than two points have it."""
-    points = [p for p in points if key in p.numbers]
+    points = [p for p in points if key in p.values]
     if len(points) < 2:
         return None
     name, _, group = key.partition("/")
-    number = NUMBERS[name]
+    output = OUTPUTS[name]
     x = Axis.over((p.omega for p in points), about=5)
-    reach = [end for p in points for e in [p.numbers[key]] for end in (e.low, e.value, e.high)]
+    reach = [end for p in points for e in [p.values[key]] for end in (e.low, e.value, e.high)]
     y = Axis.over(reach)
     best = best_point(points, key)
-    found = best.numbers[key]
+    found = best.values[key]
     others = [p for p in points if p is not best]
-    alike = sum(p.numbers[key].low <= found.value <= p.numbers[key].high for p in others)
-    text = f"Best: {setting(best)}, {_words(found, number.decimals)}"
+    alike = sum(p.values[key].low <= found.value <= p.values[key].high for p in others)
+    text = f"Best: {setting(best)}, {_words(found, output.decimals)}"
     if alike:
         text += f"; {alike} of {len(others)} others have that value inside their intervals"
 
     def path(line: Sequence[CurvePoint], end: Callable[[Estimate], float]) -> str:
-        at = (f"{x.place(p.omega):g} {_up(y, end(p.numbers[key])):g}" for p in line)
+        at = (f"{x.place(p.omega):g} {_up(y, end(p.values[key])):g}" for p in line)
         return "L".join(at)
 
     lines = []
@@ -220,16 +220,16 @@ def curve_chart(points: Sequence[CurvePoint], key: str) -> CurveChart | None:
         lines.append(Line(label, style % 6, f"M{middle}", f"M{high}L{low}z", dots))
     chosen = next((p for p in points if p.chosen), None)
     return CurveChart(
-        title=f"{number.title}, {group}",
-        better=number.better,
+        title=f"{output.title}, {group}",
+        better=output.better,
         y=_ticks(y),
         x=_ticks(x),
         lines=tuple(lines),
         hovers=tuple(
             (
                 x.place(p.omega),
-                y.place(p.numbers[key].value),
-                f"{setting(p)}: {_words(p.numbers[key], number.decimals)}",
+                y.place(p.values[key].value),
+                f"{setting(p)}: {_words(p.values[key], output.decimals)}",
             )
             for p in points
         ),
@@ -249,8 +249,8 @@ def curve_lines(points: Sequence[CurvePoint]) -> list[tuple[str, list[CurvePoint
 
 def best_point(points: Sequence[CurvePoint], key: str) -> CurvePoint:
     """The point with the best `fid/overall`, `kid/few`, ...; the earliest of equals."""
-    sign = 1 if NUMBERS[key.partition("/")[0]].better == "lower" else -1
-    return min((p for p in points if key in p.numbers), key=lambda p: sign * p.numbers[key].value)
+    sign = 1 if OUTPUTS[key.partition("/")[0]].better == "lower" else -1
+    return min((p for p in points if key in p.values), key=lambda p: sign * p.values[key].value)
 
 
 def setting(point: CurvePoint) -> str:
@@ -295,22 +295,22 @@ def _median(found: Sequence[Estimate | None]) -> float | None:
 
 
 def _about(rows: Sequence[ClassRow], first: int, name: str) -> str:
-    number = NUMBERS[name]
+    output = OUTPUTS[name]
     if len(rows) == 1:
         (row,) = rows
-        e = row.numbers.get(name)
-        found = _words(e, number.decimals) if e else "undefined, too few images"
+        e = row.values.get(name)
+        found = _words(e, output.decimals) if e else "undefined, too few images"
         return (
-            f"{row.name} ({row.group}): {number.title} {found}; {row.train_count:,} training images"
+            f"{row.name} ({row.group}): {output.title} {found}; {row.train_count:,} training images"
         )
-    values = [row.numbers[name].value for row in rows if name in row.numbers]
+    values = [row.values[name].value for row in rows if name in row.values]
     counts = f"{rows[0].train_count:,} to {rows[-1].train_count:,} training images"
     where = f"Classes {first + 1} to {first + len(rows)}, {rows[0].name} to {rows[-1].name}"
     if not values:
-        return f"{where}: {number.title} undefined, too few images; {counts}"
-    middle = digits(median(values), number.decimals)
-    span = ends(min(values), max(values), number.decimals)
-    return f"{where}: {number.title} median {middle}, {span}; {counts}"
+        return f"{where}: {output.title} undefined, too few images; {counts}"
+    middle = digits(median(values), output.decimals)
+    span = ends(min(values), max(values), output.decimals)
+    return f"{where}: {output.title} median {middle}, {span}; {counts}"
 
 
 def _words(e: Estimate, decimals: int) -> str:

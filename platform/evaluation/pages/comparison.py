@@ -9,7 +9,7 @@ from typing import Literal
 
 from ..bootstrap import Estimate
 from ..compare import ComparedRow, Comparison, Difference
-from ..metrics import NUMBERS, Number
+from ..metrics import OUTPUTS, MetricOutput
 from .formatting import Axis, Cell, cell
 from .page import render
 
@@ -17,7 +17,7 @@ Verdict = Literal["better", "worse", "noise"]
 
 
 @dataclass(frozen=True)
-class Compared:
+class ComparedCell:
     """A run's number, and its difference to the first run's."""
 
     estimate: Cell | None
@@ -30,8 +30,8 @@ class Table:
     """One number: groups by runs."""
 
     name: str
-    number: Number
-    rows: tuple[tuple[str, tuple[Compared, ...]], ...]
+    output: MetricOutput
+    rows: tuple[tuple[str, tuple[ComparedCell, ...]], ...]
 
 
 def render_comparison(comparison: Comparison) -> str:
@@ -39,8 +39,8 @@ def render_comparison(comparison: Comparison) -> str:
     shown = [i for i, name in enumerate(comparison.names) if name not in comparison.refused]
     names = [comparison.names[i] for i in shown]
     tables = [
-        _table(NUMBERS[number], number, list(rows), shown)
-        for number, rows in groupby(comparison.rows, key=lambda row: row.number)
+        _table(OUTPUTS[output], output, list(rows), shown)
+        for output, rows in groupby(comparison.rows, key=lambda row: row.metric)
     ]
     provenances = comparison.provenances
     keys = list(dict.fromkeys(key for p in provenances for key in p))
@@ -60,24 +60,26 @@ def render_comparison(comparison: Comparison) -> str:
     )
 
 
-def _table(number: Number, name: str, rows: Sequence[ComparedRow], shown: Sequence[int]) -> Table:
-    estimates = Axis.of(number, [row.estimates[i] for row in rows for i in shown])
+def _table(
+    output: MetricOutput, name: str, rows: Sequence[ComparedRow], shown: Sequence[int]
+) -> Table:
+    estimates = Axis.of(output, [row.estimates[i] for row in rows for i in shown])
     reach = [abs(x) for row in rows for d in row.differences if d for x in (d.low, d.value, d.high)]
     widest = max([*reach, 1e-12])
     differences = Axis(-widest, widest)
 
-    def compared(e: Estimate | None, d: Difference | None) -> Compared:
-        return Compared(
-            cell(e, estimates, number.decimals) if e else None,
-            cell(Estimate(d.value, d.low, d.high), differences, number.decimals, sign=True)
+    def compared(e: Estimate | None, d: Difference | None) -> ComparedCell:
+        return ComparedCell(
+            cell(e, estimates, output.decimals) if e else None,
+            cell(Estimate(d.value, d.low, d.high), differences, output.decimals, sign=True)
             if d
             else None,
-            _verdict(d, number) if d else None,
+            _verdict(d, output) if d else None,
         )
 
     return Table(
         name,
-        number,
+        output,
         tuple(
             (row.group, tuple(compared(row.estimates[i], row.differences[i]) for i in shown))
             for row in rows
@@ -85,10 +87,10 @@ def _table(number: Number, name: str, rows: Sequence[ComparedRow], shown: Sequen
     )
 
 
-def _verdict(difference: Difference, number: Number) -> Verdict:
+def _verdict(difference: Difference, output: MetricOutput) -> Verdict:
     if difference.noise:
         return "noise"
-    return "better" if (difference.value < 0) == (number.better == "lower") else "worse"
+    return "better" if (difference.value < 0) == (output.better == "lower") else "worse"
 
 
 def _tally(tables: Sequence[Table], run: int) -> dict[str, int]:

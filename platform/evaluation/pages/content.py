@@ -54,7 +54,7 @@ class CurvePoint:
     sampler: str
     steps: int
     omega: float
-    numbers: Mapping[str, Estimate]
+    values: Mapping[str, Estimate]
     """By number and group: `fid/overall`, `kid/few`, ..."""
     chosen: bool = False
     """This is the setting that the search chose."""

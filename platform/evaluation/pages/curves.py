@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..metrics import NUMBERS
+from ..metrics import OUTPUTS
 from .charts import CurveChart, best_point, curve_chart, curve_lines
 from .content import CurvePoint
 from .formatting import Cell, cells
@@ -40,7 +40,7 @@ def curves(points: Sequence[CurvePoint], keys: Sequence[str]) -> Curves | None:
     ordered = [point for _, line in lines for point in line]
     columns = []
     for key in charts:
-        found = cells(NUMBERS[key.partition("/")[0]], [p.numbers.get(key) for p in ordered])
+        found = cells(OUTPUTS[key.partition("/")[0]], [p.values.get(key) for p in ordered])
         best = best_point(ordered, key)
         columns.append([(c, p is best) for c, p in zip(found, ordered, strict=True)])
     return Curves(

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from ..bootstrap import Estimate
 from ..extractors.base import Value
-from ..metrics import Number
+from ..metrics import MetricOutput
 
 MINUS = "\N{MINUS SIGN}"
 
@@ -61,13 +61,13 @@ class Axis:
         return cls(ticks[0], ticks[-1], ticks, decimals)
 
     @classmethod
-    def of(cls, number: Number, found: Iterable[Estimate | None]) -> Axis:
+    def of(cls, output: MetricOutput, found: Iterable[Estimate | None]) -> Axis:
         """From the number's least value to its greatest, or as far as the intervals reach."""
         known = [e for e in found if e]
-        least, most = number.bounds
+        least, most = output.bounds
         low = min([least, *(min(e.low, e.value) for e in known)])
         high = max([low + 1e-12, *(max(e.high, e.value) for e in known)])
-        if number.better == "higher" and math.isfinite(most):
+        if output.better == "higher" and math.isfinite(most):
             high = most
         return cls(low, high)
 
@@ -102,7 +102,7 @@ def cell(e: Estimate, axis: Axis, decimals: int, sign: bool = False) -> Cell:
     )
 
 
-def cells(number: Number, found: Sequence[Estimate | None]) -> list[Cell | None]:
+def cells(output: MetricOutput, found: Sequence[Estimate | None]) -> list[Cell | None]:
     """Estimates on one axis; None stays None."""
-    axis = Axis.of(number, found)
-    return [cell(e, axis, number.decimals) if e else None for e in found]
+    axis = Axis.of(output, found)
+    return [cell(e, axis, output.decimals) if e else None for e in found]

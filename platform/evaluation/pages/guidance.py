@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from ..metrics import NUMBERS
+from ..metrics import OUTPUTS
 from .charts import setting
 from .content import CurvePoint
 from .curves import curves
@@ -12,7 +12,7 @@ from .formatting import digits, ends
 from .page import render
 
 KEYS = tuple(
-    f"{number}/{group}" for group in ("overall", "few") for number in ("fid", "kid", "recall")
+    f"{output}/{group}" for group in ("overall", "few") for output in ("fid", "kid", "recall")
 )
 
 
@@ -38,7 +38,7 @@ def render_guidance(
 
 def _of(group: str, point: CurvePoint) -> list[tuple[str, str, str]]:
     """(title, value, interval) of the point's numbers for this group."""
-    found = ((number, point.numbers.get(f"{name}/{group}")) for name, number in NUMBERS.items())
+    found = ((output, point.values.get(f"{name}/{group}")) for name, output in OUTPUTS.items())
     return [
         (n.title, digits(e.value, n.decimals), ends(e.low, e.high, n.decimals))
         for n, e in found

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..extractors.base import Value
-from ..metrics import NUMBERS, Number
+from ..metrics import OUTPUTS, MetricOutput
 from ..report import COMPARED, ClassRow, Report, Row
 from .charts import WHISKERS, class_chart
 from .content import CopyPair, CurvePoint, Pictures, WorstClass
@@ -33,7 +33,7 @@ class Forest:
     """One number of every group on one axis."""
 
     name: str
-    number: Number
+    output: MetricOutput
     rows: tuple[tuple[Row, Cell | None], ...]
 
 
@@ -56,7 +56,7 @@ def render_report(report: Report, pictures: Pictures, curve: Sequence[CurvePoint
         train=_train_counts(report),
         forests=_forests(report.rows),
         chart=class_chart(rows),
-        numbers={name: NUMBERS[name] for name in _present(rows)},
+        outputs={name: OUTPUTS[name] for name in _present(rows)},
         classes=_class_table(rows),
         largest=max((row.train_count for row in rows), default=0) or 1,
         plots=len(rows) <= WHISKERS,
@@ -99,31 +99,29 @@ def _name(provenance: Mapping[str, Value]) -> Value:
 
 
 def _present(rows: Sequence[Row | ClassRow]) -> list[str]:
-    return [name for name in NUMBERS if any(name in row.numbers for row in rows)]
+    return [name for name in OUTPUTS if any(name in row.values for row in rows)]
 
 
 def _forests(rows: Sequence[Row]) -> list[Forest]:
     return [
         Forest(
             name,
-            NUMBERS[name],
-            tuple(
-                zip(rows, cells(NUMBERS[name], [r.numbers.get(name) for r in rows]), strict=True)
-            ),
+            OUTPUTS[name],
+            tuple(zip(rows, cells(OUTPUTS[name], [r.values.get(name) for r in rows]), strict=True)),
         )
         for name in _present(rows)
     ]
 
 
-def _glance(rows: Sequence[Row]) -> list[tuple[Number, Cell, Cell | None]]:
+def _glance(rows: Sequence[Row]) -> list[tuple[MetricOutput, Cell, Cell | None]]:
     """Overall and, below it, the few."""
     few = next((row for row in rows if row.name == "few"), None)
     found = []
     for name in GLANCE:
-        estimates = [rows[0].numbers.get(name), few.numbers.get(name) if few else None]
-        overall, tail = cells(NUMBERS[name], estimates)
+        estimates = [rows[0].values.get(name), few.values.get(name) if few else None]
+        overall, tail = cells(OUTPUTS[name], estimates)
         if overall:
-            found.append((NUMBERS[name], overall, tail))
+            found.append((OUTPUTS[name], overall, tail))
     return found
 
 
@@ -134,12 +132,12 @@ def _train_counts(report: Report) -> dict[str, int]:
 
 
 def _class_table(rows: Sequence[ClassRow]) -> list[tuple[ClassRow, list[Cell | None]]]:
-    columns = [cells(NUMBERS[n], [row.numbers.get(n) for row in rows]) for n in _present(rows)]
+    columns = [cells(OUTPUTS[n], [row.values.get(n) for row in rows]) for n in _present(rows)]
     return [(row, [column[i] for column in columns]) for i, row in enumerate(rows)]
 
 
 def _worst(worst: WorstClass) -> tuple[ClassRow, str, Strip | None, Strip | None]:
-    kid = worst.row.numbers.get("kid")
+    kid = worst.row.values.get("kid")
     text = f"{kid.value:.4f} ({ends(kid.low, kid.high, 4)})" if kid else "too few images"
     real, generated = (
         strip(side[:TILES]) if len(side) else None for side in (worst.real, worst.generated)
@@ -149,10 +147,10 @@ def _worst(worst: WorstClass) -> tuple[ClassRow, str, Strip | None, Strip | None
 
 def _copies(rows: Sequence[Row]) -> list[tuple[Row, int, Cell]]:
     """How many near copies each group has, and their share."""
-    known = [row for row in rows if "copies" in row.numbers]
-    shares = cells(NUMBERS["copies"], [row.numbers["copies"] for row in known])
+    known = [row for row in rows if "copies" in row.values]
+    shares = cells(OUTPUTS["copies"], [row.values["copies"] for row in known])
     return [
-        (row, round(row.numbers["copies"].value * row.n_generated), share)
+        (row, round(row.values["copies"].value * row.n_generated), share)
         for row, share in zip(known, shares, strict=True)
         if share
     ]
