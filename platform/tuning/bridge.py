@@ -11,8 +11,9 @@ from ray.tune.search import Searcher
 
 from ..compute.interrupts import RemoteStopFlag
 from ..runs.run import Plan
-from .study import Point, Study
+from .study import Study
 from .trial import FAILED, FINISHED, OUTCOME, SAVED, STOPPED
+from .trial_records import Point
 
 PlanFor = Callable[[Point], Plan]
 

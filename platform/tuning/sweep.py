@@ -28,8 +28,9 @@ from ..generation.loading import load_extractor, load_splits
 from ..runs.run import Plan, begin
 from ..storage.store import MissingObject, Storage
 from ..tracking.mlflow_runs import Run, Tracker
-from .study import Point, Row, Study
+from .study import Study
 from .study_storage import StudyLocation
+from .trial_records import Point, Row
 
 EVALUATION_SHARE = 0.15
 """Of a trial's work, for the time left."""
@@ -289,7 +290,7 @@ class Sweep:
         }
 
     def _best(self, rows: list[Row]) -> Row | None:
-        complete = [row for row in rows if row["state"] == "complete" and row["feasible"]]
+        complete = [row for row in rows if row["state"] == "complete"]
         sign = 1 if self.experiment.evaluation.direction == "minimize" else -1
         return min(complete, key=lambda row: sign * float(row["value"]), default=None)
 

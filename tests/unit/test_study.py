@@ -20,8 +20,9 @@ from whipray.platform.config.space import Space
 from whipray.platform.config.space_files import parse_space
 from whipray.platform.storage.store import Storage, StorageConfig
 from whipray.platform.tuning import study_in_bucket
-from whipray.platform.tuning.study import Point, Study
+from whipray.platform.tuning.study import Study
 from whipray.platform.tuning.study_storage import StudyLocation
+from whipray.platform.tuning.trial_records import Point, Row
 from whipray.trainers.errors import Problem, UsageProblem
 
 if TYPE_CHECKING:  # this file is run as a script too
@@ -77,6 +78,12 @@ def drain(study: Study, value: float = 1.0) -> list[Point]:
     return points
 
 
+def best(study: Study, sign: int = 1) -> Row | None:
+    """The complete searched trial with the best value."""
+    rows = [r for r in study.table() if r["state"] == "complete" and r["baseline"] is None]
+    return min(rows, key=lambda row: sign * row["value"], default=None)
+
+
 def test_baselines_then_seed_points_then_new_ones_and_all_survive_a_restart(location) -> None:
     first = opened(location)
     begun = [first.ask() for _ in range(4)]
@@ -95,8 +102,8 @@ def test_baselines_then_seed_points_then_new_ones_and_all_survive_a_restart(loca
         second.complete(point.number, 1.0)
     assert len(drain(second)) == 3  # 6 searched, 3 of them before
     assert [row["state"] for row in second.table()] == ["complete"] * 7
-    assert second.attrs(1) == {"seed_point": True, "checkpoint": "s3://x"}
-    assert second.best()["number"] == 1
+    assert second.table()[1]["attrs"] == {"seed_point": True, "checkpoint": "s3://x"}
+    assert best(second)["number"] == 1
     second.close()
 
     longer = opened(location, total=8)
@@ -122,8 +129,8 @@ def test_draws_depend_on_the_seed_and_never_on_restarts(tmp_path) -> None:
 
 
 def test_a_finite_space_is_searched_whole_and_no_point_twice(tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr("whipray.platform.tuning.study.TPE_TRIES", 1)
-    monkeypatch.setattr("whipray.platform.tuning.study.UNIFORM_TRIES", 1)
+    monkeypatch.setattr("whipray.platform.tuning.point_sampler.TPE_TRIES", 1)
+    monkeypatch.setattr("whipray.platform.tuning.point_sampler.UNIFORM_TRIES", 1)
     study = opened(tmp_path / "s.log", FINITE, total=20)
     # A sampler that is told nothing but 1.0 soon repeats itself; every point must come all the same.
     points = drain(study)
@@ -137,7 +144,7 @@ def test_what_is_not_finite_fails_and_is_not_tried_again(location) -> None:
     study = opened(location, FINITE, total=20)
     a, b, c, d = (study.ask() for _ in range(4))
     assert not study.complete(a.number, math.nan)
-    assert not study.complete(b.number, 1.0, {"constraints": [math.inf]})
+    assert not study.complete(b.number, math.inf, {"note": "kept"})
     assert study.report(c.number, 100, math.nan)
     study.fail(d.number, "out of memory")
     study.prune(c.number)  # the driver stops what `report` said to stop: it stays failed
@@ -145,18 +152,19 @@ def test_what_is_not_finite_fails_and_is_not_tried_again(location) -> None:
     assert [row["state"] for row in rows] == ["fail"] * 4
     assert [row["failure"] for row in rows] == [
         "the value is nan",
-        "the constraints are [inf]",
+        "the value is inf",
         "the value after 100 images is nan",
         "out of memory",
     ]
-    assert study.best() is None
+    assert rows[1]["attrs"]["note"] == "kept"
+    assert best(study) is None
     later = [p.values for p in drain(study)]
     assert d.values in later
     assert not any(p.values in later for p in (a, b, c))
     study.close()
 
 
-def test_failures_are_retried_only_when_asked_and_keep_their_place(location) -> None:
+def test_what_failed_is_not_trained_again_by_a_later_driver(location) -> None:
     study = opened(location, total=3)
     ddpm, crashed, diverged, last = (study.ask() for _ in range(4))
     study.fail(ddpm.number, "node lost")
@@ -166,23 +174,13 @@ def test_failures_are_retried_only_when_asked_and_keep_their_place(location) -> 
     assert study.ask() is None
     study.close()
 
-    plain = opened(location, total=3)
-    assert plain.ask() is None
-    plain.close()
+    later = opened(location, total=3)
+    assert later.ask() is None
+    later.close()
 
-    for _ in range(2):  # a driver that dies after queueing must not queue twice
-        study = opened(location, total=3, retry_failed=True)
-        again = study.ask(), study.ask()
-        assert study.ask() is None
-        study.close()
-    assert [(p.values, p.baseline) for p in again] == [
-        (ddpm.values, "ddpm"),
-        (crashed.values, None),
-    ]
-    study = opened(location, total=4)  # a retry takes a place that was counted: one more is new
-    assert [point.resumed for point in drain(study)] == [True, True, False]
-    assert sorted(row["state"] for row in study.table()) == ["complete"] * 4 + ["fail"]
-    study.close()
+    later = opened(location, total=4)
+    assert [(point.number, point.resumed) for point in drain(later)] == [(4, False)]
+    later.close()
 
 
 def test_early_stopping_is_recorded_as_pruned_and_spares_baselines(location) -> None:
@@ -203,28 +201,26 @@ def test_early_stopping_is_recorded_as_pruned_and_spares_baselines(location) -> 
     assert (row["state"], row["value"], row["images_seen"]) == ("pruned", 5.0, 100)
     assert study.complete(good.number, 1.0)
     assert study.complete(good.number, 2.0)  # told twice: the first value stays
-    assert study.best()["value"] == 1.0
+    assert best(study)["value"] == 1.0
     study.close()
 
 
-def test_constraints_reach_sampler_and_best_and_baselines_mislead_neither(tmp_path) -> None:
+def test_baselines_mislead_neither_the_sampler_nor_readers_of_the_study(tmp_path) -> None:
     study = opened(tmp_path / "s.log", total=30, direction="maximize")
     while point := study.ask():
-        if point.baseline:
-            study.complete(point.number, 1000.0)
-            continue
-        tau = point.values["tau"]
-        study.complete(point.number, tau, {"constraints": [tau - 2.0]})
+        study.complete(point.number, 1000.0 if point.baseline else point.values["tau"])
     rows = [row for row in study.table() if row["baseline"] is None]
     assert len(rows) == 30
-    feasible = [row for row in rows if row["values"]["tau"] <= 2.0]
-    assert [row for row in rows if row["feasible"]] == feasible
-    assert study.best() == max(feasible, key=lambda row: row["value"])
     # Optuna's own eyes: what TPE splits by, and what other tools call best.
     seen = optuna.load_study(study_name="sweep", storage=study._study._storage)
-    assert seen.best_trial.number == study.best()["number"]
-    later = [row["values"]["tau"] for row in rows[15:]]
-    assert sum(tau <= 2.0 for tau in later) > len(later) / 2  # or it would climb to 5
+    assert seen.best_trial.number == best(study, -1)["number"]
+
+
+def test_a_study_of_another_format_is_refused(tmp_path, monkeypatch) -> None:
+    opened(tmp_path / "s.log").close()
+    monkeypatch.setattr("whipray.platform.tuning.study.FORMAT", 3)
+    with pytest.raises(UsageProblem, match="another version of Whipray"):
+        opened(tmp_path / "s.log")
 
 
 def test_what_ray_tune_writes_down_of_a_study_holds_nothing(location) -> None:
@@ -301,7 +297,7 @@ def _drive(location: Path, log: Path, total: int) -> None:
             study.prune(point.number)
         else:
             value = math.nan if point.number % 7 == 6 else value
-            study.complete(point.number, value, {"constraints": [value - 4], "note": "x"})
+            study.complete(point.number, value, {"note": "x"})
 
 
 def _drive_through_kills(location: Path, log: Path, total: int) -> int:
