@@ -1,0 +1,296 @@
+"""Where everything is kept: the folders and files of a store, the keys, tags and files of MLflow.
+
+No other module spells these names (`tests/unit/test_layout.py` looks for it). Whoever changes what
+a file means raises the FORMAT beside the code that writes it. A store (`storage.uri`) holds:
+
+    runs/NAME/                              a run
+        pretrained.json                       what it started from, if anything
+        checkpoints/images-000000012800/      manifest.json exists: the checkpoint is whole
+        samples/HASH/                         generated images, their features and nearest images
+        evaluations/HASH/                     result.json exists: the evaluation is whole
+        guidance/HASH.html                    a page of `whipray guidance`
+        classification/HASH/result.json       what `whipray classify` measured
+    sweeps/NAME/                            a sweep
+        sweep.json                            its experiment and search space
+        study.journal                         Optuna's study in a folder ...
+        study/                                ... or in a bucket
+        pretrain/                             a run: the shared pre-training
+        trials/0007/                          a run: trial 7
+        champion.png                          images of the registered model
+    pretrained/HASH/                        models that runs started from, by content
+    references/HASH/                        features of real images
+    extractors/KEY/HASH/                    feature networks trained on the reference images
+    classifiers/HASH.json                   outcome of one classifier
+    comparisons/HASH.html                   a page of `whipray compare`
+    mlflow.db, artifacts/                   MLflow's, where no server is named
+
+HASH depends on everything that the content depends on, so nothing is computed twice and nothing
+is mistaken for something else. Files inside of a checkpoint and of an exported model are named by
+`trainers/checkpoint.py` and `trainers/export.py`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ...trainers.checkpoint import MANIFEST
+
+# -- runs and sweeps -----------------------------------------------------------------------------
+
+RUNS, SWEEPS, TRIALS = "runs", "sweeps", "trials"
+PRETRAIN = "pretrain"
+"""The shared pre-training of a sweep: its folder, its target `SWEEP/pretrain` and its kind."""
+
+PRETRAINED_RECORD = "pretrained.json"
+CHECKPOINTS = "checkpoints"
+DAMAGED_MANIFEST = "manifest.damaged.json"
+"""A damaged checkpoint's manifest, once the run went on from an earlier one."""
+
+SWEEP_IDENTITY = "sweep.json"
+CHAMPION_GRID = "champion.png"
+STUDY_JOURNAL = "study.journal"
+STUDY = "study"
+
+
+@dataclass(frozen=True)
+class RunAddress:
+    """Where a run is kept."""
+
+    key: str
+    """Of its MLflow run."""
+    folder: str
+    """In the store."""
+
+
+def run_address(target: str) -> RunAddress:
+    """Return where a run is kept: `NAME`, `SWEEP/NUMBER` of a trial, or `SWEEP/pretrain`."""
+    sweep, _, member = target.partition("/")
+    if member == PRETRAIN:
+        return RunAddress(f"sweep/{target}", f"{SWEEPS}/{target}")
+    if member.isdigit():
+        return trial_address(sweep, int(member))
+    return RunAddress(f"run/{target}", f"{RUNS}/{target}")
+
+
+def trial_address(sweep: str, number: int) -> RunAddress:
+    """Return where a trial is kept."""
+    return RunAddress(f"sweep/{sweep}/{number}", f"{SWEEPS}/{sweep}/{TRIALS}/{number:04d}")
+
+
+def sweep_address(sweep: str) -> RunAddress:
+    """Return where a sweep is kept; its MLflow run is the parent of its trials' runs."""
+    return RunAddress(f"sweep/{sweep}", f"{SWEEPS}/{sweep}")
+
+
+def pretrain_target(sweep: str) -> str:
+    """Return the target of a sweep's shared pre-training."""
+    return f"{sweep}/{PRETRAIN}"
+
+
+def belongs_to_sweep(target: str) -> bool:
+    """Return whether a target is a trial or the shared pre-training of a sweep."""
+    sweep, _, member = target.partition("/")
+    return bool(sweep) and (member == PRETRAIN or member.isdigit())
+
+
+def sweep_of_trial(folder: str) -> str | None:
+    """Return the folder of the sweep that a trial's folder is in, None for any other run."""
+    parts = folder.split("/")
+    return "/".join(parts[:2]) if len(parts) == 4 and parts[2] == TRIALS else None
+
+
+def target_of_manifest(path: str) -> str | None:
+    """Return the target of the run whose checkpoint's manifest this is, None for other files."""
+    match path.split("/"):
+        case [folder, name, _, _, file] if (folder, file) == (RUNS, MANIFEST):
+            return name
+        case [folder, sweep, member, _, _, file] if (folder, file) == (SWEEPS, MANIFEST):
+            return f"{sweep}/{member}"
+        case [folder, sweep, kind, number, _, _, file] if (folder, file) == (SWEEPS, MANIFEST):
+            return f"{sweep}/{int(number)}" if kind == TRIALS else None
+    return None
+
+
+# -- a study in a bucket: see `tuning/study_in_bucket.py` ------------------------------------------
+
+
+def study_takeover(number: int) -> str:
+    """Return the file that the `number`th driver of a study wrote first, below `study/`."""
+    return f"{number:05d}.jsonl"
+
+
+def study_entry(token: str, number: int) -> str:
+    """Return the file of a driver's `number`th append."""
+    return f"{token}/{number:08d}.jsonl"
+
+
+def study_driver(token: str) -> str:
+    """Return the file that exists while a driver lives."""
+    return f"{token}/driver.json"
+
+
+# -- evaluations -----------------------------------------------------------------------------------
+
+EVALUATION_RESULT = "result.json"
+"""Written last: an evaluation exists when its result does."""
+EVALUATION_PAGE = "report.html"
+EVALUATION_REPORT = "report.json"
+PER_CLASS_TABLE = "per_class.parquet"
+REPLICATES = "replicates.npz"
+SAMPLE_GRID = "grid.png"
+SAMPLE_TILES = "pictures.npz"
+CLASSIFICATION_RESULT = "result.json"
+CLASSIFIERS = "classifiers"
+
+EXTRACTOR_WEIGHTS = "network.safetensors"
+EXTRACTOR_CARD = "card.json"
+"""Written last: a feature network exists when its card does."""
+
+
+def evaluation_folder(content: str) -> str:
+    """Return the folder of an evaluation, in its run's."""
+    return f"evaluations/{content}"
+
+
+def guidance_page(content: str) -> str:
+    """Return the page of a guidance curve, in its run's folder and its MLflow run."""
+    return f"guidance/{content}.html"
+
+
+def classification_folder(content: str) -> str:
+    """Return the folder of a comparison of classifiers, in its run's."""
+    return f"classification/{content}"
+
+
+def samples_folder(run: str, content: str) -> str:
+    """Return the folder of generated images, from the store's top.
+
+    Args:
+        run: the run's folder.
+    """
+    return f"{run}/samples/{content}".lstrip("/")
+
+
+def shard_images(stem: str) -> str:
+    """Return the file with a shard's images."""
+    return f"{stem}.images.safetensors"
+
+
+def shard_features(stem: str, extractor: str) -> str:
+    """Return the file with a shard's features by the extractor of this hash."""
+    return f"{stem}.{extractor}.safetensors"
+
+
+def shard_nearest(stem: str, training: str) -> str:
+    """Return the file with a shard's nearest training images.
+
+    Args:
+        training: what the training images are known by.
+    """
+    return f"{stem}.nearest-{training}.safetensors"
+
+
+# -- shared by all runs ----------------------------------------------------------------------------
+
+
+def pretrained_folder(sha256: str) -> str:
+    """Return the folder of a model that runs started from, by the hash of its weights file."""
+    return f"pretrained/{sha256[:16]}"
+
+
+def reference_folder(fingerprint: str) -> str:
+    """Return the folder with features of these real images."""
+    return f"references/{fingerprint}"
+
+
+def extractor_folder(key: str) -> str:
+    """Return the folder of the feature networks that were trained alike; one of them is used."""
+    return f"extractors/{key}"
+
+
+def classifier_file(content: str) -> str:
+    """Return the file with the outcome of one classifier."""
+    return f"{CLASSIFIERS}/{content}.json"
+
+
+def comparison_page(content: str) -> str:
+    """Return the page of a comparison of runs."""
+    return f"comparisons/{content}.html"
+
+
+# -- MLflow ----------------------------------------------------------------------------------------
+
+MLFLOW_DATABASE = "mlflow.db"
+MLFLOW_ARTIFACTS = "artifacts"
+
+
+class Tag:
+    """Tags of MLflow runs."""
+
+    KEY = "whipray.key"
+    """`RunAddress.key`: a run is found again by it."""
+    KIND = "whipray.kind"
+    """`run`, `sweep`, `pretrain`, `trial` or `baseline`."""
+    SWEEP = "whipray.sweep"
+    TRIAL = "whipray.trial"
+    BEST_TRIAL = "whipray.best_trial"
+    OUTCOME = "whipray.outcome"
+    """Of a trial: `finished`, `stopped` or `failed`."""
+    PROBLEM = "whipray.problem"
+    CODE = "whipray.code"
+    """`as committed` or `changed`."""
+    CHANGED = "whipray.changed"
+    """Config values that a resumed run changed."""
+    STORE = "whipray.store"
+    EVALUATION = "whipray.evaluation"
+    """Address of the best evaluation's folder."""
+    STEP = "whipray.step"
+    """What the time of a training step depends on; see `runs/speed.py`."""
+
+    @staticmethod
+    def pretrained(fact: str) -> str:
+        """Return the tag for a fact about the model that a run started from."""
+        return f"whipray.pretrained.{fact}"
+
+
+class VersionTag:
+    """Tags of registered model versions."""
+
+    MODEL = "whipray.model"
+    """Checkpoint and sampling, so that registering the same again finds the version."""
+    SWEEP = Tag.SWEEP
+    TRIAL = Tag.TRIAL
+    RANK_BY = "whipray.rank_by"
+    SAMPLING = "whipray.sampling"
+    PROVENANCE = "whipray.provenance"
+    """How its score was measured."""
+
+    @staticmethod
+    def score(rank_by: str) -> str:
+        """Return the tag for the metric that versions are ranked by; MLflow wants no slash."""
+        return f"whipray.{rank_by.replace('/', '.')}"
+
+
+class Artifact:
+    """Files and folders of MLflow runs."""
+
+    EXPERIMENT = "experiment.yaml"
+    CODE_DIFF = "code.diff"
+    DATASET = "dataset.json"
+    PRETRAINED = PRETRAINED_RECORD
+    PROBLEM = "problem.json"
+    """The traceback of a trial that failed unexpectedly."""
+    SPACE = "space.yaml"
+    SWEEP = "sweep.json"
+    """A finished sweep's trials."""
+    CHAMPION = "champion"
+    EVALUATION = "evaluation"
+    """Folder of the best evaluation's files."""
+    GUIDANCE_CURVE = f"{EVALUATION}/guidance.json"
+    PROVENANCE = "provenance.json"
+    """In an evaluation's folder."""
+    MODEL = "model"
+    """Folder of the exported model, in a registered version."""
+
+
+KIND_RUN, KIND_SWEEP, KIND_TRIAL, KIND_BASELINE = "run", "sweep", "trial", "baseline"
