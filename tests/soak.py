@@ -32,7 +32,8 @@ from support.servers import MLflowServer, Postgres, Swift
 from support.shell import TINY, Shell
 
 from whipray.platform.storage.checkpoints import CheckpointStore
-from whipray.platform.storage.store import Storage, StorageConfig
+from whipray.platform.storage.config import StorageConfig
+from whipray.platform.storage.store import Storage
 
 SPACE = """
 description: soak

@@ -6,7 +6,8 @@ from typing import Any
 
 from ...trainers.errors import UsageProblem
 from ..config.experiment import TrackingConfig
-from ..storage.store import Storage, StorageConfig
+from ..storage.config import StorageConfig
+from ..storage.store import Storage
 from ..tracking.mlflow_runs import Tracker
 
 

@@ -14,7 +14,7 @@ from ...trainers.config import Config
 from ...trainers.errors import UsageProblem, did_you_mean
 from ...trainers.trainer_config import TrainerConfig
 from ..evaluation.config import EvaluationConfig
-from ..storage.store import StorageConfig
+from ..storage.config import StorageConfig
 from .layers import Layer, Resolved, parse_override, read_yaml, resolve
 
 

@@ -21,7 +21,9 @@ from uuid import uuid4
 from ...trainers.errors import Problem
 from ..foundation.text import describe_exception, redact
 from ..foundation.versions import PINNED_LIBRARIES, local_versions, unsatisfied
-from ..storage.store import Storage, StorageConfig
+from ..storage.config import StorageConfig
+from ..storage.s3 import environment as s3_environment
+from ..storage.store import Storage
 
 if TYPE_CHECKING:
     from packaging.requirements import Requirement
@@ -169,7 +171,7 @@ def _tracking(uri: str, config: StorageConfig) -> str:
     name = f"doctor-{uuid4().hex}"
     # A server knows where its artifacts go; beside a bare database they go to the storage.
     place = None if uri.startswith("http") else storage.uri_of(name)
-    with _environment(QUICK_MLFLOW | storage.export_environment()), _quiet():
+    with _environment(QUICK_MLFLOW | s3_environment(storage.config)), _quiet():
         client = MlflowClient(tracking_uri=uri, registry_uri=uri)
         experiment = client.create_experiment(name, artifact_location=place)
         try:

@@ -22,7 +22,8 @@ from ..config.space import Space
 from ..config.yaml12 import dump_scalar
 from ..foundation.code_version import code_version
 from ..foundation.text import redact, without_login
-from ..storage.store import Storage, StorageConfig
+from ..storage.config import StorageConfig
+from ..storage.store import Storage
 from ..tracking.mlflow_runs import tracking_uri, user_name
 from .forecast import Forecast, Work, make_forecast, of_sweep, of_training
 from .jobs_client import ClusterProblem, JobsClient

@@ -15,7 +15,8 @@ from pathlib import Path
 from ...trainers import checkpoint as checkpoint_format
 from ...trainers.checkpoint import MANIFEST, Manifest
 from ...trainers.errors import CheckpointProblem
-from .store import MissingObject, Storage
+from .errors import MissingObject
+from .store import Storage
 
 SET_ASIDE = "manifest.damaged.json"
 NAME = re.compile(r"images-\d{12}")

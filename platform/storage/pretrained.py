@@ -21,7 +21,8 @@ from ...trainers.samplers import SamplingConfig
 from ...trainers.scratch import Scratch
 from ...trainers.start import Start, StartConfig, read_start
 from .checkpoints import CheckpointStore
-from .store import MissingObject, Storage
+from .errors import MissingObject
+from .store import Storage
 
 LINEAGE = "start.json"
 

@@ -23,6 +23,7 @@ from ..config.layers import flatten
 from ..foundation.code_version import code_version
 from ..foundation.retry import Outage, retry_during_outage
 from ..foundation.text import redact, without_login
+from ..storage.s3 import environment as s3_environment
 from ..storage.store import Storage
 from .async_writer import AsyncWriter
 
@@ -94,7 +95,7 @@ class Tracker:
 
         logging.getLogger("alembic").setLevel(logging.WARNING)
         self.uri = _move_login_to_environment(tracking_uri(config, storage))
-        os.environ.update(storage.export_environment())
+        os.environ.update(s3_environment(storage.config))
         with translate_errors(self.uri):
             mlflow.set_tracking_uri(self.uri)
             self.client: MlflowClient = mlflow.MlflowClient(self.uri)

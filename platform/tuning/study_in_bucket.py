@@ -31,8 +31,9 @@ from optuna.storages.journal import BaseJournalBackend
 
 from ...trainers.errors import UsageProblem
 from ..foundation.retry import retry_during_outage
+from ..storage.errors import StorageProblem
 from ..storage.objects import CONNECTIONS, Bucket
-from ..storage.store import Storage, StorageProblem
+from ..storage.store import Storage
 
 RENEW_S = 10.0
 """How often a driver says that it lives."""

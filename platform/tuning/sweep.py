@@ -26,7 +26,8 @@ from ..config.space import Space
 from ..foundation.durations import Clock
 from ..generation.loading import load_extractor, load_splits
 from ..runs.run import Plan, begin
-from ..storage.store import MissingObject, Storage
+from ..storage.errors import MissingObject
+from ..storage.store import Storage
 from ..tracking.mlflow_runs import Run, Tracker
 from .study import Study
 from .study_storage import StudyLocation

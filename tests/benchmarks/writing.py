@@ -28,7 +28,8 @@ from whipray.platform.config.experiment import Experiment, TrackingConfig, load_
 from whipray.platform.runs.hooks import StoreHooks
 from whipray.platform.runs.local_training import ReportCallback, train_in_process_group
 from whipray.platform.runs.run import hooks
-from whipray.platform.storage.store import Storage, StorageConfig
+from whipray.platform.storage.config import StorageConfig
+from whipray.platform.storage.store import Storage
 from whipray.platform.tracking.mlflow_runs import Tracker
 from whipray.trainers.checkpoint import Manifest
 from whipray.trainers.loop import Progress

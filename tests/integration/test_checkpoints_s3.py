@@ -12,7 +12,9 @@ from support.checkpoints import make_checkpoint, save
 from support.servers import Server
 
 from whipray.platform.storage.checkpoints import CheckpointStore, name_of
-from whipray.platform.storage.store import Storage, StorageConfig, StorageProblem
+from whipray.platform.storage.config import StorageConfig
+from whipray.platform.storage.errors import StorageProblem
+from whipray.platform.storage.store import Storage
 from whipray.trainers.checkpoint import MANIFEST
 
 pytestmark = pytest.mark.slow

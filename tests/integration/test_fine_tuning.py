@@ -19,8 +19,9 @@ from whipray.platform.runs.resolve_pretrained import resolve_pretrained
 from whipray.platform.runs.run import Plan, RunCallbacks, begin
 from whipray.platform.runs.run import train as train_run
 from whipray.platform.storage.checkpoints import CheckpointStore, name_of
+from whipray.platform.storage.config import StorageConfig
 from whipray.platform.storage.pretrained import export_run, load_start, read_lineage
-from whipray.platform.storage.store import Storage, StorageConfig
+from whipray.platform.storage.store import Storage
 from whipray.platform.tracking.mlflow_runs import Run, Tracker
 from whipray.platform.tracking.registry import (
     Version,

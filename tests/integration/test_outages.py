@@ -21,7 +21,9 @@ from support.workers import Workers
 
 from whipray.platform.config.experiment import TrackingConfig
 from whipray.platform.storage.checkpoints import CheckpointStore, name_of
-from whipray.platform.storage.store import Storage, StorageConfig, StorageProblem
+from whipray.platform.storage.config import StorageConfig
+from whipray.platform.storage.errors import StorageProblem
+from whipray.platform.storage.store import Storage
 from whipray.platform.tracking.mlflow_runs import Run, Tracker, TrackingProblem
 from whipray.platform.tracking.mlflow_runs import mlflow_runs as tracking
 from whipray.trainers.errors import Problem

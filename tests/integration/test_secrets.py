@@ -15,7 +15,8 @@ from support.ray_head import RayHead
 from support.servers import MLflowServer, Server, Swift, free_port
 from support.shell import TINY, Shell
 
-from whipray.platform.storage.store import Storage, StorageConfig
+from whipray.platform.storage.config import StorageConfig
+from whipray.platform.storage.store import Storage
 
 pytestmark = [pytest.mark.slow, pytest.mark.faults]
 

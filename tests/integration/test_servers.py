@@ -12,7 +12,8 @@ from support.servers import MLflowServer, Postgres
 from support.shell import WAIT_S
 
 from whipray.platform.config.experiment import TrackingConfig
-from whipray.platform.storage.store import Storage, StorageConfig
+from whipray.platform.storage.config import StorageConfig
+from whipray.platform.storage.store import Storage
 from whipray.platform.tracking.mlflow_runs import Run, Tracker, TrackingProblem
 from whipray.platform.tuning.study_storage import close_storage, open_storage
 

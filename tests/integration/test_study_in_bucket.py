@@ -19,7 +19,9 @@ from support import study_driver
 from support.servers import Server
 from support.shell import WAIT_S
 
-from whipray.platform.storage.store import Storage, StorageConfig, StorageOutage, StorageProblem
+from whipray.platform.storage.config import StorageConfig
+from whipray.platform.storage.errors import StorageOutage, StorageProblem
+from whipray.platform.storage.store import Storage
 from whipray.platform.tuning import study_in_bucket
 from whipray.platform.tuning.study_in_bucket import BucketStorage
 from whipray.trainers.errors import UsageProblem

@@ -25,7 +25,8 @@ from support.workers import Workers
 
 from whipray.platform.config.experiment import load_experiment
 from whipray.platform.storage.checkpoints import CheckpointStore
-from whipray.platform.storage.store import Storage, StorageConfig
+from whipray.platform.storage.config import StorageConfig
+from whipray.platform.storage.store import Storage
 from whipray.trainers.checkpoint import read_tensors
 
 pytestmark = [pytest.mark.slow, pytest.mark.faults]

@@ -15,7 +15,8 @@ from threading import Event, Thread
 
 from optuna.study import StudyDirection
 
-from whipray.platform.storage.store import Storage, StorageConfig
+from whipray.platform.storage.config import StorageConfig
+from whipray.platform.storage.store import Storage
 from whipray.platform.tuning import study_in_bucket
 from whipray.platform.tuning.study_in_bucket import BucketStorage
 from whipray.trainers.errors import UsageProblem

@@ -19,7 +19,8 @@ from whipray.platform.config.layers import Layer, resolve
 from whipray.platform.foundation.versions import local_versions
 from whipray.platform.runs.local_training import TrainingResult, train_in_process_group
 from whipray.platform.storage.checkpoints import CheckpointStore, name_of
-from whipray.platform.storage.store import Storage, StorageConfig
+from whipray.platform.storage.config import StorageConfig
+from whipray.platform.storage.store import Storage
 from whipray.trainers.checkpoint import KINDS, Manifest, describe, read_tensors, write_manifest
 from whipray.trainers.data import Digits, Splits
 from whipray.trainers.data.batches import to_float

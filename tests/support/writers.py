@@ -15,7 +15,8 @@ from tempfile import TemporaryDirectory
 import optuna
 
 from whipray.platform.config.experiment import TrackingConfig
-from whipray.platform.storage.store import Storage, StorageConfig
+from whipray.platform.storage.config import StorageConfig
+from whipray.platform.storage.store import Storage
 from whipray.platform.tracking.mlflow_runs import Tracker
 from whipray.platform.tuning.study_storage import close_storage, open_storage
 

@@ -9,7 +9,8 @@ import pytest
 
 from whipray.platform.config.experiment import TrackingConfig
 from whipray.platform.evaluation.config import EvaluationConfig
-from whipray.platform.storage.store import Storage, StorageConfig
+from whipray.platform.storage.config import StorageConfig
+from whipray.platform.storage.store import Storage
 from whipray.platform.tracking.mlflow_runs import Tracker
 from whipray.platform.tracking.registry import CHAMPION, Version, get, set_alias
 from whipray.platform.tuning.champion import PROVENANCE, reason_not_promoted

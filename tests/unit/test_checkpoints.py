@@ -14,7 +14,9 @@ import torch
 from support.checkpoints import make_checkpoint, save
 
 from whipray.platform.storage.checkpoints import CheckpointStore, name_of
-from whipray.platform.storage.store import Storage, StorageConfig, StorageProblem
+from whipray.platform.storage.config import StorageConfig
+from whipray.platform.storage.errors import StorageProblem
+from whipray.platform.storage.store import Storage
 from whipray.trainers.checkpoint import MANIFEST, read_tensors
 from whipray.trainers.errors import CheckpointProblem
 

@@ -9,7 +9,7 @@ from support.servers import free_port
 
 from whipray.platform.diagnostics import doctor
 from whipray.platform.diagnostics.doctor import Check, checks
-from whipray.platform.storage.store import StorageConfig
+from whipray.platform.storage.config import StorageConfig
 
 
 def by_name(storage: StorageConfig, tracking_uri: str, *, ray: bool = False) -> dict[str, Check]:

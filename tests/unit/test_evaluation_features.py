@@ -37,7 +37,8 @@ from whipray.platform.evaluation.extractors.config import (
     TorchvisionConfig,
 )
 from whipray.platform.evaluation.metrics import METRICS
-from whipray.platform.storage.store import Storage, StorageConfig
+from whipray.platform.storage.config import StorageConfig
+from whipray.platform.storage.store import Storage
 from whipray.trainers.data.packed import PackedImages
 from whipray.trainers.errors import CheckpointProblem, DataProblem, UsageProblem
 

@@ -23,7 +23,7 @@ from whipray.platform.launching.launch import (
     sweep_task,
     train_task,
 )
-from whipray.platform.storage.store import StorageConfig
+from whipray.platform.storage.config import StorageConfig
 from whipray.platform.tuning.sweep import Sweep
 from whipray.trainers.errors import UsageProblem
 

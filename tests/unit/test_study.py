@@ -18,7 +18,8 @@ import pytest
 
 from whipray.platform.config.space import Space
 from whipray.platform.config.space_files import parse_space
-from whipray.platform.storage.store import Storage, StorageConfig
+from whipray.platform.storage.config import StorageConfig
+from whipray.platform.storage.store import Storage
 from whipray.platform.tuning import study_in_bucket
 from whipray.platform.tuning.study import Study
 from whipray.platform.tuning.study_storage import StudyLocation

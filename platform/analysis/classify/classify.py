@@ -52,8 +52,8 @@ from ...generation.shards import (
 from ...generation.workers import Workers
 from ...runs.find_run import StoredRun
 from ...storage.checkpoints import CheckpointStore
+from ...storage.errors import MissingObject
 from ...storage.pretrained import root_of
-from ...storage.store import MissingObject
 from ...tracking.mlflow_runs import Run
 from .summary import ARMS, DIFFERENCES, Arm, summarise
 from .training import ClassifierRun, ClassifierTraining, train_locally, train_on_ray

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ....trainers.errors import CheckpointProblem
-from ...storage.store import whole_file
+from ...storage.local_files import whole_file
 
 TIMEOUT_S = 30.0
 BLOCK = 1 << 20

@@ -1,0 +1,63 @@
+"""The `storage:` block of a config."""
+
+from __future__ import annotations
+
+import re
+from urllib.parse import SplitResult, urlsplit
+
+from pydantic import Field, field_validator
+
+from ...trainers.config import Config
+from ...trainers.errors import UsageProblem
+
+
+class StorageConfig(Config):
+    """Where checkpoints, samples and artifacts go. No secret belongs here."""
+
+    uri: str = Field(default="./whipray-runs", min_length=1)
+    """A folder (relative ones are resolved where they are first opened) or s3://bucket/prefix."""
+    endpoint_url: str | None = None
+    """Address of an S3 server that is not Amazon's, http(s)://host:port. None: Amazon S3, or the
+    address in AWS_ENDPOINT_URL_S3 or AWS_ENDPOINT_URL."""
+    region: str | None = None
+    """Region of the bucket. None: from the environment, and us-east-1 for an `endpoint_url`."""
+    retry_timeout_s: float = Field(default=300.0, ge=0)
+    """How long operations are retried when a store that has answered before stops answering. A
+    store that never answered fails within seconds."""
+
+    @property
+    def bucket(self) -> str | None:
+        """Name of the bucket, None for a folder."""
+        return self.uri.split("/")[2] if self.uri.startswith("s3://") else None
+
+    @field_validator("uri")
+    @classmethod
+    def _folder_or_bucket(cls, uri: str) -> str:
+        if re.match(r"[a-z][a-z0-9]+:/(?!/)", uri):
+            raise ValueError("write two slashes, as in s3://bucket/prefix")
+        if "://" not in uri:
+            return uri
+        parts = _parts(uri, "storage.uri")
+        if parts.scheme != "s3" or not parts.netloc or parts.fragment:
+            raise ValueError("use a folder or s3://bucket/prefix")
+        return uri.rstrip("/")
+
+    @field_validator("endpoint_url")
+    @classmethod
+    def _plain_address(cls, url: str | None) -> str | None:
+        if url is None:
+            return None
+        parts = _parts(url, "storage.endpoint_url")
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ValueError("use http://host:port or https://host:port")
+        return url.rstrip("/")
+
+
+def _parts(address: str, key: str) -> SplitResult:
+    parts = urlsplit(address)
+    if "@" in parts.netloc or parts.query:
+        # Not a ValueError: pydantic would show the value, and with it the secret.
+        raise UsageProblem(
+            f"{key} holds a login or options", "give the address alone; keys come from AWS_*"
+        )
+    return parts
