@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import math
 import os
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from pydantic import Field, model_validator
 
 from ...trainers.config import Config
-from ...trainers.errors import UsageProblem, did_you_mean
 from ...trainers.trainer_config import TrainerConfig
 from ..evaluation.config import EvaluationConfig
 from ..storage.config import StorageConfig
-from .layers import Layer, Resolved, parse_override, read_yaml, resolve
+from .layers import Layer, Resolved, parse_override, resolve
+from .recipes import recipe_layers
 
 
 class ScalingConfig(Config):
@@ -141,41 +140,6 @@ CHANGEABLE_ON_RESUME = (
     "tuning.",
 )
 """Keys that a resumed run may change: where, how fast and how long it runs, not what it learns."""
-
-
-def recipe_names() -> list[str]:
-    """The packaged recipes."""
-    folder = files("whipray.trainers") / "recipes"
-    return sorted(
-        f.name.removesuffix(".yaml") for f in folder.iterdir() if f.name.endswith(".yaml")
-    )
-
-
-def recipe_layers(name_or_path: str, within: tuple[str, ...] = ()) -> list[Layer]:
-    """A packaged recipe by name, or a YAML file by path, after what it `extends`.
-
-    Args:
-        within: the recipes that led here, to see a circle.
-
-    Raises:
-        UsageProblem: no such recipe or file, or one that extends itself.
-    """
-    if name_or_path in within:
-        circle = " -> ".join([*within, name_or_path])
-        raise UsageProblem(f"recipes extend each other in a circle: {circle}", "break it")
-    if name_or_path.endswith((".yaml", ".yml")) or os.sep in name_or_path:
-        layer = read_yaml(Path(name_or_path))
-    elif name_or_path in recipe_names():
-        file = files("whipray.trainers") / "recipes" / f"{name_or_path}.yaml"
-        layer = read_yaml(file, f"recipe {name_or_path}")
-    else:
-        hint = did_you_mean(name_or_path, recipe_names(), most=3)
-        hint = hint or f"there are {', '.join(recipe_names())}, "
-        raise UsageProblem(f"no recipe is named {name_or_path}", f"{hint}or give a .yaml file")
-    values = dict(layer.values)
-    base = values.pop("extends", None)
-    below = [] if base is None else recipe_layers(str(base), (*within, name_or_path))
-    return [*below, Layer(layer.origin, values)]
 
 
 def load_experiment(

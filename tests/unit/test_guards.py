@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from whipray.platform.config.experiment import load_experiment, recipe_names
+from whipray.platform.config.experiment import load_experiment
 from whipray.platform.config.layers import Layer
+from whipray.platform.config.recipes import recipe_names
 from whipray.platform.config.space_files import load_space
 from whipray.platform.tuning.sweep import Sweep
 

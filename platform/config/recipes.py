@@ -1,0 +1,97 @@
+"""Packaged recipes: which names there are, and the layers that each is composed of.
+
+`extends` in a recipe names those that come before it, in order; later ones win. A data recipe, one
+that sets `name`, lists in `methods` the files of `methods/` that may follow its name:
+`cifar100-lt-ir50-oc` is `extends: [cifar100-lt-ir50, methods/oc]`, unless a file has that name.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from importlib.resources import files
+from importlib.resources.abc import Traversable
+from pathlib import Path
+
+from ...trainers.errors import UsageProblem, did_you_mean
+from .layers import Layer, read_yaml
+
+METHODS = "methods/"
+"""Recipes in this folder set a method and no data: they are parts of other recipes."""
+
+
+def recipe_names() -> list[str]:
+    """Return the name of every packaged experiment."""
+    packaged = _packaged()
+    data = [name for name in packaged if not name.startswith(METHODS)]
+    return sorted({*data, *(f"{name}-{m}" for name in data for m in _methods(name, packaged))})
+
+
+def recipe_layers(name_or_path: str) -> list[Layer]:
+    """Return a packaged recipe, or a YAML file given by its path, after what it extends.
+
+    Raises:
+        UsageProblem: no such recipe or file, or one that extends itself.
+    """
+    return _layers(name_or_path, ())
+
+
+def _layers(name_or_path: str, within: tuple[str, ...]) -> list[Layer]:
+    """Return the layers of a recipe that the recipes `within` lead to."""
+    if name_or_path in within:
+        circle = " -> ".join([*within, name_or_path])
+        raise UsageProblem(f"recipes extend each other in a circle: {circle}", "break it")
+    packaged = _packaged()
+    if name_or_path in packaged:
+        layer = _read(name_or_path, packaged)
+        values = {key: value for key, value in layer.values.items() if key != "methods"}
+    elif name_or_path.endswith((".yaml", ".yml")) or (
+        os.sep in name_or_path and not name_or_path.startswith(METHODS)
+    ):
+        layer = read_yaml(Path(name_or_path))
+        values = dict(layer.values)
+    else:
+        layer, values = Layer(name_or_path, {}), {"extends": _parts(name_or_path, packaged)}
+    extended = values.pop("extends", None) or []
+    layers: list[Layer] = []
+    for base in extended if isinstance(extended, list) else [extended]:
+        below = _layers(str(base), (*within, name_or_path))
+        # A recipe that two of them extend comes once, before both: again, it would undo the first.
+        layers += [lower for lower in below if lower not in layers]
+    return [*layers, Layer(layer.origin, values)] if values else layers
+
+
+def _parts(name: str, packaged: Mapping[str, Traversable]) -> list[str]:
+    """Return the data recipe and the method that a name without a file is made of."""
+    data_names = [data for data in packaged if name.startswith(f"{data}-")]
+    for data in sorted(data_names, key=len, reverse=True):
+        method = name.removeprefix(f"{data}-")
+        if method in _methods(data, packaged):
+            return [data, METHODS + method]
+    known = recipe_names()
+    hint = did_you_mean(name, sorted({*known, *packaged}), most=3)
+    hint = hint or f"there are {', '.join(known)}, "
+    raise UsageProblem(f"no recipe is named {name}", f"{hint}or give a .yaml file")
+
+
+def _methods(data: str, packaged: Mapping[str, Traversable]) -> list[str]:
+    """Return the methods that a data recipe lists, or the data recipe that it extends."""
+    values = _read(data, packaged).values
+    if "name" not in values:
+        return []
+    listed = values.get("methods")
+    return list(listed) if listed is not None else _methods(str(values["extends"]), packaged)
+
+
+def _packaged() -> dict[str, Traversable]:
+    folder = files("whipray.trainers") / "recipes"
+    return {
+        prefix + file.name.removesuffix(".yaml"): file
+        for prefix, entries in (("", folder.iterdir()), (METHODS, (folder / METHODS).iterdir()))
+        for file in entries
+        if file.name.endswith(".yaml")
+    }
+
+
+def _read(name: str, packaged: Mapping[str, Traversable]) -> Layer:
+    return read_yaml(packaged[name], f"recipe {name}")

@@ -1,0 +1,83 @@
+"""Recipes composed of others: which names there are, what wins, and what a mistake says."""
+
+from __future__ import annotations
+
+import pytest
+
+from whipray.platform.config.experiment import load_experiment
+from whipray.platform.config.recipes import recipe_layers, recipe_names
+from whipray.trainers.errors import UsageProblem
+
+
+def origins(name: str) -> list[str]:
+    return [layer.origin for layer in recipe_layers(name)]
+
+
+def test_a_name_is_the_longest_data_recipe_and_a_method() -> None:
+    assert origins("cifar100-lt-ir50-oc") == [
+        "recipe cifar100-lt",
+        "recipe cifar100-lt-ir50",
+        "recipe methods/oc",
+    ]
+    resolved = load_experiment("cifar100-lt-ir50-cbdm-ada", ["sampling.omega=2"])
+    assert resolved.value.name == "cifar100-lt-ir50"
+    for key, origin in {
+        "data.source": "recipe cifar100-lt",
+        "data.long_tail.ratio": "recipe cifar100-lt-ir50",
+        "augmentation.name": "recipe methods/ada",
+        "objective.name": "recipe methods/cbdm",
+        "training.images": "recipe methods/cbdm-ada",
+        "sampling.omega": "command line",
+    }.items():
+        assert resolved.origins[key] == origin
+
+
+def test_a_file_of_that_name_comes_first() -> None:
+    assert origins("cifar10-lt-cbdm")[-2:] == ["recipe methods/cbdm", "recipe cifar10-lt-cbdm"]
+    assert load_experiment("cifar10-lt-cbdm", []).value.sampling.omega == 1.0
+    assert load_experiment("cifar100-lt-cbdm", []).value.sampling.omega == 1.6
+
+
+def test_the_names_are_data_recipes_their_methods_and_files() -> None:
+    names = recipe_names()
+    assert len(names) == len(set(names)) == 49
+    assert {"cifar10-lt", "cifar100-lt-ir50-sqrt-rs", "digits-lt-call-lora", "digits-demo"} <= {
+        *names
+    }
+    # Training lengths of CIFAR do not suit digits; the demo is no data recipe; parts are no experiments.
+    for name in ("digits-lt-cbdm", "digits-demo-ada", "cifar10-lt-cbdm-ada-rs", "methods/oc"):
+        assert name not in names
+    for name in ("digits-lt-cbdm", "digits-demo-ada", "cifar10-lt-"):
+        with pytest.raises(UsageProblem, match=f"no recipe is named {name} — did you mean"):
+            recipe_layers(name)
+    with pytest.raises(UsageProblem, match=r"data\.source is missing"):
+        load_experiment("methods/oc", [])
+
+
+def test_a_list_is_laid_in_order_and_what_two_extend_comes_once(tmp_path) -> None:
+    def write(name: str, text: str) -> str:
+        (tmp_path / name).write_text(text)
+        return str(tmp_path / name)
+
+    base = write("base.yaml", "seed: 1\nname: base\nextends: digits-lt\n")
+    left = write("left.yaml", f"extends: {base}\nseed: 2\n")
+    right = write("right.yaml", f"extends: [{base}]\nname: right\n")
+    both = write("both.yaml", f"extends: [{left}, {right}, methods/oc]\ntraining.images: 640\n")
+    assert origins(both) == [
+        *("recipe digits-lt", "base.yaml", "left.yaml", "right.yaml"),
+        *("recipe methods/oc", "both.yaml"),
+    ]
+    experiment = load_experiment(both, []).value
+    assert (experiment.seed, experiment.name) == (2, "right")
+    assert (experiment.objective.name, experiment.training.images) == ("oc", 640)
+    assert load_experiment(write("empty.yaml", f"extends: [{right}]"), []).value.name == "right"
+
+    circle = write("circle.yaml", f"extends: [digits-lt, {tmp_path / 'back.yaml'}]\n")
+    back = write("back.yaml", f"extends: {circle}\n")
+    with pytest.raises(UsageProblem, match=f"in a circle: {circle} -> {back} -> {circle}"):
+        recipe_layers(circle)
+    for wrong, near in {"methods/occ": "methods/oc", "digits-tl": "digits-lt"}.items():
+        with pytest.raises(UsageProblem, match=f"named {wrong} — did you mean {near}"):
+            recipe_layers(write("wrong.yaml", f"extends: [digits-lt, {wrong}]\n"))
+    with pytest.raises(UsageProblem, match="unknown key methods"):
+        load_experiment(write("own.yaml", "extends: digits-lt\nmethods: [oc]\n"), [])
