@@ -51,7 +51,12 @@ def with_gpu_if_any(scaling: ScalingConfig) -> ScalingConfig:
 
 
 def no_room(
-    scaling: ScalingConfig, room: int, where: str = "the cluster", alternative: str = ""
+    scaling: ScalingConfig,
+    room: int,
+    where: str = "the cluster",
+    *,
+    setting: str = "scaling.workers",
+    alternative: str = "",
 ) -> UsageProblem:
     """Return the problem of workers that do not fit and never will.
 
@@ -59,11 +64,12 @@ def no_room(
         scaling: the workers asked for.
         room: how many such workers fit.
         where: they do.
+        setting: what sets the number of workers.
         alternative: what else helps, after the usual advice.
     """
     return UsageProblem(
         f"{scaling.wanted}: {where} has room for {room}",
-        "lower scaling.workers, scaling.cpus_per_worker or scaling.gpus_per_worker" + alternative,
+        f"lower {setting}, scaling.cpus_per_worker or scaling.gpus_per_worker{alternative}",
     )
 
 

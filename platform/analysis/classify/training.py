@@ -10,6 +10,8 @@ from typing import Any
 from ....trainers.classification import ClassificationConfig, train_and_test
 from ....trainers.data import PackedImages, Splits
 from ....trainers.engine import choose_device
+from ...compute.actor_pool import ActorPool
+from ...compute.capacity import cluster_capacity, no_room, with_gpu_if_any
 from ...config.experiment import ScalingConfig
 from .summary import Arm
 
@@ -109,13 +111,10 @@ def train_on_ray(
         UsageProblem: the cluster has no room for a single one.
         Problem: what a training raised, or a worker that was lost too often.
     """
-    from ...compute.actor_pool import ActorPool
-    from ...compute.capacity import cluster_capacity, no_room, with_gpu_if_any
-
     scaling = with_gpu_if_any(scaling.model_copy(update={"workers": 1}))
     room = cluster_capacity(scaling.cpus_per_worker, scaling.gpus_per_worker)
     if room < 1:
-        raise no_room(scaling, room)
+        raise no_room(scaling, room, setting="--workers")
     pool = ActorPool[ClassifierRun, Outcome](
         partial(task.train, splits, added),
         min(workers, len(jobs)),
