@@ -1,4 +1,4 @@
-"""Runs side by side: each evaluated as it was, or as overridden, then compared."""
+"""Compare runs: evaluate each one, with overrides if given, and compare them with the first."""
 
 from __future__ import annotations
 
@@ -14,26 +14,27 @@ from ..evaluation.pages.comparison import render_comparison
 from ..evaluation.report import REPLICATES, REPORT
 from ..generation.shards import short_hash
 from ..runs.evaluator import prefixed
+from ..storage.layout import comparison_page
 from ..storage.store import Storage
-from .target import evaluate_again, find_target
+from .target import evaluate_target, find_target
 
 
 @dataclass(frozen=True)
 class ComparisonResult:
-    """A comparison and where its page is."""
+    """A comparison and its page."""
 
     comparison: Comparison
     page: str
-    """In the store."""
+    """Path in the store."""
 
     def document(self) -> dict[str, Any]:
-        """As JSON types; `noise` is told of every difference."""
-        found = asdict(self.comparison)
-        for row, shown in zip(self.comparison.rows, found["rows"], strict=True):
-            for difference, content in zip(row.differences, shown["differences"], strict=True):
+        """Return the comparison as JSON types, with `noise` for every difference."""
+        document = asdict(self.comparison)
+        for row, entry in zip(self.comparison.rows, document["rows"], strict=True):
+            for difference, content in zip(row.differences, entry["differences"], strict=True):
                 if difference is not None:
                     content["noise"] = difference.noise
-        return found
+        return document
 
 
 def compare_runs(
@@ -41,30 +42,30 @@ def compare_runs(
     tracking: str | None,
     names: Sequence[str],
     overrides: Sequence[str],
-    say: Callable[[str], None],
+    on_phase: Callable[[str], None],
 ) -> ComparisonResult:
-    """Evaluate what is not evaluated yet, and compare all with the first.
+    """Evaluate the runs that are not evaluated yet, and compare all with the first.
 
     Raises:
         UsageProblem: fewer than two runs, or one of them twice.
     """
     if len(names) < 2 or len(set(names)) < len(names):
         raise UsageProblem(
-            f"compare needs two different runs or more, not {', '.join(names) or 'none'}",
-            "name them one after another, the one to compare with first",
+            f"compare needs two or more different runs, not {', '.join(names) or 'none'}",
+            "name the runs, the one to compare with first",
         )
-    evaluations, places, confidences = [], [], []
+    evaluations, uris, confidences = [], [], []
     for name in names:
         target = find_target(root, tracking, name, overrides)
-        found, _ = evaluate_again(target, prefixed(f"{name}: ", say))
-        store = target.place.store
+        evaluated, _ = evaluate_target(target, prefixed(f"{name}: ", on_phase))
+        store = target.run.store
         with Scratch() as scratch:
             for file in (REPORT, REPLICATES):
-                store.get_file(f"{found.folder}/{file}", Path(scratch) / file)
-            evaluations.append(read_evaluation(Path(scratch), store.uri_of(found.folder)))
+                store.get_file(f"{evaluated.folder}/{file}", Path(scratch) / file)
+            evaluations.append(read_evaluation(Path(scratch), store.uri_of(evaluated.folder)))
             confidences.append(target.experiment.evaluation.confidence)
-        places.append(store.uri_of(found.folder))
+        uris.append(store.uri_of(evaluated.folder))
     comparison = compare(names, evaluations, confidences[0])
-    page = f"comparisons/{short_hash(places)}.html"
+    page = comparison_page(short_hash(uris))
     root.write_text(page, render_comparison(comparison))
     return ComparisonResult(comparison, page)

@@ -1,4 +1,4 @@
-"""Quality over guidance: every combination of omega, steps and sampler on one checkpoint."""
+"""Measure quality over guidance: each combination of omega, steps and sampler on one checkpoint."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from ..evaluation.pages.content import CurvePoint
 from ..evaluation.pages.guidance import render_guidance
 from ..generation.shards import short_hash
 from ..runs.evaluator import Evaluated, curve, prefixed
+from ..storage.layout import guidance_page
 from ..storage.store import Storage
 from .target import Target, find_target
 
@@ -22,28 +23,36 @@ METRICS = ("kid", "fid", "precision_recall")
 """What is measured at every point, and what `evaluation.rank_by` needs."""
 
 
+TYPES: dict[str, Callable[[str], str | int | float]] = {
+    "omega": float,
+    "steps": int,
+    "sampler": str,
+}
+EXAMPLES = {"omega": "--omega 0,0.5,1", "steps": "--steps 10,50", "sampler": "--sampler ddim,ddpm"}
+
+
 @dataclass(frozen=True)
-class Guided:
+class GuidanceResult:
     """Points over guidance, by sampler, steps and omega."""
 
     run: str
     points: list[CurvePoint]
-    number: str
-    """What `best` is judged by: that of `evaluation.rank_by`."""
+    metric: str
+    """Metric by which `best` is chosen: that of `evaluation.rank_by`."""
     best: Mapping[str, CurvePoint]
-    """By group: overall, many, medium, few."""
+    """The best point of each group of classes: overall, many, medium, few."""
     store: Storage
     page: str
-    """In the run's store, and in its MLflow run."""
+    """Path of the page in the run's store, and in its MLflow run."""
     note: str | None
-    """Why it is not in MLflow, if it is not."""
+    """Why the page is not in MLflow; None where it is."""
 
     def document(self) -> dict[str, Any]:
-        """As JSON types."""
+        """Return the result as JSON types."""
         return {
             "run": self.run,
             "points": [asdict(point) for point in self.points],
-            "ranked_by": self.number,
+            "ranked_by": self.metric,
             "note": self.note,
             "best": {
                 group: {"omega": p.omega, "steps": p.steps, "sampler": p.sampler}
@@ -58,9 +67,9 @@ def measure_guidance(
     name: str,
     overrides: Sequence[str],
     lists: Mapping[str, str | None],
-    say: Callable[[str], None],
-) -> Guided:
-    """Measure every point that is not known yet, from the same noise.
+    on_phase: Callable[[str], None],
+) -> GuidanceResult:
+    """Evaluate every point that is not known yet, from the same noise.
 
     Args:
         lists: comma-separated values of omega, steps and sampler; None is the run's own.
@@ -79,74 +88,68 @@ def measure_guidance(
     points = distinct(
         target, [dict(zip(wanted, v, strict=True)) for v in product(*wanted.values())]
     )
-    with target.evaluator(say) as evaluator:
+    with target.evaluator(on_phase) as evaluator:
         tried: list[Evaluated] = []
         for values in points:
-            evaluator.say = prefixed(f"{len(tried) + 1}/{len(points)} · ", say)
+            evaluator.say = prefixed(f"{len(tried) + 1}/{len(points)} · ", on_phase)
             tried.append(evaluator.evaluate_at(values))
         if not target.experiment.evaluation.keep_samples:
             evaluator.delete_samples(tried)
         for point in tried:
             evaluator.value(point)
-    found = curve(tried)
-    best = best_by_group(found, ranked)
-    store = target.place.store
-    page = f"guidance/{short_hash([point.folder for point in tried])}.html"
-    text = render_guidance(target.name, found, best)
+    curve_points = curve(tried)
+    best = best_by_group(curve_points, ranked)
+    store = target.run.store
+    page = guidance_page(short_hash([point.folder for point in tried]))
+    text = render_guidance(target.name, curve_points, best)
     store.write_text(page, text)
     note = target.record(root, lambda run: run.log_text(text, page))
-    return Guided(target.name, found, ranked, best, store, page, note)
+    return GuidanceResult(target.name, curve_points, ranked, best, store, page, note)
 
 
 def parse_list(key: str, text: str) -> list[str | int | float]:
-    """`0,0.5,1` -> its values.
+    """Return the values of a comma-separated list such as `0,0.5,1`.
 
     Raises:
-        UsageProblem: nothing in it, or something that this option does not take.
+        UsageProblem: an empty list, or a value that the option does not take.
     """
     parts = [part.strip() for part in text.split(",") if part.strip()]
     if not parts:
-        raise UsageProblem(f"--{key} is empty", f"give values with commas, such as {EXAMPLES[key]}")
+        raise UsageProblem(
+            f"--{key} is empty", f"give comma-separated values, such as {EXAMPLES[key]}"
+        )
     try:
         return [TYPES[key](part) for part in parts]
     except ValueError as error:
         raise UsageProblem(
-            f"--{key} {text}: not a list of {key} values", f"give them as {EXAMPLES[key]}"
+            f"--{key} {text} is not a list of {key} values", f"use the form {EXAMPLES[key]}"
         ) from error
 
 
-TYPES: dict[str, Callable[[str], str | int | float]] = {
-    "omega": float,
-    "steps": int,
-    "sampler": str,
-}
-EXAMPLES = {"omega": "--omega 0,0.5,1", "steps": "--steps 10,50", "sampler": "--sampler ddim,ddpm"}
-
-
 def distinct(target: Target, points: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The points without those that draw what another draws, such as ddpm in other steps.
+    """Return the points without those that generate the same images as another, such as ddpm in other steps.
 
     Raises:
-        UsageProblem: a value that sampling does not take.
+        UsageProblem: a value that the sampler does not take.
     """
-    found: dict[str, dict[str, Any]] = {}
+    first: dict[str, dict[str, Any]] = {}
     for values in points:
         changed = with_values(target.experiment, values, "the options")
-        drawn = changed.sampling.effective(changed.diffusion.timesteps)
-        found.setdefault(drawn.model_dump_json(), values)
-    return list(found.values())
+        effective = changed.sampling.effective(changed.diffusion.timesteps)
+        first.setdefault(effective.model_dump_json(), values)
+    return list(first.values())
 
 
-def best_by_group(points: Sequence[CurvePoint], number: str) -> dict[str, CurvePoint]:
-    """The best point of each group that has the number; the first of equals."""
-    sign = 1 if number in LOWER_IS_BETTER else -1
+def best_by_group(points: Sequence[CurvePoint], metric: str) -> dict[str, CurvePoint]:
+    """Return the best point of each group that has the metric; of equal points the first."""
+    sign = 1 if metric in LOWER_IS_BETTER else -1
     groups = dict.fromkeys(
-        key.partition("/")[2] for p in points for key in p.values if key.startswith(f"{number}/")
+        key.partition("/")[2] for p in points for key in p.values if key.startswith(f"{metric}/")
     )
     return {
         group: min(
-            (p for p in points if f"{number}/{group}" in p.values),
-            key=lambda p: sign * p.values[f"{number}/{group}"].value,
+            (p for p in points if f"{metric}/{group}" in p.values),
+            key=lambda p: sign * p.values[f"{metric}/{group}"].value,
         )
         for group in groups
     }

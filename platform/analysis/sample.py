@@ -1,4 +1,4 @@
-"""Drawing images from a registered model or from a run's last checkpoint."""
+"""Generate images with a registered model, or with a run's last checkpoint."""
 
 from __future__ import annotations
 
@@ -26,35 +26,35 @@ Pixels = NDArray[np.uint8]
 Ints = NDArray[np.int64]
 
 
-def open_source(root: Storage, tracking: str | None, target: str) -> Exported:
-    """`models:/...` from the registry, else a run of the store.
+def load_target(root: Storage, tracking: str | None, target: str) -> Exported:
+    """Load `models:/...` from the registry, and any other name as a run of the store.
 
     Raises:
         UsageProblem: no such model or run.
-        CheckpointProblem: a model that is not ours.
+        CheckpointProblem: a model that Whipray did not register.
     """
     if target.startswith("models:/"):
         tracker = Tracker(TrackingConfig(uri=tracking), root)
-        return open_version(tracker, resolve(tracker, target))
-    place = find_run(root, target)
-    return load_model(place.store, place.checkpoint, place.experiment)
+        return load_version(tracker, resolve(tracker, target))
+    run = find_run(root, target)
+    return load_model(run.store, run.checkpoint, run.experiment)
 
 
-def open_version(tracker: Tracker, version: Version) -> Exported:
-    """A registered version's weights and card; the code that lies beside them is not run.
+def load_version(tracker: Tracker, version: Version) -> Exported:
+    """Load the weights and card of a registered version; code that was registered with it is not run.
 
     Raises:
-        CheckpointProblem: a model that is not ours.
+        CheckpointProblem: a model that Whipray did not register.
     """
     with Scratch() as scratch:
         return load_exported(download(tracker, version, Path(scratch)), choose_device())
 
 
 def parse_classes(text: str, names: list[str]) -> list[int]:
-    """Ids or names, comma-separated, or `all`.
+    """Return class ids from comma-separated ids or names, or from `all`.
 
     Raises:
-        UsageProblem: a class that there is not, with the nearest one.
+        UsageProblem: no such class; it suggests the nearest one.
     """
     if text == "all":
         return list(range(len(names)))
@@ -67,15 +67,17 @@ def parse_classes(text: str, names: list[str]) -> list[int]:
         else:
             hint = did_you_mean(word, names)
             raise UsageProblem(
-                f"--classes: there is no class {word}",
-                f"{hint}give ids 0 to {len(names) - 1} or names",
+                f"--classes: no class {word}",
+                f"{hint}give ids from 0 to {len(names) - 1}, or names",
             )
     if not ids:
-        raise UsageProblem("--classes names no class", "give ids or names, or leave it out for all")
+        raise UsageProblem(
+            "--classes is empty", "give ids or names, or omit the option for all classes"
+        )
     return ids
 
 
-def draw(
+def generate_images(
     model: Exported,
     ids: list[int],
     per_class: int,
@@ -83,20 +85,20 @@ def draw(
     steps: int | None,
     seed: int,
 ) -> tuple[Pixels, Ints]:
-    """`per_class` images of each class: (N, C, H, W) and their class ids (N,)."""
+    """Generate `per_class` images of each class; return them, (N, C, H, W) uint8, and their ids, (N,)."""
     labels = np.repeat(np.asarray(ids, dtype=np.int64), per_class)
-    given = {"omega": omega, "steps": steps}
-    options = {key: value for key, value in given.items() if value is not None}
+    settings = {"omega": omega, "steps": steps}
+    options = {key: value for key, value in settings.items() if value is not None}
     sampling = model.card.sampling.model_copy(update=options)
     pixels: Pixels = to_uint8(model.sample(torch.from_numpy(labels), sampling, seed)).numpy()
     return pixels, labels
 
 
 def save(images: Pixels, labels: Ints, card: Card, to: Path, per_class: int) -> list[str]:
-    """A grid if `to` ends in .png, else a folder with one file an image; the files written.
+    """Save a grid if `to` ends in .png, else one file per image in a folder; return the files.
 
     Raises:
-        UsageProblem: a place that cannot be written.
+        UsageProblem: the file or folder cannot be written.
     """
     from PIL import Image
 
@@ -108,7 +110,7 @@ def save(images: Pixels, labels: Ints, card: Card, to: Path, per_class: int) -> 
             return [str(to)]
         written = []
         for number, (image, label) in enumerate(zip(images, labels, strict=True)):
-            # A model's card names its classes: as `../..` one would lead out of the folder.
+            # Class names come with the model: one such as `../..` must not lead out of the folder.
             folder = to / re.sub(r"[\\/\s]", "_", f"{label:03d}-{card.class_names[label]}")
             folder.mkdir(parents=True, exist_ok=True)
             pixels = image[0] if len(image) == 1 else image.transpose(1, 2, 0)

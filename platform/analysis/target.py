@@ -1,4 +1,4 @@
-"""Evaluate a run that is there already, with other sampling or evaluation settings."""
+"""A finished run as the target of an evaluation, with other sampling or evaluation settings."""
 
 from __future__ import annotations
 
@@ -6,90 +6,117 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from ...trainers.errors import Problem, UsageProblem
+from ...trainers.errors import Problem
 from ..config.experiment import Experiment, TrackingConfig
-from ..config.layers import Layer, parse_override, resolve
+from ..config.layers import Layer, resolve
 from ..evaluation.config import ALL_METRICS
 from ..runs.evaluator import Evaluated, Evaluator
 from ..runs.find_run import StoredRun, find_run
+from ..runs.run import record
+from ..storage.layout import EVALUATION_PAGE, VersionTag
 from ..storage.store import Storage
+from ..tracking import registry
 from ..tracking.mlflow_runs import Run, Tracker
+from .overrides import parse_overrides
 
-CHANGEABLE = ("sampling.", "evaluation.", "scaling.")
+CHANGEABLE = ("sampling", "evaluation", "scaling")
 
 
 @dataclass(frozen=True)
 class Target:
-    """A run to evaluate, and with which settings."""
+    """A run to evaluate, and the settings to evaluate it with."""
 
     name: str
-    place: StoredRun
+    run: StoredRun
     experiment: Experiment
-    """The run's own, with what is overridden."""
+    """The run's experiment with the overrides."""
 
-    def evaluator(self, say: Callable[[str], None]) -> Evaluator:
-        """Of the run's last checkpoint."""
-        return Evaluator(self.experiment, self.place.store, self.place.checkpoint, say)
+    def evaluator(self, on_phase: Callable[[str], None]) -> Evaluator:
+        """Return an evaluator of the run's last checkpoint."""
+        return Evaluator(self.experiment, self.run.store, self.run.checkpoint, on_phase)
 
     def record(self, root: Storage, write: Callable[[Run], None]) -> str | None:
-        """Add something to the run's MLflow run; why that could not be, if it could not."""
+        """Add something to the run's MLflow run; return why that failed, None where it did not."""
         try:
-            write(Tracker(self.experiment.tracking, root).find(self.place.key))
+            write(Tracker(self.experiment.tracking, root).find(self.run.key))
         except Problem as problem:
-            return f"not in MLflow: {problem.what}"
+            return f"not recorded in MLflow: {problem.what}"
         return None
 
 
+@dataclass(frozen=True)
+class EvaluationResult:
+    """An evaluation of a finished run."""
+
+    target: Target
+    evaluated: Evaluated
+    images_generated: int
+    """0 where the result was in the store already."""
+    note: str | None
+    """Why it is not in MLflow; None where it is."""
+
+    @property
+    def page(self) -> str:
+        """Path of the report in the run's store."""
+        return f"{self.evaluated.folder}/{EVALUATION_PAGE}"
+
+
 def find_target(root: Storage, tracking: str | None, name: str, overrides: Sequence[str]) -> Target:
-    """A run, SWEEP/TRIAL or models:/NAME@ALIAS, to be evaluated in full unless overridden.
+    """Return a run as the target of an evaluation, by default with every metric.
 
     Args:
-        tracking: MLflow's address; None: beside the runs.
+        tracking: MLflow's tracking URI; None: the database in the store.
+        name: a run, SWEEP/TRIAL, or models:/NAME@ALIAS.
         overrides: of `sampling.*`, `evaluation.*` and `scaling.*`.
 
     Raises:
-        UsageProblem: no such run or model, or an override of anything else.
+        UsageProblem: no such run or model, or an override of another section.
     """
-    layers = [parse_override(text) for text in overrides]
-    for layer in layers:
-        for key in layer.values:
-            if not key.startswith(CHANGEABLE):
-                raise UsageProblem(
-                    f"{key} cannot be changed after the training",
-                    "override sampling.*, evaluation.* or scaling.*, or train another run",
-                )
+    layers = parse_overrides(overrides, CHANGEABLE)
     registered: dict[str, object] = {}
     if name.startswith("models:/"):
-        from ..tracking.registry import resolve as resolve_model
-
-        version = resolve_model(Tracker(TrackingConfig(uri=tracking), root), name)
-        name = f"{version.tags.get('whipray.sweep')}/{version.tags.get('whipray.trial')}"
-        found = json.loads(version.tags.get("whipray.sampling", "{}"))
-        registered = {f"sampling.{key}": value for key, value in found.items()}
-    place = find_run(root, name)
-    base = place.experiment.model_copy(
-        update={
-            "storage": root.config,
-            "tracking": place.experiment.tracking.model_copy(update={"uri": tracking})
-            if tracking
-            else place.experiment.tracking,
-        }
-    )
-    full = {"evaluation.metrics": list(ALL_METRICS)}
+        version = registry.resolve(Tracker(TrackingConfig(uri=tracking), root), name)
+        name = f"{version.tags.get(VersionTag.SWEEP)}/{version.tags.get(VersionTag.TRIAL)}"
+        sampling = json.loads(version.tags.get(VersionTag.SAMPLING, "{}"))
+        registered = {f"sampling.{key}": value for key, value in sampling.items()}
+    run = find_run(root, name)
+    recorded_in = run.experiment.tracking
+    if tracking:
+        recorded_in = recorded_in.model_copy(update={"uri": tracking})
+    base = run.experiment.model_copy(update={"storage": root.config, "tracking": recorded_in})
     experiment = resolve(
         Experiment,
         [
             Layer("checkpoint", base.model_dump(mode="json")),
-            Layer("whipray evaluate", full),
+            Layer("whipray evaluate", {"evaluation.metrics": list(ALL_METRICS)}),
             Layer(f"model {name}", registered),
             *layers,
         ],
     ).value
-    return Target(name, place, experiment)
+    return Target(name, run, experiment)
 
 
-def evaluate_again(target: Target, say: Callable[[str], None]) -> tuple[Evaluated, int]:
-    """Measure the run's last checkpoint; what was found, and how many images had to be drawn."""
-    with target.evaluator(say) as evaluator:
-        found = evaluator.select_best([evaluator.evaluate_at()])
-        return found, evaluator.generated
+def evaluate_target(target: Target, on_phase: Callable[[str], None]) -> tuple[Evaluated, int]:
+    """Evaluate the run's last checkpoint; also return how many images were generated for it."""
+    with target.evaluator(on_phase) as evaluator:
+        evaluated = evaluator.select_best([evaluator.evaluate_at()])
+        return evaluated, evaluator.generated
+
+
+def evaluate_run(
+    root: Storage,
+    tracking: str | None,
+    name: str,
+    overrides: Sequence[str],
+    on_phase: Callable[[str], None],
+) -> EvaluationResult:
+    """Evaluate a run and record the result in its MLflow run.
+
+    Raises:
+        UsageProblem: as `find_target`.
+    """
+    target = find_target(root, tracking, name, overrides)
+    evaluated, generated = evaluate_target(target, on_phase)
+    store = target.run.store
+    note = target.record(root, lambda run: record(run, store, evaluated, evaluated.folder))
+    return EvaluationResult(target, evaluated, generated, note)

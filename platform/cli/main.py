@@ -1,22 +1,24 @@
-"""The command line: verbs are thin, errors are two lines, exit codes are stable.
+"""The command line: thin verbs, errors of two lines, stable exit codes (`exit_codes.py`).
 
-0 ok · 1 failure · 2 usage or config · 3 gate refused · 4 preflight failed · 5 budget reached ·
-130 interrupted. Data goes to stdout, talk to stderr.
+    0 ok · 1 failure · 2 wrong usage · 4 preflight check failed · 130 interrupted
+
+Data goes to stdout, messages to stderr.
 """
 
 from __future__ import annotations
 
+import importlib.metadata
 import os
 import sys
 import tempfile
 import traceback
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
 from ...trainers.errors import Problem
-from ..foundation.text import describe_exception
-from .output import print_error
+from . import exit_codes
+from .consoles import print_error, stdout_console
 from .verbs import (
     classify,
     cluster,
@@ -32,11 +34,10 @@ from .verbs import (
     ui,
 )
 
-INTERRUPTED = 130
-
 app = typer.Typer(
     name="whipray",
     help="Train, tune and ship class-balanced diffusion models on long-tailed images.",
+    epilog=exit_codes.HELP,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -55,25 +56,45 @@ app.add_typer(jobs.app, name="jobs")
 app.add_typer(cluster.app, name="cluster")
 app.command()(ui.ui)
 
-
-# Typer carries a click of its own; this is its base of "wrong argument", from its public child.
+# Typer 0.15 and later bring their own copy of click without a public name for its base of "wrong
+# argument"; this is it, reached from a public subclass.
 ClickException = next(c for c in typer.BadParameter.mro() if c.__name__ == "ClickException")
 
 
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        stdout_console.print(f"whipray {importlib.metadata.version('whipray')}")
+        raise typer.Exit(exit_codes.OK)
+
+
+@app.callback()
+def _whipray(
+    _version: Annotated[
+        bool,
+        typer.Option(
+            "--version", help="Show the version and exit.", callback=_show_version, is_eager=True
+        ),
+    ] = False,
+) -> None:
+    pass
+
+
 def main() -> None:
-    """Run a command; whatever happens ends in one of the exit codes."""
+    """Run a command and exit with one of the exit codes, whatever happens."""
     as_json = "--json" in sys.argv
     try:
         code = typer.main.get_command(app)(standalone_mode=False)
-        if code == INTERRUPTED:  # Typer makes this of Ctrl-C, without a word
+        if code == exit_codes.INTERRUPTED:  # what Typer returns after Ctrl-C
             raise KeyboardInterrupt
-        sys.exit(code if isinstance(code, int) else 0)
+        sys.exit(code if isinstance(code, int) else exit_codes.OK)
     except Problem as problem:
-        print_error(problem.what, problem.fix, problem.exit_code, as_json)
-        sys.exit(problem.exit_code)
+        code = exit_codes.exit_code_of(problem)
+        print_error(problem.what, problem.fix, code, as_json)
+        sys.exit(code)
     except (KeyboardInterrupt, typer.Abort):
-        print_error("interrupted", "the same command goes on where it was", INTERRUPTED, as_json)
-        _leave(INTERRUPTED)
+        fix = "run the same command again to resume"
+        print_error("interrupted", fix, exit_codes.INTERRUPTED, as_json)
+        _exit_now(exit_codes.INTERRUPTED)
     except Exception as error:  # noqa: BLE001  (the last resort; nothing is swallowed)
         if isinstance(error, ClickException):
             sys.exit(_wrong_argument(error, as_json))
@@ -82,30 +103,32 @@ def main() -> None:
 
 def _wrong_argument(error: Any, as_json: bool) -> int:
     message = str(error.format_message())
-    if "Usage:" in message:  # no arguments at all: the help is the answer
+    if "Usage:" in message:  # there were no arguments at all, and the message is the help
         sys.stderr.write(message + "\n")
     else:
         context = getattr(error, "ctx", None)
         path = context.command_path if context is not None else "whipray"
-        print_error(message, f"see `{path} --help`", 2, as_json)
-    return 2
+        print_error(message, f"see `{path} --help`", exit_codes.USAGE, as_json)
+    return exit_codes.USAGE
 
 
 def _defect(error: Exception, as_json: bool) -> int:
-    """Keep the traceback for us, show a person one line."""
+    """Print one line about an unexpected exception; its traceback goes to a file."""
+    from ..foundation.text import describe_exception
+
     with tempfile.NamedTemporaryFile("w", prefix="whipray-", suffix=".log", delete=False) as log:
         traceback.print_exception(error, file=log)
     print_error(
         f"unexpected {describe_exception(error)}",
-        f"this is a defect of whipray; its traceback is in {log.name}",
-        1,
+        f"please report this bug of whipray; its traceback is in {log.name}",
+        exit_codes.FAILURE,
         as_json,
     )
-    return 1
+    return exit_codes.FAILURE
 
 
-def _leave(code: int) -> None:
-    """Without waiting for worker threads, which an interrupt leaves in the middle of things."""
+def _exit_now(code: int) -> None:
+    """Exit without waiting for worker threads, which an interrupt leaves in the middle of things."""
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)

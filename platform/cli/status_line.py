@@ -1,7 +1,4 @@
-"""What a person sees while things run: one line with progress and time left, nothing else.
-
-On a terminal the line stays in place; in a log it comes once in a while. It goes to stderr.
-"""
+"""One line of progress on stderr: in place on a terminal, every few seconds in a log."""
 
 from __future__ import annotations
 
@@ -13,18 +10,25 @@ from typing import Self
 from rich.console import Console
 
 LOG_EVERY_S = 10.0
-
-
 TERMINAL_EVERY_S = 0.5
 
 
 class StatusLine:
-    """Shows `text()` regularly from a thread of its own, also while nothing is reported."""
+    """Shows a text that changes, from a thread of its own: also while nothing is reported.
 
-    def __init__(self, console: Console, text: Callable[[], str]) -> None:
-        self.console, self.text = console, text
+    Args:
+        text: the text, or a function that returns the current one.
+    """
+
+    def __init__(self, console: Console, text: str | Callable[[], str]) -> None:
+        self.console = console
+        self._text = text
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._show, daemon=True)
+
+    def set(self, text: str) -> None:
+        """Show another text from now on."""
+        self._text = text
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -39,11 +43,14 @@ class StatusLine:
         self._stop.set()
         self._thread.join()
 
+    def _current(self) -> str:
+        return self._text if isinstance(self._text, str) else self._text()
+
     def _show(self) -> None:
         if self.console.is_terminal:
-            with self.console.status(self.text()) as status:
+            with self.console.status(self._current()) as status:
                 while not self._stop.wait(TERMINAL_EVERY_S):
-                    status.update(self.text())
+                    status.update(self._current())
             return
         while not self._stop.wait(LOG_EVERY_S):
-            self.console.print(self.text(), highlight=False, soft_wrap=True)
+            self.console.print(self._current(), highlight=False, soft_wrap=True)

@@ -1,38 +1,106 @@
-"""The store and the tracking server that a command's options name."""
+"""The options that name a store and its MLflow, shared by the verbs that read runs.
+
+A verb takes them as one parameter:
+
+    @with_store_options
+    def verb(target: ..., store: StoreOptions, as_json: Json = False) -> None: ...
+"""
 
 from __future__ import annotations
 
-from typing import Any
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from functools import wraps
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
+
+import typer
 
 from ...trainers.errors import UsageProblem
-from ..config.experiment import TrackingConfig
-from ..storage.config import StorageConfig
-from ..storage.store import Storage
-from ..tracking.mlflow_runs import Tracker
+
+if TYPE_CHECKING:  # imported on use, so that `--help` is quick
+    from ..storage.config import StorageConfig
+    from ..storage.store import Storage
+    from ..tracking.mlflow_runs import Tracker
+
+StorageUri = Annotated[
+    str | None,
+    typer.Option("--storage", help="Store of the runs: a folder or s3://bucket/prefix."),
+]
+Endpoint = Annotated[str | None, typer.Option("--endpoint", help="URL of the S3 server.")]
+TrackingUri = Annotated[
+    str | None,
+    typer.Option("--tracking", help="MLflow's tracking URI; default: a database in the store."),
+]
 
 
-def open_storage(uri: str | None, endpoint: str | None) -> Storage:
-    """The store of the options, or the default folder."""
-    return Storage(store_config(uri, endpoint))
+@dataclass(frozen=True)
+class StoreOptions:
+    """The options --storage, --endpoint and --tracking."""
+
+    storage: StorageUri = None
+    endpoint: Endpoint = None
+    tracking: TrackingUri = None
+
+    def config(self) -> StorageConfig:
+        """Return the store's configuration.
+
+        Raises:
+            UsageProblem: not a folder, bucket or URL.
+        """
+        from pydantic import ValidationError
+
+        from ..storage.config import StorageConfig
+
+        given = {"uri": self.storage, "endpoint_url": self.endpoint}
+        try:
+            return StorageConfig.model_validate({k: v for k, v in given.items() if v})
+        except ValidationError as error:
+            first = error.errors()[0]
+            option = "--storage" if first["loc"] == ("uri",) else "--endpoint"
+            reason = first.get("ctx", {}).get("error", first["msg"])
+            raise UsageProblem(f"{option} {first['input']} cannot be used", str(reason)) from error
+
+    def open(self) -> Storage:
+        """Open the store; without options, the default folder."""
+        from ..storage.store import Storage
+
+        return Storage(self.config())
+
+    def open_tracker(self) -> Tracker:
+        """Open MLflow at --tracking, by default the one in the store."""
+        from ..config.experiment import TrackingConfig
+        from ..tracking.mlflow_runs import Tracker
+
+        return Tracker(TrackingConfig(uri=self.tracking), self.open())
 
 
-def store_config(uri: str | None, endpoint: str | None) -> StorageConfig:
-    """What the options say of the store.
+def with_store_options(verb: Callable[..., None]) -> Callable[..., None]:
+    """Replace a verb's parameter of type `StoreOptions` by three options on the command line.
 
-    Raises:
-        UsageProblem: no folder, bucket or address.
+    Typer makes one option of each parameter in a function's signature; it has no groups of options.
     """
-    given: dict[str, Any] = {"uri": uri} if uri else {}
-    if endpoint:
-        given["endpoint_url"] = endpoint
-    try:
-        return StorageConfig.model_validate(given)
-    except ValueError as error:
-        raise UsageProblem(
-            f"--storage or --endpoint: {error}".splitlines()[0], "give a folder or s3://bucket"
-        ) from error
+    hints = get_type_hints(verb, include_extras=True)
+    group = next(name for name, hint in hints.items() if hint is StoreOptions)
+    options = get_type_hints(StoreOptions, include_extras=True)
+    names = [field.name for field in fields(StoreOptions)]
+
+    @wraps(verb)
+    def command(**arguments: Any) -> None:
+        store = StoreOptions(**{name: arguments.pop(name) for name in names})
+        verb(**arguments, **{group: store})
+
+    parameters = []
+    for parameter in inspect.signature(verb).parameters.values():
+        if parameter.name == group:
+            parameters += [_keyword(name, options[name], None) for name in names]
+        else:
+            parameters.append(_keyword(parameter.name, hints[parameter.name], parameter.default))
+    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    command.__annotations__ = {each.name: each.annotation for each in parameters}
+    return command
 
 
-def open_tracker(uri: str | None, endpoint: str | None, tracking: str | None) -> Tracker:
-    """MLflow of the options."""
-    return Tracker(TrackingConfig(uri=tracking), open_storage(uri, endpoint))
+def _keyword(name: str, annotation: Any, default: Any) -> inspect.Parameter:
+    kind = inspect.Parameter.KEYWORD_ONLY
+    return inspect.Parameter(name, kind, annotation=annotation, default=default)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ...trainers.samplers import SamplingConfig
 from ...trainers.scratch import Scratch
-from ..analysis.sample import draw, open_version
+from ..analysis.sample import generate_images, load_version
 from ..evaluation.config import EvaluationConfig
 from ..evaluation.report import comparable
 from ..generation.grid import class_grid
@@ -92,9 +92,9 @@ def reason_not_promoted(config: EvaluationConfig, tracker: Tracker, new: Version
 
 def _draw(tracker: Tracker, version: Version, result: SweepResult) -> str:
     """A grid from the model as it was registered."""
-    model = open_version(tracker, version)
+    model = load_version(tracker, version)
     names, counts = model.card.class_names, model.card.class_counts
-    images, labels = draw(model, list(range(len(names))), PER_CLASS, None, None, seed=0)
+    images, labels = generate_images(model, list(range(len(names))), PER_CLASS, None, None, seed=0)
     picture = class_grid(images, labels, names, PER_CLASS, None, counts)
     with Scratch() as scratch:
         file = Path(scratch) / "champion.png"

@@ -44,7 +44,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Shell:
     assert "Traceback" not in err
     assert err.strip().splitlines()[-2:] == [
         "error: interrupted",
-        "fix: the same command goes on where it was",
+        "fix: run the same command again to resume",
     ]
     last = max(path.name for path in manifest.parents[1].iterdir())
     images = int(last.removeprefix("images-")) + 640

@@ -101,7 +101,7 @@ def test_a_job_is_let_go_of_stopped_with_a_checkpoint_and_gone_on_with(laptop: L
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=WAIT_S)
     assert process.returncode == 130
-    assert "goes on without you" in err
+    assert "no longer following" in err
     assert " images/s in first, " in err  # the run before this one has the same step
     assert "  costs       " in err
     (job,) = [job for job in laptop.jobs() if job["facts"]["name"] == "long"]
@@ -110,7 +110,7 @@ def test_a_job_is_let_go_of_stopped_with_a_checkpoint_and_gone_on_with(laptop: L
 
     code, out, err = laptop.run(*laptop.train("long", *LONG))
     assert (code, out) == (2, "")
-    assert err.strip().splitlines()[-2] == f"error: {job['id']} is at train long already"
+    assert err.strip().splitlines()[-2] == f"error: {job['id']} already runs train long"
 
     checkpoints = laptop.store / "runs/long/checkpoints"
     assert not checkpoints.exists()
@@ -139,7 +139,7 @@ def test_a_broken_connection_is_taken_up_where_it_was(laptop: Laptop, head: RayH
             # not `communicate`, which forgets what `readline` has read ahead
             out, err = process.stdout.read(), process.stderr.read()
     assert process.returncode == 0, err
-    assert f"no connection to {cable.endpoint}; trying again" in err
+    assert f"lost the connection to {cable.endpoint}; trying again" in err
     assert heard + out == laptop.run("jobs", "logs", job["id"])[1]  # nothing twice, no gap
 
 

@@ -147,11 +147,11 @@ def test_an_interrupt_says_how_to_go_on(whipray: Shell, monkeypatch: pytest.Monk
         sys.exit(code)
 
     monkeypatch.setattr("whipray.platform.config.experiment.load_experiment", interrupted)
-    monkeypatch.setattr(cli, "_leave", leave)
+    monkeypatch.setattr(cli, "_exit_now", leave)
     answer = whipray("train", "digits-lt", "--json")
     assert answer.code == 130
     assert answer.document["error"]["message"] == "interrupted"
-    assert answer.err.endswith("error: interrupted\nfix: the same command goes on where it was\n")
+    assert answer.err.endswith("error: interrupted\nfix: run the same command again to resume\n")
 
 
 def test_help_does_not_wait_for_pytorch() -> None:

@@ -96,7 +96,7 @@ def test_one_is_asked_where_it_costs_and_somebody_is_there(
     launch = Forecast(of_training(experiment), SPEED, room=1)
     if asked:
         with pytest.raises(SystemExit):
-            remote.ask(launch)
+            remote.confirm_costs(launch)
     else:
-        remote.ask(launch)
+        remote.confirm_costs(launch)
     assert questions == (["spend 2.00?"] if asked else [])

@@ -14,15 +14,8 @@ from whipray.platform.config.layers import Layer
 from whipray.platform.config.space_files import load_space
 from whipray.platform.launching import package
 from whipray.platform.launching.jobs_client import JobsClient
-from whipray.platform.launching.launch import (
-    RECIPE,
-    SPACE,
-    evaluate_task,
-    shared_store,
-    shared_tracking,
-    sweep_task,
-    train_task,
-)
+from whipray.platform.launching.shared_config import shared_store, shared_tracking
+from whipray.platform.launching.tasks import RECIPE, SPACE, evaluate_task, sweep_task, train_task
 from whipray.platform.storage.config import StorageConfig
 from whipray.platform.tuning.sweep import Sweep
 from whipray.trainers.errors import UsageProblem

@@ -36,7 +36,7 @@ from ....trainers.data import PackedImages, Splits
 from ....trainers.errors import DataProblem, UsageProblem
 from ....trainers.samplers import SamplingConfig
 from ...compute.ray_session import ray_session
-from ...config.experiment import Experiment, ScalingConfig
+from ...config.experiment import Experiment, ScalingConfig, TrackingConfig
 from ...config.layers import Layer, parse_override, resolve
 from ...evaluation.config import EvaluationConfig
 from ...evaluation.groups import group_classes
@@ -50,11 +50,12 @@ from ...generation.shards import (
     short_hash,
 )
 from ...generation.workers import Workers
-from ...runs.find_run import StoredRun
+from ...runs.find_run import StoredRun, find_run
 from ...storage.checkpoints import CheckpointStore
 from ...storage.errors import MissingObject
 from ...storage.pretrained import root_of
-from ...tracking.mlflow_runs import Run
+from ...storage.store import Storage
+from ...tracking.mlflow_runs import Run, Tracker
 from .summary import ARMS, DIFFERENCES, Arm, summarise
 from .training import ClassifierRun, ClassifierTraining, train_locally, train_on_ray
 
@@ -112,6 +113,17 @@ class Classified:
         run.log_json(self.document, f"{self.folder}.json")
         run.log_metrics(self.metrics(), self.document["images_seen"])
         run.flush()
+
+
+@dataclass(frozen=True)
+class RecordedClassification:
+    """A result, and where it is kept."""
+
+    result: Classified
+    uri: str
+    """URI of the document in the store."""
+    note: str | None
+    """Why it is not in MLflow; None where it is."""
 
 
 def settings_of(experiment: Experiment, overrides: Sequence[str]) -> Settings:
@@ -306,6 +318,36 @@ def classify(
     }
     place.store.write_text(f"{folder}/result.json", json.dumps(document, indent=1))
     return Classified(document, folder, len(new))
+
+
+def classify_and_record(
+    root: Storage,
+    tracking: str | None,
+    name: str,
+    overrides: Sequence[str],
+    phase: Say,
+    **options: Any,
+) -> RecordedClassification:
+    """Classify a run, and add the result to its MLflow run if MLflow knows it.
+
+    Args:
+        tracking: MLflow's tracking URI; None: the run's.
+        options: as `classify`.
+
+    Raises:
+        UsageProblem, Problem: as `classify`; or MLflow does not answer, which is checked first, since
+            the work may take hours.
+    """
+    run = find_run(root, name)
+    config = TrackingConfig(uri=tracking) if tracking else run.experiment.tracking
+    tracker = Tracker(config, root)
+    result = classify(run, overrides, phase=phase, **options)
+    note = None
+    try:
+        result.record(tracker.find(run.key))
+    except UsageProblem as problem:
+        note = f"not recorded in MLflow: {problem.what}"
+    return RecordedClassification(result, run.store.uri_of(f"{result.folder}/result.json"), note)
 
 
 def draw(

@@ -1,4 +1,4 @@
-"""whipray cluster: bring a cluster up from a file of infra/, look at it, take it down."""
+"""whipray cluster: start a cluster from a file of infra/, show its status, take it down."""
 
 from __future__ import annotations
 
@@ -8,25 +8,30 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..output import next_commands, stderr_console
+from ..consoles import next_commands, stderr_console
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # imported on use, so that `--help` is quick
     from ...launching.cluster_files import Action, ClusterFile
 
 app = typer.Typer(
-    help="Bring a cluster up, look at it, take it down, through Ray's launcher, kubectl or docker.",
+    help="Start a cluster, show it or take it down, with Ray's launcher, kubectl or docker compose.",
     no_args_is_help=True,
 )
 File = Annotated[
     Path,
-    typer.Argument(help="Such as infra/aws.yaml, infra/raycluster.yaml, infra/compose.yaml."),
+    typer.Argument(
+        help="A cluster file, such as infra/aws.yaml, infra/raycluster.yaml or infra/compose.yaml."
+    ),
 ]
-Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask; only Ray's launcher does.")]
+Yes = Annotated[
+    bool,
+    typer.Option("--yes", "-y", help="Skip the confirmation; only Ray's launcher asks for one."),
+]
 
 
 @app.command()
 def up(file: File, yes: Yes = False) -> None:
-    """Start the cluster, or bring it in line with a changed file."""
+    """Start the cluster, or apply a changed file to it."""
     cluster = _run(file, "up", yes)
     forward = cluster.forward_command()
     next_commands(*([forward] if forward else []), "whipray doctor --on http://127.0.0.1:8265")
@@ -34,23 +39,23 @@ def up(file: File, yes: Yes = False) -> None:
 
 @app.command()
 def down(file: File, yes: Yes = False) -> None:
-    """Stop and remove what the file describes; buckets and docker's volumes stay."""
+    """Stop and remove what the file describes; buckets and Docker volumes are kept."""
     _run(file, "down", yes)
 
 
 @app.command()
 def status(file: File) -> None:
-    """Show what runs of it."""
+    """Show which parts of the cluster run."""
     _run(file, "status", yes=False)
 
 
 def _run(file: Path, action: Action, yes: bool) -> ClusterFile:
-    """Show the command, run it, and leave with its exit code where that is not 0."""
+    """Show the command and run it; exit with its exit code if that is not 0."""
     from ...launching.cluster_files import read_cluster, run
 
     cluster = read_cluster(file)
     command = cluster.command(action, yes=yes)
-    stderr_console.print(f"$ {shlex.join(command)}", markup=False)
+    stderr_console.print(f"$ {shlex.join(command)}")
     if code := run(command):
         raise typer.Exit(code)
     return cluster

@@ -1,4 +1,4 @@
-"""whipray compare: runs side by side."""
+"""whipray compare: compare runs, with paired intervals."""
 
 from __future__ import annotations
 
@@ -6,57 +6,50 @@ from typing import Annotated
 
 import typer
 
-from ..options import Endpoint, Json, OpenPage, StorageUri, TrackingUri
-from ..output import (
-    comparison_table,
-    next_commands,
-    print_json,
-    show_page,
-    stderr_console,
-    stdout_console,
-)
+from ..consoles import next_commands, print_json, stderr_console, stdout_console
+from ..options import Json, OpenPage
+from ..stores import StoreOptions, with_store_options
 
 
+@with_store_options
 def compare(
     targets: Annotated[
         list[str],
         typer.Argument(
-            help="Two runs or more, the first is what the others are compared with; then overrides.",
+            help="Two or more runs, each compared with the first; then overrides.",
             metavar="RUN RUN... [KEY=VALUE]...",
         ),
     ],
+    store: StoreOptions,
     open_page: OpenPage = False,
-    storage: StorageUri = None,
-    endpoint: Endpoint = None,
-    tracking: TrackingUri = None,
     as_json: Json = False,
 ) -> None:
-    """Differences between runs, with paired intervals; each is evaluated as `whipray evaluate` does.
+    """Show the differences between runs, with paired intervals.
 
-    What is known already is not computed again.
+    Each run is evaluated as by `whipray evaluate`; known results are reused.
     """
     from ...analysis.compare import compare_runs
+    from ..page import show_page
     from ..status_line import StatusLine
-    from ..stores import open_storage
+    from ..tables import comparison_table
 
-    root = open_storage(storage, endpoint)
+    root = store.open()
     names = [target for target in targets if "=" not in target]
     overrides = [target for target in targets if "=" in target]
-    state = {"line": "loading the checkpoints"}
-    with StatusLine(stderr_console, lambda: state["line"]):
-        found = compare_runs(root, tracking, names, overrides, lambda x: state.update(line=x))
+    with StatusLine(stderr_console, "loading the checkpoints") as line:
+        result = compare_runs(root, store.tracking, names, overrides, line.set)
+    page = root.uri_of(result.page)
     if as_json:
-        print_json({**found.document(), "page": root.uri_of(found.page)})
+        print_json({**result.document(), "page": page})
     else:
-        stdout_console.print(comparison_table(found.comparison))
-        for name, reason in found.comparison.refused.items():
-            stderr_console.print(f"\n{name} is left out: {reason}", markup=False)
+        stdout_console.print(comparison_table(result.comparison))
+        for name, reason in result.comparison.refused.items():
+            stderr_console.print(f"\n{name} is left out: {reason}")
         stderr_console.print(
-            f"\n[interval] of the difference to {names[0]}; ~ within noise. Of so many differences "
-            f"{found.comparison.by_chance:.1f} would leave 0 out by chance.",
-            markup=False,
+            f"\n[interval] of the difference to {names[0]}; ~ within noise. Of this many intervals, "
+            f"{result.comparison.by_chance:.1f} exclude 0 by chance."
         )
-        stderr_console.print(f"page  {root.uri_of(found.page)}", markup=False)
+        stderr_console.print(f"page  {page}")
         next_commands(f"whipray evaluate {names[-1]} --open", f"whipray guidance {names[-1]}")
     if open_page:
-        show_page(root, found.page)
+        show_page(root, result.page)

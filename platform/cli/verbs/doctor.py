@@ -1,4 +1,4 @@
-"""whipray doctor: does everything that a run needs work here?"""
+"""whipray doctor: check that everything a run needs works."""
 
 from __future__ import annotations
 
@@ -6,48 +6,47 @@ from typing import Annotated
 
 import typer
 
-from ..options import Endpoint, Json, On, StorageUri, TrackingUri
-from ..output import print_json, stdout_console
+from ..consoles import print_json, stdout_console
+from ..exit_codes import PREFLIGHT_FAILED
+from ..options import Json, On
+from ..stores import StoreOptions, with_store_options
 
-PREFLIGHT_FAILED = 4
 
-
+@with_store_options
 def doctor(
+    store: StoreOptions,
     ray: Annotated[
-        bool, typer.Option("--ray", help="Also try Ray: attach to RAY_ADDRESS or start one.")
+        bool,
+        typer.Option("--ray", help="Check Ray too: attach to RAY_ADDRESS, or start a local Ray."),
     ] = False,
-    storage: StorageUri = None,
-    endpoint: Endpoint = None,
-    tracking: TrackingUri = None,
     on: On = None,
     as_json: Json = False,
 ) -> None:
-    """Try libraries, devices, memory, disk, storage, MLflow and Ray; each with its fix.
+    """Check libraries, devices, memory, disk, storage, MLflow and Ray; show a fix for each problem.
 
-    With --on all of it on a cluster: also every node, their clocks, and the network between them.
+    With --on, check all of it on a cluster, and also every node, their clocks, and their network.
     """
     from ...config.experiment import TrackingConfig
     from ...diagnostics.doctor import checks
     from ...tracking.mlflow_runs import tracking_uri
-    from ..stores import open_storage, store_config
 
     if on:
-        from ...launching.launch import doctor_task
+        from ...launching.tasks import doctor_task
         from ..remote import send
 
-        task = doctor_task(store_config(storage, endpoint), tracking)
+        task = doctor_task(store.config(), store.tracking)
         send(on, task, {"storage": task.storage.uri}, as_json)
-    root = open_storage(storage, endpoint)
-    uri = tracking_uri(TrackingConfig(uri=tracking), root)
-    found = []
+    root = store.open()
+    uri = tracking_uri(TrackingConfig(uri=store.tracking), root)
+    results = []
     for check in checks(root.config, uri, ray=ray):
-        found.append(check)
+        results.append(check)
         if not as_json:
             state = "ok   " if check.ok else "fails"
-            stdout_console.print(f"{state}  {check.name:<10} {check.detail}", markup=False)
+            stdout_console.print(f"{state}  {check.name:<10} {check.detail}")
             if check.fix:
-                stdout_console.print(f"       {'':<10} fix: {check.fix}", markup=False)
+                stdout_console.print(f"       {'':<10} fix: {check.fix}")
     if as_json:
-        print_json({"checks": [vars(check) for check in found]})
-    if not all(check.ok for check in found):
+        print_json({"checks": [vars(check) for check in results]})
+    if not all(check.ok for check in results):
         raise typer.Exit(PREFLIGHT_FAILED)

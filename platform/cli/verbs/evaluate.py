@@ -1,85 +1,79 @@
-"""whipray evaluate: measure a run or a registered model again."""
+"""whipray evaluate: evaluate a run or a registered model, with other settings if wanted."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Any
 
-import typer
+from ..consoles import next_commands, print_json, stderr_console, stdout_console
+from ..options import Json, On, OpenPage, Overrides, Target
+from ..stores import StoreOptions, with_store_options
 
-from ..options import Endpoint, Json, On, OpenPage, Overrides, StorageUri, TrackingUri
-from ..output import (
-    metrics_table,
-    next_commands,
-    print_json,
-    show_page,
-    stderr_console,
-    stdout_console,
-)
+if TYPE_CHECKING:  # imported on use, so that `--help` is quick
+    from ...analysis.target import EvaluationResult
 
 
+@with_store_options
 def evaluate(
-    target: Annotated[
-        str, typer.Argument(help="A run, SWEEP/TRIAL, or models:/NAME@ALIAS.", metavar="TARGET")
-    ],
+    target: Target,
+    store: StoreOptions,
     overrides: Overrides = None,
     open_page: OpenPage = False,
-    storage: StorageUri = None,
-    endpoint: Endpoint = None,
-    tracking: TrackingUri = None,
     on: On = None,
     as_json: Json = False,
 ) -> None:
-    """Draw from a checkpoint and compare with real images, in full; known results are not redone.
+    """Generate images from a checkpoint and compare them with real images; known results are reused.
 
     Overrides may change sampling.*, evaluation.* and scaling.*.
     """
-    from ...analysis.target import evaluate_again, find_target
-    from ...runs.run import record
-    from ..status_line import StatusLine
-    from ..stores import open_storage, store_config
-
     if on:
-        from ...launching.launch import evaluate_task
+        from ...launching.tasks import evaluate_task
         from ..remote import send
 
-        given = store_config(storage, endpoint)
-        task = evaluate_task(target, overrides or [], given, tracking)
+        task = evaluate_task(target, overrides or [], store.config(), store.tracking)
         send(on, task, {"run": target, "storage": task.storage.uri}, as_json)
-    root = open_storage(storage, endpoint)
-    state = {"line": "loading the checkpoint"}
-    with StatusLine(stderr_console, lambda: state["line"]):
-        run = find_target(root, tracking, target, overrides or [])
-        found, generated = evaluate_again(run, lambda line: state.update(line=line))
-        note = run.record(root, lambda to: record(to, run.place.store, found, found.folder))
-    store = run.place.store
-    page = store.uri_of(f"{found.folder}/report.html")
+
+    from ...analysis.target import evaluate_run
+    from ..page import show_page
+    from ..status_line import StatusLine
+
+    with StatusLine(stderr_console, "loading the checkpoint") as line:
+        result = evaluate_run(store.open(), store.tracking, target, overrides or [], line.set)
     if as_json:
-        print_json(
-            {
-                "run": run.name,
-                "checkpoint": run.place.checkpoint,
-                "metrics": found.metrics,
-                "provenance": found.provenance,
-                "images_generated": generated,
-                "report": page,
-                "note": note,
-            }
-        )
+        print_json(_document(result))
     else:
-        stdout_console.print(metrics_table(found.metrics))
-        stderr_console.print(
-            f"\n{run.place.checkpoint}, omega {found.sampling.omega:g}, "
-            f"{found.provenance['n_generated']} images"
-            f"{' (known already)' if generated == 0 else ''}",
-            markup=False,
-        )
-        if note:
-            stderr_console.print(note, markup=False)
-        stderr_console.print(f"report  {page}", markup=False)
+        _print_result(result)
         next_commands(
             f"whipray guidance {target}",
             f"whipray compare {target} OTHER",
             f"whipray sample {target} --out samples.png",
         )
     if open_page:
-        show_page(store, f"{found.folder}/report.html")
+        show_page(result.target.run.store, result.page)
+
+
+def _document(result: EvaluationResult) -> dict[str, Any]:
+    target, evaluated = result.target, result.evaluated
+    return {
+        "run": target.name,
+        "checkpoint": target.run.checkpoint,
+        "metrics": evaluated.metrics,
+        "provenance": evaluated.provenance,
+        "images_generated": result.images_generated,
+        "report": target.run.store.uri_of(result.page),
+        "note": result.note,
+    }
+
+
+def _print_result(result: EvaluationResult) -> None:
+    from ..tables import metrics_table
+
+    target, evaluated = result.target, result.evaluated
+    stdout_console.print(metrics_table(evaluated.metrics))
+    known = " (known already)" if result.images_generated == 0 else ""
+    stderr_console.print(
+        f"\n{target.run.checkpoint}, omega {evaluated.sampling.omega:g}, "
+        f"{evaluated.provenance['n_generated']} images{known}"
+    )
+    if result.note:
+        stderr_console.print(result.note)
+    stderr_console.print(f"report  {target.run.store.uri_of(result.page)}")

@@ -1,4 +1,4 @@
-"""whipray jobs: what runs on a cluster."""
+"""whipray jobs: list, show, follow and stop the jobs of a cluster."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import typer
 from rich.table import Table
 
 from ...foundation.durations import minutes
+from ..consoles import print_json, stderr_console, stdout_console
 from ..options import ClusterOption, Json
-from ..output import print_json, stderr_console, stdout_console
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # imported on use, so that `--help` is quick
     from ...launching.jobs_client import Job
 
-app = typer.Typer(help="What runs on a cluster: list, show, logs, stop.", no_args_is_help=True)
+app = typer.Typer(help="List, show, follow and stop the jobs of a cluster.", no_args_is_help=True)
 JobName = Annotated[str, typer.Argument(metavar="JOB")]
 
 
@@ -23,26 +23,24 @@ JobName = Annotated[str, typer.Argument(metavar="JOB")]
 def list_jobs(
     on: ClusterOption,
     everyone: Annotated[
-        bool, typer.Option("--all", help="Also jobs that are not whipray's.")
+        bool, typer.Option("--all", help="Show jobs of other programs, too.")
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Jobs of the cluster, the latest first."""
+    """List the jobs of the cluster, the latest first."""
     from ...launching.jobs_client import JobsClient
 
-    found = [job for job in JobsClient(on).jobs() if everyone or "whipray" in job.facts]
+    listed = [job for job in JobsClient(on).jobs() if everyone or "whipray" in job.facts]
     if as_json:
-        print_json({"jobs": [vars(job) for job in found]})
+        print_json({"jobs": [vars(job) for job in listed]})
         return
-    if not found:
-        stderr_console.print(
-            "no jobs yet; `whipray train digits-lt --on ADDRESS` starts one", markup=False
-        )
+    if not listed:
+        stderr_console.print("no jobs yet; `whipray train digits-lt --on ADDRESS` starts one")
         return
     table = Table(box=None, pad_edge=False)
     for column in ("job", "state", "started", "took", "what", "user"):
         table.add_column(column, no_wrap=True)
-    for job in found:
+    for job in listed:
         table.add_row(
             job.id,
             job.status.lower(),
@@ -56,22 +54,22 @@ def list_jobs(
 
 @app.command()
 def show(job: JobName, on: ClusterOption, as_json: Json = False) -> None:
-    """One job: state, command, store, and the end of what it said."""
+    """Show a job: its state, command and store, and the end of its output."""
     from ...launching.jobs_client import JobsClient
 
-    cluster = JobsClient(on)
-    found = cluster.job(job)
-    log = cluster.log(job)
+    client = JobsClient(on)
+    state = client.job(job)
+    log = client.log(job)
     if as_json:
-        print_json({"job": vars(found), "log": log})
+        print_json({"job": vars(state), "log": log})
         return
-    facts = {"job": found.id, "state": found.status.lower(), "exit code": found.exit_code}
-    facts |= {"started": _clock(found.started), "took": _took(found), "node": found.node}
-    facts |= {key: found.facts.get(key, "") for key in ("command", "storage", "code", "user")}
+    facts = {"job": state.id, "state": state.status.lower(), "exit code": state.exit_code}
+    facts |= {"started": _clock(state.started), "took": _took(state), "node": state.node}
+    facts |= {key: state.facts.get(key, "") for key in ("command", "storage", "code", "user")}
     for key, value in facts.items():
-        stdout_console.print(f"{key:<12}{'' if value is None else value}", markup=False)
+        stdout_console.print(f"{key:<12}{'' if value is None else value}")
     for line in log.splitlines()[-10:]:
-        stdout_console.print(f"  {line}", markup=False)
+        stdout_console.print(f"  {line}")
 
 
 @app.command()
@@ -79,18 +77,21 @@ def logs(
     job: JobName,
     on: ClusterOption,
     follow: Annotated[
-        bool, typer.Option("--follow", "-f", help="Stay until it is over; Ctrl-C lets go of it.")
+        bool,
+        typer.Option(
+            "--follow", "-f", help="Follow until the job ends; Ctrl-C stops following, not the job."
+        ),
     ] = False,
 ) -> None:
-    """What a job has said."""
+    """Print a job's output."""
     from ...launching.jobs_client import JobsClient
-    from ..remote import follow as stay
+    from ..remote import follow as follow_job
 
-    cluster = JobsClient(on)
-    cluster.job(job)
+    client = JobsClient(on)
+    client.job(job)
     if follow:
-        stay(cluster, job)
-    typer.echo(cluster.log(job), nl=False)
+        follow_job(client, job)
+    typer.echo(client.log(job), nl=False)
 
 
 @app.command()
@@ -98,22 +99,25 @@ def stop(
     job: JobName,
     on: ClusterOption,
     now: Annotated[
-        bool, typer.Option("--now", help="At once: what came after its last checkpoint is lost.")
+        bool,
+        typer.Option("--now", help="Kill it at once; progress since its last checkpoint is lost."),
     ] = False,
 ) -> None:
-    """End a job; it saves a checkpoint first, and the same command goes on from there."""
+    """Stop a job; it saves a checkpoint first, from which the same command resumes."""
     from ...launching.jobs_client import JobsClient
     from ...launching.stop_job import end, kill
     from ..status_line import StatusLine
 
-    cluster = JobsClient(on)
-    found = cluster.job(job)
-    if found.has_ended:
-        stderr_console.print(f"{job} is over already: {found.status.lower()}", markup=False)
+    client = JobsClient(on)
+    state = client.job(job)
+    if state.has_ended:
+        stderr_console.print(f"{job} has already ended: {state.status.lower()}")
         return
-    with StatusLine(stderr_console, lambda: f"{job} is {'ending' if now else 'saving'}"):
-        ended = kill(cluster, found) if now else end(cluster, found)
-    stderr_console.print(f"{job}: {ended.status.lower()}", markup=False)
+    with StatusLine(
+        stderr_console, lambda: f"{job} is {'being killed' if now else 'saving a checkpoint'}"
+    ):
+        ended = kill(client, state) if now else end(client, state)
+    stderr_console.print(f"{job}: {ended.status.lower()}")
 
 
 def _clock(seconds: float | None) -> str:

@@ -1,63 +1,67 @@
-"""whipray models: what is registered."""
+"""whipray models: list registered models and choose their champions."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
 
 from ....trainers.errors import UsageProblem
-from ..options import Endpoint, Json, StorageUri, TrackingUri
-from ..output import print_json, stderr_console, stdout_console
+from ..consoles import print_json, stderr_console, stdout_console
+from ..options import Json
+from ..stores import StoreOptions, with_store_options
+
+if TYPE_CHECKING:  # imported on use, so that `--help` is quick
+    from ...tracking.registry import Version
 
 
+@with_store_options
 def models(
-    name: Annotated[str | None, typer.Argument(help="One model; default: all.")] = None,
-    champion: Annotated[
-        str | None, typer.Option("--champion", help="Version of NAME to become its @champion.")
+    store: StoreOptions,
+    name: Annotated[
+        str | None, typer.Argument(help="Name of one model; default: all models.")
     ] = None,
-    storage: StorageUri = None,
-    endpoint: Endpoint = None,
-    tracking: TrackingUri = None,
+    champion: Annotated[
+        str | None, typer.Option("--champion", help="Make this version of NAME its @champion.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """List registered models, their versions and aliases; or say which is the champion."""
+    """List registered models with their versions and aliases, or choose a model's champion."""
     from ...tracking import registry
-    from ...tracking.registry import resolve
-    from ..stores import open_tracker
 
-    tracker = open_tracker(storage, endpoint, tracking)
+    tracker = store.open_tracker()
     if name is not None:
-        resolve(tracker, f"models:/{name}")  # says which names there are
+        registry.resolve(tracker, f"models:/{name}")  # its error names the models that exist
     if champion is not None:
         if name is None:
             raise UsageProblem(
-                "--champion needs a model's name", "whipray models NAME --champion 3"
+                "--champion needs the name of a model", "whipray models NAME --champion 3"
             )
-        chosen = resolve(tracker, f"models:/{name}/{champion}")
-        registry.set_alias(tracker, chosen, registry.CHAMPION)
-    found = [
-        v
-        for each in ([name] if name else registry.names(tracker))
-        for v in registry.versions(tracker, each)
-    ]
+        version = registry.resolve(tracker, f"models:/{name}/{champion}")
+        registry.set_alias(tracker, version, registry.CHAMPION)
+    names = [name] if name else registry.names(tracker)
+    versions = [version for each in names for version in registry.versions(tracker, each)]
     if as_json:
-        print_json({"models": [{**vars(version), "uri": version.uri} for version in found]})
+        print_json({"models": [{**vars(version), "uri": version.uri} for version in versions]})
         return
-    if not found:
-        stderr_console.print(
-            "nothing is registered yet; `whipray sweep cbdm` registers its best model"
-        )
+    if not versions:
+        stderr_console.print("no model is registered yet; `whipray sweep cbdm` registers its best")
         return
+    stdout_console.print(_table(versions))
+
+
+def _table(versions: list[Version]) -> Table:
+    from ...storage.layout import VersionTag
+
     table = Table(box=None, pad_edge=False)
     for column in ("model", "version", "aliases", "from", "score"):
         table.add_column(column)
-    for version in found:
+    for version in versions:
         tags = version.tags
-        rank_by = tags.get("whipray.rank_by", "")
-        score = tags.get(f"whipray.{rank_by.replace('/', '.')}", "")
-        origin = f"{tags.get('whipray.sweep', '')}/{tags.get('whipray.trial', '')}".strip("/")
+        rank_by = tags.get(VersionTag.RANK_BY, "")
+        score = tags.get(VersionTag.score(rank_by), "")
+        origin = f"{tags.get(VersionTag.SWEEP, '')}/{tags.get(VersionTag.TRIAL, '')}".strip("/")
         table.add_row(
             version.name,
             version.version,
@@ -65,4 +69,4 @@ def models(
             origin,
             f"{rank_by} {score}".strip(),
         )
-    stdout_console.print(table)
+    return table

@@ -1,4 +1,4 @@
-"""whipray sample: draw images."""
+"""whipray sample: generate images."""
 
 from __future__ import annotations
 
@@ -7,47 +7,47 @@ from typing import Annotated
 
 import typer
 
-from ..options import Endpoint, Json, StorageUri, TrackingUri
-from ..output import next_commands, print_json, stderr_console
+from ..consoles import next_commands, print_json, stderr_console
+from ..options import Json, Target
+from ..stores import StoreOptions, with_store_options
 
 
+@with_store_options
 def sample(
-    target: Annotated[
-        str, typer.Argument(help="models:/NAME@ALIAS, a run, or SWEEP/TRIAL.", metavar="TARGET")
-    ],
+    target: Target,
+    store: StoreOptions,
     classes: Annotated[
         str, typer.Option("--classes", help="Class ids or names, comma-separated, or all.")
     ] = "all",
-    per_class: Annotated[int, typer.Option("--per-class", min=1, help="Images a class.")] = 10,
+    per_class: Annotated[
+        int, typer.Option("--per-class", min=1, help="Images of each class.")
+    ] = 10,
     omega: Annotated[
-        float | None, typer.Option("--omega", min=0, help="Guidance; default: the model's.")
+        float | None,
+        typer.Option("--omega", min=0, help="Guidance strength; default: the model's."),
     ] = None,
     steps: Annotated[
         int | None, typer.Option("--steps", min=1, help="Sampler steps; default: the model's.")
     ] = None,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Same seed, same images.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="The same seed, the same images.")] = 0,
     to: Annotated[
-        Path, typer.Option("--out", help="A .png grid, or a folder for one PNG an image.")
+        Path, typer.Option("--out", help="A .png file for a grid, or a folder for single images.")
     ] = Path("samples.png"),
-    storage: StorageUri = None,
-    endpoint: Endpoint = None,
-    tracking: TrackingUri = None,
     as_json: Json = False,
 ) -> None:
-    """Draw images of chosen classes from a registered model or a run."""
-    from ...analysis.sample import draw, open_source, parse_classes, save
+    """Generate images of chosen classes from a registered model or a run."""
+    from ...analysis.sample import generate_images, load_target, parse_classes, save
     from ..status_line import StatusLine
-    from ..stores import open_storage
 
-    with StatusLine(stderr_console, lambda: "sampling"):
-        model = open_source(open_storage(storage, endpoint), tracking, target)
+    with StatusLine(stderr_console, "sampling"):
+        model = load_target(store.open(), store.tracking, target)
         ids = parse_classes(classes, model.card.class_names)
-        images, labels = draw(model, ids, per_class, omega, steps, seed)
+        images, labels = generate_images(model, ids, per_class, omega, steps, seed)
         files = save(images, labels, model.card, to, per_class)
     if as_json:
         print_json({"target": target, "classes": ids, "images": len(images), "files": files})
         return
-    stderr_console.print(f"{len(images)} images of {len(ids)} classes: {to}", markup=False)
+    stderr_console.print(f"{len(images)} images of {len(ids)} classes: {to}")
     next_commands(
         f"whipray sample {target} --omega 2 --seed 1 --out other.png",
         f"whipray evaluate {target}",

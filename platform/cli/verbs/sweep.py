@@ -1,64 +1,69 @@
-"""whipray sweep: many trainings, the best one registered."""
+"""whipray sweep: tune hyperparameters over many trainings and register the best model."""
 
 from __future__ import annotations
 
 import shlex
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ..consoles import next_commands, print_json, stderr_console, stdout_console
+from ..exit_codes import FAILURE
 from ..options import DryRun, Json, On, Overrides, Yes
-from ..output import next_commands, print_json, stderr_console, stdout_console, sweep_table, what
-from .train import show_plan, size
+
+if TYPE_CHECKING:  # imported on use, so that `--help` is quick
+    from ...config.experiment import Experiment
+    from ...config.layers import Resolved
+    from ...config.space import Space
+    from ...tuning.champion import Champion
+    from ...tuning.sweep import Sweep, SweepResult
+
+LEGEND = """
+kid, fid: lower is better; agreement: share of images that a classifier trained on real images assigns
+to their class; [95 % interval]. Compare only values of one feature extractor and one reference set."""
 
 
 def sweep(
     space_name: Annotated[
-        str, typer.Argument(help="A search space's name or a YAML file.", metavar="SPACE")
+        str, typer.Argument(help="Name of a search space, or a YAML file.", metavar="SPACE")
     ],
     overrides: Overrides = None,
     recipe: Annotated[
-        str, typer.Option("--recipe", help="A recipe's name or a YAML file.")
+        str, typer.Option("--recipe", help="Name of a recipe, or a YAML file.")
     ] = "digits-lt",
     name: Annotated[
-        str | None, typer.Option("--name", help="Of the sweep; default: space and recipe.")
+        str | None,
+        typer.Option("--name", help="Name of the sweep; default: the space's and the recipe's."),
     ] = None,
     trials: Annotated[
-        int | None, typer.Option("--trials", min=1, help="Searched trainings.")
+        int | None, typer.Option("--trials", min=1, help="Number of trials, besides baselines.")
     ] = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with the sweep of this name, if there is one.")
+        bool, typer.Option("--resume", help="Resume the sweep of this name if it exists.")
     ] = False,
     on: On = None,
     yes: Yes = False,
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
-    """Search a space by training, guidance by sampling; register the best as @champion."""
-    from ...config.experiment import load_experiment
-    from ...config.layers import Layer
-    from ...config.space_files import load_space
-
-    space = load_space(space_name)
-    layers = [Layer(f"space {space_name}", space.base)]
-    asked = [f"tuning.trials={trials}"] if trials is not None else []
-    resolved = load_experiment(recipe, [*asked, *(overrides or [])], layers)
-    experiment = resolved.value
-    sweep_name = name or f"{space_name.rpartition('/')[2].removesuffix('.yaml')}-{experiment.name}"
-
+    """Tune a search space by training, and guidance by sampling; register the best as @champion."""
     from ...tuning.sweep import Sweep
+    from ..plan import show_plan, training_facts
 
-    planned = Sweep(sweep_name, experiment, space)
+    space, resolved = _load(space_name, recipe, trials, overrides or [])
+    experiment = resolved.value
+    stem = space_name.rpartition("/")[2].removesuffix(".yaml")
+    planned = Sweep(name or f"{stem}-{experiment.name}", experiment, space)
     planned.check_points()
     if on and not dry_run:
-        from ...launching.launch import sweep_task
+        from ...launching.tasks import sweep_task
         from ..remote import send
 
-        task = sweep_task(sweep_name, experiment, space, resume)
-        send(on, task, {**_plan(planned, resume), **size(experiment)}, as_json, yes)
-    known = planned.check_identity(resume)
+        task = sweep_task(planned.name, experiment, space, resume)
+        send(on, task, {**_plan(planned, resume), **training_facts(experiment)}, as_json, yes)
+    exists = planned.check_identity(resume)
     if dry_run:
-        show_plan(resolved, _plan(planned, known), as_json)
+        show_plan(resolved, _plan(planned, exists), as_json)
         return
 
     from ...tuning.champion import register_best
@@ -67,68 +72,94 @@ def sweep(
     with StatusLine(stderr_console, planned.status.text):
         result = planned.run()
         champion = register_best(planned, result)
-    rank_by = experiment.evaluation.rank_by
-    best = result.best["number"] if result.best else None
-    grid = champion.grid if champion else None
     if as_json:
-        print_json(
-            {
-                "sweep": sweep_name,
-                "mlflow_run": result.parent.run_id,
-                "rank_by": rank_by,
-                "trials": result.rows,
-                "best": best,
-                "model": champion.version.uri if champion else None,
-                "champion": champion is not None and champion.stays is None,
-                "grid": grid,
-            }
-        )
+        print_json(_document(planned, result, champion))
     else:
-        stdout_console.print(sweep_table(result.rows, rank_by, best))
-        stderr_console.print(
-            "\nkid, fid: lower is better; agreement: share of images that a classifier of the real "
-            "images\nassigns to the class asked for; [95 % interval]. Compare only within one "
-            "extractor and reference."
-        )
-    if champion is None or result.best is None:
-        raise typer.Exit(1)
+        _print_result(planned, result, champion)
+    if champion is None:
+        raise typer.Exit(FAILURE)
     if not as_json:
-        version = champion.version
-        alias = version.uri if champion.stays else f"models:/{version.name}@champion"
-        stderr_console.print(f"\nbest  trial {best} ({what(result.best)}) is {alias}", markup=False)
-        if champion.stays:
-            promote = f"whipray models {version.name} --champion {version.version}"
-            stderr_console.print(
-                f"      {champion.stays};\n      `{promote}` changes that", markup=False
-            )
-        stderr_console.print(f"grid  {grid}", markup=False)
+        resumed = ["--trials", str(2 * experiment.tuning.trials), "--resume", *(overrides or [])]
         next_commands(
             "whipray ui",
-            f"whipray sample {alias} --classes 9 --per-class 16 --out tail.png",
-            f"whipray sweep {space_name} --recipe {recipe} --name {sweep_name} "
-            f"--trials {experiment.tuning.trials * 2} --resume {shlex.join(overrides or [])}".strip(),
+            f"whipray sample {_best_uri(champion)} --classes 9 --per-class 16 --out tail.png",
+            f"whipray sweep {space_name} --recipe {recipe} --name {planned.name} "
+            + shlex.join(resumed),
         )
 
 
-def _plan(planned: Any, known: bool) -> dict[str, Any]:
+def _load(
+    space_name: str, recipe: str, trials: int | None, overrides: list[str]
+) -> tuple[Space, Resolved[Experiment]]:
+    """Return the search space, and the experiment with the space's base laid over the recipe."""
+    from ...config.experiment import load_experiment
+    from ...config.layers import Layer
+    from ...config.space_files import load_space
+
+    space = load_space(space_name)
+    layers = [Layer(f"space {space_name}", space.base)]
+    options = [f"tuning.trials={trials}"] if trials is not None else []
+    return space, load_experiment(recipe, [*options, *overrides], layers)
+
+
+def _plan(planned: Sweep, exists: bool) -> dict[str, Any]:
+    """Return what the sweep would do, by subject."""
     experiment, space = planned.experiment, planned.space
     size = space.size("sample")
     points = experiment.tuning.sample_points
+    pretraining = {}
+    if space.pretrain is not None and planned.has_pretraining:
+        images = experiment.training.images
+        once = space.pretrain.images_of(images)
+        text = f"{once:,} images once, then {images - once:,} in each training"
+        pretraining = {"pre-training": text}
     return {
-        "sweep": f"{planned.name} ({'resumed' if known else 'new'})",
-        **_pretraining(planned),
-        "trainings": f"{experiment.tuning.trials} searched",
+        "sweep": f"{planned.name} ({'resumed' if exists else 'new'})",
+        **pretraining,
+        "trials": experiment.tuning.trials,
         "baselines": ", ".join(baseline.name for baseline in space.baselines) or "none",
         "searched": ", ".join(space.train),
         "seed points": len(space.seed_points),
         "guidance": f"{min(points, size) if size else points} points on each checkpoint "
-        f"({', '.join(space.sample) or 'none searched'}), no training",
+        f"({', '.join(space.sample) or 'none searched'}), without training",
     }
 
 
-def _pretraining(planned: Any) -> dict[str, str]:
-    if not planned.has_pretraining:
-        return {}
-    images = planned.experiment.training.images
-    once = planned.space.pretrain.images_of(images)
-    return {"pre-training": f"{once:,} images once, then {images - once:,} in each training"}
+def _document(planned: Sweep, result: SweepResult, champion: Champion | None) -> dict[str, Any]:
+    """Return the result as JSON types."""
+    return {
+        "sweep": planned.name,
+        "mlflow_run": result.parent.run_id,
+        "rank_by": planned.experiment.evaluation.rank_by,
+        "trials": result.rows,
+        "best": result.best["number"] if result.best else None,
+        "model": champion.version.uri if champion else None,
+        "champion": champion is not None and champion.stays is None,
+        "grid": champion.grid if champion else None,
+    }
+
+
+def _print_result(planned: Sweep, result: SweepResult, champion: Champion | None) -> None:
+    """Print the table of trials, and which model was registered."""
+    from ..tables import describe_trial, sweep_table
+
+    best = result.best["number"] if result.best else None
+    rank_by = planned.experiment.evaluation.rank_by
+    stdout_console.print(sweep_table(result.rows, rank_by, best))
+    stderr_console.print(LEGEND)
+    if champion is None or result.best is None:
+        return
+    stderr_console.print(
+        f"\nbest  trial {best} ({describe_trial(result.best)}) is {_best_uri(champion)}"
+    )
+    if champion.stays:
+        version = champion.version
+        promote = f"whipray models {version.name} --champion {version.version}"
+        stderr_console.print(f"      {champion.stays};\n      `{promote}` makes it the champion")
+    stderr_console.print(f"grid  {champion.grid}")
+
+
+def _best_uri(champion: Champion) -> str:
+    """Return the URI of the registered model, by its alias if it has become the champion."""
+    version = champion.version
+    return version.uri if champion.stays else f"models:/{version.name}@champion"

@@ -1,18 +1,14 @@
-"""whipray train: one training, evaluated and recorded."""
+"""whipray train: train, evaluate and record one model."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
+from ..consoles import next_commands, print_json, stderr_console, stdout_console
 from ..options import DryRun, Json, On, Overrides, Recipe, Yes
-from ..output import metrics_table, next_commands, print_json, stderr_console, stdout_console
-
-if TYPE_CHECKING:
-    from ...config.experiment import Experiment
-    from ...config.layers import Resolved
 
 
 def train(
@@ -26,8 +22,9 @@ def train(
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
-    """Train one model, evaluate it and record both. The same command goes on where it stopped."""
+    """Train one model, evaluate it and record both. The same command resumes an interrupted run."""
     from ...config.experiment import load_experiment
+    from ..plan import show_plan, training_facts
 
     resolved = load_experiment(recipe, overrides or [])
     experiment = resolved.value
@@ -36,65 +33,33 @@ def train(
         show_plan(resolved, {"run": name, "trainings": 1}, as_json)
         return
     if on:
-        from ...launching.launch import train_task
+        from ...launching.tasks import train_task
         from ..remote import send
 
-        task = train_task(name, experiment)
-        send(on, task, {"run": name, **size(experiment)}, as_json, yes)
+        plan = {"run": name, **training_facts(experiment)}
+        send(on, train_task(name, experiment), plan, as_json, yes)
 
     from ...runs.single_run import SingleRun
+    from ...storage.layout import EVALUATION_PAGE, SAMPLE_GRID
     from ..status_line import StatusLine
+    from ..tables import metrics_table
 
     single = SingleRun(name, experiment)
     with StatusLine(stderr_console, single.status):
         finished = single.execute()
     assert finished.best is not None
     for note in finished.trained.notes:
-        stderr_console.print(note, markup=False)
-    page = single.store.uri_of(f"{finished.best.folder}/report.html")
+        stderr_console.print(note)
+    folder = finished.best.folder
+    page = single.store.uri_of(f"{folder}/{EVALUATION_PAGE}")
     if as_json:
         print_json({"run": name, "mlflow_run": single.run_id, **finished.summary(), "report": page})
         return
     stdout_console.print(metrics_table(finished.best.metrics))
-    stderr_console.print(f"\nreport  {page}", markup=False)
-    stderr_console.print(
-        f"grid    {single.store.uri_of(finished.best.folder + '/grid.png')}", markup=False
-    )
+    stderr_console.print(f"\nreport  {page}")
+    stderr_console.print(f"grid    {single.store.uri_of(f'{folder}/{SAMPLE_GRID}')}")
     next_commands(
         f"whipray evaluate {name} sampling.omega=1.5",
         f"whipray sample {name} --per-class 8 --out samples.png",
         "whipray ui",
     )
-
-
-def show_plan(resolved: Resolved[Experiment], plan: dict[str, Any], as_json: bool) -> None:
-    """The resolved config with origins, and what would run."""
-    from ...config.layers import flatten, render
-
-    experiment = resolved.value
-    facts = {**plan, **size(experiment)}
-    if as_json:
-        print_json({"plan": facts, "config": flatten(experiment), "origins": resolved.origins})
-        return
-    stdout_console.print(render(resolved, colour=stdout_console.is_terminal), markup=False, end="")
-    stderr_console.print("\nwould run:")
-    for key, value in facts.items():
-        stderr_console.print(f"  {key:<12}{value}", markup=False)
-
-
-def size(experiment: Experiment) -> dict[str, Any]:
-    """What a training is, in a few lines."""
-    loop, scaling, objective = experiment.training, experiment.scaling, experiment.objective
-    start = experiment.start
-    steps = -(-loop.images // loop.batch_size)
-    return {
-        "objective": f"call over {objective.base.name}"
-        if objective.name == "call"
-        else objective.name,
-        **({"starts from": f"{start.model}{', LoRA' if start.lora else ''}"} if start else {}),
-        "steps": f"{steps:,} of {loop.batch_size} images",
-        "workers": f"{scaling.workers} x {scaling.cpus_per_worker} CPU, "
-        f"{scaling.gpus_per_worker:g} GPU, ZeRO {experiment.engine.zero_stage}, "
-        f"{experiment.engine.precision}",
-        "storage": experiment.storage.uri,
-    }

@@ -1,4 +1,4 @@
-"""whipray ui: MLflow on the same store."""
+"""whipray ui: MLflow's UI on the store's runs."""
 
 from __future__ import annotations
 
@@ -8,31 +8,28 @@ from typing import Annotated
 
 import typer
 
-from ..options import StorageUri, TrackingUri
-from ..output import stderr_console
+from ..consoles import stderr_console
+from ..stores import StorageUri, StoreOptions, TrackingUri
 
 
 def ui(
-    port: Annotated[int, typer.Option("--port", min=1, max=65535)] = 5000,
+    port: Annotated[int, typer.Option("--port", min=1, max=65535, help="Local port.")] = 5000,
     storage: StorageUri = None,
     tracking: TrackingUri = None,
 ) -> None:
-    """Open MLflow's pages on the runs: sweeps, trials, metrics, pictures, models."""
+    """Open MLflow's UI on the runs: sweeps, trials, metrics, images, models."""
     from ...config.experiment import TrackingConfig
     from ...foundation.text import redact
     from ...tracking.mlflow_runs import tracking_uri
-    from ..stores import open_storage
 
-    uri = tracking_uri(TrackingConfig(uri=tracking), open_storage(storage, None))
+    uri = tracking_uri(TrackingConfig(uri=tracking), StoreOptions(storage).open())
     if uri.startswith(("http://", "https://")):
-        stderr_console.print(f"MLflow is a server already: {redact(uri)}", markup=False)
+        stderr_console.print(f"open {redact(uri)}: MLflow already runs there as a server")
         return
-    stderr_console.print(
-        f"http://127.0.0.1:{port} shows {redact(uri)}; Ctrl-C ends it", markup=False
-    )
-    # its background jobs serve features that we have no use for, with ten processes
+    stderr_console.print(f"http://127.0.0.1:{port} shows {redact(uri)}; Ctrl-C stops it")
+    # MLflow 3.17 starts eight more processes for background jobs, whose features we do not use.
     os.environ.setdefault("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")
-    os.environ.setdefault("PYTHONWARNINGS", "ignore")  # of its own libraries
+    os.environ.setdefault("PYTHONWARNINGS", "ignore")  # from MLflow's own dependencies
     command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri]
     arguments = ["--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
     os.execv(sys.executable, [*command, *arguments])

@@ -1,0 +1,46 @@
+"""What a launch would run, as `--dry-run` shows it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ..config.experiment import Experiment
+from ..config.layers import Resolved, flatten, render
+from .consoles import print_json, stderr_console, stdout_console
+
+
+def show_plan(resolved: Resolved[Experiment], plan: Mapping[str, Any], as_json: bool) -> None:
+    """Print the resolved config with the origin of each value, and the plan."""
+    experiment = resolved.value
+    facts = {**plan, **training_facts(experiment)}
+    if as_json:
+        print_json({"plan": facts, "config": flatten(experiment), "origins": resolved.origins})
+        return
+    stdout_console.print(render(resolved, colour=stdout_console.is_terminal), end="")
+    stderr_console.print("\nwould run:")
+    print_facts(facts)
+
+
+def print_facts(facts: Mapping[str, Any]) -> None:
+    """Print names and values in two columns on stderr."""
+    for name, value in facts.items():
+        stderr_console.print(f"  {name:<12}{value}")
+
+
+def training_facts(experiment: Experiment) -> dict[str, Any]:
+    """Return what a training is, in a few lines by subject."""
+    loop, scaling, objective = experiment.training, experiment.scaling, experiment.objective
+    start = experiment.start
+    steps = -(-loop.images // loop.batch_size)
+    return {
+        "objective": f"call over {objective.base.name}"
+        if objective.name == "call"
+        else objective.name,
+        **({"starts from": f"{start.model}{', LoRA' if start.lora else ''}"} if start else {}),
+        "steps": f"{steps:,} of {loop.batch_size} images",
+        "workers": f"{scaling.workers} x {scaling.cpus_per_worker} CPU, "
+        f"{scaling.gpus_per_worker:g} GPU, ZeRO {experiment.engine.zero_stage}, "
+        f"{experiment.engine.precision}",
+        "storage": experiment.storage.uri,
+    }

@@ -1,0 +1,68 @@
+"""The store and MLflow as every node of a cluster can use them."""
+
+from __future__ import annotations
+
+import os
+
+from ...trainers.errors import UsageProblem
+from ..config.experiment import Experiment, TrackingConfig, with_values
+from ..foundation.text import without_login
+from ..storage.config import StorageConfig
+from ..storage.store import Storage
+from ..tracking.mlflow_runs import tracking_uri
+
+
+def for_cluster(experiment: Experiment) -> Experiment:
+    """Return the experiment with the settings that this machine's environment adds to it.
+
+    Raises:
+        UsageProblem: as `shared_store` and `shared_tracking`.
+    """
+    storage = shared_store(experiment.storage)
+    tracking = shared_tracking(experiment.tracking, storage)
+    return with_values(
+        experiment,
+        {"storage": storage.model_dump(), "tracking.uri": tracking.uri},
+        "environment",
+    )
+
+
+def shared_store(config: StorageConfig) -> StorageConfig:
+    """Return the store with the endpoint and region of the environment.
+
+    Raises:
+        UsageProblem: a relative folder, which other machines do not share.
+    """
+    if not config.uri.startswith(("s3://", "/")):
+        raise UsageProblem(
+            f"storage.uri={config.uri} is a folder of this machine alone",
+            "set storage.uri=s3://bucket/prefix, or an absolute folder that all nodes share",
+        )
+    if not config.uri.startswith("s3://"):
+        return config
+    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+    region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
+    return config.model_copy(
+        update={
+            "endpoint_url": config.endpoint_url or endpoint,
+            "region": config.region or region,
+        }
+    )
+
+
+def shared_tracking(config: TrackingConfig, storage: StorageConfig) -> TrackingConfig:
+    """Return the tracking config with the URI that the cluster will use.
+
+    Raises:
+        UsageProblem: no server is named for runs in a bucket, or its URI holds a login.
+    """
+    uri = config.uri or os.environ.get("MLFLOW_TRACKING_URI")
+    if uri is None and not storage.uri.startswith("s3://"):
+        return config  # a database in the store
+    uri = tracking_uri(config, Storage(storage))
+    if without_login(uri) != uri:
+        raise UsageProblem(
+            "tracking.uri holds a login, which everyone who can list the job would see",
+            "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD on the nodes instead",
+        )
+    return config.model_copy(update={"uri": uri})

@@ -1,0 +1,100 @@
+"""The tasks that a cluster can be given: the command line of a job, and the files that it names."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from ..config.experiment import Experiment, TrackingConfig
+from ..config.layers import flatten
+from ..config.space import Space
+from ..config.yaml12 import dump_scalar
+from ..storage.config import StorageConfig
+from .forecast import Work, of_sweep, of_training
+from .shared_config import for_cluster, shared_store, shared_tracking
+
+RECIPE, SPACE = "recipe.yaml", "space.yaml"
+
+
+@dataclass(frozen=True)
+class Task:
+    """A verb to run as a job on a cluster."""
+
+    verb: str
+    name: str
+    """Name of the run or sweep; a cluster runs one job of a verb and name at a time."""
+    arguments: Sequence[str]
+    """Arguments of the command line on the cluster, after the verb."""
+    storage: StorageConfig
+    texts: Mapping[str, str]
+    """Contents of the files that the arguments name, by file name."""
+    work: Work | None = None
+    """The trainings that the job does, for the forecast."""
+
+
+def train_task(name: str, experiment: Experiment) -> Task:
+    """Return the task of `whipray train`.
+
+    Raises:
+        UsageProblem: as `for_cluster`.
+    """
+    experiment = for_cluster(experiment)
+    arguments = [RECIPE, "--run", name]
+    texts = {RECIPE: experiment.model_dump_json(indent=1)}
+    return Task("train", name, arguments, experiment.storage, texts, of_training(experiment))
+
+
+def sweep_task(name: str, experiment: Experiment, space: Space, resume: bool) -> Task:
+    """Return the task of `whipray sweep`.
+
+    Raises:
+        UsageProblem: as `for_cluster`.
+    """
+    experiment = for_cluster(experiment)
+    # The job lays the space's base over the recipe again; overrides restore the values that were resolved
+    # on top of the base.
+    base_keys = tuple(flatten(space.base))
+    overrides = [
+        f"{key}={dump_scalar(value)}"
+        for key, value in flatten(experiment).items()
+        if any(f"{key}.".startswith(f"{base}.") for base in base_keys)
+    ]
+    arguments = [SPACE, "--recipe", RECIPE, "--name", name, *(["--resume"] if resume else [])]
+    texts = {
+        RECIPE: experiment.model_dump_json(indent=1),
+        SPACE: space.model_dump_json(indent=1),
+    }
+    work = of_sweep(experiment, space)
+    return Task("sweep", name, [*arguments, *overrides], experiment.storage, texts, work)
+
+
+def evaluate_task(
+    target: str, overrides: Sequence[str], storage: StorageConfig, tracking: str | None
+) -> Task:
+    """Return the task of `whipray evaluate`, on the whole cluster unless the overrides limit it.
+
+    Raises:
+        UsageProblem: as `shared_store` and `shared_tracking`.
+    """
+    store = shared_store(storage)
+    arguments = [target, *overrides, *_store_arguments(store, tracking)]
+    if not any(override.startswith("evaluation.workers=") for override in overrides):
+        arguments.append("evaluation.workers=all")
+    return Task("evaluate", target, arguments, store, {})
+
+
+def doctor_task(storage: StorageConfig, tracking: str | None) -> Task:
+    """Return the task of `whipray doctor --ray`.
+
+    Raises:
+        UsageProblem: as `shared_store` and `shared_tracking`.
+    """
+    store = shared_store(storage)
+    return Task("doctor", "cluster", ["--ray", *_store_arguments(store, tracking)], store, {})
+
+
+def _store_arguments(store: StorageConfig, tracking: str | None) -> list[str]:
+    """Return the options that name the store and MLflow."""
+    server = shared_tracking(TrackingConfig(uri=tracking), store).uri
+    options = {"--storage": store.uri, "--endpoint": store.endpoint_url, "--tracking": server}
+    return [word for name, value in options.items() if value for word in (name, value)]
