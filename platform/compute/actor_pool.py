@@ -43,7 +43,7 @@ class ActorPool(Generic[Item, Result]):
 
         self.scaling, self.task, self.memory_advice = scaling, task, memory_advice
         losses = scaling.max_failures
-        actor: Any = ray.remote(_Actor).options(
+        actor: Any = ray.remote(PoolActor).options(
             num_cpus=scaling.cpus_per_worker,
             num_gpus=scaling.gpus_per_worker,
             max_restarts=losses,
@@ -109,7 +109,7 @@ class ActorPool(Generic[Item, Result]):
         )
 
 
-class _Actor:
+class PoolActor:
     """The function in a process of its own."""
 
     def __init__(self, apply: Callable[[Any], Any]) -> None:

@@ -115,7 +115,7 @@ def drawing(driver: int) -> psutil.Process | None:
     """A Ray actor below the driver that is making a shard."""
     for process in psutil.Process(driver).children(recursive=True):
         try:
-            if process.name().startswith("ray::_Actor.do"):
+            if process.name().startswith("ray::PoolActor.apply"):
                 return process
         except psutil.NoSuchProcess:
             continue
