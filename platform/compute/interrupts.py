@@ -1,4 +1,4 @@
-"""Being asked to stop: what runs saves a checkpoint first, here or on Ray's workers."""
+"""Requests to stop: a signal, a stop broadcast to Ray's workers, the notice of a preemption."""
 
 from __future__ import annotations
 
@@ -13,28 +13,31 @@ from typing import Any
 from ...trainers.loop import Progress
 from ..foundation.background import in_background
 
-HEAD_ANSWERS_S = 1.0
-"""Mostly within a millisecond."""
+HEAD_TIMEOUT_S = 1.0
+"""How long a training waits for Ray's head once; it mostly answers within a millisecond."""
+
+FORWARD_INTERVAL_S = 0.5
+"""How often the driver looks whether a stop is to be broadcast."""
 
 
 @contextmanager
 def saving_on_interrupt() -> Iterator[threading.Event]:
     """Inside, the first Ctrl-C (or SIGTERM) only sets the event; the second one interrupts."""
-    asked = threading.Event()
+    requested = threading.Event()
     signals = (signal.SIGINT, signal.SIGTERM)
     before = {number: signal.getsignal(number) for number in signals}
 
-    def ask(_number: int, _frame: Any) -> None:
-        if asked.is_set():
+    def handle(_number: int, _frame: Any) -> None:
+        if requested.is_set():
             raise KeyboardInterrupt
-        asked.set()
+        requested.set()
 
     if threading.current_thread() is threading.main_thread():
         for number in signals:
             if before[number] is not signal.SIG_IGN:  # as in a shell's background job
-                signal.signal(number, ask)
+                signal.signal(number, handle)
     try:
-        yield asked
+        yield requested
     finally:
         if threading.current_thread() is threading.main_thread():
             for number in signals:
@@ -42,8 +45,8 @@ def saving_on_interrupt() -> Iterator[threading.Event]:
 
 
 @contextmanager
-def broadcast_stop(asked: threading.Event) -> Iterator[RemoteStopFlag]:
-    """What Ray's workers ask with each report: whether the event of this process is set."""
+def broadcast_stop(requested: threading.Event) -> Iterator[RemoteStopFlag]:
+    """Inside, Ray's workers can read whether the event of this process is set."""
     import ray
 
     from .ray_session import driver_node_options
@@ -51,14 +54,15 @@ def broadcast_stop(asked: threading.Event) -> Iterator[RemoteStopFlag]:
     flag: Any = ray.remote(_Flag).options(**driver_node_options()).remote()
     over = threading.Event()
 
-    def pass_on() -> None:
-        while not over.wait(0.5):
-            if asked.is_set():
-                ray.get(flag.ask.remote())
+    def forward() -> None:
+        while not over.wait(FORWARD_INTERVAL_S):
+            if requested.is_set():
+                ray.get(flag.set.remote())
                 return
 
-    # Not in the signal's handler: Ray may hold, at that moment, the lock that it would wait for.
-    thread = threading.Thread(target=pass_on, daemon=True)
+    # Not in the signal's handler: at that moment this thread may hold the lock of Ray's client that
+    # the call needs.
+    thread = threading.Thread(target=forward, daemon=True)
     thread.start()
     try:
         yield RemoteStopFlag(flag)
@@ -68,65 +72,68 @@ def broadcast_stop(asked: threading.Event) -> Iterator[RemoteStopFlag]:
 
 
 class PreemptionWatcher:
-    """Whether this host will be taken away soon; true once. For a training that is one process: Ray
-    Train tells its workers by itself."""
+    """Tells whether this host will be taken away soon; True once.
+
+    For a training in one process: Ray Train tells its workers by itself.
+    """
 
     def __init__(self) -> None:
-        self._given = False
-        self._asked: Future[bool] | None = None
+        self._noticed = False
+        self._question: Future[bool] | None = None
 
     def __call__(self) -> bool:
-        """Ask Ray, where this process is one of Ray's; a head that is stuck holds nothing up."""
-        if self._given:
+        """Ask Ray, where this process is one of Ray's. Never blocks on an unresponsive head."""
+        if self._noticed:
             return False
-        if self._asked is None:
-            self._asked = in_background(_draining)
-            wait([self._asked], timeout=HEAD_ANSWERS_S)
-        if not self._asked.done():
+        if self._question is None:
+            self._question = in_background(_is_draining)
+            wait([self._question], timeout=HEAD_TIMEOUT_S)
+        if not self._question.done():
             return False
-        asked, self._asked = self._asked, None
-        # A head that fails to answer is what Ray deals with; a training goes on meanwhile.
-        self._given = asked.exception() is None and asked.result()
-        return self._given
+        answer, self._question = self._question, None
+        # Ray deals with a head that fails to answer; the training goes on meanwhile.
+        self._noticed = answer.exception() is None and answer.result()
+        return self._noticed
 
 
-def _draining() -> bool:
-    """Whether Ray drains this node."""
+def _is_draining() -> bool:
+    """Return whether Ray drains this node."""
     ray = sys.modules.get("ray")
     if ray is None or not ray.is_initialized():
         return False
-    here = ray.get_runtime_context().get_node_id()
-    # As Ray Train's own watcher does; there is no public name for it.
-    return here in ray._private.state.state.get_draining_nodes()
+    node = ray.get_runtime_context().get_node_id()
+    # Ray 2.60 has no public name for it; its own `ray.train` asks in the same way.
+    return node in ray._private.state.state.get_draining_nodes()
 
 
 class RemoteStopFlag:
-    """A `ReportCallback` that pickles; True once stopping was asked for."""
+    """A `ReportCallback` that pickles; True once a stop was requested."""
 
     def __init__(self, flag: Any) -> None:
         self.flag = flag
 
     def __call__(self, _progress: Progress) -> bool:
-        return self.now()
+        """Return whether the training that reports should stop."""
+        return self.is_set()
 
-    def now(self) -> bool:
-        """A flag that was lost with its node asks nothing of anybody."""
+    def is_set(self) -> bool:
+        """Return whether a stop was requested; False if the flag's actor died."""
         import ray
 
         try:
-            return bool(ray.get(self.flag.asked.remote()))
+            return bool(ray.get(self.flag.is_set.remote()))
         except ray.exceptions.RayActorError:
             return False
 
 
 class _Flag:
-    """An actor."""
+    """The event as an actor."""
 
     def __init__(self) -> None:
-        self._asked = False
+        self._set = False
 
-    def ask(self) -> None:
-        self._asked = True
+    def set(self) -> None:
+        self._set = True
 
-    def asked(self) -> bool:
-        return self._asked
+    def is_set(self) -> bool:
+        return self._set

@@ -1,4 +1,4 @@
-"""How Ray Train's workers become one process group, on one host or several."""
+"""The process group of Ray Train's workers, on one host or several."""
 
 from __future__ import annotations
 
@@ -16,49 +16,54 @@ from torch.distributed import TCPStore  # type: ignore[attr-defined]  # document
 
 
 class _SharedGPUs(Backend):
-    """A worker sees the GPUs of its siblings on the host too, as NCCL wants; nothing more."""
+    """Lets a worker see the GPUs of the other workers on its host, as NCCL needs; nothing more."""
 
     share_cuda_visible_devices = True
 
 
 @dataclass
 class WorkerJoinedTorchConfig(TorchConfig):
-    """PyTorch for workers that call `join_process_group` themselves.
+    """Ray Train's PyTorch config for workers that call `join_process_group` themselves.
 
-    Ray Train would join them before it hands over to them, and gives up for good when one is lost
-    in that moment. What fails while they train is tried again.
+    `TorchConfig` of Ray 2.60 joins them before their function starts, and ends the whole run if one
+    is lost in that moment, whatever `max_failures` says. What fails inside the function is retried.
     """
 
     @property
     def backend_cls(self) -> type[Backend]:
-        """Which sets up no group."""
+        """Return a backend that sets up no group."""
         return _SharedGPUs
 
 
 def join_process_group(backend: str) -> None:
-    """Make a process group of the workers; each of them calls it once."""
+    """Make a process group of the workers; each of them calls it once.
+
+    Args:
+        backend: PyTorch's: `nccl` or `gloo`.
+    """
     context = train.get_context()
     rank, world = context.get_world_rank(), context.get_world_size()
-    os.environ["LOCAL_RANK"] = str(context.get_local_rank())  # DeepSpeed and `choose_device` ask
-    here = ray.util.get_node_ip_address()
-    if interface := _interface_of(here):
+    # DeepSpeed and `choose_device` read it.
+    os.environ["LOCAL_RANK"] = str(context.get_local_rank())
+    address = ray.util.get_node_ip_address()
+    if interface := _interface_of(address):
         os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
-    port = 0  # a free one
+    port = 0  # any free one
     if rank == 0:
-        store = TCPStore(here, port, world, is_master=True, wait_for_workers=False)
+        store = TCPStore(address, port, world, is_master=True, wait_for_workers=False)
         port = store.port
-    host, port = broadcast_from_rank_zero((here, port))
+    host, port = broadcast_from_rank_zero((address, port))
     if rank != 0:
         store = TCPStore(host, port, world)
     dist.init_process_group(backend, store=store, rank=rank, world_size=world)
 
 
 def _interface_of(address: str) -> str | None:
-    """The network interface through which the other hosts reach this one.
+    """Return the network interface through which the other hosts reach this one.
 
     Gloo by itself takes the address that the host's name resolves to: on many a machine 127.0.1.1.
     """
     for name, addresses in psutil.net_if_addrs().items():
-        if any(found.address == address for found in addresses):
+        if any(entry.address == address for entry in addresses):
             return str(name)
     return None

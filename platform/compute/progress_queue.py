@@ -1,4 +1,4 @@
-"""Ray Train's controller, told to write down what the workers report."""
+"""A Ray queue through which workers report progress to the driver."""
 
 from __future__ import annotations
 
@@ -12,55 +12,60 @@ from ray.train import UserCallback
 from ...trainers.loop import Progress
 from .ray_session import driver_node_options
 
+POLL_S = 0.5
+"""How long a read waits before it looks whether the queue is closed."""
+LAST_READ_S = 10
+"""How long closing waits for the reader; reports that are not shown by then are in MLflow."""
+
 
 @contextmanager
 def progress_queue(
     on_progress: Callable[[Progress], None], on_phase: Callable[[str], None]
 ) -> Iterator[Any]:
-    """A Ray queue whose reports and phases reach the two callables while inside.
+    """Yield a queue whose messages reach the two callables while inside.
 
-    The thread that tells ends with the block, before Ray does: a thread that waits inside Ray while
-    Ray is shut down brings the process down with it.
+    The reading thread ends with the block, before Ray does: in Ray 2.60 a thread that waits inside
+    Ray while Ray shuts down crashes the process.
     """
     from ray.exceptions import RayError
     from ray.util.queue import Empty, Queue
 
-    reports, over = Queue(actor_options=driver_node_options()), threading.Event()
+    queue, over = Queue(actor_options=driver_node_options()), threading.Event()
 
-    def listen() -> None:
+    def read() -> None:
         while True:
             try:
-                message: Progress | str = reports.get(timeout=0.5)
+                message: Progress | str = queue.get(timeout=POLL_S)
             except Empty:
                 if over.is_set():
                     return
-            except RayError:  # the queue was lost; its reports are in MLflow all the same
+            except RayError:  # the queue's actor is lost; its reports are in MLflow all the same
                 return
             else:
                 on_phase(message) if isinstance(message, str) else on_progress(message)
 
-    listener = threading.Thread(target=listen, daemon=True)
-    listener.start()
+    reader = threading.Thread(target=read, daemon=True)
+    reader.start()
     try:
-        yield reports
+        yield queue
     finally:
         over.set()
-        listener.join(timeout=10)
+        reader.join(timeout=LAST_READ_S)
 
 
 class QueueReporter:
-    """Puts reports and phases into such a queue; pickles."""
+    """Puts reports (`Progress`) and phases (text) into such a queue; pickles."""
 
     def __init__(self, queue: Any) -> None:
         self.queue = queue
 
     def __call__(self, message: Progress | str) -> None:
-        """As they come."""
+        """Put a message into the queue."""
         self.queue.put(message)
 
 
 class ForwardProgress(UserCallback):
-    """Hands Ray Train's reports on through such a queue, to whoever shows them."""
+    """Ray Train's callback that puts worker 0's reports into such a queue."""
 
     def __init__(self, queue: Any) -> None:
         self.queue = queue
@@ -71,5 +76,5 @@ class ForwardProgress(UserCallback):
         metrics: list[dict[str, Any]],
         checkpoint: Any,  # noqa: ARG002
     ) -> None:
-        """As they come."""
+        """See `UserCallback`."""
         self.queue.put(Progress(**metrics[0]))

@@ -1,4 +1,4 @@
-"""Ray for as long as it is needed: the cluster that RAY_ADDRESS names, or one of this machine."""
+"""A connection to Ray: to the cluster that RAY_ADDRESS names, or to a Ray of this machine alone."""
 
 from __future__ import annotations
 
@@ -18,36 +18,41 @@ from ..foundation.text import last_line
 T = TypeVar("T")
 
 SETTINGS = {
-    "RAY_AIR_NEW_OUTPUT": "0",  # the newer one prints tables even when told to be silent
+    # Ray 2.60's newer output prints tables even with `verbose=0`.
+    "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
+    # The default of Ray 2.60; earlier versions hide the GPUs from tasks that ask for none.
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # MLflow has what they would write
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C reaches the sweep, which can be resumed
     "TUNE_GLOBAL_CHECKPOINT_S": "3600",  # Tune's own snapshots are not what we resume from
-    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
+    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",  # the patch logs what workers print once more
 }
+"""Environment variables of Ray, unless they are set already."""
 
 
 class TruncatingStderr(io.TextIOBase):
-    """stderr, for what Ray prints on stdout, where data goes: of lost workers and hosts the first
-    words, without the pages of its own state that follow."""
+    """stderr in the place of stdout, which is for data: Ray 2.60 prints its warnings there.
 
-    WORDS = 200
+    A lost worker or host comes with pages of the raylet's state; only the start of it is shown.
+    """
+
+    MAX_CHARACTERS = 200
 
     def write(self, text: str) -> int:
-        """Pass it on, cut where it is the raylet's."""
+        """Write to stderr, messages of the raylet shortened."""
         if "(raylet)" in text:
-            text = text.partition("\n")[0][: self.WORDS]
+            text = text.partition("\n")[0][: self.MAX_CHARACTERS]
         return sys.stderr.write(text)
 
     def flush(self) -> None:
-        """As stderr's."""
+        """Flush stderr."""
         sys.stderr.flush()
 
 
 @contextmanager
 def ray_session() -> Iterator[None]:
-    """Attach or start; a Ray of our own ends with the block.
+    """Connect to a cluster, or start a Ray that ends with the block.
 
     Raises:
         Problem: the cluster does not answer, or Ray does not start.
@@ -55,17 +60,19 @@ def ray_session() -> Iterator[None]:
     address = os.environ.get("RAY_ADDRESS")
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
-    if not address:  # a Ray of this machine alone listens on loopback; tokens are for clusters
+    if not address:
+        # Ray 2.60 would make a token in ~/.ray; a Ray of this machine listens on loopback alone.
         os.environ.setdefault("RAY_AUTH_MODE", "disabled")
     import ray
 
     quiet_logs()
-    if ray.is_initialized():  # by the caller, who ends it
+    if ray.is_initialized():  # by a caller, who ends it too
         yield
         return
     try:
-        # The dashboard serves the State API, which frees the places of Ray Train workers whose
-        # training was lost.
+        # Without the dashboard's State API, Ray 2.60 never removes the placement group of Ray Train
+        # workers whose controller was killed, and the next training waits for ever (ray-project/ray
+        # #54305, #58515).
         ray.init(
             address=address,
             include_dashboard=None if address else True,
@@ -78,7 +85,7 @@ def ray_session() -> Iterator[None]:
             f"no Ray {where}: {last_line(error)}",
             "check RAY_ADDRESS, or run `whipray doctor --ray`"
             if address
-            else "the same command again when the machine is less busy, or `whipray doctor --ray`",
+            else "run the same command when the machine is less busy, or `whipray doctor --ray`",
         ) from error
     try:
         with redirect_stdout(TruncatingStderr()):
@@ -88,22 +95,27 @@ def ray_session() -> Iterator[None]:
 
 
 def driver_node_options() -> dict[str, Any]:
-    """Options of an actor that takes no CPU and is lost with this process's host, no other."""
+    """Return options of an actor that uses no CPU and runs on the node of this process.
+
+    It is lost only together with this process's host.
+    """
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    return {"num_cpus": 0, "scheduling_strategy": here}
+    this_node = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    return {"num_cpus": 0, "scheduling_strategy": this_node}
 
 
 def run_on_worker(scaling: ScalingConfig, action: Callable[[], T], **options: Any) -> T:
     """Run a picklable action where there are one worker's CPUs and GPUs, and wait for it.
 
     Args:
-        options: further ones of `ray.remote(..).options`.
+        scaling: CPUs and GPUs of the worker.
+        action: what to run.
+        **options: further ones of `ray.remote(..).options`.
 
     Raises:
-        whatever the action raises, without Ray's words around it.
+        Exception: what the action raised, without Ray's words around it.
     """
     import ray
 

@@ -81,7 +81,7 @@ class StudySearcher(Searcher):
 
     def suggest(self, trial_id: str) -> Any:
         """See `Searcher`."""
-        if self.stop.now():
+        if self.stop.is_set():
             return Searcher.FINISHED
         ahead = self.points.peek()
         if ahead is None or resource_request(ahead[1]) != self.resources:

@@ -57,7 +57,7 @@ def run_trial(config: dict[str, Any]) -> None:
         with plan.run.system_metrics(plan.experiment.tracking.system_metrics):
             trained = train(plan, callbacks, _forward_to_tune() if several else ())
             if trained.images_seen < plan.experiment.training.images:
-                if leave.now():
+                if leave.is_set():
                     plan.run.finish("KILLED")
                     tune.report({OUTCOME: SAVED})
                     return

@@ -14,8 +14,8 @@ from whipray.platform.compute.interrupts import PreemptionWatcher
 
 def test_a_notice_is_given_once(monkeypatch: pytest.MonkeyPatch) -> None:
     answers = iter([False, True, True])
-    monkeypatch.setattr(interrupts, "_draining", lambda: next(answers))
-    monkeypatch.setattr(interrupts, "HEAD_ANSWERS_S", WAIT_S)
+    monkeypatch.setattr(interrupts, "_is_draining", lambda: next(answers))
+    monkeypatch.setattr(interrupts, "HEAD_TIMEOUT_S", WAIT_S)
     notice = PreemptionWatcher()
     assert [notice() for _ in range(4)] == [False, True, False, False]
 
@@ -30,12 +30,12 @@ def test_a_head_that_is_stuck_or_fails_holds_no_training_up(
         go.wait()
         raise ConnectionError
 
-    monkeypatch.setattr(interrupts, "HEAD_ANSWERS_S", 0.01)
-    monkeypatch.setattr(interrupts, "_draining", stuck)
+    monkeypatch.setattr(interrupts, "HEAD_TIMEOUT_S", 0.01)
+    monkeypatch.setattr(interrupts, "_is_draining", stuck)
     notice = PreemptionWatcher()
     assert [notice() for _ in range(9)] == [False] * 9
     assert len(asked) == 1
-    monkeypatch.setattr(interrupts, "_draining", lambda: True)
+    monkeypatch.setattr(interrupts, "_is_draining", lambda: True)
     go.set()
     deadline = time.monotonic() + WAIT_S
     while not notice():  # once the answer that failed is there

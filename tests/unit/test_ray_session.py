@@ -16,5 +16,5 @@ def test_rays_warnings_are_one_line_each(capsys: pytest.CaptureFixture[str]) -> 
     first, *others = err.splitlines()
     assert out == ""
     assert "Raylet is terminated. Possible" in first
-    assert len(first) <= TruncatingStderr.WORDS
+    assert len(first) <= TruncatingStderr.MAX_CHARACTERS
     assert others == ["two lines", "of somebody else"]
