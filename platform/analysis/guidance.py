@@ -10,7 +10,9 @@ from typing import Any
 
 from ...trainers.errors import UsageProblem
 from ..config.experiment import with_values
-from ..evaluation.config import LOWER_IS_BETTER, METRIC_OF
+from ..evaluation.goal import Goal
+from ..evaluation.metrics import METRIC_OF
+from ..evaluation.pages.charts import best_point
 from ..evaluation.pages.content import CurvePoint
 from ..evaluation.pages.guidance import render_guidance
 from ..generation.shards import short_hash
@@ -78,8 +80,8 @@ def measure_guidance(
         UsageProblem: a value that the sampler does not take, or no such run.
     """
     target = find_target(root, tracking, name, overrides)
-    ranked = target.experiment.evaluation.rank_by.partition("/")[0]
-    metrics = sorted({*METRICS, METRIC_OF[ranked]})
+    ranked = target.experiment.evaluation.goal.metric
+    metrics = sorted({*METRICS, METRIC_OF[ranked].name})
     cheap = [f"evaluation.metrics={json.dumps(metrics)}", *overrides]
     target = find_target(root, tracking, name, cheap)
     wanted = {
@@ -142,14 +144,5 @@ def distinct(target: Target, points: Sequence[dict[str, Any]]) -> list[dict[str,
 
 def best_by_group(points: Sequence[CurvePoint], metric: str) -> dict[str, CurvePoint]:
     """Return the best point of each group that has the metric; of equal points the first."""
-    sign = 1 if metric in LOWER_IS_BETTER else -1
-    groups = dict.fromkeys(
-        key.partition("/")[2] for p in points for key in p.values if key.startswith(f"{metric}/")
-    )
-    return {
-        group: min(
-            (p for p in points if f"{metric}/{group}" in p.values),
-            key=lambda p: sign * p.values[f"{metric}/{group}"].value,
-        )
-        for group in groups
-    }
+    keys = dict.fromkeys(key for p in points for key in p.values if key.startswith(f"{metric}/"))
+    return {Goal.parse(key).group: best_point(points, key) for key in keys}

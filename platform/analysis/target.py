@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from ...trainers.errors import Problem
 from ..config.experiment import Experiment, TrackingConfig
 from ..config.layers import Layer, resolve
-from ..evaluation.config import ALL_METRICS
+from ..evaluation.metrics import METRICS
 from ..runs.evaluator import Evaluated, Evaluator
 from ..runs.find_run import StoredRun, find_run
 from ..runs.run import record
@@ -88,7 +88,7 @@ def find_target(root: Storage, tracking: str | None, name: str, overrides: Seque
         Experiment,
         [
             Layer("checkpoint", base.model_dump(mode="json")),
-            Layer("whipray evaluate", {"evaluation.metrics": list(ALL_METRICS)}),
+            Layer("whipray evaluate", {"evaluation.metrics": list(METRICS)}),
             Layer(f"model {name}", registered),
             *layers,
         ],

@@ -10,7 +10,7 @@ from rich.table import Table
 from ..analysis.classify.summary import DIFFERENCES
 from ..config.points import in_words
 from ..evaluation.compare import Comparison
-from ..evaluation.config import LOWER_IS_BETTER
+from ..evaluation.goal import Goal
 from ..evaluation.pages.content import CurvePoint
 
 MISSING = "–"
@@ -38,14 +38,14 @@ def metrics_table(metrics: Mapping[str, float]) -> Table:
 
 def sweep_table(rows: list[dict[str, Any]], rank_by: str, best: int | None) -> Table:
     """Return one row per trial, the best first; the best is marked, and so are baselines."""
-    metric = rank_by.partition("/")[0]
-    sign = 1 if metric in LOWER_IS_BETTER else -1
+    goal = Goal.parse(rank_by)
+    metric = goal.metric
     table = Table(box=None, pad_edge=False)
     for name in ("trial", "what", "omega", *(f"{metric} {g}" for g in GROUPS), "agreement few"):
         table.add_column(name, no_wrap=name != "what")
 
     def order(row: dict[str, Any]) -> tuple[bool, float]:
-        return row["state"] != "complete", sign * (row["value"] or 0.0)
+        return row["state"] != "complete", goal.sign * (row["value"] or 0.0)
 
     for row in sorted(rows, key=order):
         summary = row["attrs"].get("summary")

@@ -1,4 +1,4 @@
-"""The whole typed experiment: what is trained, where and how it runs, how it is evaluated and tuned."""
+"""The whole typed experiment: what is trained, and where and how it runs."""
 
 from __future__ import annotations
 
@@ -24,31 +24,30 @@ class ScalingConfig(Config):
     """Processes that share each batch. One trains in the calling process; more go through Ray
     Train."""
     min_workers: int | None = Field(None, ge=1)
-    """A training continues with this many workers while others are lost; those rejoin when there is room.
-    None: it waits for all."""
+    """Fewest workers to go on with while the others are lost; they join again when there is room. None:
+    a training waits for all."""
     cpus_per_worker: int = Field(1, ge=1)
     gpus_per_worker: float = Field(0, ge=0)
     max_failures: int = Field(3, ge=0)
-    """Failures of workers that a training survives, each by resuming from its last checkpoint; the next
-    one ends it."""
+    """Lost workers after which a training gives up; it goes on from its last checkpoint before."""
     price_per_hour: float = Field(0, ge=0)
-    """Price of one worker, in any currency. With it, a launch on a cluster estimates the cost and asks for
-    confirmation."""
+    """What one worker costs, in your currency; a launch on a cluster then says what it costs, and
+    asks."""
 
     @property
-    def requirement_text(self) -> str:
-        """The resources that a training requests of a cluster, for messages."""
+    def wanted(self) -> str:
+        """What a training asks of a cluster, in words."""
         cpus, gpus = self.cpus_per_worker, self.gpus_per_worker
         return f"{self.workers} workers with {cpus} CPUs and {gpus:g} GPUs each"
 
     @property
-    def required_workers(self) -> int:
-        """The number of workers without which a training waits."""
+    def fewest(self) -> int:
+        """Workers without which a training waits."""
         return self.min_workers or self.workers
 
     @model_validator(mode="after")
-    def _min_workers_fit(self) -> ScalingConfig:
-        if self.required_workers > self.workers:
+    def _fewer(self) -> ScalingConfig:
+        if self.fewest > self.workers:
             raise ValueError(
                 f"min_workers={self.min_workers} is more than workers={self.workers}: "
                 "lower scaling.min_workers"
@@ -59,50 +58,50 @@ class ScalingConfig(Config):
     def _one_gpu_each(self) -> ScalingConfig:
         if self.workers > 1 and self.gpus_per_worker not in (0, 1):
             raise ValueError(
-                f"{self.workers} workers with {self.gpus_per_worker:g} GPUs each: NCCL needs a GPU of its own "
-                "for each of several workers: set scaling.gpus_per_worker=1"
+                f"{self.workers} workers with {self.gpus_per_worker:g} GPUs each: NCCL wants one GPU "
+                "for each of several workers, so set scaling.gpus_per_worker=1"
             )
         return self
 
 
 class TrackingConfig(Config):
-    """The MLflow server. A password belongs in MLFLOW_TRACKING_PASSWORD, never in a config."""
+    """Where MLflow is. A server's password belongs into MLFLOW_TRACKING_PASSWORD, never here."""
 
     uri: str | None = None
     """None: MLFLOW_TRACKING_URI, or an SQLite file beside the runs."""
     experiment: str = "whipray"
     system_metrics: bool = True
-    """Log usage of CPU, memory, disk, network and GPU with every run."""
+    """CPU, memory, disk, network and GPU figures with every run."""
 
 
 class EarlyStopConfig(Config):
     """Asynchronous successive halving (Li et al. 2020) on the validation loss at checkpoints."""
 
     min_images: int = Field(ge=1)
-    """Images seen at the first rung."""
+    """First rung."""
     reduction_factor: int = Field(3, ge=2)
-    """At each rung one trial in this many continues; rungs are this factor of images apart."""
+    """Share of trials that go on: 1 in so many; also the distance of rungs."""
 
 
 class TuningConfig(Config):
-    """Budget and sampler of a sweep."""
+    """How a sweep spends its trainings."""
 
     trials: int = Field(12, ge=1)
-    """Trainings of the search; baselines are trained in addition."""
+    """Searched trainings; baselines come on top."""
     concurrent: int | None = Field(None, ge=1)
-    """Trainings at a time. None: as many as the cluster has room for at the start. Give a number on a
-    cluster with autoscaling."""
+    """Trainings at once; None: as many as the cluster has room for when they begin. Give a number to a
+    cluster that grows on demand."""
     sample_points: int = Field(12, ge=1)
-    """Points of the sample level (guidance) evaluated on each finished checkpoint."""
+    """Points of the second level (guidance) tried on each finished checkpoint."""
     seed: int = Field(0, ge=0)
     early_stop: EarlyStopConfig | None = None
 
 
 class Experiment(TrainerConfig):
-    """One training with everything around it; saved as a whole with every run."""
+    """One training with its surroundings; saved whole with every run."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
-    """The name of the trained model, also in the registry."""
+    """Of the model that the training makes, in the registry too."""
     keep_checkpoints: int = Field(2, ge=1)
     evaluation: EvaluationConfig = EvaluationConfig()
     scaling: ScalingConfig = ScalingConfig()
@@ -111,12 +110,14 @@ class Experiment(TrainerConfig):
     tuning: TuningConfig = TuningConfig()
 
     @model_validator(mode="after")
-    def _batch_divides_among_workers(self) -> Experiment:
-        batch = self.training.batch_size
-        sizes = range(self.scaling.required_workers, self.scaling.workers + 1)
+    def _shared_evenly(self) -> Experiment:
+        sizes, batch = (
+            range(self.scaling.fewest, self.scaling.workers + 1),
+            self.training.batch_size,
+        )
         if self.scaling.min_workers and any(batch % size for size in sizes):
             raise ValueError(
-                f"training.batch_size {batch} cannot be divided among each of {sizes[0]} to {sizes[-1]} "
+                f"training.batch_size {batch} cannot be shared by each of {sizes[0]} to {sizes[-1]} "
                 f"workers: give a multiple of {math.lcm(*sizes)}, or another scaling.min_workers"
             )
         return self
@@ -138,29 +139,24 @@ CHANGEABLE_ON_RESUME = (
     "training.validation_images",
     "tuning.",
 )
-"""Keys (or their prefixes) that may differ when a run is resumed: they decide where, how fast and how
-long it runs, not what it learns."""
+"""Keys that a resumed run may change: where, how fast and how long it runs, not what it learns."""
 
 
 def load_experiment(
     recipe: str, overrides: list[str], extra: list[Layer] | None = None
 ) -> Resolved[Experiment]:
-    """Resolve a recipe, then `extra` layers, then `key=value` overrides.
-
-    Raises:
-        UsageProblem: no such recipe, an override that is not key=value, an unknown key, a wrong value.
-    """
+    """Recipe, then `extra` layers, then `key=value` overrides."""
     layers = [*recipe_layers(recipe), *(extra or []), *map(parse_override, overrides)]
     return resolve(Experiment, layers)
 
 
 def with_values(experiment: Experiment, values: dict[str, Any], origin: str) -> Experiment:
-    """Return the experiment with other values of these dotted keys, validated again."""
+    """The experiment with dotted keys changed, checked again."""
     return resolve(
         Experiment, [Layer("base", experiment.model_dump(mode="json")), Layer(origin, values)]
     ).value
 
 
 def cache_folder() -> Path:
-    """Return the folder of decoded images and feature networks: WHIPRAY_CACHE or ~/.cache/whipray."""
+    """Decoded images and feature networks, by content: `WHIPRAY_CACHE` or ~/.cache/whipray."""
     return Path(os.environ.get("WHIPRAY_CACHE", "~/.cache/whipray")).expanduser()

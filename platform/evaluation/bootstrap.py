@@ -15,12 +15,8 @@ from statistics import NormalDist
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
-Floats32 = NDArray[np.float32]
-Ints = NDArray[np.int64]
-Bools = NDArray[np.bool_]
+from .arrays import Bools, Floats, Floats32, Ints
 
 
 @dataclass(frozen=True)
@@ -42,12 +38,15 @@ class Sample:
         labels: (n,) int64, the strata.
         weights: (n, 1 + B) float32; column 0 is all ones, column b says how often each image is in
             resample b. Every class keeps its number of images in every column.
+        copy_ratios: (n,) distance to the nearest training image, see `metrics/memorisation.py`; None
+            where it is not known.
     """
 
     features: Floats32
     logits: Floats32
     labels: Ints
     weights: Floats32
+    copy_ratios: Floats | None = None
 
     def __len__(self) -> int:
         return len(self.features)
@@ -64,7 +63,10 @@ class Sample:
 
     def at(self, rows: Bools | Ints) -> Sample:
         """The images at these rows, by index or by mask."""
-        return Sample(self.features[rows], self.logits[rows], self.labels[rows], self.weights[rows])
+        ratios = None if self.copy_ratios is None else self.copy_ratios[rows]
+        return Sample(
+            self.features[rows], self.logits[rows], self.labels[rows], self.weights[rows], ratios
+        )
 
     def by_class(self) -> Iterator[Sample]:
         """One sample a class, for the classes that are there."""

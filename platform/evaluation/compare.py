@@ -11,9 +11,10 @@ from zipfile import BadZipFile
 import numpy as np
 
 from ...trainers.errors import DataProblem
-from .bootstrap import Estimate, Floats, percentile_interval, recentred_interval
+from .arrays import Floats
+from .bootstrap import Estimate, percentile_interval, recentred_interval
 from .extractors.base import Value
-from .metrics import OUTPUTS
+from .metrics import METRIC_OF, OUTPUTS
 from .report import COMPARED, REPLICATES, Report, comparable
 
 PAIRED = {
@@ -181,8 +182,8 @@ def _refusal(first: Evaluation, other: Evaluation) -> str | None:
 
 
 def alike(metric: str, other: Evaluation, first: Evaluation | None) -> bool:
-    """Whether this one number was made alike in two evaluations that can be compared otherwise."""
-    fields = ("train", "copies_mirrored") if metric == "copies" else ()
+    """Return whether this metric was computed alike in evaluations that are comparable otherwise."""
+    fields = METRIC_OF[metric].compared_for_outputs
     return first is not None and all(
         other.provenance.get(field) == first.provenance.get(field) for field in fields
     )

@@ -2,35 +2,42 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self, get_args
+from typing import TYPE_CHECKING, Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, create_model, model_validator
 
 from ...trainers.config import Config
 from ...trainers.data import DataConfig
 from .extractors.config import AnyExtractor, ClassifierConfig
+from .goal import Goal
 from .groups import GroupsConfig
+from .metrics import METRIC_OF, METRICS, OUTPUTS
+from .metrics.base import NoSettings
 
-MetricName = Literal[
-    "kid", "fid", "inception_score", "precision_recall", "prd", "agreement", "memorisation"
-]
-ALL_METRICS: tuple[MetricName, ...] = get_args(MetricName)
-METRIC_OF: dict[str, MetricName] = {
-    "kid": "kid",
-    "fid": "fid",
-    "inception_score": "inception_score",
-    "precision": "precision_recall",
-    "recall": "precision_recall",
-    "f_8": "prd",
-    "f_1_8": "prd",
-    "agreement": "agreement",
-    "copies": "memorisation",
-}
-"""Numbers that models can be ordered by, and what measures them."""
-LOWER_IS_BETTER = ("kid", "fid", "copies")
+RANKING = "|".join(name for name, output in OUTPUTS.items() if output.ranks)
+
+# Derived from the registry, which a type checker does not execute.
+if TYPE_CHECKING:
+    MetricName = str
+    MetricSettings = Config
+else:
+    MetricName = Literal[tuple(METRICS)]
+    MetricSettings = create_model(
+        "MetricSettings",
+        __base__=Config,
+        **{
+            metric.name: (
+                metric.settings,
+                Field(metric.settings(), description=metric.settings.__doc__),
+            )
+            for metric in METRICS.values()
+            if metric.settings is not NoSettings
+        },
+    )
+"""A section for each metric that has settings, named as the metric."""
 
 
-class EvaluationConfig(Config):
+class EvaluationConfig(MetricSettings):
     """Settings of an evaluation; two reports are comparable only if they agree on most of them."""
 
     images_per_class: int = Field(40, ge=2)
@@ -65,30 +72,6 @@ class EvaluationConfig(Config):
     confidence: float = Field(0.95, gt=0.5, lt=1.0)
     """Level of every interval."""
 
-    recall_k: int = Field(5, ge=1)
-    """Neighbours that set a ball's radius in recall and precision; CBDM uses 5, others use 3."""
-
-    kid_subsets: int = Field(100, ge=1)
-    """Subsets behind `kid_subsets`, KID as it is published."""
-
-    kid_subset_size: int = Field(1000, ge=2)
-    """Images a side in each; with fewer images there is no `kid_subsets`."""
-
-    inception_splits: int = Field(10, ge=1)
-    """Parts of the images over which the Inception Score is averaged."""
-
-    prd_clusters_per_class: int = Field(20, ge=1)
-    """Clusters of PRD's histograms, for each class; 20 as CBDM."""
-
-    prd_runs: int = Field(10, ge=1)
-    """Seeded runs of k-means over which F_8 and F_1/8 are averaged."""
-
-    copy_ratio: float = Field(0.4, gt=0, lt=1)
-    """A generated image is a near copy if its nearest training image of its class is closer, in
-    pixels, than this part of the usual distance between that class's training images and their
-    nearest others. On CIFAR-10 0.4 finds all copies with noise of up to 10 grey levels, and takes
-    0.12 % of fresh images for one."""
-
     seed: int = Field(0, ge=0)
     """Of resampling, subsets, splits and k-means: the same images and seed give the same numbers."""
 
@@ -106,19 +89,17 @@ class EvaluationConfig(Config):
     """Keep images and features, so that other measures need no new images. When a search over
     guidance ends, those of the other settings that it tried are deleted all the same."""
 
-    rank_by: str = Field(
-        "kid/overall", pattern=rf"^({'|'.join(METRIC_OF)})/(overall|many|medium|few)$"
-    )
+    rank_by: str = Field("kid/overall", pattern=rf"^({RANKING})/(overall|many|medium|few)$")
     """The number that orders models. KID, for its estimate has no bias from the number of images."""
 
     @model_validator(mode="after")
-    def _ranks_by_what_it_measures(self) -> Self:
-        needed = METRIC_OF[self.rank_by.partition("/")[0]]
+    def _rank_by_is_computed(self) -> Self:
+        needed = METRIC_OF[self.goal.metric].name
         if needed not in self.metrics:
             raise ValueError(f"rank_by {self.rank_by} needs {needed} among evaluation.metrics")
         return self
 
     @property
-    def direction(self) -> Literal["minimize", "maximize"]:
-        """Whether a lower or a higher `rank_by` is better."""
-        return "minimize" if self.rank_by.partition("/")[0] in LOWER_IS_BETTER else "maximize"
+    def goal(self) -> Goal:
+        """What orders models: `rank_by`, and which direction is better."""
+        return Goal.parse(self.rank_by)

@@ -1,18 +1,21 @@
-"""From features to a report: every measure, overall, by group and by class."""
+"""From features to a report: every metric, overall, by group and by class."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
 from ...trainers.errors import DataProblem, UsageProblem
-from .bootstrap import Bools, Estimate, Floats, Ints, Sample, resample
+from .arrays import Floats, Ints
+from .bootstrap import Estimate, Sample, resample
 from .config import EvaluationConfig
 from .extractors.base import Extracted, ExtractorInfo, Value
 from .groups import group_classes
-from .metrics import METRICS, OUTPUTS, SMALL_SAMPLES
+from .metrics import METRICS, OUTPUTS
+from .metrics.base import Metric
 from .report import ClassRow, Report, Row
 
 
@@ -34,16 +37,17 @@ def evaluate(
     info: ExtractorInfo,
     config: EvaluationConfig,
     about: Mapping[str, Value],
-    copies: Bools | None = None,
+    copy_ratios: Floats | None = None,
 ) -> Report:
     """Compare generated with real images by their features.
 
     Args:
         generated: of N images, which were asked to be `generated_labels` (N,).
         real: of M images of `real_labels` (M,), balanced over the classes.
-        card: the extractor that saw both.
+        info: the extractor that made the features of both.
         about: how the images were made and what the real ones are, for the provenance.
-        copies: (N,) which generated images are near copies of training images, if that is known.
+        copy_ratios: (N,) distance of each generated image to its nearest training image, see
+            `metrics/memorisation.py`; None where no metric needs it.
 
     Raises:
         DataProblem: a class without generated or real images, a label outside the classes, or
@@ -52,43 +56,61 @@ def evaluate(
     """
     _check(generated, generated_labels, real, real_labels, classes)
     resamples, seed = config.bootstrap_resamples, config.seed
-    sides = (
-        resample(
-            generated.features, generated.logits, generated_labels, resamples, seed, "generated"
-        ),
-        resample(real.features, real.logits, real_labels, resamples, seed, "real"),
+    fakes = resample(
+        generated.features, generated.logits, generated_labels, resamples, seed, "generated"
     )
-    known = set(config.metrics) - {"memorisation"}
-    if info.class_names != classes.names:  # its logits are of other classes
-        known.discard("agreement")
-    metrics = [name for name in METRICS if name in known]
-
-    def replicates(of: Sequence[int], names: Sequence[str]) -> tuple[dict[str, Floats], int, int]:
-        fakes, reals = (side.of(of) for side in sides)
-        found: dict[str, Floats] = {}
-        for name in names:
-            found |= METRICS[name](fakes, reals, config)
-        if copies is not None:
-            found["copies"] = _share(copies, sides[0], of)
-        return found, len(fakes), len(reals)
-
+    reals = resample(real.features, real.logits, real_labels, resamples, seed, "real")
+    images = _Images(replace(fakes, copy_ratios=copy_ratios), reals, config)
+    metrics = [
+        metric
+        for metric in METRICS.values()
+        if metric.name in config.metrics
+        and (info.class_names == classes.names or not metric.needs_own_classes)
+    ]
     groups = group_classes(classes.train_counts, config.groups)
     rows: list[Row] = []
-    kept: dict[str, Floats] = {}
+    all_replicates: dict[str, Floats] = {}
     for name, ids in {"overall": list(range(len(classes.names))), **groups}.items():
-        found, n, m = replicates(ids, metrics)
-        rows.append(Row(name, tuple(ids), n, m, _numbers(found, n, m, config)))
-        kept |= {f"{output}/{name}": values for output, values in found.items()}
-    per_class = []
-    for group, ids in groups.items():
-        for c in ids:
-            n, m = (int((side.labels == c).sum()) for side in sides)
-            enough = min(n, m) >= config.min_real
-            found, n, m = replicates([c], [x for x in metrics if enough or x in SMALL_SAMPLES])
-            count = int(classes.train_counts[c])
-            values = _numbers(found, n, m, config)
-            per_class.append(ClassRow(c, classes.names[c], group, count, n, m, values))
-    return Report(tuple(rows), tuple(per_class), _provenance(info, config, sides, about), kept)
+        row, replicates = images.row(name, ids, metrics)
+        rows.append(row)
+        all_replicates |= {f"{output}/{name}": values for output, values in replicates.items()}
+    per_class = [
+        images.class_row(c, group, classes, metrics) for group, ids in groups.items() for c in ids
+    ]
+    provenance = _provenance(info, config, images, about)
+    return Report(tuple(rows), tuple(per_class), provenance, all_replicates)
+
+
+@dataclass(frozen=True)
+class _Images:
+    """Both sides of an evaluation, resampled."""
+
+    generated: Sample
+    real: Sample
+    config: EvaluationConfig
+
+    def row(
+        self, name: str, classes: Sequence[int], metrics: Sequence[Metric[Any]]
+    ) -> tuple[Row, dict[str, Floats]]:
+        """Return the row of these classes, and the replicates (1 + B,) of its values."""
+        generated, real = self.generated.of(classes), self.real.of(classes)
+        replicates: dict[str, Floats] = {}
+        for metric in metrics:
+            settings = metric.settings_in(self.config)
+            replicates |= metric.compute(generated, real, settings, self.config.seed)
+        n, m = len(generated), len(real)
+        values = _estimates(replicates, n, m, self.config.confidence)
+        return Row(name, tuple(classes), n, m, values), replicates
+
+    def class_row(
+        self, c: int, group: str, classes: Classes, metrics: Sequence[Metric[Any]]
+    ) -> ClassRow:
+        """Return the row of one class, with the metrics that its number of images allows."""
+        fewest = min(int((side.labels == c).sum()) for side in (self.generated, self.real))
+        enough = fewest >= self.config.min_real
+        row, _ = self.row("", [c], [m for m in metrics if enough or m.for_few_images])
+        count = int(classes.train_counts[c])
+        return ClassRow(c, classes.names[c], group, count, row.n_generated, row.n_real, row.values)
 
 
 def check_groups(config: EvaluationConfig, train_counts: Sequence[int]) -> None:
@@ -98,7 +120,7 @@ def check_groups(config: EvaluationConfig, train_counts: Sequence[int]) -> None:
         UsageProblem: naming the class, or the group that is empty.
     """
     groups = group_classes(train_counts, config.groups)
-    group = config.rank_by.partition("/")[2]
+    group = config.goal.group
     if group not in ("overall", *groups):
         raise UsageProblem(
             f"evaluation.rank_by={config.rank_by}: no class is {group} ({config.groups})",
@@ -106,28 +128,27 @@ def check_groups(config: EvaluationConfig, train_counts: Sequence[int]) -> None:
         )
 
 
-def _numbers(
-    found: Mapping[str, Floats], n: int, m: int, config: EvaluationConfig
+def _estimates(
+    replicates: Mapping[str, Floats], n: int, m: int, confidence: float
 ) -> dict[str, Estimate]:
-    estimates: dict[str, Estimate | None] = {}
-    for name, output in OUTPUTS.items():
-        if name in found:
-            images = n if output.interval == "proportion" else min(n, m)
-            estimates[name] = output.estimate(found[name], images, config.confidence)
+    """Return the values that are defined, in the order of tables.
+
+    Args:
+        n: generated images.
+        m: real images.
+    """
+    estimates = {
+        name: output.estimate(
+            replicates[name], n if output.interval == "proportion" else min(n, m), confidence
+        )
+        for name, output in OUTPUTS.items()
+        if name in replicates
+    }
     return {name: estimate for name, estimate in estimates.items() if estimate is not None}
 
 
-def _share(flags: Bools, generated: Sample, of: Sequence[int]) -> Floats:
-    rows = np.isin(generated.labels, of)
-    share: Floats = flags[rows].astype(float) @ generated.weights[rows] / rows.sum()
-    return share
-
-
 def _provenance(
-    info: ExtractorInfo,
-    config: EvaluationConfig,
-    sides: tuple[Sample, Sample],
-    about: Mapping[str, Value],
+    info: ExtractorInfo, config: EvaluationConfig, images: _Images, about: Mapping[str, Value]
 ) -> dict[str, Value]:
     own: dict[str, Value] = {
         "extractor": info.name,
@@ -135,15 +156,14 @@ def _provenance(
         "extractor_features": info.dimensions,
         "extractor_preprocessing": info.preprocessing,
         **{f"extractor_{key}": value for key, value in info.facts.items()},
-        "n_generated": len(sides[0]),
-        "n_real": len(sides[1]),
+        "n_generated": len(images.generated),
+        "n_real": len(images.real),
         "groups": str(config.groups),
         "min_real": config.min_real,
-        "recall_k": config.recall_k,
-        "kid_subsets": f"{config.kid_subsets} of {config.kid_subset_size}",
-        "inception_splits": config.inception_splits,
-        "prd": f"{config.prd_clusters_per_class} clusters a class, {config.prd_runs} runs",
-        "copies": f"closer than {config.copy_ratio:g} of the usual distance, in pixels",
+    }
+    for metric in METRICS.values():
+        own |= metric.provenance(metric.settings_in(config))
+    own |= {
         "bootstrap_resamples": config.bootstrap_resamples,
         "bootstrap_seed": config.seed,
         "confidence": config.confidence,

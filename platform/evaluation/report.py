@@ -12,9 +12,10 @@ import numpy as np
 import pyarrow as pa  # type: ignore[import-untyped]
 import pyarrow.parquet as pq  # type: ignore[import-untyped]
 
-from .bootstrap import Estimate, Floats
+from .arrays import Floats
+from .bootstrap import Estimate
 from .extractors.base import Value
-from .metrics import OUTPUTS
+from .metrics import METRICS, OUTPUTS
 
 REPORT = "report.json"
 REPLICATES = "replicates.npz"
@@ -32,11 +33,7 @@ COMPARED = {
     "clip_x0": "the images were drawn with and without clipping x_0",
     "weights": "the images were drawn with and without the reserved capacity",
     "groups": "the classes are grouped otherwise",
-    "recall_k": "recall and precision use another k",
-    "prd": "F_8 and F_1/8 were clustered otherwise",
-    "kid_subsets": "KID's subsets are others",
-    "inception_splits": "the Inception Score has other splits",
-    "copies": "near copies are judged otherwise",
+    **{key: why for metric in METRICS.values() for key, why in metric.compared.items()},
 }
 """Provenance in which two reports must agree before their numbers are compared, and why not else."""
 

@@ -17,7 +17,7 @@ from ...trainers.scratch import Scratch
 from ..config.experiment import Experiment, cache_folder
 from ..evaluation.extractors import build_extractor
 from ..evaluation.extractors.base import Extractor
-from ..evaluation.memorisation import TrainingImages
+from ..evaluation.metrics.memorisation import TrainingImages
 from ..storage.pretrained import export_run
 from ..storage.store import Storage
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from ..evaluation.memorisation import Copies
+from ..evaluation.metrics.memorisation import Copies
 from ..evaluation.pages.content import CopyPair, Pictures, WorstClass
 from ..evaluation.report import Report
 from ..storage.store import Storage

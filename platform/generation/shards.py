@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from ...trainers.data.packed import PackedImages
     from ...trainers.export import Exported
     from ..evaluation.extractors.base import Extracted, Extractor
-    from ..evaluation.memorisation import TrainingImages
+    from ..evaluation.metrics.memorisation import TrainingImages
 
 Ints = NDArray[np.int64]
 Floats32 = NDArray[np.float32]

@@ -22,7 +22,8 @@ from ..config.parameters import Values
 from ..evaluation.bootstrap import Estimate
 from ..evaluation.evaluate import Classes, check_groups, evaluate
 from ..evaluation.extractors.base import Value
-from ..evaluation.memorisation import Copies
+from ..evaluation.metrics import METRICS, memorisation
+from ..evaluation.metrics.memorisation import Copies
 from ..evaluation.pages.content import CurvePoint
 from ..evaluation.pages.report import render_report
 from ..evaluation.report import REPLICATES, REPORT, TABLE, Report
@@ -160,8 +161,7 @@ class Evaluator:
 
     def best(self, tried: Sequence[Evaluated]) -> Evaluated:
         """By `evaluation.rank_by`; the earliest of equals."""
-        sign = 1 if self.experiment.evaluation.direction == "minimize" else -1
-        return min(tried, key=lambda point: sign * self.value(point))
+        return self.experiment.evaluation.goal.best(tried, self.value)
 
     def select_best(self, tried: Sequence[Evaluated]) -> Evaluated:
         """The best of what was tried, its report with all of them in it; the others' images go."""
@@ -196,7 +196,7 @@ class Evaluator:
         self._run("extract_features", reference, "features of real images")
         self._run("extract_features", shards, what)
         copies, about = None, self._about(sampling)
-        if "memorisation" in config.metrics:
+        if any(METRICS[name].needs_nearest for name in config.metrics):
             self._run("find_nearest", shards, f"{what}: held against training images")
             copies = self._copies(shards)
             about |= {
@@ -217,7 +217,7 @@ class Evaluator:
             info,
             config,
             about,
-            None if copies is None else copies.flagged,
+            None if copies is None else copies.ratio,
         )
         pictures = collect(report, self.root, shards, labels, indices, self.splits, copies)
         with Scratch() as scratch:
@@ -236,7 +236,7 @@ class Evaluator:
         labels, _, place = by_class(shards)
         training = self.training()
         nearest, ratio = read_nearest(self.root, shards, training, place)
-        flagged = ratio < self.experiment.evaluation.copy_ratio
+        flagged = ratio < memorisation.METRIC.settings_in(self.experiment.evaluation).copy_ratio
         return Copies(labels, nearest, ratio, flagged, training.pooled)
 
     def _run(self, task: ShardTask, shards: Sequence[Shard], what: str) -> None:

@@ -23,7 +23,7 @@ def search_guidance(evaluator: Evaluator, space: Space | None) -> list[Evaluated
     if size is not None and size <= tuning.sample_points:
         return [evaluator.evaluate_at(values) for values in space.grid("sample")]
     sampler = optuna.samplers.TPESampler(seed=tuning.seed, n_startup_trials=4)
-    study = optuna.create_study(sampler=sampler, direction=config.direction)
+    study = optuna.create_study(sampler=sampler, direction=config.goal.optuna_direction)
     tried = []
     for _ in range(tuning.sample_points):
         trial = study.ask()

@@ -85,7 +85,7 @@ def reason_not_promoted(config: EvaluationConfig, tracker: Tracker, new: Version
             f"({field.replace('_', ' ')} {its.get(field)}, here {ours.get(field)})"
         )
     was, now = float(before.tags[score]), float(new.tags[score])
-    if (now < was) if config.direction == "minimize" else (now > was):
+    if config.goal.is_better(now, was):
         return None
     return f"version {before.version} stays champion: its {config.rank_by} is {was:g}, here {now:g}"
 

@@ -15,7 +15,8 @@ from contextlib import contextmanager, suppress
 from threading import Thread
 from typing import Any
 
-from .study import Direction, Study
+from ..evaluation.goal import Goal
+from .study import Study
 from .trial import PRUNING_ACTOR
 
 
@@ -46,7 +47,7 @@ class PruningActor:
 
 
 @contextmanager
-def run_pruning_actor(study: Study, direction: Direction) -> Iterator[None]:
+def run_pruning_actor(study: Study, goal: Goal) -> Iterator[None]:
     """Trainings are answered while inside."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -57,9 +58,8 @@ def run_pruning_actor(study: Study, direction: Direction) -> Iterator[None]:
         .options(name=PRUNING_ACTOR, num_cpus=0, scheduling_strategy=here)
         .remote()
     )
-    # Validation losses are lower for the better, whatever direction the sweep's metric has.
-    sign = 1.0 if direction == "minimize" else -1.0
-    answering = Thread(target=_answer, args=(actor, study, sign), daemon=True)
+    # Lower validation losses are better, whatever the study's direction.
+    answering = Thread(target=_answer, args=(actor, study, goal.sign), daemon=True)
     answering.start()
     try:
         yield
@@ -68,7 +68,7 @@ def run_pruning_actor(study: Study, direction: Direction) -> Iterator[None]:
         answering.join()
 
 
-def _answer(actor: Any, study: Study, sign: float) -> None:
+def _answer(actor: Any, study: Study, sign: int) -> None:
     import ray
     from ray.exceptions import RayActorError
 

@@ -134,7 +134,7 @@ class Sweep:
             self.space,
             seed=tuning.seed,
             total=tuning.trials,
-            direction=config.direction,
+            direction=config.goal.optuna_direction,
             early_stop=tuning.early_stop,
         )
         try:
@@ -277,7 +277,7 @@ class Sweep:
             return nullcontext()
         from .pruning import run_pruning_actor
 
-        return run_pruning_actor(study, self.experiment.evaluation.direction)
+        return run_pruning_actor(study, self.experiment.evaluation.goal)
 
     def _study_storage(self) -> StudyLocation:
         if url := os.environ.get("WHIPRAY_STUDY_URL"):
@@ -292,8 +292,8 @@ class Sweep:
 
     def _best(self, rows: list[Row]) -> Row | None:
         complete = [row for row in rows if row["state"] == "complete"]
-        sign = 1 if self.experiment.evaluation.direction == "minimize" else -1
-        return min(complete, key=lambda row: sign * float(row["value"]), default=None)
+        goal = self.experiment.evaluation.goal
+        return goal.best(complete, lambda row: float(row["value"])) if complete else None
 
     def _conclude(self, result: SweepResult) -> None:
         """The parent run holds what all trials came to."""

@@ -85,7 +85,7 @@ def neighbours() -> list[Result]:
     """Precision and recall, without and with resamples, against the products alone."""
     x, y = sample(NEIGHBOURS, RESAMPLES, 0), sample(NEIGHBOURS, RESAMPLES, 1)
     alone = [replace(side, weights=side.weights[:, :1]) for side in (x, y)]
-    config = EvaluationConfig()
+    metric = METRICS["precision_recall"]
 
     def bare(_: int) -> None:
         tiles = chain(
@@ -97,8 +97,8 @@ def neighbours() -> list[Result]:
     times = cpu_seconds(
         {
             "bare": bare,
-            "estimate": lambda _: METRICS["precision_recall"](*alone, config),
-            "resampled": lambda _: METRICS["precision_recall"](x, y, config),
+            "estimate": lambda _: metric.compute(*alone, metric.settings(), 0),
+            "resampled": lambda _: metric.compute(x, y, metric.settings(), 0),
         },
         ROUNDS,
     )
@@ -121,12 +121,14 @@ def large() -> list[Result]:
 
 def alone() -> list[Result]:
     x, y = sample(LARGE, RESAMPLES, 0), sample(LARGE, RESAMPLES, 1)
-    config = EvaluationConfig(prd_runs=1)  # each run takes the same again
+    config = EvaluationConfig(prd={"runs": 1})  # each run takes the same again
     what = f"{LARGE} images of {D} features, {RESAMPLES} resamples"
     results = []
-    for name, compute in METRICS.items():
+    for name, metric in METRICS.items():
+        if metric.needs_nearest:
+            continue
         start = time.perf_counter()
-        values = compute(x, y, config)
+        values = metric.compute(x, y, metric.settings_in(config), config.seed)
         seconds = time.perf_counter() - start
         text = ", ".join(f"{output} {replicates[0]:.4g}" for output, replicates in values.items())
         memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # of KiB

@@ -365,13 +365,16 @@ class TestInception:
             resample(found.features, found.logits, np.zeros(6, np.int64), 2, 0, "real")
             for found in map(inception.extract, sides.values())
         )
-        config = EvaluationConfig(kid_subsets=3, kid_subset_size=5, inception_splits=2, seed=2020)
-        for metric, output, name, tolerance in (
-            ("fid", "fid", "frechet_inception_distance", 1e-4),
-            ("kid", "kid_subsets", "kernel_inception_distance_mean", 1e-3),  # theirs is float32
-            ("inception_score", "inception_score", "inception_score_mean", 1e-9),
+        kid, splits = {"subsets": 3, "subset_size": 5}, {"splits": 2}
+        for key, settings, output, name, tolerance in (
+            ("fid", {}, "fid", "frechet_inception_distance", 1e-4),
+            # theirs is float32
+            ("kid", kid, "kid_subsets", "kernel_inception_distance_mean", 1e-3),
+            ("inception_score", splits, "inception_score", "inception_score_mean", 1e-9),
         ):
-            ours = METRICS[metric](generated, real, config)[output][0]
+            metric = METRICS[key]
+            values = metric.compute(generated, real, metric.settings(**settings), 2020)
+            ours = values[output][0]
             assert ours == pytest.approx(theirs[name], rel=tolerance), name
 
     def test_the_card_names_the_file_and_not_the_place(

@@ -15,18 +15,34 @@ from pyarrow import parquet
 from scipy.spatial.distance import cdist
 from sklearn.datasets import load_digits
 
-from whipray.platform.evaluation import memorisation
-from whipray.platform.evaluation.config import EvaluationConfig
-from whipray.platform.evaluation.memorisation import find_copies
+from whipray.platform.evaluation.metrics import memorisation
+from whipray.platform.evaluation.metrics.memorisation import (
+    Copies,
+    MemorisationConfig,
+    TrainingImages,
+)
 from whipray.trainers.errors import DataProblem
 
 SHARED = Path(
     os.environ.get("WHIPRAY_DATA", Path(__file__).resolve().parents[2].parent / "shared/data")
 )
-RATIO = EvaluationConfig().copy_ratio
+RATIO = MemorisationConfig().copy_ratio
 
 Pixels = NDArray[np.uint8]
 Labels = NDArray[np.int64]
+
+
+def find_copies(
+    generated: Pixels,
+    generated_labels: Labels,
+    train: Pixels,
+    train_labels: Labels,
+    ratio: float,
+    mirrored: bool = False,
+) -> Copies:
+    training = TrainingImages(train, train_labels, "", mirrored)
+    nearest, ratios = training.find_nearest(generated, generated_labels)
+    return Copies(generated_labels, nearest, ratios, ratios < ratio, training.pooled)
 
 
 def noisy(images: Pixels, sd: float) -> Pixels:

@@ -137,8 +137,9 @@ class TestReport:
 
     def test_near_copies_are_a_share(self) -> None:
         fake, labels = digits(40, 60)
-        copies = labels == 4
-        found = evaluate(fake, labels, *REAL, CLASSES, INFO, CONFIG, ABOUT, copies).metrics()
+        config = CONFIG.model_copy(update={"metrics": (*CONFIG.metrics, "memorisation")})
+        ratios = np.where(labels == 4, 0.1, 1.0)
+        found = evaluate(fake, labels, *REAL, CLASSES, INFO, config, ABOUT, ratios).metrics()
         assert (found["copies/overall"], found["copies/few"], found["copies/many"]) == (
             0.2,
             1 / 3,
@@ -217,7 +218,7 @@ class TestGrid:
 
 
 def test_ranking() -> None:
-    assert EvaluationConfig().direction == "minimize"
-    assert EvaluationConfig(rank_by="recall/few").direction == "maximize"
+    assert EvaluationConfig().goal.optuna_direction == "minimize"
+    assert EvaluationConfig(rank_by="recall/few").goal.optuna_direction == "maximize"
     with pytest.raises(ValidationError, match="rank_by"):
         EvaluationConfig(rank_by="kid/everything")

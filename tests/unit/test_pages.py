@@ -318,7 +318,7 @@ class TestComparison:
         tables = [t for t in Reader(page).tables if t[0][0] == "Group"]
         assert [t[0] for t in tables] == [["Group", "base", "better", "<worse>"]] * 3
         for output, table in zip(("kid", "fid", "recall"), tables, strict=True):
-            rows = {row.group: row for row in comparison.rows if row.output == output}
+            rows = {row.group: row for row in comparison.rows if row.metric == output}
             places = OUTPUTS[output].decimals
             for group, base, _, better, worse, verdict in table[2:]:
                 estimates, differences = rows[group].estimates, rows[group].differences

@@ -7,14 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ....trainers.errors import DataProblem
+from ..arrays import Floats32, Pixels
 
 Value = str | int | float | bool | None
-
-Pixels = NDArray[np.uint8]
-Floats32 = NDArray[np.float32]
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,8 @@ from abc import abstractmethod
 import torch
 from torch import Tensor, nn
 
-from .base import Extractor, ExtractorInfo, Floats32, Pixels
+from ..arrays import Floats32, Pixels
+from .base import Extractor, ExtractorInfo
 
 
 class NetworkExtractor(Extractor):

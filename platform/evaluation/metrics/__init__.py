@@ -1,90 +1,35 @@
-"""What can be measured: one file a measure, one contract, and the numbers that they give.
+"""Metrics: one file each, one contract (`base.py`).
 
-    measure(generated, real, config) -> {number: draws}    # draws (1 + B,) float64
-
-Draw 0 is the estimate, NaN where there are too few images for one.
+A new metric is a file with a `METRIC`, and a line in `METRICS`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Any
 
-from ..bootstrap import (
-    Estimate,
-    Floats,
-    Sample,
-    percentile_interval,
-    recentred_interval,
-    wilson_interval,
-)
-from . import agreement, fid, inception_score, kid, prd, precision_recall
+from . import agreement, fid, inception_score, kid, memorisation, prd, precision_recall
+from .base import Metric, MetricOutput
 
-if TYPE_CHECKING:
-    from ..config import EvaluationConfig
-
-Compute = Callable[[Sample, Sample, "EvaluationConfig"], dict[str, Floats]]
-
-METRICS: dict[str, Compute] = {
-    "kid": kid.compute,
-    "fid": fid.compute,
-    "inception_score": inception_score.compute,
-    "precision_recall": precision_recall.compute,
-    "prd": prd.compute,
-    "agreement": agreement.compute,
+METRICS: dict[str, Metric[Any]] = {
+    metric.name: metric
+    for metric in (
+        kid.METRIC,
+        fid.METRIC,
+        inception_score.METRIC,
+        precision_recall.METRIC,
+        prd.METRIC,
+        agreement.METRIC,
+        memorisation.METRIC,
+    )
 }
-"""By the name that `evaluation.metrics` lists; `memorisation` is one more, with its own pass."""
-
-SMALL_SAMPLES = ("kid", "agreement")
-"""Measures of a single class however few its images: unbiased, or a plain proportion."""
-
-
-SHARE = (0.0, 1.0)
-
-
-@dataclass(frozen=True)
-class MetricOutput:
-    """One number of a report, and how it is shown."""
-
-    title: str
-    better: Literal["lower", "higher"]
-    decimals: int
-    interval: Literal["percentile", "recentred", "proportion"]
-    bounds: tuple[float, float] = (0.0, float("inf"))
-    """Of what can be; cuts a recentred interval."""
-
-    def estimate(self, replicates: Floats, n: int, confidence: float) -> Estimate | None:
-        """The number with its interval; None where it is undefined.
-
-        Args:
-            n: images on the side that has fewer, or generated ones for a proportion of those.
-        """
-        if self.interval == "percentile":
-            return percentile_interval(replicates, confidence)
-        # Where all images are inside or all outside, so are those of every resample.
-        certain = (
-            self.bounds == SHARE and replicates[0] in SHARE and (replicates == replicates[0]).all()
-        )
-        if self.interval == "recentred" and not certain:
-            return recentred_interval(replicates, confidence, self.bounds)
-        if replicates[0] != replicates[0]:
-            return None
-        return wilson_interval(round(replicates[0] * n), n, confidence)
-
+"""By name, in the order of tables."""
 
 OUTPUTS: dict[str, MetricOutput] = {
-    "kid": MetricOutput("KID", "lower", 4, "percentile"),
-    "kid_subsets": MetricOutput("KID, mean of subsets", "lower", 4, "percentile"),
-    "fid": MetricOutput("FID", "lower", 2, "recentred"),
-    "inception_score": MetricOutput(
-        "Inception Score", "higher", 2, "recentred", (1.0, float("inf"))
-    ),
-    "precision": MetricOutput("Precision", "higher", 3, "recentred", SHARE),
-    "recall": MetricOutput("Recall", "higher", 3, "recentred", SHARE),
-    "f_8": MetricOutput("F_8", "higher", 3, "recentred", SHARE),
-    "f_1_8": MetricOutput("F_1/8", "higher", 3, "recentred", SHARE),
-    "agreement": MetricOutput("Label agreement", "higher", 3, "proportion", SHARE),
-    "copies": MetricOutput("Near copies", "lower", 3, "proportion", SHARE),
+    name: output for metric in METRICS.values() for name, output in metric.outputs.items()
 }
-"""In the order of tables. `copies` comes from memorisation.py."""
+"""All values that metrics give, by name, in the order of tables."""
+
+METRIC_OF: dict[str, Metric[Any]] = {
+    name: metric for metric in METRICS.values() for name in metric.outputs
+}
+"""The metric that gives a value."""

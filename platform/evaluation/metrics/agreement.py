@@ -8,15 +8,37 @@ set's own classes.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from ..bootstrap import Floats, Sample
-
-if TYPE_CHECKING:
-    from ..config import EvaluationConfig
+from ..arrays import Floats
+from ..bootstrap import Sample
+from .base import SHARE, Metric, MetricOutput, NoSettings, Note
 
 
-def compute(generated: Sample, _real: Sample, _config: EvaluationConfig) -> dict[str, Floats]:
-    """`agreement`: the mean over images, in [0, 1]."""
+def compute(
+    generated: Sample, _real: Sample, _settings: NoSettings, _seed: int
+) -> dict[str, Floats]:
+    """Return `agreement`: the mean over images, in [0, 1]."""
     right = generated.logits.argmax(1) == generated.labels  # (n,)
     return {"agreement": right.astype(float) @ generated.weights / len(generated)}
+
+
+METRIC = Metric(
+    name="agreement",
+    outputs={
+        "agreement": MetricOutput(
+            "Label agreement",
+            "higher",
+            3,
+            "proportion",
+            SHARE,
+            Note(
+                "Label agreement",
+                "share of generated images that the extractor takes for the class that was asked "
+                "for, after the classification accuracy score (Ravuri & Vinyals, NeurIPS 2019).",
+            ),
+        )
+    },
+    compute=compute,
+    settings=NoSettings,
+    for_few_images=True,
+    needs_own_classes=True,
+)

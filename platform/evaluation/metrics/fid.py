@@ -13,21 +13,21 @@ images that its distances scatter up to four times as much as those of independe
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ..bootstrap import Floats, Floats32, Sample
+from ..arrays import Floats, Floats32
+from ..bootstrap import Sample
+from .base import Metric, MetricOutput, NoSettings, Note
 from .products import blocks, to_device
 
-if TYPE_CHECKING:
-    from ..config import EvaluationConfig
 
-
-def compute(generated: Sample, real: Sample, _config: EvaluationConfig) -> dict[str, Floats]:
-    """`fid`, at least 0 but for rounding; its draws are linear in the weights, so that their mean
+def compute(
+    generated: Sample, real: Sample, _settings: NoSettings, _seed: int
+) -> dict[str, Floats]:
+    """Return `fid`, at least 0 but for rounding; its draws are linear in the weights, so that their mean
     is the estimate. NaN below two images a side."""
     if min(len(generated), len(real)) < 2:
         return {"fid": np.full(generated.num_replicates, np.nan)}
@@ -118,3 +118,24 @@ class _Side:
         influences = torch.cat(found)
         centred_on_zero: Floats = (influences - influences.mean()).cpu().numpy()
         return centred_on_zero
+
+
+METRIC = Metric(
+    name="fid",
+    outputs={
+        "fid": MetricOutput(
+            "FID",
+            "lower",
+            2,
+            "recentred",
+            note=Note(
+                "FID",
+                "Fréchet distance between Gaussians fitted to the features (Heusel et al., NeurIPS "
+                "2017). It is biased upwards, more so with fewer images: compare it at one number "
+                "of images.",
+            ),
+        )
+    },
+    compute=compute,
+    settings=NoSettings,
+)

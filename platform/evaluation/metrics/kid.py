@@ -5,32 +5,39 @@ Bińkowski, Sutherland, Arbel, Gretton, "Demystifying MMD GANs", ICLR 2018.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 import torch
+from pydantic import Field
 from torch import Tensor
 
-from ..bootstrap import Floats, Floats32, Sample
+from ....trainers.config import Config
+from ..arrays import Floats, Floats32
+from ..bootstrap import Sample
+from .base import Metric, MetricOutput, Note
 from .products import products, self_products, to_device
 
-if TYPE_CHECKING:
-    from ..config import EvaluationConfig
+
+class KIDConfig(Config):
+    """KID as it is published: the mean over random subsets."""
+
+    subsets: int = Field(100, ge=1)
+    """Subsets behind `kid_subsets`."""
+
+    subset_size: int = Field(1000, ge=2)
+    """Images a side in each; with fewer images there is no `kid_subsets`."""
 
 
-def compute(generated: Sample, real: Sample, config: EvaluationConfig) -> dict[str, Floats]:
-    """`kid`, over all pairs of images, and `kid_subsets`, as it is published.
+def compute(generated: Sample, real: Sample, settings: KIDConfig, seed: int) -> dict[str, Floats]:
+    """Return `kid`, over all pairs of images, and `kid_subsets`, as it is published.
 
     The mean over random subsets only adds noise to the same expectation, so its draws are those of
     `kid`, moved. It is absent where a side has fewer images than a subset; `kid` is NaN where a
     side has no two different images.
     """
     replicates = {"kid": resampled_kid(generated, real)}
-    size = config.kid_subset_size
+    size = settings.subset_size
     if min(len(generated), len(real)) >= size:
-        value = kid_of_subsets(
-            generated.features, real.features, config.kid_subsets, size, config.seed
-        )
+        value = kid_of_subsets(generated.features, real.features, settings.subsets, size, seed)
         replicates["kid_subsets"] = value + (replicates["kid"] - replicates["kid"][0])
     return replicates
 
@@ -118,3 +125,37 @@ def _mean_kernel(sample: Sample) -> Floats:
     known = 1 - (share * lone).sum(0)
     mean = (torch.where(lone, 0, share * means).sum(0) + (total - within.sum(0)) / n**2) / known
     return torch.where(known > 1e-12, mean, torch.nan).cpu().numpy()
+
+
+METRIC = Metric(
+    name="kid",
+    outputs={
+        "kid": MetricOutput(
+            "KID",
+            "lower",
+            4,
+            "percentile",
+            note=Note(
+                "KID",
+                "squared MMD with the kernel (x·y/d + 1)³, unbiased, so that it can be negative and "
+                "holds for few images (Bińkowski et al., ICLR 2018).",
+            ),
+        ),
+        "kid_subsets": MetricOutput(
+            "KID, mean of subsets",
+            "lower",
+            4,
+            "percentile",
+            note=Note(
+                "KID, mean of subsets",
+                "the same over random subsets ({kid_subsets}), as it is published.",
+            ),
+            ranks=False,  # with few images there is none
+        ),
+    },
+    compute=compute,
+    settings=KIDConfig,
+    provenance=lambda settings: {"kid_subsets": f"{settings.subsets} of {settings.subset_size}"},
+    compared={"kid_subsets": "KID's subsets are others"},
+    for_few_images=True,
+)

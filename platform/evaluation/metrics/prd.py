@@ -7,21 +7,30 @@ histograms over the clusters.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
+from pydantic import Field
 
-from ..bootstrap import Floats, Floats32, Ints, Sample
-
-if TYPE_CHECKING:
-    from ..config import EvaluationConfig
+from ....trainers.config import Config
+from ..arrays import Floats, Floats32, Ints
+from ..bootstrap import Sample
+from .base import SHARE, Metric, MetricOutput, Note
 
 SLOPES = np.tan(np.linspace(1e-10, np.pi / 2 - 1e-10, 1001))
 """lambda of the curve, (A,): the authors' code takes 1001 equal angles."""
 
 
-def compute(generated: Sample, real: Sample, config: EvaluationConfig) -> dict[str, Floats]:
-    """`f_8`, which weighs recall, and `f_1_8`, which weighs precision, in [0, 1].
+class PRDConfig(Config):
+    """How images are clustered."""
+
+    clusters_per_class: int = Field(20, ge=1)
+    """Clusters of the histograms, for each class; 20 as CBDM."""
+
+    runs: int = Field(10, ge=1)
+    """Seeded runs of k-means over which F_8 and F_1/8 are averaged."""
+
+
+def compute(generated: Sample, real: Sample, settings: PRDConfig, seed: int) -> dict[str, Floats]:
+    """Return `f_8`, which weighs recall, and `f_1_8`, which weighs precision, in [0, 1].
 
     As in the authors' code: the best F of a curve that is the mean over some runs of k-means.
     Clusters lean towards the larger set, so that it is first cut to the size of the smaller. A
@@ -31,20 +40,20 @@ def compute(generated: Sample, real: Sample, config: EvaluationConfig) -> dict[s
     """
     n = min(len(generated), len(real))
     classes = np.union1d(generated.labels, real.labels)
-    clusters = config.prd_clusters_per_class * len(classes)
+    clusters = settings.clusters_per_class * len(classes)
     if n < clusters:
         undefined = np.full(generated.num_replicates, np.nan)
         return {"f_8": undefined, "f_1_8": undefined}
-    generator = np.random.default_rng(config.seed)
+    generator = np.random.default_rng(seed)
     x, y = (side if len(side) == n else _cut(side, n, generator) for side in (generated, real))
     union = np.concatenate([x.features, y.features])  # (2 n, d)
     curve = np.zeros((len(SLOPES), generated.num_replicates))
-    for seed in generator.integers(2**32, size=config.prd_runs):
-        bins = _cluster(union, clusters, int(seed))
+    for run_seed in generator.integers(2**32, size=settings.runs):
+        bins = _cluster(union, clusters, int(run_seed))
         curve += precisions(
             _histograms(bins[:n], x.weights, clusters), _histograms(bins[n:], y.weights, clusters)
         )
-    curve /= config.prd_runs
+    curve /= settings.runs
     return {"f_8": best_f(curve, 8), "f_1_8": best_f(curve, 1 / 8)}
 
 
@@ -109,3 +118,24 @@ def _cut(sample: Sample, n: int, generator: np.random.Generator) -> Sample:
         rows = generator.permutation(np.flatnonzero(sample.labels == c))
         position[rows] = (np.arange(len(rows)) + generator.random()) / len(rows)
     return sample.at(np.sort(position.argsort()[:n]))
+
+
+_NOTE = Note(
+    "F_8, F_1/8",
+    "from precision and recall of distributions over k-means clusters; F_8 weighs recall, F_1/8 "
+    "precision (Sajjadi et al., NeurIPS 2018).",
+)
+
+METRIC = Metric(
+    name="prd",
+    outputs={
+        "f_8": MetricOutput("F_8", "higher", 3, "recentred", SHARE, _NOTE),
+        "f_1_8": MetricOutput("F_1/8", "higher", 3, "recentred", SHARE, _NOTE),
+    },
+    compute=compute,
+    settings=PRDConfig,
+    provenance=lambda settings: {
+        "prd": f"{settings.clusters_per_class} clusters a class, {settings.runs} runs"
+    },
+    compared={"prd": "F_8 and F_1/8 were clustered otherwise"},
+)

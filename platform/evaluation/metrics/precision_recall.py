@@ -13,30 +13,39 @@ and those near 1 would all be 1, which shows no spread where there is one.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from pydantic import Field
 from torch import Tensor
 
-from ..bootstrap import Floats, Floats32, Sample
+from ....trainers.config import Config
+from ..arrays import Floats, Floats32
+from ..bootstrap import Sample
+from .base import SHARE, Metric, MetricOutput, Note
 from .products import products, self_products, squared_norms, to_device
 
-if TYPE_CHECKING:
-    from ..config import EvaluationConfig
+
+class PrecisionRecallConfig(Config):
+    """How far the balls of the manifolds reach."""
+
+    k: int = Field(5, ge=1)
+    """Neighbours that set a ball's radius; CBDM uses 5, others use 3."""
 
 
-def compute(generated: Sample, real: Sample, config: EvaluationConfig) -> dict[str, Floats]:
-    """`precision` and `recall` in [0, 1]; NaN where the manifold has no more than k images."""
-    x, y = (_Balls.of(side, config.recall_k) for side in (generated, real))
+def compute(
+    generated: Sample, real: Sample, settings: PrecisionRecallConfig, _seed: int
+) -> dict[str, Floats]:
+    """Return `precision` and `recall` in [0, 1]; NaN where the manifold has no more than k images."""
+    x, y = (_Balls.of(side, settings.k) for side in (generated, real))
     in_generated, in_real = torch.zeros_like(y.there) > 0, torch.zeros_like(x.there) > 0
     for rows, columns, inner in products(generated.features, real.features):
         distances = _squared_distances(inner, x.norms[rows], y.norms[columns])
         y.cover(in_real[rows], distances, columns)
         x.cover(in_generated[columns], distances.T, rows)
     return {
-        "precision": _share(generated, in_real, len(real) > config.recall_k),
-        "recall": _share(real, in_generated, len(generated) > config.recall_k),
+        "precision": _share(generated, in_real, len(real) > settings.k),
+        "recall": _share(real, in_generated, len(generated) > settings.k),
     }
 
 
@@ -94,3 +103,22 @@ def _share(points: Sample, inside: Tensor, defined: bool) -> Floats:
         return np.full(points.num_replicates, np.nan)
     found: Floats = (to_device(points.weights) * inside).sum(0).cpu().numpy()
     return found / len(points)
+
+
+_NOTE = Note(
+    "Precision, recall",
+    "share of generated images inside the real images' balls of k nearest neighbours, and the other "
+    "way round (Kynkäänniemi et al., NeurIPS 2019); k = {recall_k}.",
+)
+
+METRIC = Metric(
+    name="precision_recall",
+    outputs={
+        "precision": MetricOutput("Precision", "higher", 3, "recentred", SHARE, _NOTE),
+        "recall": MetricOutput("Recall", "higher", 3, "recentred", SHARE, _NOTE),
+    },
+    compute=compute,
+    settings=PrecisionRecallConfig,
+    provenance=lambda settings: {"recall_k": settings.k},
+    compared={"recall_k": "recall and precision use another k"},
+)

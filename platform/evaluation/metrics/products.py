@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ....trainers.engine import choose_device
-from ..bootstrap import Bools, Floats, Floats32
+from ..arrays import Bools, Floats, Floats32
 
 TILE = 2048
 """Rows and columns of a tile: 32 MiB of float64, and a whole one is a product at full speed."""

@@ -13,6 +13,7 @@ from math import ceil
 from statistics import median
 
 from ..bootstrap import Estimate
+from ..goal import Goal
 from ..metrics import OUTPUTS
 from ..report import ClassRow
 from .content import CurvePoint
@@ -249,8 +250,9 @@ def curve_lines(points: Sequence[CurvePoint]) -> list[tuple[str, list[CurvePoint
 
 def best_point(points: Sequence[CurvePoint], key: str) -> CurvePoint:
     """The point with the best `fid/overall`, `kid/few`, ...; the earliest of equals."""
-    sign = 1 if OUTPUTS[key.partition("/")[0]].better == "lower" else -1
-    return min((p for p in points if key in p.values), key=lambda p: sign * p.values[key].value)
+    return Goal.parse(key).best(
+        (p for p in points if key in p.values), lambda p: p.values[key].value
+    )
 
 
 def setting(point: CurvePoint) -> str:

@@ -9,7 +9,9 @@ from typing import Literal
 
 from ..bootstrap import Estimate
 from ..compare import ComparedRow, Comparison, Difference
-from ..metrics import OUTPUTS, MetricOutput
+from ..goal import Goal
+from ..metrics import OUTPUTS
+from ..metrics.base import MetricOutput
 from .formatting import Axis, Cell, cell
 from .page import render
 
@@ -68,29 +70,32 @@ def _table(
     widest = max([*reach, 1e-12])
     differences = Axis(-widest, widest)
 
-    def compared(e: Estimate | None, d: Difference | None) -> ComparedCell:
+    def compared(e: Estimate | None, d: Difference | None, group: str) -> ComparedCell:
         return ComparedCell(
             cell(e, estimates, output.decimals) if e else None,
             cell(Estimate(d.value, d.low, d.high), differences, output.decimals, sign=True)
             if d
             else None,
-            _verdict(d, output) if d else None,
+            _verdict(d, Goal(name, group, output.better)) if d else None,
         )
 
     return Table(
         name,
         output,
         tuple(
-            (row.group, tuple(compared(row.estimates[i], row.differences[i]) for i in shown))
+            (
+                row.group,
+                tuple(compared(row.estimates[i], row.differences[i], row.group) for i in shown),
+            )
             for row in rows
         ),
     )
 
 
-def _verdict(difference: Difference, output: MetricOutput) -> Verdict:
+def _verdict(difference: Difference, goal: Goal) -> Verdict:
     if difference.noise:
         return "noise"
-    return "better" if (difference.value < 0) == (output.better == "lower") else "worse"
+    return "better" if goal.is_better(difference.value, 0.0) else "worse"
 
 
 def _tally(tables: Sequence[Table], run: int) -> dict[str, int]:

@@ -5,14 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
+from ..arrays import Pixels
 from ..bootstrap import Estimate
 from ..report import ClassRow
-
-Pixels = NDArray[np.uint8]
 
 
 @dataclass(frozen=True)

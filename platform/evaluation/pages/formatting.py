@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from ..bootstrap import Estimate
 from ..extractors.base import Value
-from ..metrics import MetricOutput
+from ..metrics.base import MetricOutput
 
 MINUS = "\N{MINUS SIGN}"
 

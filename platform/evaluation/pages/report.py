@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from ..extractors.base import Value
-from ..metrics import OUTPUTS, MetricOutput
+from ..metrics import OUTPUTS
+from ..metrics.base import MetricOutput
 from ..report import COMPARED, ClassRow, Report, Row
 from .charts import WHISKERS, class_chart
 from .content import CopyPair, CurvePoint, Pictures, WorstClass
@@ -67,6 +69,7 @@ def render_report(report: Report, pictures: Pictures, curve: Sequence[CurvePoint
         curves=curves(curve, CURVES),
         copies=_copies(report.rows),
         pairs=[_pair(pair) for pair in pictures.copies[:PAIRS]],
+        method=_method(report),
         must_agree=[(k, v) for k, v in provenance.items() if k in COMPARED],
         other=[(k, v) for k, v in provenance.items() if k not in COMPARED],
     )
@@ -134,6 +137,13 @@ def _train_counts(report: Report) -> dict[str, int]:
 def _class_table(rows: Sequence[ClassRow]) -> list[tuple[ClassRow, list[Cell | None]]]:
     columns = [cells(OUTPUTS[n], [row.values.get(n) for row in rows]) for n in _present(rows)]
     return [(row, [column[i] for column in columns]) for i, row in enumerate(rows)]
+
+
+def _method(report: Report) -> list[tuple[str, str]]:
+    """Return a heading and a text about each metric that the report has."""
+    notes = dict.fromkeys(note for n in _present(report.rows) if (note := OUTPUTS[n].note))
+    settings = defaultdict(lambda: "as configured", report.provenance)
+    return [(note.heading, note.text.format_map(settings)) for note in notes]
 
 
 def _worst(worst: WorstClass) -> tuple[ClassRow, str, Strip | None, Strip | None]:

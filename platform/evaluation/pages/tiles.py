@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from .content import Pixels
+from ..arrays import Pixels
 
 SIDE = 56
 """Width of a tile that is aimed at, CSS pixels."""
