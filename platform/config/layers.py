@@ -18,21 +18,8 @@ from pydantic.fields import FieldInfo
 
 from ...trainers.errors import UsageProblem
 from .errors import COMMAND_LINE, DEFAULT, problem
-from .schema import known_keys, tag_field, variants_of, with_tag
+from .schema import tag_field, variants_of, with_tag
 from .yaml12 import dump_scalar, load, load_mapping, read_text
-
-__all__ = [
-    "COMMAND_LINE",
-    "DEFAULT",
-    "Layer",
-    "Resolved",
-    "flatten",
-    "known_keys",
-    "parse_override",
-    "read_yaml",
-    "render",
-    "resolve",
-]
 
 M = TypeVar("M", bound=BaseModel)
 

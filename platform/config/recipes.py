@@ -41,9 +41,20 @@ def _layers(name_or_path: str, within: tuple[str, ...]) -> list[Layer]:
     if name_or_path in within:
         circle = " -> ".join([*within, name_or_path])
         raise UsageProblem(f"recipes extend each other in a circle: {circle}", "break it")
+    own, extended = _read(name_or_path)
+    layers: list[Layer] = []
+    for base in extended:
+        below = _layers(base, (*within, name_or_path))
+        # A recipe that two of them extend comes once, before both: again, it would undo the first.
+        layers += [lower for lower in below if lower not in layers]
+    return [*layers, own] if own.values else layers
+
+
+def _read(name_or_path: str) -> tuple[Layer, list[str]]:
+    """Return a recipe's own layer, and the recipes that it extends."""
     packaged = _packaged()
     if name_or_path in packaged:
-        layer = _read(name_or_path, packaged)
+        layer = _read_packaged(name_or_path, packaged)
         values = {key: value for key, value in layer.values.items() if key != "methods"}
     elif name_or_path.endswith((".yaml", ".yml")) or (
         os.sep in name_or_path and not name_or_path.startswith(METHODS)
@@ -51,14 +62,10 @@ def _layers(name_or_path: str, within: tuple[str, ...]) -> list[Layer]:
         layer = read_yaml(Path(name_or_path))
         values = dict(layer.values)
     else:
-        layer, values = Layer(name_or_path, {}), {"extends": _parts(name_or_path, packaged)}
+        return Layer(name_or_path, {}), _parts(name_or_path, packaged)
     extended = values.pop("extends", None) or []
-    layers: list[Layer] = []
-    for base in extended if isinstance(extended, list) else [extended]:
-        below = _layers(str(base), (*within, name_or_path))
-        # A recipe that two of them extend comes once, before both: again, it would undo the first.
-        layers += [lower for lower in below if lower not in layers]
-    return [*layers, Layer(layer.origin, values)] if values else layers
+    names = extended if isinstance(extended, list) else [extended]
+    return Layer(layer.origin, values), [str(name) for name in names]
 
 
 def _parts(name: str, packaged: Mapping[str, Traversable]) -> list[str]:
@@ -76,7 +83,7 @@ def _parts(name: str, packaged: Mapping[str, Traversable]) -> list[str]:
 
 def _methods(data: str, packaged: Mapping[str, Traversable]) -> list[str]:
     """Return the methods that a data recipe lists, or the data recipe that it extends."""
-    values = _read(data, packaged).values
+    values = _read_packaged(data, packaged).values
     if "name" not in values:
         return []
     listed = values.get("methods")
@@ -93,5 +100,5 @@ def _packaged() -> dict[str, Traversable]:
     }
 
 
-def _read(name: str, packaged: Mapping[str, Traversable]) -> Layer:
+def _read_packaged(name: str, packaged: Mapping[str, Traversable]) -> Layer:
     return read_yaml(packaged[name], f"recipe {name}")

@@ -12,12 +12,12 @@ from pydantic import Field, model_validator
 from whipray.platform.config.layers import (
     Layer,
     flatten,
-    known_keys,
     parse_override,
     read_yaml,
     render,
     resolve,
 )
+from whipray.platform.config.schema import known_keys
 from whipray.trainers.config import Config
 from whipray.trainers.errors import UsageProblem
 
