@@ -1,7 +1,11 @@
-"""YAML without surprises, read and written.
+"""YAML with the plain values of YAML 1.2, read and written; recipes, spaces and overrides use it.
 
-1e-4 is a number; on, off, yes, no and dates are text (as in YAML 1.2); a key given twice is an
+1e-4 is a number; on, off, yes, no, 1:30 and dates are text; 017 is seventeen; a key given twice is an
 error. What is written reads back the same here and in readers of YAML 1.1.
+
+Why not ruamel.yaml (0.19), whose default is YAML 1.2: it takes dates for dates, so its resolvers would
+need the same change; it writes `off` without quotes, which readers of YAML 1.1 take for false; its error
+for a key given twice is five lines; and Ray and MLflow depend on PyYAML anyway.
 """
 
 from __future__ import annotations
@@ -15,14 +19,26 @@ import yaml
 
 from ...trainers.errors import UsageProblem
 
+_TAG = "tag:yaml.org,2002:"
+_INT = re.compile(r"([-+]?\d[\d_]*|0o[0-7]+|0x[\da-fA-F]+)$")
+_FLOAT = re.compile(
+    r"([-+]?(\d[\d_]*\.?[\d_]*|\.\d[\d_]*)([eE][-+]?\d+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN))$"
+)
+_NULL = re.compile(r"(~|null|Null|NULL|)$")
+_BOOL = re.compile(r"(true|True|TRUE|false|False|FALSE)$")
+
 
 class _Loader(yaml.SafeLoader):
-    """A safe loader with the plain values of YAML 1.2."""
+    """A safe loader that resolves null, bool, int and float as YAML 1.2 does, and nothing else."""
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
         seen = set()
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=True)
+            if isinstance(key, list | dict):
+                raise yaml.MarkedYAMLError(
+                    problem="a key is a list or a section", problem_mark=key_node.start_mark
+                )
             if key in seen:
                 raise yaml.MarkedYAMLError(
                     problem=f"key {key!r} is given twice", problem_mark=key_node.start_mark
@@ -30,22 +46,22 @@ class _Loader(yaml.SafeLoader):
             seen.add(key)
         return super().construct_mapping(node, deep)
 
+    def construct_int(self, node: Any) -> int:
+        text = self.construct_scalar(node).replace("_", "")
+        return int(text, 0 if text[:2] in ("0o", "0x") else 10)
+
 
 class _Dumper(yaml.SafeDumper):
     """Quotes text that either YAML 1.1 or `_Loader` would take for something else."""
 
 
-_NUMBER = re.compile(r"[-+]?(\d[\d_]*\.?[\d_]*|\.\d+)([eE][-+]?\d+)?$")
-_YAML_1_1 = ("tag:yaml.org,2002:bool", "tag:yaml.org,2002:timestamp")
-_Loader.yaml_implicit_resolvers = {
-    first: [(tag, regex) for tag, regex in resolvers if tag not in _YAML_1_1]
-    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:bool", re.compile(r"(true|True|TRUE|false|False|FALSE)$"), list("tTfF")
-)
+_Loader.yaml_implicit_resolvers = {}  # none of YAML 1.1
+_Loader.add_constructor(_TAG + "int", _Loader.construct_int)
+_Loader.add_implicit_resolver(_TAG + "null", _NULL, ["~", "n", "N", ""])
+_Loader.add_implicit_resolver(_TAG + "bool", _BOOL, list("tTfF"))
 for _yaml in (_Loader, _Dumper):
-    _yaml.add_implicit_resolver("tag:yaml.org,2002:float", _NUMBER, list("-+.0123456789"))
+    _yaml.add_implicit_resolver(_TAG + "int", _INT, list("-+0123456789"))
+    _yaml.add_implicit_resolver(_TAG + "float", _FLOAT, list("-+.0123456789"))
 
 
 def load(text: str, where: str) -> Any:
@@ -56,7 +72,7 @@ def load(text: str, where: str) -> Any:
     """
     try:
         return yaml.load(text, Loader=_Loader)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: more digits than Python reads
         mark = getattr(error, "problem_mark", None)
         line = f" line {mark.line + 1}" if mark else ""
         reason = getattr(error, "problem", None) or "not YAML"
@@ -91,7 +107,7 @@ def read_text(path: Path | Traversable) -> str:
 
 
 def dump_scalar(value: Any) -> str:
-    """A scalar or list on one line, quoted where it must be."""
+    """Return a scalar or list as YAML on one line, quoted where it must be."""
     text = yaml.dump(
         value, Dumper=_Dumper, default_flow_style=True, width=10**9, allow_unicode=True
     )

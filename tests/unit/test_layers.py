@@ -173,8 +173,30 @@ def test_yaml_files_mean_what_they_look_like(tmp_path) -> None:
         read_yaml(tmp_path / "absent.yaml")
 
 
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        *(("1e-4", 1e-4), ("-.5E3", -500.0), ("1_000", 1000), ("+1", 1), (".inf", float("inf"))),
+        *(("017", 17), ("08", 8), ("0o17", 15), ("0x1f", 31), ("True", True), ("~", None)),
+        *((word, word) for word in ("on", "No", "y", "2026-01-01", "1:30", "0b11", "=", "1.2.3")),
+        ("<<: {a: 1}", {"<<": {"a": 1}}),
+    ],
+)
+def test_plain_values_are_those_of_yaml_1_2(text: str, value: object) -> None:
+    (read,) = parse_override(f"limits={text}").values.values()
+    assert read == value
+    assert type(read) is type(value)
+
+
+@pytest.mark.parametrize("text", ["[a]: 1", "{{a: 1}: 2}", "9" * 5000, "!!python/name:os.system x"])
+def test_yaml_that_cannot_be_a_config_is_one_line(text: str) -> None:
+    with pytest.raises(UsageProblem, match=r"^limits") as caught:
+        parse_override(f"limits={text}")
+    assert "\n" not in str(caught.value)
+
+
 def test_rendered_config_reads_back_and_shows_origins(tmp_path) -> None:
-    texts = ["off", "1e-4", "a # b", "null", "2026-01-01", "é: 1"]
+    texts = ["off", "1e-4", "a # b", "null", "2026-01-01", "é: 1", "1:30", "017", "0o17", "<<"]
     for text in texts:
         resolved = resolve(Toy, [Layer("exp.yaml", {"run_name": text, "learning_rate": 1e-6})])
         rendered = render(resolved)
