@@ -68,7 +68,7 @@ def no_room(
         alternative: what else helps, after the usual advice.
     """
     return UsageProblem(
-        f"{scaling.wanted}: {where} has room for {room}",
+        f"{scaling.requirement_text}: {where} has room for {room}",
         f"lower {setting}, scaling.cpus_per_worker or scaling.gpus_per_worker{alternative}",
     )
 
@@ -76,7 +76,7 @@ def no_room(
 def waited_in_vain(scaling: ScalingConfig) -> Problem:
     """Return the problem of workers that fit, but whose room others held for too long."""
     return Problem(
-        f"{scaling.wanted}: no room for them came free in the cluster",
+        f"{scaling.requirement_text}: no room for them came free in the cluster",
         "bring lost hosts back or lower scaling.workers; the same command goes on from the last "
         "checkpoint",
     )

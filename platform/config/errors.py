@@ -1,4 +1,4 @@
-"""Pydantic's errors about a wrong config as one line of what is wrong and one of what to do."""
+"""Errors of pydantic about a config, as one line of what is wrong and one of what to do."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ COMMAND_LINE = "command line"
 DEFAULT = "default"
 
 OriginOf = Callable[[str], str] | None
-"""Dotted path -> the layer that gave the value there, or near it; None: not to be mentioned."""
+"""Dotted path -> the layer that gave its value or one near it; None: messages name no layer."""
 
 _NOUNS = {
     "float": "a number",
@@ -115,7 +115,7 @@ def _unknown_key(
         return what, f"did you mean {above + '.' if above else ''}{near[0]}?"
     if meant := nearest_key(path, everywhere):
         return what, f"did you mean {meant}?"
-    return what, f"the keys {'of ' + above if above else 'here'} are {_listed(level)}"
+    return what, f"the keys {'of ' + above if above else 'at the top level'} are {_listed(level)}"
 
 
 def _wrong_choice(

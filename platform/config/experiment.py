@@ -1,4 +1,4 @@
-"""The whole typed experiment: what is trained, and where and how it runs."""
+"""The whole typed experiment: what is trained, where and how it runs, how it is evaluated and tuned."""
 
 from __future__ import annotations
 
@@ -24,30 +24,31 @@ class ScalingConfig(Config):
     """Processes that share each batch. One trains in the calling process; more go through Ray
     Train."""
     min_workers: int | None = Field(None, ge=1)
-    """Fewest workers to go on with while the others are lost; they join again when there is room. None:
-    a training waits for all."""
+    """A training continues with this many workers while others are lost; those rejoin when there is room.
+    None: it waits for all."""
     cpus_per_worker: int = Field(1, ge=1)
     gpus_per_worker: float = Field(0, ge=0)
     max_failures: int = Field(3, ge=0)
-    """Lost workers after which a training gives up; it goes on from its last checkpoint before."""
+    """Failures of workers that a training survives, each by resuming from its last checkpoint; the next
+    one ends it."""
     price_per_hour: float = Field(0, ge=0)
-    """What one worker costs, in your currency; a launch on a cluster then says what it costs, and
-    asks."""
+    """Price of one worker, in any currency. With it, a launch on a cluster estimates the cost and asks for
+    confirmation."""
 
     @property
-    def wanted(self) -> str:
-        """What a training asks of a cluster, in words."""
+    def requirement_text(self) -> str:
+        """The resources that a training requests of a cluster, for messages."""
         cpus, gpus = self.cpus_per_worker, self.gpus_per_worker
         return f"{self.workers} workers with {cpus} CPUs and {gpus:g} GPUs each"
 
     @property
-    def fewest(self) -> int:
-        """Workers without which a training waits."""
+    def required_workers(self) -> int:
+        """The number of workers without which a training waits."""
         return self.min_workers or self.workers
 
     @model_validator(mode="after")
-    def _fewer(self) -> ScalingConfig:
-        if self.fewest > self.workers:
+    def _min_workers_fit(self) -> ScalingConfig:
+        if self.required_workers > self.workers:
             raise ValueError(
                 f"min_workers={self.min_workers} is more than workers={self.workers}: "
                 "lower scaling.min_workers"
@@ -58,50 +59,50 @@ class ScalingConfig(Config):
     def _one_gpu_each(self) -> ScalingConfig:
         if self.workers > 1 and self.gpus_per_worker not in (0, 1):
             raise ValueError(
-                f"{self.workers} workers with {self.gpus_per_worker:g} GPUs each: NCCL wants one GPU "
-                "for each of several workers, so set scaling.gpus_per_worker=1"
+                f"{self.workers} workers with {self.gpus_per_worker:g} GPUs each: NCCL needs a GPU of its own "
+                "for each of several workers: set scaling.gpus_per_worker=1"
             )
         return self
 
 
 class TrackingConfig(Config):
-    """Where MLflow is. A server's password belongs into MLFLOW_TRACKING_PASSWORD, never here."""
+    """The MLflow server. A password belongs in MLFLOW_TRACKING_PASSWORD, never in a config."""
 
     uri: str | None = None
     """None: MLFLOW_TRACKING_URI, or an SQLite file beside the runs."""
     experiment: str = "whipray"
     system_metrics: bool = True
-    """CPU, memory, disk, network and GPU figures with every run."""
+    """Log usage of CPU, memory, disk, network and GPU with every run."""
 
 
 class EarlyStopConfig(Config):
     """Asynchronous successive halving (Li et al. 2020) on the validation loss at checkpoints."""
 
     min_images: int = Field(ge=1)
-    """First rung."""
+    """Images seen at the first rung."""
     reduction_factor: int = Field(3, ge=2)
-    """Share of trials that go on: 1 in so many; also the distance of rungs."""
+    """At each rung one trial in this many continues; rungs are this factor of images apart."""
 
 
 class TuningConfig(Config):
-    """How a sweep spends its trainings."""
+    """Budget and sampler of a sweep."""
 
     trials: int = Field(12, ge=1)
-    """Searched trainings; baselines come on top."""
+    """Trainings of the search; baselines are trained in addition."""
     concurrent: int | None = Field(None, ge=1)
-    """Trainings at once; None: as many as the cluster has room for when they begin. Give a number to a
-    cluster that grows on demand."""
+    """Trainings at a time. None: as many as the cluster has room for at the start. Give a number on a
+    cluster with autoscaling."""
     sample_points: int = Field(12, ge=1)
-    """Points of the second level (guidance) tried on each finished checkpoint."""
+    """Points of the sample level (guidance) evaluated on each finished checkpoint."""
     seed: int = Field(0, ge=0)
     early_stop: EarlyStopConfig | None = None
 
 
 class Experiment(TrainerConfig):
-    """One training with its surroundings; saved whole with every run."""
+    """One training with everything around it; saved as a whole with every run."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
-    """Of the model that the training makes, in the registry too."""
+    """The name of the trained model, also in the registry."""
     keep_checkpoints: int = Field(2, ge=1)
     evaluation: EvaluationConfig = EvaluationConfig()
     scaling: ScalingConfig = ScalingConfig()
@@ -110,14 +111,12 @@ class Experiment(TrainerConfig):
     tuning: TuningConfig = TuningConfig()
 
     @model_validator(mode="after")
-    def _shared_evenly(self) -> Experiment:
-        sizes, batch = (
-            range(self.scaling.fewest, self.scaling.workers + 1),
-            self.training.batch_size,
-        )
+    def _batch_divides_among_workers(self) -> Experiment:
+        batch = self.training.batch_size
+        sizes = range(self.scaling.required_workers, self.scaling.workers + 1)
         if self.scaling.min_workers and any(batch % size for size in sizes):
             raise ValueError(
-                f"training.batch_size {batch} cannot be shared by each of {sizes[0]} to {sizes[-1]} "
+                f"training.batch_size {batch} cannot be divided among each of {sizes[0]} to {sizes[-1]} "
                 f"workers: give a multiple of {math.lcm(*sizes)}, or another scaling.min_workers"
             )
         return self
@@ -139,24 +138,29 @@ CHANGEABLE_ON_RESUME = (
     "training.validation_images",
     "tuning.",
 )
-"""Keys that a resumed run may change: where, how fast and how long it runs, not what it learns."""
+"""Keys (or their prefixes) that may differ when a run is resumed: they decide where, how fast and how
+long it runs, not what it learns."""
 
 
 def load_experiment(
     recipe: str, overrides: list[str], extra: list[Layer] | None = None
 ) -> Resolved[Experiment]:
-    """Recipe, then `extra` layers, then `key=value` overrides."""
+    """Resolve a recipe, then `extra` layers, then `key=value` overrides.
+
+    Raises:
+        UsageProblem: no such recipe, an override that is not key=value, an unknown key, a wrong value.
+    """
     layers = [*recipe_layers(recipe), *(extra or []), *map(parse_override, overrides)]
     return resolve(Experiment, layers)
 
 
 def with_values(experiment: Experiment, values: dict[str, Any], origin: str) -> Experiment:
-    """The experiment with dotted keys changed, checked again."""
+    """Return the experiment with other values of these dotted keys, validated again."""
     return resolve(
         Experiment, [Layer("base", experiment.model_dump(mode="json")), Layer(origin, values)]
     ).value
 
 
 def cache_folder() -> Path:
-    """Decoded images and feature networks, by content: `WHIPRAY_CACHE` or ~/.cache/whipray."""
+    """Return the folder of decoded images and feature networks: WHIPRAY_CACHE or ~/.cache/whipray."""
     return Path(os.environ.get("WHIPRAY_CACHE", "~/.cache/whipray")).expanduser()

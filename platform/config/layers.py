@@ -1,7 +1,10 @@
-"""From layers (a recipe, files, the command line) to one checked config with known origins.
+"""Layers (a recipe, files, the command line) merged into one checked config with known origins.
 
-Works on any pydantic model whose parts are models or unions of models told apart by a tag, as in
+Works on any pydantic model whose parts are models or tagged unions of models, as in
 `objective: {name: cbdm, tau: 1.0}`. Keys may be dotted anywhere in a layer: `objective.tau: 1.0`.
+
+Why not OmegaConf or Hydra: neither keeps the origin of each value after merging, nor drops the keys
+of the old variant when a layer chooses another one of a union.
 """
 
 from __future__ import annotations
@@ -26,10 +29,10 @@ M = TypeVar("M", bound=BaseModel)
 
 @dataclass(frozen=True)
 class Layer:
-    """Some values and who gave them; keys may be nested, dotted or both."""
+    """Values with their origin; keys may be nested, dotted or both."""
 
     origin: str
-    """Shown to people: "recipe digits-lt", a file's name, "command line"."""
+    """For messages: "recipe digits-lt", a file's name, "command line"."""
     values: Mapping[str, Any]
 
 
@@ -65,13 +68,13 @@ def parse_override(text: str) -> Layer:
 
 
 def resolve(model: type[M], layers: list[Layer]) -> Resolved[M]:
-    """Merge the layers in order, check the result, and say where each value is from.
+    """Merge the layers in order, validate the result, and record the origin of each value.
 
     Sections merge key by key; lists and scalars replace. A layer that chooses another variant of
     a union (another `objective.name`) drops what other layers gave for keys it lacks.
 
     Raises:
-        UsageProblem: an unknown key or a wrong value: the first one, and how many more there are.
+        UsageProblem: an unknown key or a wrong value; only the first is described, the others counted.
     """
     tree: _Tree = {}
     for layer in layers:
@@ -85,17 +88,17 @@ def resolve(model: type[M], layers: list[Layer]) -> Resolved[M]:
 
 
 def flatten(value: BaseModel | Mapping[str, Any]) -> dict[str, Any]:
-    """Dotted leaf -> scalar or list, as JSON types. An empty mapping is a leaf."""
+    """Return dotted leaf -> scalar or list, as JSON types. An empty mapping is a leaf."""
     plain = value.model_dump(mode="json") if isinstance(value, BaseModel) else value
     return {".".join(path): leaf for path, leaf in _leaves(plain) if path}
 
 
 def render(resolved: Resolved[Any], colour: bool = False) -> str:
-    """The config as YAML with every value's origin as an aligned comment; reads back as it was.
+    """Return the config as YAML with every value's origin as an aligned comment; it reads back equal.
 
     Args:
-        resolved: what `resolve` returned.
-        colour: dim what is default, with ANSI codes.
+        resolved: the result of `resolve`.
+        colour: dim default values, with ANSI codes.
     """
     lines: list[tuple[str, str]] = []
     shown: tuple[str, ...] = ()
@@ -129,7 +132,7 @@ _Tree = dict[str, "_Leaf | _Tree"]
 def _merge(
     tree: _Tree, values: Mapping[str, Any], origin: str, variants: list[type[BaseModel]]
 ) -> None:
-    """Put one layer's values into the tree; `variants` are the models this section may be."""
+    """Put one layer's values into the tree; `variants` are the models that this section may be."""
     tag = tag_field(variants)
     if tag is not None:
         before = tree.get(tag)
@@ -156,27 +159,27 @@ def _merge(
 
 
 def _drop_other_variant(tree: _Tree, origin: str, new: type[BaseModel] | None) -> None:
-    """Forget defaults of the old variant, and what other layers gave that the new one lacks."""
+    """Drop defaults of the old variant, and other layers' values of keys that the new one lacks."""
     for key in list(tree):
-        given_stays = new is None or key in new.model_fields
-        _prune(tree, key, origin, given_stays)
+        keep_given = new is None or key in new.model_fields
+        _prune(tree, key, origin, keep_given)
 
 
-def _prune(tree: _Tree, key: str, origin: str, given_stays: bool) -> None:
-    """Keep only the leaves of this origin, and if asked those that any layer gave."""
+def _prune(tree: _Tree, key: str, origin: str, keep_given: bool) -> None:
+    """Keep only the leaves of this origin, and with `keep_given` those of all layers but defaults."""
     node = tree[key]
     if isinstance(node, _Leaf):
-        if node.origin != origin and (node.origin == DEFAULT or not given_stays):
+        if node.origin != origin and (node.origin == DEFAULT or not keep_given):
             del tree[key]
         return
     for child in list(node):
-        _prune(node, child, origin, given_stays)
+        _prune(node, child, origin, keep_given)
     if not node:
         del tree[key]
 
 
 def _default_section(field: FieldInfo | None) -> _Tree:
-    """What the rest of a section is when a layer gives only part of it."""
+    """Return the field's default, for the keys of a section that a layer does not give."""
     if field is None or field.is_required() or field.default_factory_takes_validated_data:
         return {}
     default = field.get_default(call_default_factory=True)
@@ -195,7 +198,7 @@ def _plain(tree: _Tree) -> dict[str, Any]:
 
 
 def _origin(tree: _Tree, path: Sequence[str]) -> str:
-    """The origin of a leaf, or of the list or mapping given whole above it."""
+    """Return the origin of a leaf, or of the list or mapping above it that was given as a whole."""
     node: _Leaf | _Tree | None = tree
     for name in path:
         if not isinstance(node, dict):
@@ -213,7 +216,7 @@ def _leaves(values: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str
 
 
 def _origin_near(tree: _Tree, path: str) -> str:
-    """The origin of a path, of the leaf above it, or of the first leaf below it."""
+    """Return the origin of a path, of the leaf above it, or of the first leaf below it."""
     node: _Leaf | _Tree | None = tree
     for name in path.split("."):
         if not isinstance(node, dict):

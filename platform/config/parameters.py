@@ -15,7 +15,7 @@ Values = dict[str, Any]
 """Parameter name -> value, for the active parameters of one level."""
 
 MAX_LISTED = 12
-"""A message lists a parameter's values up to this many, and gives the range of longer grids."""
+"""A message lists at most this many values of a parameter, and gives the range of longer grids."""
 STEP_TOLERANCE = 1e-8
 """How far (high - low) / step may be from an integer: rounding of decimal fractions, no more."""
 
@@ -25,9 +25,14 @@ class Suggester(Protocol):
 
     def suggest_float(
         self, name: str, low: float, high: float, *, step: float | None, log: bool
-    ) -> float: ...
-    def suggest_int(self, name: str, low: int, high: int, *, step: int, log: bool) -> int: ...
-    def suggest_categorical(self, name: str, choices: list[Scalar]) -> Scalar: ...
+    ) -> float:
+        """Sample a number in [low, high]."""
+
+    def suggest_int(self, name: str, low: int, high: int, *, step: int, log: bool) -> int:
+        """Sample a whole number in [low, high]."""
+
+    def suggest_categorical(self, name: str, choices: list[Scalar]) -> Scalar:
+        """Sample a choice."""
 
 
 class _Parameter(Config):
@@ -134,7 +139,7 @@ class CategoricalParameter(_Parameter):
             return "choices is empty"
         for i, choice in enumerate(self.choices):
             if choice in self.choices[:i]:
-                return f"choice {choice!r} is there twice"
+                return f"choice {choice!r} is given twice"
         return None
 
 

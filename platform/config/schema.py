@@ -1,7 +1,7 @@
-"""Reading a pydantic model: its dotted keys, and the unions that a tag decides.
+"""The structure of a pydantic model: its dotted keys and its tagged unions.
 
-A union's tag is the field that is a `Literal` in each of its models, a different one in each, as
-`name` in `objective: {name: cbdm, ...}`.
+The tag of a union is the field that is a `Literal` in all of its models, with different values in
+each, as `name` in `objective: {name: cbdm, ...}`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pydantic.fields import FieldInfo
 
 
 def known_keys(model: type[BaseModel]) -> list[str]:
-    """Every dotted key that some config of this model can have, through all variants of unions."""
+    """Return every dotted key that a config of this model can have, through all variants of unions."""
     keys: dict[str, None] = {}  # a set that keeps order
     for name, field in model.model_fields.items():
         variants = variants_of(field.annotation)
@@ -27,7 +27,7 @@ def known_keys(model: type[BaseModel]) -> list[str]:
 
 
 def variants_of(annotation: Any) -> list[type[BaseModel]]:
-    """The models that a field of this type may hold; empty where it holds plain values."""
+    """Return the models that a field of this type may hold; empty where it holds plain values."""
     if get_origin(annotation) is Annotated:
         return variants_of(get_args(annotation)[0])
     if get_origin(annotation) in (Union, UnionType):
@@ -38,13 +38,13 @@ def variants_of(annotation: Any) -> list[type[BaseModel]]:
 
 
 def tags_of(variant: type[BaseModel], field: str) -> tuple[Any, ...]:
-    """The values that a field of `Literal` type takes; empty for other types."""
+    """Return the values of a field of `Literal` type; empty for other types."""
     annotation = variant.model_fields[field].annotation
     return get_args(annotation) if get_origin(annotation) is Literal else ()
 
 
 def tag_field(variants: list[type[BaseModel]]) -> str | None:
-    """The field that tells the variants apart: in all of them a Literal, and a different one."""
+    """Return the tag of a union: the field that is a Literal in all variants, different in each."""
     if len(variants) < 2:
         return None
     for name in variants[0].model_fields:
@@ -57,31 +57,35 @@ def tag_field(variants: list[type[BaseModel]]) -> str | None:
 
 
 def with_tag(variants: list[type[BaseModel]], field: str, tag: Any) -> type[BaseModel] | None:
-    """The variant whose tag this is, if one has it."""
+    """Return the variant that has this value of the tag, or None."""
     return next((variant for variant in variants if tag in tags_of(variant, field)), None)
 
 
 def walk(
     model: type[BaseModel], loc: Sequence[int | str]
 ) -> tuple[list[str], list[type[BaseModel]], FieldInfo | None]:
-    """Follow a pydantic location, in which unions add a part: path, models there, last field."""
+    """Follow the location of a pydantic error, in which each union adds a part.
+
+    Returns:
+        the path without the parts of unions, the models that it may lead to, and its last field.
+    """
     path: list[str] = []
-    here: list[type[BaseModel]] = [model]
+    models: list[type[BaseModel]] = [model]
     field: FieldInfo | None = None
     for part in loc:
-        tag = tag_field(here)
-        variant = with_tag(here, tag, part) if tag else None
+        tag = tag_field(models)
+        variant = with_tag(models, tag, part) if tag else None
         if variant is not None:
-            here = [variant]
-        elif here or field is None or len(alternatives(field.annotation)) == 1:
+            models = [variant]
+        elif models or field is None or len(alternatives(field.annotation)) == 1:
             path.append(str(part))
-            if here:
-                field = here[0].model_fields.get(str(part)) if len(here) == 1 else None
-                here = variants_of(field.annotation) if field else []
+            if models:
+                field = models[0].model_fields.get(str(part)) if len(models) == 1 else None
+                models = variants_of(field.annotation) if field else []
             else:
-                here = variants_of(_item_type(field.annotation)) if field else []
+                models = variants_of(_item_type(field.annotation)) if field else []
                 field = None
-    return path, here, field
+    return path, models, field
 
 
 def _item_type(annotation: Any) -> Any:
@@ -90,6 +94,6 @@ def _item_type(annotation: Any) -> Any:
 
 
 def alternatives(annotation: Any) -> list[Any]:
-    """The types of `a | b | None`, without the None."""
+    """Return the types of `a | b | None`, without the None."""
     union = get_origin(annotation) in (Union, UnionType)
     return [t for t in get_args(annotation) if t is not NoneType] if union else [annotation]

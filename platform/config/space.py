@@ -1,4 +1,4 @@
-"""A search space: which parameters need a training, and which are searched on a finished one.
+"""A search space: parameters that need a training, and parameters searched on a finished checkpoint.
 
     description: one line
     base: {objective: {name: cbdm}}        # what every training of the space has
@@ -6,11 +6,11 @@
       objective.tau: {type: float, low: 0.1, high: 5.0, log: true}
       objective.label_set: {type: categorical, choices: [train, sqrt, balanced]}
       objective.label_draws: {type: int, low: 1, high: 4, when: {objective.label_set: balanced}}
-    sample:                                 # searched on each finished checkpoint, no training
+    sample:                                 # searched on each finished checkpoint, without training
       sampling.omega: {type: float, low: 0.0, high: 2.0, step: 0.5}
     seed_points:                            # tried first
       - {objective.tau: 1.0, objective.label_set: train}
-    baselines:                              # trained beside the search
+    baselines:                              # trained in addition to the search
       - {name: ddpm, set: {objective.name: ddpm}}
     pretrain: {share: 0.5, set: {objective.name: ddpm}}    # trained once; all others fine-tune it
 
@@ -50,12 +50,12 @@ class Baseline(Config):
     """Overrides, by dotted key or nested; they come after the space's `base`."""
 
     def values(self) -> Values:
-        """Return what it sets, by dotted key."""
+        """Return its overrides by dotted key."""
         return flatten(self.set)
 
 
 class Pretraining(Config):
-    """A training done once, whose model all others of the space fine-tune.
+    """A training done once; all other trainings of the space fine-tune its model.
 
     N trials cost N times the fine-tuning, not N whole trainings.
     """
@@ -66,20 +66,20 @@ class Pretraining(Config):
     """Overrides, by dotted key or nested; they come after the space's `base`."""
 
     def images_of(self, whole: int) -> int:
-        """Return the pre-training's images where a whole training has `whole` images."""
+        """Return how many of the `whole` training's images the pre-training takes."""
         return round(whole * self.share)
 
     def values(self, images: int) -> Values:
-        """Return what the pre-training sets, by dotted key; `images` of a whole training."""
+        """Return the pre-training's overrides by dotted key; `images` are those of a whole training."""
         return {**flatten(self.set), "training.images": self.images_of(images)}
 
     def finetune_values(self, images: int, model: str) -> Values:
-        """Return what every training sets that fine-tunes `model`."""
+        """Return the overrides of every trial, which fine-tunes `model`."""
         return {"start.model": model, "training.images": images - self.images_of(images)}
 
 
 class Space(Config):
-    """A search space whose parts agree with each other; `check` compares it with a config."""
+    """A search space without contradictions; `check` compares its keys with those of a config."""
 
     description: str
     base: dict[str, Any] = Field({})
@@ -98,7 +98,7 @@ class Space(Config):
         return suggest(self.level(level), trial)
 
     def read(self, stored: Mapping[str, Any]) -> Values:
-        """Return a training's values from where Optuna keeps them, as `suggest` gave them."""
+        """Return the values of a trial that Optuna stored, rounded as `suggest` rounds them."""
         values = dict(stored)
         for name, parameter in self.train.items():
             if name in values and isinstance(parameter, FloatParameter):
@@ -148,7 +148,7 @@ class Space(Config):
 
     @model_validator(mode="after")
     def _is_consistent(self) -> Space:
-        # UsageProblem is no ValueError, so pydantic does not wrap it: it leaves `Space(...)` as it is.
+        # Pydantic wraps only ValueError and AssertionError: a UsageProblem leaves `Space(...)` unchanged.
         if not self.train:
             raise UsageProblem("train has no parameters", "search at least one")
         _check_level("train", self.train)
@@ -181,7 +181,7 @@ class Space(Config):
             values[name] = point[name]
         for name in point:
             if name in self.train and name not in values:
-                raise UsageProblem(f"{where}: {name} is not active there", "remove it")
+                raise UsageProblem(f"{where}: {name} is not active at this point", "remove it")
             if name not in self.train:
                 raise UsageProblem(
                     f"{where}: unknown parameter {name}", _nearest_or_remove(name, self.train)

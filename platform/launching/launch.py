@@ -87,13 +87,11 @@ class Launch:
         until = time.monotonic() + REJOIN_S
         while True:
             room = self.client.room(scaling.cpus_per_worker, scaling.gpus_per_worker)
-            if room >= scaling.fewest or not self.client.is_static():
+            if room >= scaling.required_workers or not self.client.is_static():
                 return room
             if self.client.seconds_since_node_change() > REJOIN_S or time.monotonic() > until:
                 raise no_room(scaling, room, alternative=", or join more nodes to it")
-            self.status = (
-                f"the cluster has room for {room} of {scaling.fewest} workers; more may join"
-            )
+            self.status = f"the cluster has room for {room} of {scaling.required_workers} workers; more may join"
             time.sleep(2)
 
     @property

@@ -84,9 +84,11 @@ def train_on_workers(
     resources: dict[str, float] = {"CPU": scaling.cpus_per_worker}
     if on_gpu:
         resources["GPU"] = scaling.gpus_per_worker
-    workers: Any = (scaling.fewest, scaling.workers) if scaling.min_workers else scaling.workers
+    workers: Any = (
+        (scaling.required_workers, scaling.workers) if scaling.min_workers else scaling.workers
+    )
     room = cluster_capacity(scaling.cpus_per_worker, scaling.gpus_per_worker)
-    if is_single_machine() and room < scaling.fewest:  # for ever
+    if is_single_machine() and room < scaling.required_workers:  # for ever
         raise no_room(scaling, room, "this machine")
     # Workers wait for room: a lost host comes back, an autoscaler starts another one, the trainings
     # before this one in a sweep end. Ray Train counts a wait in vain as one of the failures. Where

@@ -113,7 +113,7 @@ def test_one_layer_may_not_contradict_itself(order: int) -> None:
         ("objective.taau=1", r"unknown key objective\.taau \(command line\)", r"objective\.tau\?"),
         ("tau=1", "unknown key tau", r"did you mean objective\.tau\?"),
         ("objective.stage=1", r"objective\.stage", r"did you mean engine\.stage\?"),
-        ("zzz=1", "unknown key zzz", "the keys here are objective, engine"),
+        ("zzz=1", "unknown key zzz", "the keys at the top level are objective, engine"),
         ("objective.tau=-1", r"objective\.tau: -1 given, expected a number >= 0", "command line"),
         ("objective.tau=fast", r"'fast' given, expected a number >= 0", "command line"),
         ("images=1.5", r"images: 1\.5 given, expected a whole number >= 1", "command line"),

@@ -1,4 +1,4 @@
-"""Search spaces: what is drawn, what can be counted, and which mistakes are found before a start."""
+"""Search spaces: what is sampled, what can be counted, and which mistakes are reported before a start."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ SPACE = """
 description: all kinds, in an order that `when` does not follow
 base: {objective: {name: cbdm}}
 train:
-  draws: {type: int, low: 1, high: 4, when: {label_set: [balanced, sqrt]}}
-  warmup: {type: float, low: 0.0, high: 0.3, step: 0.1, when: {draws: 4}}
+  samples: {type: int, low: 1, high: 4, when: {label_set: [balanced, sqrt]}}
+  warmup: {type: float, low: 0.0, high: 0.3, step: 0.1, when: {samples: 4}}
   label_set: {type: categorical, choices: [train, sqrt, balanced]}
   shared: {type: categorical, choices: [true, false]}
 sample:
@@ -25,7 +25,7 @@ sample:
 """
 
 
-def drawn(space: Space, level: str = "train", n: int = 200) -> list[dict[str, object]]:
+def sampled(space: Space, level: str = "train", n: int = 200) -> list[dict[str, object]]:
     study = optuna.create_study(sampler=RandomSampler(seed=0))
     points = []
     for _ in range(n):
@@ -39,12 +39,12 @@ def key(point: dict[str, object]) -> tuple[object, ...]:
     return tuple(sorted((name, repr(value)) for name, value in point.items()))
 
 
-def test_conditions_hold_in_every_draw_and_draws_fill_the_grid() -> None:
+def test_conditions_hold_in_every_sample_and_samples_fill_the_grid() -> None:
     space = parse_space(SPACE, "test")
-    points = drawn(space, n=500)
+    points = sampled(space, n=500)
     for point in points:
-        assert ("draws" in point) == (point["label_set"] != "train")
-        assert ("warmup" in point) == (point.get("draws") == 4)
+        assert ("samples" in point) == (point["label_set"] != "train")
+        assert ("warmup" in point) == (point.get("samples") == 4)
     grid = [key(point) for point in space.grid("train")]
     # train: 2; sqrt and balanced: (3 + 1 * 4) * 2 each
     assert len(set(grid)) == len(grid) == space.size("train") == 30
@@ -57,7 +57,7 @@ def test_continuous_levels_are_not_counted() -> None:
     assert space.size("sample") is None
     with pytest.raises(ValueError, match="not finite"):
         space.grid("sample")
-    omegas = [point["omega"] for point in drawn(space, "sample")]
+    omegas = [point["omega"] for point in sampled(space, "sample")]
     assert min(omegas) >= 0.01
     assert max(omegas) <= 2
     below = sum(omega < math.sqrt(0.01 * 2.0) for omega in omegas)  # half of a log scale
@@ -76,7 +76,7 @@ def test_the_packaged_space_is_sound() -> None:
     ]
     assert [baseline.values() for baseline in space.baselines] == [{"objective.name": "ddpm"}]
     assert space.size("sample") == 6
-    assert all(0.1 <= point["objective.tau"] <= 5 for point in drawn(space))
+    assert all(0.1 <= point["objective.tau"] <= 5 for point in sampled(space))
 
 
 def test_unknown_names_are_found_before_anything_starts() -> None:
@@ -108,7 +108,7 @@ GOOD = "a: {type: int, low: 1, high: 3}"
         ("a: {type: float, low: 0, high: 1, step: 0.3}", "", "whole steps of 0.3"),
         ("a: {type: float, low: 0, high: .inf}", "", "finite number"),
         ("a: {type: categorical, choices: []}", "", "choices is empty"),
-        ("a: {type: categorical, choices: [x, x]}", "", "'x' is there twice"),
+        ("a: {type: categorical, choices: [x, x]}", "", "'x' is given twice"),
         ("a: {type: flaot, low: 0, high: 1}", "", r"train\.a"),
         ("a: {type: int, low: 0, hihg: 1}", "", r"train\.a\.(high is missing|hihg)"),
         ("", "", "train has no parameters"),
@@ -130,7 +130,7 @@ GOOD = "a: {type: int, low: 1, high: 3}"
         (
             f"{GOOD[:-1]}, when: {{b: x}}}}, b: {{type: categorical, choices: [x, y]}}",
             "seed_points: [{b: y, a: 1}]",
-            "a is not active there",
+            "a is not active at this point",
         ),
         (GOOD, "]", "line 3: "),
     ],
