@@ -1,13 +1,11 @@
-"""One run outside of a sweep."""
+"""A run outside of a sweep: `whipray train`."""
 
 from __future__ import annotations
 
 import threading
-from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 
-from ...trainers.errors import Problem
 from ...trainers.loop import Progress
 from ..compute.interrupts import broadcast_stop, saving_on_interrupt
 from ..config.experiment import Experiment
@@ -15,11 +13,17 @@ from ..foundation.durations import Clock
 from ..foundation.job import in_cluster_job
 from ..storage.store import Storage
 from ..tracking.mlflow_runs import Tracker
-from .run import Plan, RunCallbacks, RunResult, begin, evaluate, run_in_ray_task, train
+from .run import Plan, RunCallbacks, RunResult, begin, evaluate, finishing, run_in_ray_task, train
+
+TRAINING_SHARE = 0.9
+"""Of a run's work, for the time left. The evaluation's share depends on the number of images and the
+steps; a tenth is about right for the recipes."""
+EVALUATING_SHARE = 0.95
+"""Done once it evaluates, which is then half done on average."""
 
 
 class SingleRun:
-    """`runs/<name>` in the store; found again and continued by its name."""
+    """A run by its name, under which it is continued."""
 
     def __init__(self, name: str, experiment: Experiment) -> None:
         self.name, self.experiment = name, experiment
@@ -30,14 +34,14 @@ class SingleRun:
         self._interrupted = threading.Event()
 
     def status(self) -> str:
-        """For a status line."""
+        """Return where the run stands, in one line."""
         parts = [self._clock.elapsed(), self._line, self._clock.left(self._share)]
         if self._interrupted.is_set():
             parts = [*parts[:2], "saving at the next report; Ctrl-C again leaves at once"]
         return " · ".join(filter(None, parts))
 
     def execute(self) -> RunResult:
-        """Train what is left to train, evaluate, record.
+        """Train to the end, evaluate, and log the results.
 
         Raises:
             Problem: what stopped it; the MLflow run is then marked as failed.
@@ -47,74 +51,71 @@ class SingleRun:
         run = tracker.run(f"run/{self.name}", self.name, {"whipray.kind": "run"})
         self.run_id = run.run_id
         plan = Plan(self.experiment, self.store, run)
-        callbacks = RunCallbacks(self._trained, self._phase)
-        try:
+        callbacks = RunCallbacks(self._show_progress, self._show_phase)
+        with finishing(run):
             begin(plan)
             with run.system_metrics(self.experiment.tracking.system_metrics):
-                finished = self._execute_locally(plan, callbacks)
-        except BaseException as error:
-            with suppress(Problem):  # the first problem is the one to tell
-                run.set_tags({"whipray.problem": str(error)[:500]})
-                run.finish("FAILED" if isinstance(error, Exception) else "KILLED")
-            raise
-        run.finish("FINISHED")
-        return finished
+                return self._execute(plan, callbacks)
 
-    def _execute_locally(self, plan: Plan, callbacks: RunCallbacks) -> RunResult:
-        """In this process, or where Ray has room: several workers, or a job on a cluster."""
+    def _execute(self, plan: Plan, callbacks: RunCallbacks) -> RunResult:
         if self.experiment.scaling.workers == 1 and not in_cluster_job():
-            with saving_on_interrupt() as self._interrupted:
-                asked = self._interrupted
-                trained = train(
-                    plan, replace(callbacks, should_stop=lambda _progress: asked.is_set())
-                )
-            self._leave_if_asked()
-            return replace(evaluate(plan, trained.checkpoint, callbacks), trained=trained)
+            return self._execute_locally(plan, callbacks)
         from ..compute.ray_session import ray_session
 
         self._line = "starting Ray"
         with ray_session():
             return self._execute_on_ray(plan, callbacks)
 
+    def _execute_locally(self, plan: Plan, callbacks: RunCallbacks) -> RunResult:
+        """Train and evaluate in this process."""
+        with saving_on_interrupt() as interrupted:
+            self._interrupted = interrupted
+            trained = train(
+                plan, replace(callbacks, should_stop=lambda _progress: interrupted.is_set())
+            )
+        self._exit_if_interrupted()
+        return replace(evaluate(plan, trained.checkpoint, callbacks), trained=trained)
+
     def _execute_on_ray(self, plan: Plan, callbacks: RunCallbacks) -> RunResult:
+        """Train and evaluate where Ray has room."""
         from ..compute.progress_queue import ForwardProgress, QueueReporter, progress_queue
         from ..compute.ray_session import run_on_worker
 
         scaling = self.experiment.scaling
         self._line = f"starting {scaling.workers} workers"
-        with progress_queue(callbacks.on_progress, callbacks.on_phase) as reports:
-            told = RunCallbacks(QueueReporter(reports), QueueReporter(reports))
+        with progress_queue(callbacks.on_progress, callbacks.on_phase) as queue:
+            remote = RunCallbacks(QueueReporter(queue), QueueReporter(queue))
             with (
                 saving_on_interrupt() as self._interrupted,
                 broadcast_stop(self._interrupted) as stop,
             ):
-                stoppable = replace(told, should_stop=stop)
+                stoppable = replace(remote, should_stop=stop)
                 if scaling.workers > 1:
-                    trained = train(plan, stoppable, (ForwardProgress(reports),))
+                    trained = train(plan, stoppable, (ForwardProgress(queue),))
                 else:
                     task = partial(run_in_ray_task, plan, partial(train, plan, stoppable))
                     trained = run_on_worker(scaling, task, max_retries=scaling.max_failures)
-            self._leave_if_asked()
-            measure = partial(evaluate, plan, trained.checkpoint)
+            self._exit_if_interrupted()
+            evaluation = partial(evaluate, plan, trained.checkpoint)
             if self.experiment.evaluation.workers == 1:
-                work = partial(run_in_ray_task, plan, partial(measure, told))
-                finished = run_on_worker(scaling, work, max_retries=scaling.max_failures)
+                work = partial(run_in_ray_task, plan, partial(evaluation, remote))
+                result = run_on_worker(scaling, work, max_retries=scaling.max_failures)
             else:  # it has workers of its own
-                finished = measure(callbacks)
-        return replace(finished, trained=trained)
+                result = evaluation(callbacks)
+        return replace(result, trained=trained)
 
-    def _leave_if_asked(self) -> None:
+    def _exit_if_interrupted(self) -> None:
         if self._interrupted.is_set():
             raise KeyboardInterrupt
 
-    def _trained(self, progress: Progress) -> None:
+    def _show_progress(self, progress: Progress) -> None:
         share = progress.images_seen / progress.total_images
         loss = progress.metrics["loss/total"]
         speed = progress.metrics["images_per_second"]
-        self._share = 0.9 * share
+        self._share = TRAINING_SHARE * share
         self._line = f"{share:.0%} of {progress.total_images:,} images · loss {loss:.4f} · " + (
             f"{speed:.0f} images/s"
         )
 
-    def _phase(self, line: str) -> None:
-        self._share, self._line = 0.95, line
+    def _show_phase(self, line: str) -> None:
+        self._share, self._line = EVALUATING_SHARE, line
