@@ -16,7 +16,10 @@ import pytest
 import torch
 from support.training import at, tiny, train
 
-from whipray.platform.analysis.classify.classify import Classified, classify, draw, settings_of
+from whipray.platform.analysis.classify.added_images import generate_images
+from whipray.platform.analysis.classify.classify import classify
+from whipray.platform.analysis.classify.result import ClassificationResult
+from whipray.platform.analysis.classify.settings import resolve_settings
 from whipray.platform.cli import main as cli
 from whipray.platform.generation.loading import load_model
 from whipray.platform.runs.find_run import StoredRun, find_run
@@ -52,7 +55,7 @@ class Lab:
     def place(self) -> StoredRun:
         return find_run(self.root, "tiny")
 
-    def classify(self, *overrides: str, **options: Any) -> Classified:
+    def classify(self, *overrides: str, **options: Any) -> ClassificationResult:
         options = {"per_class": 3, "seeds": 2} | options
         return classify(self.place, [*SHORT, *overrides], **options)
 
@@ -111,14 +114,14 @@ def test_every_classifier_is_trained_once(lab: Lab) -> None:
             assert one["best_accuracy_chosen_on_test"] >= one["figures"]["accuracy/overall"]
     losses = [[one["train_loss"] for one in a["trained"]] for a in document["arms"].values()]
     assert len({loss for of_arm in losses for loss in of_arm}) == 6
-    assert lab.classify() == Classified(document, first.folder, 0)
+    assert lab.classify() == ClassificationResult(document, first.folder, 0)
     kept = json.loads(lab.place.store.read_text(f"{first.folder}/result.json"))
     assert kept == document
 
     # a job that was stopped trains what is missing, and comes to the same figures
     lab.place.store.delete("classification")
     lab.root.delete(next(iter(lab.root.list("classifiers"))))
-    assert lab.classify() == Classified(document, first.folder, 1)
+    assert lab.classify() == ClassificationResult(document, first.folder, 1)
 
     # what has no generated images does not depend on them; copies have their number and weight
     assert lab.classify("sampling.omega=1").trained == 2
@@ -155,10 +158,10 @@ def test_classes_are_filled_up_with_their_own_images(lab: Lab) -> None:
     assert found.document["images"]["generated"] == counts.tolist()
 
     place = lab.place
-    sampling = settings_of(place.experiment, SHORT).sampling
+    sampling = resolve_settings(place.experiment, SHORT).sampling
     experiment = place.experiment.model_copy(update={"sampling": sampling})
     manifest = CheckpointStore(place.store).read_manifest(place.checkpoint)
-    drawn = draw(place, experiment, manifest, "elsewhere", counts, 1, lambda _line: None)
+    drawn = generate_images(place, experiment, manifest, "elsewhere", counts, 1, lambda _line: None)
     assert drawn.labels.tolist() == np.repeat(np.arange(10), counts).tolist()
     model = load_model(place.store, place.checkpoint, experiment)
     eights = to_uint8(model.sample(torch.full((4,), 8), sampling, experiment.seed)).numpy()
@@ -239,7 +242,7 @@ def test_what_a_person_sees(
     ("arguments", "said"),
     [
         (("nothing", "--per-class", "3"), "no run nothing"),
-        (("tiny",), "how many images to generate"),
+        (("tiny",), "not clear how many images to generate"),
         (("tiny", "--per-class", "0"), "--per-class is 0"),
         (("tiny", "--fill-to", "5"), "--fill-to is 5"),
         (("tiny", "--per-class", "3", "--seeds", "0"), "--seeds is 0"),

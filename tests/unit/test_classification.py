@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from whipray.platform.analysis.classify.classify import repetition, wanted_counts
+from whipray.platform.analysis.classify.added_images import repeat_real_images, wanted_counts
 from whipray.platform.analysis.classify.summary import student_interval, summarise
 from whipray.trainers.classification import (
     ClassificationConfig,
@@ -296,13 +296,13 @@ def test_a_class_is_repeated_by_its_own_images_in_turn() -> None:
     labels = np.array([0, 1, 0, 2, 0])
     images = np.arange(5, dtype=np.uint8)[:, None, None, None] * np.ones((1, 1, 8, 8), np.uint8)
     real = PackedImages(images, labels, ("a", "b", "c", "d"))
-    copies = repetition(real, np.array([7, 0, 2, 0]))
+    copies = repeat_real_images(real, np.array([7, 0, 2, 0]))
     assert copies is not None
     made = copies.make()
     assert made.images[:, 0, 0, 0].tolist() == [0, 2, 4, 0, 2, 4, 0, 3, 3]
     assert made.labels.tolist() == [0] * 7 + [2] * 2
-    assert repetition(real, np.zeros(4, np.int64)) is None
-    nothing_to_copy = repetition(real, np.array([0, 0, 0, 1]))
+    assert repeat_real_images(real, np.zeros(4, np.int64)) is None
+    nothing_to_copy = repeat_real_images(real, np.array([0, 0, 0, 1]))
     assert nothing_to_copy is not None
     with pytest.raises(DataProblem, match="class d has no real image"):
         nothing_to_copy.make()

@@ -1,4 +1,4 @@
-"""From trained classifiers to figures with intervals, and the paired differences of the arms."""
+"""Means of the classifiers' metrics with intervals, and paired differences between the arms."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ...evaluation.bootstrap import Estimate, wilson_interval
 Arm = Literal["real", "real_repeated", "real_and_generated"]
 ARMS: tuple[Arm, ...] = get_args(Arm)
 DIFFERENCES: dict[str, Arm] = {"difference": "real", "difference_to_repeated": "real_repeated"}
-"""What generated images gain, by the arm that they are compared with."""
+"""The gains from generated images, each by the arm that they are compared with."""
 
 
 def summarise(
@@ -23,20 +23,20 @@ def summarise(
     test_counts: NDArray[np.int64],
     confidence: float,
 ) -> dict[str, Any]:
-    """Means over the seeds with their intervals, as JSON types.
+    """Return means over the seeds with their intervals, as JSON types.
 
-    Several seeds give Student's interval, which covers what a seed changes (first weights, order,
-    crops) and not that the test images are finitely many. One seed gives an accuracy's interval as
-    a proportion of test images, and none for what is no proportion (macro precision and recall,
-    differences).
+    With several seeds, they are Student's intervals, which cover what a seed changes (initial weights,
+    order, crops) but not the finite number of test images. With one seed, an accuracy has Wilson's
+    interval of a proportion of test images; macro precision and recall and differences are not
+    proportions, and have none.
 
     Args:
-        outcomes: of each arm, the seeds in one order; each has `figures`.
+        outcomes: the outcomes of each arm, all in the same order of seeds; each has `figures`.
         groups: class ids of each group.
         test_counts: (C,) test images of each class.
 
     Returns:
-        `arms`, and those `DIFFERENCES` whose arm is there beside the generated one.
+        `arms`, and the `DIFFERENCES` for which both arms were trained.
     """
     tests = {"overall": int(test_counts.sum())}
     tests |= {name: int(test_counts[list(classes)].sum()) for name, classes in groups.items()}
@@ -75,10 +75,10 @@ def summarise(
 def student_interval(
     values: Sequence[float], confidence: float, bounds: tuple[float, float]
 ) -> Estimate | None:
-    """The mean with Student's interval, n - 1 degrees of freedom; None for a single value.
+    """Return the mean with Student's interval, n - 1 degrees of freedom; None for a single value.
 
     Args:
-        bounds: of what can be; two seeds often give an interval beyond them.
+        bounds: the possible range, to which the interval is cut; of two seeds it is often wider.
     """
     from scipy.stats import t  # type: ignore[import-untyped]
 
@@ -95,14 +95,14 @@ def _difference(
     after: Mapping[str, Sequence[float]],
     confidence: float,
 ) -> dict[str, Any]:
-    """Of each figure, seed by seed; `within_noise` where the interval holds 0."""
-    found = {}
+    """Return the difference in each metric, paired by seed; `within_noise` if the interval contains 0."""
+    differences = {}
     for name in before:
         change = [b - a for a, b in zip(before[name], after[name], strict=True)]
         interval = student_interval(change, confidence, (-1, 1))
         within = None if interval is None else interval.low <= 0 <= interval.high
-        found[name] = {**_entry(change, interval), "within_noise": within}
-    return found
+        differences[name] = {**_entry(change, interval), "within_noise": within}
+    return differences
 
 
 def _entry(values: Sequence[float], interval: Estimate | None) -> dict[str, float | None]:

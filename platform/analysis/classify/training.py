@@ -1,4 +1,4 @@
-"""Training the classifiers of `whipray classify`: in this process, or as Ray tasks."""
+"""Train the classifiers of `whipray classify`, in this process or on Ray actors."""
 
 from __future__ import annotations
 
@@ -13,13 +13,14 @@ from ....trainers.engine import choose_device
 from ...compute.actor_pool import ActorPool
 from ...compute.capacity import cluster_capacity, no_room, with_gpu_if_any
 from ...config.experiment import ScalingConfig
+from ...storage.layout import classifier_file
 from .summary import Arm
 
-Say = Callable[[str], None]
+OnPhase = Callable[[str], None]
 Added = Mapping[Arm, PackedImages]
-"""What each arm is trained on beside the real images; without an entry, nothing."""
+"""The images that an arm is trained on besides the real ones; an arm without any has no entry."""
 Outcome = dict[str, Any]
-"""One classifier's figures, as JSON types."""
+"""The test results of one classifier, as JSON types."""
 
 
 @dataclass(frozen=True)
@@ -29,33 +30,33 @@ class ClassifierRun:
     arm: Arm
     seed: int
     key: str
-    """A hash of all that it depends on."""
+    """A hash of all that the classifier depends on."""
 
     @property
     def file(self) -> str:
-        """Of its outcome, from the store's top."""
-        return f"classifiers/{self.key}.json"
+        """Path of the outcome, from the store's top."""
+        return classifier_file(self.key)
 
 
 Results = Generator[tuple[ClassifierRun, Outcome], None, None]
-"""What is trained, as it is ready; to be closed."""
+"""Outcomes in the order in which they are ready; the generator has to be closed."""
 
 
 @dataclass(frozen=True)
 class ClassifierTraining:
-    """What all jobs share."""
+    """Everything that the classifiers of one classification share, but for images."""
 
     groups: Mapping[str, Sequence[int]]
     config: ClassificationConfig
     cpus: int
-    """Threads of a training on the CPU; another number may change the last bits."""
+    """Threads of a training on the CPU; another number may change the last bits of a result."""
 
     def train(
         self,
         splits: Splits,
         added: Added,
-        job: ClassifierRun,
-        say: Say = lambda _line: None,
+        classifier: ClassifierRun,
+        on_phase: OnPhase = lambda _line: None,
     ) -> Outcome:
         """Train and test one classifier."""
         import torch
@@ -68,13 +69,13 @@ class ClassifierTraining:
             splits.reference,
             self.groups,
             self.config,
-            job.seed,
+            classifier.seed,
             device,
-            added.get(job.arm),
-            say,
+            added.get(classifier.arm),
+            on_phase,
         )
         return {
-            "seed": job.seed,
+            "seed": classifier.seed,
             "figures": outcome.scores.figures(),
             "per_class_recall": list(outcome.scores.per_class_recall),
             "train_loss": outcome.train_loss,
@@ -84,46 +85,50 @@ class ClassifierTraining:
 
 
 def train_locally(
-    task: ClassifierTraining, splits: Splits, added: Added, jobs: Sequence[ClassifierRun], say: Say
+    training: ClassifierTraining,
+    splits: Splits,
+    added: Added,
+    classifiers: Sequence[ClassifierRun],
+    on_phase: OnPhase,
 ) -> Results:
-    """One after the other, in this process."""
-    for number, job in enumerate(jobs, 1):
-        name = f"classifier {number} of {len(jobs)}"
+    """Train the classifiers one after the other, in this process."""
+    for number, classifier in enumerate(classifiers, 1):
+        name = f"classifier {number} of {len(classifiers)}"
 
-        def told(line: str, name: str = name) -> None:
-            say(f"{name}: {line}")
+        def on_epoch(line: str, name: str = name) -> None:
+            on_phase(f"{name}: {line}")
 
-        yield job, task.train(splits, added, job, told)
+        yield classifier, training.train(splits, added, classifier, on_epoch)
 
 
 def train_on_ray(
-    task: ClassifierTraining,
+    training: ClassifierTraining,
     splits: Splits,
     added: Added,
-    jobs: Sequence[ClassifierRun],
+    classifiers: Sequence[ClassifierRun],
     workers: int,
     scaling: ScalingConfig,
-    say: Say,
+    on_phase: OnPhase,
 ) -> Results:
-    """Train at most `workers` at once, each with one worker's CPUs and GPUs; in a Ray session.
+    """Train up to `workers` classifiers at a time, each with one worker's CPUs and GPUs; in a Ray session.
 
     Raises:
-        UsageProblem: the cluster has no room for a single one.
-        Problem: what a training raised, or a worker that was lost too often.
+        UsageProblem: not even one fits on the cluster.
+        Problem: a training failed, or a worker was lost too often.
     """
     scaling = with_gpu_if_any(scaling.model_copy(update={"workers": 1}))
     room = cluster_capacity(scaling.cpus_per_worker, scaling.gpus_per_worker)
     if room < 1:
         raise no_room(scaling, room, setting="--workers")
     pool = ActorPool[ClassifierRun, Outcome](
-        partial(task.train, splits, added),
-        min(workers, len(jobs)),
+        partial(training.train, splits, added),
+        min(workers, len(classifiers)),
         scaling,
         task="training a classifier",
         memory_advice="classification.batch_size",
     )
 
     def on_change(done: int, running: int) -> None:
-        say(f"{done} of {len(jobs)} classifiers trained, {running} at work")
+        on_phase(f"{done} of {len(classifiers)} classifiers trained, {running} in training")
 
-    yield from pool.map(jobs, on_change)
+    yield from pool.map(classifiers, on_change)

@@ -1,0 +1,51 @@
+"""The result of a classification, as it is saved and as MLflow gets it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from ...tracking.mlflow_runs import Run
+from .summary import DIFFERENCES
+
+
+@dataclass(frozen=True)
+class ClassificationResult:
+    """Trained and tested classifiers."""
+
+    document: dict[str, Any]
+    """Content of `CLASSIFICATION_RESULT`."""
+    folder: str
+    """Folder of the document, in the run's store."""
+    trained: int
+    """Classifiers that had to be trained; 0 where all were in the store."""
+
+    def metrics(self) -> dict[str, float]:
+        """Return flat metrics for MLflow: `classification/real/accuracy/few`, `.../few_low`, ..."""
+        parts = {arm: entry["figures"] for arm, entry in self.document["arms"].items()}
+        for name in DIFFERENCES:
+            parts[name] = self.document.get(name, {})
+        flat = {}
+        for part, figures in parts.items():
+            for name, entry in figures.items():
+                for end, key in (("", "value"), ("_low", "low"), ("_high", "high")):
+                    if entry[key] is not None:
+                        flat[f"classification/{part}/{name}{end}"] = entry[key]
+        return flat
+
+    def record(self, run: Run) -> None:
+        """Add the result to the run's MLflow run; of several results its metrics show the last."""
+        run.log_json(self.document, f"{self.folder}.json")
+        run.log_metrics(self.metrics(), self.document["images_seen"])
+        run.flush()
+
+
+@dataclass(frozen=True)
+class RecordedClassification:
+    """A result, and where it is kept."""
+
+    result: ClassificationResult
+    uri: str
+    """URI of the document in the store."""
+    note: str | None
+    """Why the result is not in MLflow; None where it is."""

@@ -1,0 +1,37 @@
+"""The settings of a classification: the run's own with overrides."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ....trainers.classification import ClassificationConfig
+from ....trainers.config import Config
+from ....trainers.samplers import SamplingConfig
+from ...config.experiment import Experiment, ScalingConfig
+from ...config.layers import Layer, resolve
+from ...evaluation.config import EvaluationConfig
+from ..overrides import parse_overrides
+
+CHANGEABLE = ("classification", "sampling", "evaluation.groups", "scaling")
+
+
+class Settings(Config):
+    """The sections that may be overridden."""
+
+    classification: ClassificationConfig = ClassificationConfig()
+    sampling: SamplingConfig
+    evaluation: EvaluationConfig
+    scaling: ScalingConfig
+
+
+def resolve_settings(experiment: Experiment, overrides: Sequence[str]) -> Settings:
+    """Return the run's settings with overrides; images are mirrored if the training mirrored them.
+
+    Raises:
+        UsageProblem: an unknown key, an invalid value, or a key of another section.
+    """
+    layers = parse_overrides(overrides, CHANGEABLE)
+    run = experiment.model_dump(mode="json", include={"sampling", "evaluation", "scaling"})
+    flip = experiment.data.flip or experiment.augmentation.flips
+    base = Layer("the run", {**run, "classification.flip": flip})
+    return resolve(Settings, [base, *layers]).value
