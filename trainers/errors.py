@@ -14,8 +14,6 @@ class Problem(Exception):
         fix: one line, what to do about it.
     """
 
-    exit_code = 1
-
     def __init__(self, what: str, fix: str) -> None:
         super().__init__(what, fix)  # both in args, so that it survives pickling between processes
         self.what = what
@@ -27,8 +25,6 @@ class Problem(Exception):
 
 class UsageProblem(Problem):
     """A wrong key, value or argument: nothing was started."""
-
-    exit_code = 2
 
 
 class DataProblem(Problem):

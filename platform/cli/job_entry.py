@@ -1,9 +1,9 @@
-"""What a Ray job runs on the cluster: the command line, after a look at the libraries there.
+"""Entry point of a Ray job: check the node's libraries, then run the command line.
 
     python -m whipray.platform.cli.job_entry JOB -- train recipe.yaml --run NAME
 
-Until the look is over, nothing but Python's own modules, and `packaging` where there is one, is
-imported: what is missing has to be said in words.
+Until the check is done, only the standard library is imported, and `packaging` if it is installed: a
+missing library must be reported, not raise an ImportError.
 """
 
 from __future__ import annotations
@@ -15,29 +15,27 @@ from pathlib import Path
 
 from ..foundation.job import enter_cluster_job
 from ..foundation.versions import PINNED_LIBRARIES, local_versions, unsatisfied
-
-PREFLIGHT_FAILED = 4
+from .exit_codes import PREFLIGHT_FAILED
 
 
 def main() -> None:
-    """Check, say where this is, become the command line."""
+    """Check the libraries, print the host and versions, and run the command line."""
     job, arguments = sys.argv[1], sys.argv[3:]
     enter_cluster_job(job)
-    wrong = unsatisfied(json.loads(Path("requirements.json").read_text()))
-    if wrong:
-        fix = (
-            "install whipray's `run` requirements there; infra/Dockerfile makes an image with them"
-        )
-        if "no ray" in wrong:
-            fix = "put the environment that Ray runs in first on PATH where `ray start` is called"
+    problems = unsatisfied(json.loads(Path("requirements.json").read_text()))
+    if problems:
+        fix = "install the requirements of whipray[run] on the node; infra/Dockerfile builds an image with them"
+        if "no ray" in problems:
+            fix = "put the Python environment of Ray first on PATH before `ray start`"
         print(
-            f"error: {sys.executable} on {platform.node()} has {'; '.join(wrong)}", file=sys.stderr
+            f"error: {sys.executable} on {platform.node()} has {'; '.join(problems)}",
+            file=sys.stderr,
         )
         print(f"fix: {fix}", file=sys.stderr)
         sys.exit(PREFLIGHT_FAILED)
-    there = local_versions()
-    versions = ", ".join(f"{name} {there[name]}" for name in PINNED_LIBRARIES)
-    print(f"{job} on {there['host']}: {versions}", file=sys.stderr, flush=True)
+    local = local_versions()
+    versions = ", ".join(f"{name} {local[name]}" for name in PINNED_LIBRARIES)
+    print(f"{job} on {local['host']}: {versions}", file=sys.stderr, flush=True)
     sys.argv = ["whipray", *arguments]
     from .main import main as command_line
 

@@ -1,4 +1,4 @@
-"""The part of the preflight that concerns a cluster: every node, and what lies between them."""
+"""Preflight checks of a cluster: its nodes, their clocks and the network between them."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ MIB = 1 << 20
 REDUCED_BYTES = 64 * MIB
 GROUP_TIMEOUT_S = 60
 CLOCKS_APART_S = 2.0
-"""Beyond it S3's signatures are near to be refused, and times in logs mislead."""
+"""S3 rejects signatures that are 15 minutes off; seconds already make logs of several nodes misleading."""
 
 Probe = Callable[[], str]
 
 
 @contextmanager
 def probes() -> Iterator[dict[str, tuple[Probe, str]]]:
-    """Name -> probe and what to do if it fails, over one process on each node."""
+    """Yield probes by name, each with the fix if it fails; they use one actor on each node."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -29,10 +29,10 @@ def probes() -> Iterator[dict[str, tuple[Probe, str]]]:
     on_gpu = all(node["Resources"].get("GPU") for node in alive)
     actors = []
     for node in alive:
-        here = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+        on_node = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
         actor: Any = ray.remote(_Node)
-        place = {"num_cpus": 0, "num_gpus": 1 if on_gpu else 0, "scheduling_strategy": here}
-        actors.append(actor.options(**place).remote())
+        options = {"num_cpus": 0, "num_gpus": 1 if on_gpu else 0, "scheduling_strategy": on_node}
+        actors.append(actor.options(**options).remote())
     try:
         yield {
             "nodes": (lambda: _alike(actors), "use one image on all nodes"),
@@ -51,57 +51,57 @@ def probes() -> Iterator[dict[str, tuple[Probe, str]]]:
 
 
 def _alike(actors: Sequence[Any]) -> str:
-    """The same libraries everywhere; where the least space is."""
+    """Check that all nodes have the same libraries; also return their GPUs and the least free space."""
     import ray
 
-    found = ray.get([actor.facts.remote() for actor in actors], timeout=GROUP_TIMEOUT_S)
-    check_alike(found)
-    least = min(found, key=lambda facts: facts["free"])
-    gpus = sorted({name for facts in found for name in facts["gpus"]})
+    nodes = ray.get([actor.facts.remote() for actor in actors], timeout=GROUP_TIMEOUT_S)
+    check_alike(nodes)
+    least = min(nodes, key=lambda facts: facts["free"])
+    gpus = sorted({name for facts in nodes for name in facts["gpus"]})
     return (
-        f"{len(found)} with the same libraries, {', '.join(gpus) or 'no GPU'}; "
-        f"least space {least['free'] / 2**30:.1f} GiB on {least['host']}"
+        f"{len(nodes)} with the same libraries, {', '.join(gpus) or 'no GPU'}; "
+        f"least free space {least['free'] / 2**30:.1f} GiB on {least['host']}"
     )
 
 
 def _clocks(actors: Sequence[Any]) -> str:
-    """How far each node's clock is from this one's; the way there and back is known to a part."""
+    """Estimate each node's clock offset; the round trip bounds the error."""
     import ray
 
-    apart = []
+    offsets = []
     for actor in actors:
-        ray.get(actor.now.remote())  # the first call waits for the process
+        ray.get(actor.now.remote())  # the first call waits until the actor has started
         before = time.time()
-        there = ray.get(actor.now.remote())
+        remote = ray.get(actor.now.remote())
         after = time.time()
-        apart.append(max(0.0, abs(there - (before + after) / 2) - (after - before) / 2))
-    if max(apart) > CLOCKS_APART_S:
+        offsets.append(max(0.0, abs(remote - (before + after) / 2) - (after - before) / 2))
+    if max(offsets) > CLOCKS_APART_S:
         raise Problem(
-            f"clocks are {max(apart):.1f} s apart",
+            f"clocks are {max(offsets):.1f} s apart",
             "run a time service (chrony, ntpd) on every node",
         )
-    return f"at most {1000 * max(apart):.0f} ms apart"
+    return f"at most {1000 * max(offsets):.0f} ms apart"
 
 
 def _reduce(actors: Sequence[Any], backend: str) -> str:
-    """An all-reduce over all nodes, as a training's workers do it."""
+    """Measure an all-reduce over all nodes, with the backend that a training uses."""
     import ray
 
     if len(actors) < 2:
-        return "one node: there is nothing between nodes to measure"
+        return "one node: no network to measure"
     address = ray.get(actors[0].address.remote(), timeout=GROUP_TIMEOUT_S)
     calls = [
         actor.reduce.remote(i, len(actors), address, backend) for i, actor in enumerate(actors)
     ]
     seconds = max(ray.get(calls, timeout=2 * GROUP_TIMEOUT_S))
-    # Each byte goes out and in again on every node but one (ring algorithm).
+    # In the ring algorithm each node sends and receives 2 (n - 1) / n of the bytes.
     rate = 2 * (len(actors) - 1) / len(actors) * REDUCED_BYTES / seconds / 1e9
     size = REDUCED_BYTES // MIB
     return f"{backend} all-reduce over {len(actors)} nodes: {size} MiB in {seconds:.3g} s, {rate:.2g} GB/s"
 
 
 class _Node:
-    """An actor on a node."""
+    """An actor that measures its node."""
 
     def facts(self) -> dict[str, Any]:
         import shutil
@@ -120,7 +120,7 @@ class _Node:
         return time.time()
 
     def address(self) -> str:
-        """Of this node, with a port that is free."""
+        """Return an address of this node with a free port."""
         import socket
 
         import ray
@@ -130,7 +130,7 @@ class _Node:
             return f"tcp://{ray.util.get_node_ip_address()}:{free.getsockname()[1]}"
 
     def reduce(self, rank: int, size: int, address: str, backend: str) -> float:
-        """Seconds of the fastest of three."""
+        """Return the seconds of the fastest of three all-reduces."""
         from datetime import timedelta
 
         import torch
@@ -141,12 +141,12 @@ class _Node:
             backend, init_method=address, rank=rank, world_size=size, timeout=limit
         )
         device = "cuda" if backend == "nccl" else "cpu"
-        numbers = torch.ones(REDUCED_BYTES // 4, device=device)
+        tensor = torch.ones(REDUCED_BYTES // 4, device=device)
         times = []
         for _ in range(3):
             dist.barrier()
             start = time.perf_counter()
-            dist.all_reduce(numbers)
+            dist.all_reduce(tensor)
             if device == "cuda":
                 torch.cuda.synchronize()
             times.append(time.perf_counter() - start)

@@ -1,7 +1,7 @@
-"""Preflight: does everything that a run needs answer, here and now?
+"""Preflight checks: does everything that a run needs work?
 
-Each check does the real thing in small: writes and reads an object, logs and deletes a run, asks
-Ray for its nodes. Nothing that it makes stays, except MLflow's record of a deleted experiment.
+Each check does a small version of the real thing: write and read an object, log and delete a run, ask
+Ray for its nodes. It leaves nothing behind but MLflow's record of a deleted experiment.
 """
 
 from __future__ import annotations
@@ -30,19 +30,19 @@ if TYPE_CHECKING:
 
 GIB = 1 << 30
 LITTLE_DISK = 5 * GIB
-"""Below it, a few checkpoints of a small model with its samples may not fit."""
+"""With less, a few checkpoints of a small model and its samples may not fit."""
 
 QUICK_MLFLOW = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "15",
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
 }
-"""MLflow's own patience is minutes; a preflight has to say soon that a server is down."""
+"""MLflow retries for minutes by default; a preflight check has to report soon that a server is down."""
 
 
 @dataclass(frozen=True)
 class Check:
-    """One line of the preflight; a check that is ok and has a fix is a warning."""
+    """The result of one check; one that is ok and has a fix is a warning."""
 
     name: str
     ok: bool
@@ -51,34 +51,34 @@ class Check:
 
 
 class Warn(Exception):
-    """Works, but its reader should know: (detail, fix)."""
+    """Raised by a probe that succeeded, with a warning: (detail, fix)."""
 
 
 def checks(storage: StorageConfig, tracking_uri: str, *, ray: bool = False) -> Iterator[Check]:
-    """Run every check, one after the other; none raises.
+    """Run the checks one after the other and yield their results; a failed check does not raise.
 
     Args:
-        storage: where runs are kept.
-        tracking_uri: of MLflow; a login in it is not shown.
-        ray: also attach to the cluster at RAY_ADDRESS, or start a local one for the moment, and look
-            at every node and the network between them.
+        storage: store of the runs.
+        tracking_uri: MLflow's URI; a login in it is not shown.
+        ray: also attach to the cluster at RAY_ADDRESS, or start a local Ray temporarily, and check
+            every node and the network between them.
     """
     yield _check("libraries", _libraries, "pip install 'whipray[run]', in a fresh environment")
-    yield _check("devices", _devices, "look at the driver with nvidia-smi")
+    yield _check("devices", _devices, "check the driver with nvidia-smi")
     yield _check("memory", _memory, "close other programs")
     yield _check("disk", lambda: _disk(storage), "check storage.uri")
     yield _check("storage", lambda: _storage(storage), "check the storage block")
     yield _check(
         "tracking",
         lambda: _tracking(tracking_uri, storage),
-        "check the tracking URI, that its server runs and that you may write to it",
+        "check the tracking URI, that its server runs, and that you may write to it",
     )
     if ray:
         yield from _ray_checks()
 
 
 def _check(name: str, probe: Callable[[], str], fix: str) -> Check:
-    """Run one probe, which returns its detail, or raises what is wrong."""
+    """Run a probe, which returns a detail or raises; turn either into a result."""
     try:
         return Check(name, True, probe())
     except Warn as warning:
@@ -90,7 +90,7 @@ def _check(name: str, probe: Callable[[], str], fix: str) -> Check:
 
 
 def _libraries() -> str:
-    """Compare what is installed with what the package asks for, extras of extras included."""
+    """Compare the installed libraries with the package's requirements, extras of extras included."""
     wanted = {
         "python": importlib.metadata.metadata("whipray")["Requires-Python"],
         "libraries": [f"{of.name}{of.specifier}" for of in _wanted("whipray", {"run"})],
@@ -102,7 +102,7 @@ def _libraries() -> str:
 
 
 def _wanted(distribution: str, extras: set[str]) -> Iterator[Requirement]:
-    """The requirements of an installed distribution, with those that its extras add."""
+    """Yield the requirements of an installed distribution, with those that its extras add."""
     from packaging.requirements import Requirement
 
     for line in importlib.metadata.requires(distribution) or []:
@@ -131,7 +131,7 @@ def _memory() -> str:
 
 
 def _disk(config: StorageConfig) -> str:
-    """Free space where Ray and checkpoints in the making live, and in the store if it is here."""
+    """Return the free space of the temporary folder, and of the store if it is a folder."""
     storage = Storage(config)
     folders = [Path(tempfile.gettempdir()), *([Path(storage.uri)] if storage.is_folder else [])]
     lines, little = [], False
@@ -147,7 +147,7 @@ def _disk(config: StorageConfig) -> str:
 
 
 def _storage(config: StorageConfig) -> str:
-    """Write, list, read and delete one small object."""
+    """Write, list, read and delete a small object."""
     storage = Storage(config)
     name = f"doctor-{uuid4().hex}/hello.txt"
     text = "written by whipray doctor\n"
@@ -155,7 +155,8 @@ def _storage(config: StorageConfig) -> str:
     try:
         if name not in storage.list(name.split("/")[0]) or storage.read_text(name) != text:
             raise Problem(
-                f"{storage.uri}: what was written did not come back", "check the store's health"
+                f"{storage.uri}: an object that was written could not be read back",
+                "check the store's health",
             )
     finally:
         storage.delete(name.split("/")[0])
@@ -169,7 +170,7 @@ def _tracking(uri: str, config: StorageConfig) -> str:
 
     storage = Storage(config)
     name = f"doctor-{uuid4().hex}"
-    # A server knows where its artifacts go; beside a bare database they go to the storage.
+    # A server has its own location for artifacts; those of a plain database go to the store.
     place = None if uri.startswith("http") else storage.uri_of(name)
     with _environment(QUICK_MLFLOW | s3_environment(storage.config)), _quiet():
         client = MlflowClient(tracking_uri=uri, registry_uri=uri)
@@ -182,7 +183,7 @@ def _tracking(uri: str, config: StorageConfig) -> str:
             artifacts = [file.path for file in client.list_artifacts(run.run_id)]
             if metric != 42.0 or artifacts != ["hello.txt"]:
                 raise Problem(
-                    f"{redact(uri)}: what was logged did not come back",
+                    f"{redact(uri)}: a run that was logged could not be read back",
                     "check the tracking server's database and artifact store",
                 )
             client.search_registered_models(max_results=1)
@@ -197,7 +198,7 @@ def _tracking(uri: str, config: StorageConfig) -> str:
 
 
 def _ray_checks() -> Iterator[Check]:
-    """Attach, or start a local instance, and look at it and at each of its nodes."""
+    """Attach to Ray or start a local one, and check it and each of its nodes."""
     from ..compute.ray_session import ray_session
     from .cluster_checks import probes
 
@@ -211,12 +212,14 @@ def _ray_checks() -> Iterator[Check]:
 
 
 def _attach(stack: ExitStack, ray_open: AbstractContextManager[None]) -> str:
-    """The State API has to answer: Ray Train frees the resources of a lost training through it."""
+    """Check that the State API answers: Ray Train 2.60 frees the resources of a lost run through it."""
     stack.enter_context(ray_open)
     import ray
     from ray.util.state import list_nodes
 
-    address = ray.get_runtime_context().gcs_address  # there may be another Ray on this machine
+    address = (
+        ray.get_runtime_context().gcs_address
+    )  # of this Ray: there may be others on this machine
     alive = sum(
         node.state == "ALIVE" for node in list_nodes(address=address, limit=10_000, timeout=60)
     )
@@ -227,7 +230,7 @@ def _attach(stack: ExitStack, ray_open: AbstractContextManager[None]) -> str:
 
 @contextmanager
 def _environment(variables: dict[str, str]) -> Iterator[None]:
-    """Set environment variables for a while."""
+    """Set environment variables within a block."""
     before = {name: os.environ.get(name) for name in variables}
     os.environ.update(variables)
     try:
@@ -242,7 +245,7 @@ def _environment(variables: dict[str, str]) -> Iterator[None]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """MLflow tells of every migration when it makes a database; a preflight has one line."""
+    """Silence MLflow, which logs every migration when it creates a database."""
     loggers = [logging.getLogger(name) for name in ("mlflow", "alembic", "urllib3")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:

@@ -1,4 +1,4 @@
-"""What a launch will take, in hours and money, from the speed of an earlier run like it."""
+"""Forecast the time and costs of a launch from the speed of an earlier, similar run."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from ..tracking.mlflow_runs import TrackingProblem
 
 @dataclass(frozen=True)
 class Work:
-    """What is to be trained."""
+    """The trainings of a launch."""
 
     experiment: Experiment
     trainings: int = 1
     images: int = 0
-    """Of all trainings together."""
+    """Images of all trainings together."""
     at_once: int | None = 1
-    """Most trainings at the same time; None: as many as there is room for."""
+    """Most trainings at a time; None: as many as fit on the cluster."""
 
 
 def of_training(experiment: Experiment) -> Work:
-    """One training."""
+    """Return the work of one training."""
     return Work(experiment, images=experiment.training.images)
 
 
 def of_sweep(experiment: Experiment, space: Space) -> Work:
-    """All trainings of a sweep, to their ends: early stopping and what is done make it less."""
+    """Return the work of a whole sweep; early stopping and finished trials will make it less."""
     trainings = experiment.tuning.trials + len(space.baselines)
     each, once = experiment.training.images, 0
     if space.pretrain is not None and experiment.start is None:
@@ -42,46 +42,46 @@ def of_sweep(experiment: Experiment, space: Space) -> Work:
 
 @dataclass(frozen=True)
 class Forecast:
-    """What a launch will take."""
+    """The time and costs to expect of a launch."""
 
     work: Work
     speed: Speed | None
     room: int
-    """Workers that the cluster has place for."""
-    unknown: str = "no run like this one has been measured yet"
-    """Why there is no speed."""
+    """Workers that fit on the cluster."""
+    unknown: str = "no similar run has been measured yet"
+    """Why `speed` is None."""
 
     @property
     def money(self) -> float | None:
-        """Of the workers' prices; None where the hours are not known."""
+        """Costs of the workers; None where their hours are not known."""
         hours = self._worker_hours
         return None if hours is None else hours * self._scaling.price_per_hour
 
     def lines(self) -> dict[str, str]:
-        """For a person, by subject."""
+        """Return the forecast as text, by subject."""
         scaling, seconds = self._scaling, self._seconds
         at_once = f", {self._at_once} at once" if self.work.trainings > 1 else ""
-        said = {"room": f"{self.room} workers{at_once}"}
+        text = {"room": f"{self.room} workers{at_once}"}
         if self.room < scaling.workers:
-            said["room"] += f"; waits until there are {scaling.workers}"
+            text["room"] += f"; waits until there are {scaling.workers}"
         if seconds is None or self.speed is None:
-            return {**said, "takes": f"not known: {self.unknown}"}
+            return {**text, "takes": f"unknown: {self.unknown}"}
         hours, gpus = self._worker_hours or 0.0, scaling.gpus_per_worker
         kind, each = ("GPU", gpus) if gpus else ("CPU", float(scaling.cpus_per_worker))
         ends = time.strftime("%a %H:%M", time.localtime(time.time() + seconds))
         limit = "" if self.work.trainings == 1 else "at most "
-        said["takes"] = (
+        text["takes"] = (
             f"{limit}{minutes(seconds)} of training, until {ends}; "
             f"{_short(hours * each)} {kind}-hours"
         )
         if scaling.price_per_hour:
-            said["costs"] = f"{limit}{self.money:.2f}"
+            text["costs"] = f"{limit}{self.money:.2f}"
         day = time.strftime("%Y-%m-%d", time.localtime(self.speed.started))
-        said["measured"] = (
+        text["measured"] = (
             f"{self.speed.images_per_second:.0f} images/s in {self.speed.run}, {day}; "
             "evaluation comes on top"
         )
-        return said
+        return text
 
     @property
     def _scaling(self) -> ScalingConfig:
@@ -89,7 +89,7 @@ class Forecast:
 
     @property
     def _at_once(self) -> int:
-        """Trainings at the same time."""
+        """Trainings at a time."""
         fit = max(1, self.room // self._scaling.workers)
         return min(fit, self.work.trainings, self.work.at_once or fit)
 
@@ -101,7 +101,7 @@ class Forecast:
 
     @property
     def _seconds(self) -> float | None:
-        """Of training, from the first step to the last: rounds of as many as fit."""
+        """Seconds from the first training step to the last, in rounds of as many trainings as fit."""
         if self.speed is None:
             return None
         rounds = math.ceil(self.work.trainings / self._at_once) / self.work.trainings
@@ -113,7 +113,7 @@ def _short(number: float) -> str:
 
 
 def make_forecast(work: Work, room: int) -> Forecast:
-    """Look for a measurement, and say why where there is none."""
+    """Return a forecast from the latest similar run, or one that says why there is none."""
     try:
         return Forecast(work, measured(work.experiment), room)
     except TrackingProblem as problem:

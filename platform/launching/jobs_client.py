@@ -52,8 +52,6 @@ NODE_LIMIT = 10_000
 class ClusterProblem(Problem):
     """The cluster does not answer, rejects the request, or runs an unsuitable version of Ray."""
 
-    exit_code = 4
-
 
 class AuthenticationProblem(ClusterProblem):
     """The cluster wants a token, or rejects the given one."""
