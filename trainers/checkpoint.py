@@ -23,10 +23,12 @@ from torch import Tensor
 from .errors import CheckpointProblem
 
 MANIFEST = "manifest.json"
-PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+SAFE_FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 """A file's name that leads nowhere else, wherever it is appended."""
 KINDS = ("weights", "exp_avg", "exp_avg_sq", "ema")
-FORMAT = 1
+FORMAT = 2
+"""Raise it when a checkpoint could be misread: another layout, other keys in the manifest or in the
+config that it holds, other names of parameters, or other numbers under the same name."""
 
 
 class File(BaseModel):
@@ -51,7 +53,7 @@ class Manifest(BaseModel):
     class_names: list[str]
     class_counts: list[int]
     """Training images of each class."""
-    start: str | None = None
+    pretrained: str | None = None
     """SHA-256 of the weights that the training started from, if any."""
     next_loss: float
     """The objective on the next global batch, dropout off: what a resumed run must reproduce."""
@@ -103,7 +105,7 @@ def parse_manifest(text: str, where: str) -> Manifest:
             "choose an earlier checkpoint; this one is damaged",
         ) from error
     for file in (*manifest.files, *manifest.tensors.values()):
-        if not PLAIN.fullmatch(file):
+        if not SAFE_FILE_NAME.fullmatch(file):
             raise CheckpointProblem(
                 f"{where}: names the file {file!r}, outside the checkpoint",
                 "choose an earlier checkpoint; this one is damaged",

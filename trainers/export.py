@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -15,18 +15,15 @@ from torch import Tensor
 
 from .backbones import UNet, UNetConfig
 from .backbones.low_rank import merge
-from .checkpoint import Manifest, check_architecture, read_tensors
+from .checkpoint import Manifest, check_architecture, describe, read_tensors
 from .diffusion import DiffusionConfig, Schedule, build_schedule
 from .errors import CheckpointProblem, UsageProblem
 from .samplers import SamplingConfig, sample
 
-if TYPE_CHECKING:
-    from .start import Start
-
 WEIGHTS, CARD = "model.safetensors", "model.json"
 
 
-class Card(BaseModel):
+class ModelCard(BaseModel):
     """What a model is, beside its weights."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -43,10 +40,20 @@ class Card(BaseModel):
 
 
 @dataclass(frozen=True)
+class Pretrained:
+    """A model for a training to start from, read."""
+
+    card: ModelCard
+    weights: dict[str, Tensor]
+    hash: str
+    """SHA-256 of its weights file."""
+
+
+@dataclass(frozen=True)
 class Exported:
     """A network ready to sample from."""
 
-    card: Card
+    card: ModelCard
     network: UNet
     schedule: Schedule
     device: torch.device
@@ -70,13 +77,13 @@ def export(
     manifest: Manifest,
     destination: Path,
     sampling: SamplingConfig,
-    start: Start | None = None,
-) -> Card:
+    pretrained: Pretrained | None = None,
+) -> ModelCard:
     """Write a checkpoint's EMA weights, as a plain U-Net's, and card.
 
     Args:
         sampling: becomes the model's default.
-        start: what the training started from; needed where it trained LoRA's adapters only.
+        pretrained: what the training started from; needed where it trained LoRA's adapters only.
 
     Raises:
         UsageProblem: theta_g alone of a model that has no reserved capacity.
@@ -88,7 +95,7 @@ def export(
             "sampling.weights=general: the model has no reserved capacity to leave out",
             "set sampling.weights=merged, or train with objective.name=call",
         )
-    card = Card(
+    card = ModelCard(
         model=UNetConfig.model_validate(manifest.config["model"]),
         diffusion=DiffusionConfig.model_validate(manifest.config["diffusion"]),
         sampling=sampling,
@@ -99,27 +106,27 @@ def export(
         checkpoint=manifest.content_hash(),
     )
     destination.mkdir(parents=True, exist_ok=True)
-    save_file(plain(trained, start, general_only=general_only), destination / WEIGHTS)
+    save_file(merged_weights(trained, pretrained, general_only=general_only), destination / WEIGHTS)
     (destination / CARD).write_text(card.model_dump_json(indent=1))
     return card
 
 
-def plain(
-    trained: Mapping[str, Tensor], start: Start | None, *, general_only: bool = False
+def merged_weights(
+    trained: Mapping[str, Tensor], pretrained: Pretrained | None, *, general_only: bool = False
 ) -> dict[str, Tensor]:
     """The tensors of a plain U-Net, for sampling: parts merged, augmentation's input left out.
 
     Args:
         trained: what the training changed; everything, except with LoRA.
-        start: what it started from, needed where parts of it are frozen.
+        pretrained: what it started from, needed where parts of it are frozen.
         general_only: theta_g alone (CALL table 4).
     """
-    whole = {**(start.weights if start else {}), **trained}
+    whole = {**(pretrained.weights if pretrained else {}), **trained}
     kept = {name: t for name, t in whole.items() if not name.startswith("augmentation.")}
     return merge(kept, general_only=general_only)
 
 
-def read_exported(folder: Path) -> tuple[Card, dict[str, Tensor]]:
+def read_exported(folder: Path) -> tuple[ModelCard, dict[str, Tensor]]:
     """The card and the weights that `export` wrote.
 
     Raises:
@@ -131,12 +138,22 @@ def read_exported(folder: Path) -> tuple[Card, dict[str, Tensor]]:
             "give a folder with these two files, or the name of a run",
         )
     try:
-        card = Card.model_validate_json((folder / CARD).read_text())
+        card = ModelCard.model_validate_json((folder / CARD).read_text())
         return card, load_file(folder / WEIGHTS)
     except (ValidationError, SafetensorError, OSError, UnicodeDecodeError) as error:
         raise CheckpointProblem(
             f"{folder}: cannot be read ({type(error).__name__})", "export the checkpoint again"
         ) from error
+
+
+def read_pretrained(folder: Path) -> Pretrained:
+    """Read an exported model for a training to start from.
+
+    Raises:
+        CheckpointProblem: files that are missing or cannot be read.
+    """
+    card, weights = read_exported(folder)
+    return Pretrained(card, weights, describe(folder / WEIGHTS).sha256)
 
 
 def load_exported(folder: Path, device: torch.device | str = "cpu") -> Exported:

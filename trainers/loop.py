@@ -12,47 +12,26 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import torch
 import torch.distributed as dist
-from pydantic import Field
 from torch import Tensor
 from torch.nn.functional import pad
 
 from .checkpoint import File, Manifest, describe, read_tensors
-from .config import Config
 from .data import Splits
 from .data.batches import gather, to_float
-from .data.sampling import Order
+from .data.order import IndexOrder
 from .diffusion import build_schedule
 from .engine import Engine
 from .errors import CheckpointProblem, DivergenceProblem, Problem, UsageProblem
+from .export import Pretrained
 from .network import build_network
 from .objectives import Batch, Loss
-from .randomness import Draws, derive_seed
+from .randomness import BatchRandom, derive_seed
 from .scratch import Scratch
-
-if TYPE_CHECKING:
-    from .start import Start
-    from .trainer_config import TrainerConfig
-
-
-class LoopConfig(Config):
-    """How long to train and how often to look up."""
-
-    images: int = Field(ge=1)
-    """Training images to see; rounded up to whole batches."""
-    batch_size: int = Field(64, ge=1)
-    """Images of a global batch, over all workers."""
-    micro_batch: int | None = Field(None, ge=1)
-    """Images that a worker takes at once, accumulating the gradients of its share of a batch piece
-    by piece; divides that share. None: the whole share."""
-    report_every_images: int = Field(6_400, ge=1)
-    checkpoint_every_images: int = Field(640_000, ge=1)
-    """A checkpoint, and with it a validation loss; one more stands at the end."""
-    validation_images: int = Field(512, ge=0)
-    """Reference images (balanced over the classes) for the validation loss."""
+from .trainer_config import LoopConfig, TrainerConfig
 
 
 @dataclass(frozen=True)
@@ -73,7 +52,7 @@ class Hooks(Protocol):
         """Take note; True (worker 0's answer counts) asks the training to save and stop here."""
         ...
 
-    def hurry(self) -> bool:
+    def checkpoint_now(self) -> bool:
         """Asked after each report: whether a checkpoint is wanted now, here soon to be no more."""
         ...
 
@@ -86,13 +65,13 @@ class Hooks(Protocol):
         """
         ...
 
-    def settle(self) -> None:
+    def wait_for_uploads(self) -> None:
         """Wait until what was given to `checkpoint` is kept."""
         ...
 
 
 @dataclass(frozen=True)
-class Resume:
+class ResumePoint:
     """A verified checkpoint in a local folder."""
 
     folder: Path
@@ -107,13 +86,13 @@ class Training:
         config: TrainerConfig,
         data: Splits,
         device: torch.device,
-        resume: Resume | None,
-        start: Start | None = None,
+        resume: ResumePoint | None,
+        pretrained: Pretrained | None = None,
     ) -> None:
         """Build everything, from the start or from a checkpoint.
 
         Args:
-            start: the model that `config.start` names.
+            pretrained: the model that `config.pretrained` names.
 
         Raises:
             UsageProblem: a batch that the workers cannot share evenly; as `build_network`.
@@ -125,15 +104,15 @@ class Training:
         self.rows, self.micro = _shares(config.training, self.world)
         self.schedule = build_schedule(config.diffusion, device)
         self.objective = config.objective.build(data.train.class_counts.tolist())
-        self.order = Order(
-            data.train.labels, data.train.num_classes, config.data.sampling, config.seed
+        self.order = IndexOrder(
+            data.train.labels, data.train.num_classes, config.data.class_sampling, config.seed
         )
         channels, height, width = data.train.images.shape[1:]
         self.image_shape = (channels, height, width)
         torch.manual_seed(derive_seed(config.seed, "weights"))
-        self.start = start.hash if start else None
+        self.pretrained_hash = pretrained.hash if pretrained else None
         self.engine = Engine(
-            build_network(config, self.image_shape, data.train.class_names, start),
+            build_network(config, self.image_shape, data.train.class_names, pretrained),
             config.engine,
             config.optimizer,
             micro_batch=self.micro,
@@ -151,11 +130,11 @@ class Training:
                 self.engine.close()
                 raise
 
-    def run(self, hooks: Hooks, record: dict[str, Any]) -> Progress:
+    def run(self, hooks: Hooks, experiment_config: dict[str, Any]) -> Progress:
         """Train to the end, or until a report is answered with True.
 
         Args:
-            record: the whole experiment, kept in every checkpoint.
+            experiment_config: the whole experiment, kept in every checkpoint.
 
         Raises:
             DivergenceProblem: the loss is not finite; what was saved before stays.
@@ -173,7 +152,7 @@ class Training:
                 self.engine.backward(loss.total)
                 after = self.images_seen + batch
                 self.engine.step(optimizer.lr_at(after), optimizer.ema_decay_at(after, batch))
-                values = {"total": loss.total.detach(), **loss.parts, **loss.figures}
+                values = {"total": loss.total.detach(), **loss.terms, **loss.metrics}
                 for name, value in values.items():
                     sums[name] = sums.get(name, torch.zeros_like(value)) + value
             self.images_seen += batch
@@ -197,15 +176,15 @@ class Training:
             # checkpoint tells it again, while the other order could lose it for good.
             progress = Progress(self.images_seen, total, metrics)
             stop = self._agree(hooks.report(progress))
-            hurry = hooks.hurry()
-            if save or stop or hurry:
-                self._save(hooks, record)
-            if hurry:
-                hooks.settle()
+            urgent = hooks.checkpoint_now()
+            if save or stop or urgent:
+                self._save(hooks, experiment_config)
+            if urgent:
+                hooks.wait_for_uploads()
             if stop:
                 break
             sums, steps, since = {}, 0, time.perf_counter()
-        hooks.settle()
+        hooks.wait_for_uploads()
         return progress
 
     # -- the pieces ---------------------------------------------------------------------------------
@@ -215,20 +194,20 @@ class Training:
         step = images_seen // self.config.training.batch_size
         first = self.rank * self.rows + piece * self.micro  # row of the global batch
         batch = self._batch(images_seen, first, self.micro)
-        draws = Draws(self.config.seed, step, first, self.micro, self.device)
+        rng = BatchRandom(self.config.seed, step, first, self.micro, self.device)
         torch.manual_seed(derive_seed(self.config.seed, "dropout", step, first))
-        return self.objective(self.engine.predict, batch, self.schedule, draws, images_seen)
+        return self.objective(self.engine.predict, batch, self.schedule, rng, images_seen)
 
     def _batch(self, images_seen: int, first: int, rows: int) -> Batch:
         """Some rows of the global batch, as any worker would have them."""
         whole = self.config.training.batch_size
-        draws = Draws(self.config.seed, images_seen // whole, first, rows, self.device)
+        rng = BatchRandom(self.config.seed, images_seen // whole, first, rows, self.device)
         indices = self.order.indices(images_seen + first, rows)
         flip = None
         if self.config.data.flip:
-            flip = (draws.uniform("flip")[:, 0] < 0.5).to(self.device, non_blocking=True)
+            flip = (rng.uniform("flip")[:, 0] < 0.5).to(self.device, non_blocking=True)
         images = to_float(gather(self.data.train, indices, self.device), flip)
-        images, numbers = self.config.augmentation(images, draws)
+        images, numbers = self.config.augmentation(images, rng)
         return Batch(
             images=images,
             labels=torch.from_numpy(self.data.train.labels[indices]).to(
@@ -265,21 +244,21 @@ class Training:
         with self.engine.evaluating():
             for first in range(0, share, self.micro):
                 rows = min(self.micro, share - first)
-                start = self.rank * share + first
-                draws = Draws(
-                    derive_seed(self.config.seed, "validation"), 0, start, rows, self.device
+                first_row = self.rank * share + first
+                rng = BatchRandom(
+                    derive_seed(self.config.seed, "validation"), 0, first_row, rows, self.device
                 )
-                indices = picked_and_filled[start : start + rows]
+                indices = picked_and_filled[first_row : first_row + rows]
                 x_0 = to_float(gather(reference, indices, self.device), None)
-                t = draws.integers("t", self.schedule.timesteps).to(self.device)
-                eps = draws.normal("eps", self.image_shape)
+                t = rng.integers("t", self.schedule.timesteps).to(self.device)
+                eps = rng.normal("eps", self.image_shape)
                 labels = torch.from_numpy(reference.labels[indices]).to(self.device)
                 output = self.engine.predict(self.schedule.q_sample(x_0, t, eps), t, labels)
                 squares = (output - self.schedule.target(x_0, t, eps)).square().flatten(1).mean(1)
-                losses.append(squares[: max(0, count - start)].sum())
+                losses.append(squares[: max(0, count - first_row)].sum())
         return float(self.engine.mean(torch.stack(losses).sum())) * self.world / count
 
-    def _save(self, hooks: Hooks, record: dict[str, Any]) -> None:
+    def _save(self, hooks: Hooks, experiment_config: dict[str, Any]) -> None:
         """A checkpoint of where we are."""
         name = f"images-{self.images_seen:012d}"
         next_loss = self._next_loss()
@@ -294,11 +273,11 @@ class Training:
             manifest = Manifest(
                 images_seen=self.images_seen,
                 optimizer_steps=self.images_seen // self.config.training.batch_size,
-                config=record,
+                config=experiment_config,
                 image_shape=self.image_shape,
                 class_names=list(self.data.train.class_names),
                 class_counts=self.data.train.class_counts.tolist(),
-                start=self.start,
+                pretrained=self.pretrained_hash,
                 next_loss=next_loss,
                 state_norms=norms,
                 tensors=tensors,
@@ -307,7 +286,7 @@ class Training:
             until_handed_over.pop_all()
         hooks.checkpoint(name, scratch, file, manifest)
 
-    def _continue(self, resume: Resume) -> None:
+    def _continue(self, resume: ResumePoint) -> None:
         """Take up the optimizer's state, and make sure that the losses go on from there."""
         manifest = resume.manifest
         self.engine.restore_optimizer(resume.folder, manifest)
@@ -354,7 +333,9 @@ def check_same_run(saved: dict[str, Any], now: dict[str, Any], free: tuple[str, 
         CheckpointProblem: naming the first key that differs.
     """
     # What kind of thing it is comes first: with another objective, all of its keys differ.
-    for key in sorted(set(saved) | set(now), key=lambda k: (not k.endswith(KINDS_OF), k)):
+    for key in sorted(
+        set(saved) | set(now), key=lambda k: (not k.endswith(DISCRIMINATOR_SUFFIXES), k)
+    ):
         if saved.get(key) != now.get(key) and not key.startswith(free):
             raise CheckpointProblem(
                 f"the run to resume has {key}={saved.get(key)}, not {now.get(key)}",
@@ -362,7 +343,7 @@ def check_same_run(saved: dict[str, Any], now: dict[str, Any], free: tuple[str, 
             )
 
 
-KINDS_OF = (".name", ".source", ".kind")
+DISCRIMINATOR_SUFFIXES = (".name", ".source", ".kind")
 
 
 def _shares(plan: LoopConfig, world: int) -> tuple[int, int]:

@@ -3,52 +3,100 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from .backbones import UNet
 from .backbones.low_rank import add_parts
 from .checkpoint import check_architecture
 from .errors import UsageProblem
-from .start import Start, check_fits
-
-if TYPE_CHECKING:
-    from .trainer_config import TrainerConfig
+from .export import ModelCard, Pretrained
+from .trainer_config import TrainerConfig
 
 
 def build_network(
     config: TrainerConfig,
     image_shape: tuple[int, int, int],
     class_names: Sequence[str],
-    start: Start | None,
+    pretrained: Pretrained | None,
 ) -> UNet:
     """The network at the beginning of a training; with LoRA, what is frozen requires no gradient.
 
     Args:
         image_shape: (C, H, W).
-        start: the model that `config.start` names, None without it.
+        pretrained: the model that `config.pretrained` names, None without it.
 
     Raises:
-        UsageProblem: sizes, layers or ranks that do not fit, or classes other than the start's.
-        CheckpointProblem: the start is of another architecture.
+        UsageProblem: sizes, layers or ranks that do not fit, or classes other than the pretrained model's.
+        CheckpointProblem: the pretrained model is of another architecture.
     """
     try:
         network = UNet(config.model, image_shape, len(class_names))
     except ValueError as error:
         raise UsageProblem(str(error), "change model.* or the image size") from error
-    if config.start is not None:
-        assert start is not None
-        check_fits(start.card, config, class_names, image_shape)
-        new = config.start.labels == "new"
-        weights = dict(start.weights)
+    if config.pretrained is not None:
+        assert pretrained is not None
+        check_fits(pretrained.card, config, class_names, image_shape)
+        new = config.pretrained.labels == "new"
+        weights = dict(pretrained.weights)
         if new:
             weights["labels.weight"] = network.labels.weight.detach()
         check_architecture(weights, dict(network.named_parameters()))
         network.load_state_dict(weights)
-        if config.start.lora is not None:
+        if config.pretrained.lora is not None:
             network.requires_grad_(False)
             network.labels.requires_grad_(new)  # nobody has trained it yet
-            add_parts(network, "general", config.start.lora, "start.lora")
+            add_parts(network, "general", config.pretrained.lora, "pretrained.lora")
     config.objective.prepare(network)
     if config.augmentation.numbers:
-        network.listen_to_augmentation(config.augmentation.numbers)
+        network.add_augmentation_conditioning(config.augmentation.numbers)
     return network
+
+
+def check_fits(
+    card: ModelCard,
+    config: TrainerConfig,
+    class_names: Sequence[str],
+    image_shape: tuple[int, int, int],
+) -> None:
+    """Whether a training can start from a model, by what its card says.
+
+    Not all of it shows in the shapes of the weights: attention heads, norm groups and the meaning of
+    the output do not.
+
+    Args:
+        class_names: of the training data.
+        image_shape: (C, H, W) of the training data.
+
+    Raises:
+        UsageProblem: another architecture, noise process, image shape, or other classes.
+    """
+    assert config.pretrained is not None
+    source = config.pretrained.model
+    for part, its, ours in (
+        ("model", card.model, config.model),
+        ("diffusion", card.diffusion, config.diffusion),
+    ):
+        for key, value in its.model_dump(exclude={"dropout"}).items():
+            if getattr(ours, key) != value:
+                raise UsageProblem(
+                    f"{source} has {part}.{key}={value}, this training {getattr(ours, key)}",
+                    f"set {part}.{key}={value}, or start from another model",
+                )
+    if card.image_shape != image_shape:
+        raise UsageProblem(
+            f"{source} makes images of {_sizes(card.image_shape)}, the data are "
+            f"{_sizes(image_shape)} (C x H x W)",
+            "change data.*, or start from another model",
+        )
+    if config.pretrained.labels == "keep" and card.class_names != list(class_names):
+        raise UsageProblem(
+            f"{source} knows {_some(card.class_names)}, the data have {_some(class_names)}",
+            "set pretrained.labels=new to make the label embedding anew, or use the same classes",
+        )
+
+
+def _sizes(shape: tuple[int, ...]) -> str:
+    return " x ".join(map(str, shape))
+
+
+def _some(names: Sequence[str]) -> str:
+    return f"{len(names)} classes ({', '.join(names[:3])}{', ..' if len(names) > 3 else ''})"

@@ -27,7 +27,7 @@ def derive_seed(*parts: int | str) -> int:
 
 
 @dataclass(frozen=True)
-class Draws:
+class BatchRandom:
     """The random numbers of some consecutive rows of one step's global batch.
 
     Args:
@@ -64,7 +64,7 @@ class Draws:
         )
 
     def categorical(self, stream: str, weights: Tensor, columns: int = 1) -> Tensor:
-        """Indices drawn by unnormalised `weights` (C,), (rows, columns) int64, on the CPU."""
+        """Indices sampled by unnormalised `weights` (C,), (rows, columns) int64, on the CPU."""
         return self._by_block(
             stream,
             CPU,
@@ -99,7 +99,7 @@ class Draws:
         self,
         stream: str,
         device: torch.device,
-        draw: Callable[[torch.Generator], Tensor],
+        sample: Callable[[torch.Generator], Tensor],
         per_block: int = BLOCK,
     ) -> Tensor:
         first, last = self.first_row // BLOCK, (self.first_row + self.rows - 1) // BLOCK
@@ -107,12 +107,12 @@ class Draws:
         blocks = []
         for block in range(first, last + 1):
             generator.manual_seed(derive_seed(self.seed, stream, self.step, block))
-            blocks.append(draw(generator))
-        drawn = torch.cat(blocks)
+            blocks.append(sample(generator))
+        values = torch.cat(blocks)
         if per_block == 1:
-            return drawn
+            return values
         offset = self.first_row - first * BLOCK
-        return drawn[offset : offset + self.rows]
+        return values[offset : offset + self.rows]
 
 
 CPU = torch.device("cpu")

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from .config import Config
 from .diffusion import Schedule
-from .randomness import Draws, derive_seed
+from .randomness import BatchRandom, derive_seed
 
 NULL_LABEL = -1
 """The label of an unconditional prediction: nothing is added to the time embedding."""
@@ -80,8 +80,10 @@ def guided(model: Model, labels: Tensor, omega: float) -> Denoise:
     if omega == 0:
         return lambda x_t, t: model(x_t, t, labels)
     if getattr(model, "guidance", None) is not None:
-        told = torch.where(labels == NULL_LABEL, -1.0, omega)  # (B,), nothing guides the null
-        return lambda x_t, t: model(x_t, t, labels, omega=told)
+        omega_input = torch.where(
+            labels == NULL_LABEL, -1.0, omega
+        )  # (B,), nothing guides the null
+        return lambda x_t, t: model(x_t, t, labels, omega=omega_input)
     both = torch.cat([labels, torch.full_like(labels, NULL_LABEL)])
 
     def denoise(x_t: Tensor, t: Tensor) -> Tensor:
@@ -173,7 +175,7 @@ def image_noise(
 
     def noise(step: int) -> Tensor:
         drawn = [
-            Draws(derive_seed(seed, "sampling", label), step, first, len(run), device).normal(
+            BatchRandom(derive_seed(seed, "sampling", label), step, first, len(run), device).normal(
                 "x", shape
             )
             for run, (label, first) in zip(runs, begins, strict=True)

@@ -2,19 +2,62 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field, model_validator
 
 from .augmentations import AnyAugmentation, NoAugmentation
 from .backbones import UNetConfig
+from .backbones.low_rank import LowRankConfig
 from .config import Config
 from .data import DataConfig
 from .diffusion import DiffusionConfig, build_schedule
 from .engine import EngineConfig
-from .loop import LoopConfig
 from .objectives import AnyObjective, DDPMConfig
 from .optimizer import OptimizerConfig
 from .samplers import SamplingConfig
-from .start import StartConfig
+
+MAX_SIGNAL = 0.1
+"""Largest sqrt(abar_T); the linear schedule at T = 1000 has 0.006."""
+
+
+class LoRAConfig(LowRankConfig):
+    """LoRA's general part, B^g A^g; the rest of the network is frozen."""
+
+    layers: tuple[str, ...] = Field(("embedding", "down", "middle", "up"), min_length=1)
+    """As `LowRankConfig.layers`; the default leaves out `conv_in` and `conv_out`, whose matrices, as wide as
+    an image has channels, can have no such rank."""
+    rank: int | float = 16
+
+
+class PretrainedConfig(Config):
+    """What a training starts from; its optimizer and warm-up start anew."""
+
+    model: str
+    """`models:/NAME@ALIAS` or `models:/NAME/VERSION`, a run's `NAME`, a sweep's `SWEEP/NUMBER` or
+    `SWEEP/pretrain`, or the path of a folder with an exported model (`./NAME` where it could be read as
+    one of these); of a run, its last checkpoint's averaged weights."""
+    labels: Literal["keep", "new"] = "keep"
+    """new: make the label embedding anew, for data with other classes (CBDM table 2, third block)."""
+    lora: LoRAConfig | None = None
+    """Train low-rank adapters only (CALL section 5.3); None trains everything."""
+
+
+class LoopConfig(Config):
+    """How long to train and how often to look up."""
+
+    images: int = Field(ge=1)
+    """Training images to see; rounded up to whole batches."""
+    batch_size: int = Field(64, ge=1)
+    """Images of a global batch, over all workers."""
+    micro_batch: int | None = Field(None, ge=1)
+    """Images that a worker takes at once, accumulating the gradients of its share of a batch piece
+    by piece; divides that share. None: the whole share."""
+    report_every_images: int = Field(6_400, ge=1)
+    checkpoint_every_images: int = Field(640_000, ge=1)
+    """A checkpoint, and with it a validation loss; one more stands at the end."""
+    validation_images: int = Field(512, ge=0)
+    """Reference images (balanced over the classes) for the validation loss."""
 
 
 class TrainerConfig(Config):
@@ -24,7 +67,7 @@ class TrainerConfig(Config):
     """Of data order, flips, t, noise, label drops, y' and the initial weights."""
     data: DataConfig
     augmentation: AnyAugmentation = NoAugmentation()
-    start: StartConfig | None = None
+    pretrained: PretrainedConfig | None = None
     model: UNetConfig = UNetConfig()
     diffusion: DiffusionConfig = DiffusionConfig()
     objective: AnyObjective = DDPMConfig()
@@ -69,7 +112,3 @@ class TrainerConfig(Config):
                 f"objective {self.objective.name} needs model.guidance_embedding={needed}"
             )
         return self
-
-
-MAX_SIGNAL = 0.1
-"""Largest sqrt(abar_T); the linear schedule at T = 1000 has 0.006."""

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from ...trainers.data.batches import to_uint8
 from ...trainers.engine import choose_device
 from ...trainers.errors import UsageProblem, did_you_mean
-from ...trainers.export import Card, Exported, load_exported
+from ...trainers.export import Exported, ModelCard, load_exported
 from ...trainers.scratch import Scratch
 from ..config.experiment import TrackingConfig
 from ..generation.grid import class_grid
@@ -94,7 +94,7 @@ def generate_images(
     return pixels, labels
 
 
-def save(images: Pixels, labels: Ints, card: Card, to: Path, per_class: int) -> list[str]:
+def save(images: Pixels, labels: Ints, card: ModelCard, to: Path, per_class: int) -> list[str]:
     """Save a grid if `to` ends in .png, else one file per image in a folder; return the files.
 
     Raises:

@@ -31,13 +31,13 @@ def print_facts(facts: Mapping[str, Any]) -> None:
 def training_facts(experiment: Experiment) -> dict[str, Any]:
     """Return what a training is, in a few lines by subject."""
     loop, scaling, objective = experiment.training, experiment.scaling, experiment.objective
-    start = experiment.start
+    pretrained = experiment.pretrained
     steps = -(-loop.images // loop.batch_size)
     return {
         "objective": f"call over {objective.base.name}"
         if objective.name == "call"
         else objective.name,
-        **({"starts from": f"{start.model}{', LoRA' if start.lora else ''}"} if start else {}),
+        **({"starts from": f"{pretrained.model}{', LoRA' if pretrained.lora else ''}"} if pretrained else {}),
         "steps": f"{steps:,} of {loop.batch_size} images",
         "workers": f"{scaling.workers} x {scaling.cpus_per_worker} CPU, "
         f"{scaling.gpus_per_worker:g} GPU, ZeRO {experiment.engine.zero_stage}, "

@@ -5,7 +5,7 @@
     train:                                  # parameters that need a training
       objective.tau: {type: float, low: 0.1, high: 5.0, log: true}
       objective.label_set: {type: categorical, choices: [train, sqrt, balanced]}
-      objective.label_draws: {type: int, low: 1, high: 4, when: {objective.label_set: balanced}}
+      objective.label_samples: {type: int, low: 1, high: 4, when: {objective.label_set: balanced}}
     sample:                                 # searched on each finished checkpoint, without training
       sampling.omega: {type: float, low: 0.0, high: 2.0, step: 0.5}
     seed_points:                            # tried first
@@ -75,7 +75,7 @@ class Pretraining(Config):
 
     def finetune_values(self, images: int, model: str) -> Values:
         """Return the overrides of every trial, which fine-tunes `model`."""
-        return {"start.model": model, "training.images": images - self.images_of(images)}
+        return {"pretrained.model": model, "training.images": images - self.images_of(images)}
 
 
 class Space(Config):

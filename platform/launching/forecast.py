@@ -34,7 +34,7 @@ def of_sweep(experiment: Experiment, space: Space) -> Work:
     """Return the work of a whole sweep; early stopping and finished trials will make it less."""
     trainings = experiment.tuning.trials + len(space.baselines)
     each, once = experiment.training.images, 0
-    if space.pretrain is not None and experiment.start is None:
+    if space.pretrain is not None and experiment.pretrained is None:
         once = space.pretrain.images_of(each)
     images = once + trainings * (each - once)
     return Work(experiment, trainings, images, experiment.tuning.concurrent)

@@ -15,7 +15,7 @@ import torch.distributed as dist
 from ...trainers import checkpoint as checkpoint_format
 from ...trainers.checkpoint import Manifest
 from ...trainers.errors import Problem
-from ...trainers.loop import Progress, Resume
+from ...trainers.loop import Progress, ResumePoint
 from ..foundation.background import in_background
 from ..storage.checkpoints import CheckpointStore, Fetched
 
@@ -68,7 +68,7 @@ class StoreHooks:
         self._go_on(wait=False)
         return stop
 
-    def hurry(self) -> bool:
+    def checkpoint_now(self) -> bool:
         """Whether a checkpoint is wanted before a host goes."""
         return self.preemption_noticed()
 
@@ -76,12 +76,12 @@ class StoreHooks:
         self, name: str, scratch: TemporaryDirectory[str], file: str, manifest: Manifest
     ) -> None:
         """Shards first, by every worker; then, by worker 0, the manifest."""
-        self.settle()
+        self.wait_for_uploads()
         shard = Path(scratch.name) / file
         job = in_background(lambda: self.store.put_shard(name, shard))
         self._upload = _Upload(name, scratch, manifest, job)
 
-    def settle(self) -> None:
+    def wait_for_uploads(self) -> None:
         """Wait until the checkpoint is in the store.
 
         Raises:
@@ -147,7 +147,7 @@ def run_on_all_or_raise(action: Callable[[], T]) -> T:
     return result  # type: ignore[return-value]  # only None where the action returns None
 
 
-def resume_point(store: CheckpointStore, folder: Path) -> tuple[Resume | None, list[str]]:
+def resume_point(store: CheckpointStore, folder: Path) -> tuple[ResumePoint | None, list[str]]:
     """The newest usable checkpoint, fetched by every worker into its own `folder`.
 
     Returns:
@@ -171,6 +171,6 @@ def resume_point(store: CheckpointStore, folder: Path) -> tuple[Resume | None, l
     manifest = run_on_all_or_raise(
         lambda: mine.manifest if mine else store.fetch(found.name, folder)
     )
-    return Resume(folder, manifest), [
+    return ResumePoint(folder, manifest), [
         f"passed over {name}: {problem.what}" for name, problem in found.damaged.items()
     ]

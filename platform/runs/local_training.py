@@ -13,7 +13,7 @@ from ..config.experiment import CHANGEABLE_ON_RESUME, Experiment, cache_folder
 from ..config.layers import flatten
 from ..foundation.versions import check_alike, local_versions
 from ..storage.checkpoints import CheckpointStore
-from ..storage.pretrained import load_start
+from ..storage.pretrained import load_pretrained
 from ..storage.store import Storage
 
 ReportCallback = Callable[[Progress], bool]
@@ -66,14 +66,14 @@ def train_in_process_group(
             check_same_run(flatten(resume.manifest.config), flatten(record), CHANGEABLE_ON_RESUME)
             notes = [*notes, f"resumed from {resume.manifest.images_seen:,} images"]
         saved = resume.manifest if resume else None
-        start = run_on_all_or_raise(lambda: load_start(run, experiment.start, saved))
+        pretrained = run_on_all_or_raise(lambda: load_pretrained(run, experiment.pretrained, saved))
         data = run_on_all_or_raise(lambda: experiment.data.load(cache_folder()))
-        training = Training(experiment, data, device, resume, start)
+        training = Training(experiment, data, device, resume, pretrained)
     hooks = StoreHooks(store, on_report, preemption_noticed, flush_metrics)
     try:
         progress = training.run(hooks, record)
     except DivergenceProblem:  # all workers' at once; the checkpoint before it is worth keeping
-        hooks.settle()
+        hooks.wait_for_uploads()
         raise
     finally:
         training.engine.close()

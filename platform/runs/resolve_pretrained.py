@@ -1,4 +1,4 @@
-"""What a run starts from: found once, when the run begins, and kept as `lineage.py` says."""
+"""What a run starts from: found once, when the run begins, and kept as `storage/pretrained.py` says."""
 
 from __future__ import annotations
 
@@ -9,18 +9,19 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from ...trainers.errors import CheckpointProblem, UsageProblem
+from ...trainers.export import read_pretrained
+from ...trainers.network import check_fits
 from ...trainers.scratch import Scratch
-from ...trainers.start import check_fits, read_start
 from ..config.experiment import Experiment, cache_folder
 from ..storage.checkpoints import CheckpointStore
+from ..storage.layout import PRETRAINED_RECORD
 from ..storage.pretrained import (
-    LINEAGE,
-    Lineage,
+    PretrainedRecord,
     export_run,
-    keep,
-    read_kept,
-    read_lineage,
+    fetch_pretrained,
+    read_pretrained_record,
     root_of,
+    store_pretrained,
 )
 from ..storage.store import Storage
 from ..tracking.mlflow_runs import Tracker
@@ -33,10 +34,10 @@ def resolve_pretrained(
     run: Storage,
     class_names: Sequence[str],
     image_shape: tuple[int, int, int],
-) -> Lineage | None:
+) -> PretrainedRecord | None:
     """Settle what a run starts from, once; None for a run that starts anew.
 
-    A trial takes what its sweep has settled for the same `start.model`.
+    A trial takes what its sweep has settled for the same `pretrained.model`.
 
     Args:
         run: the run's place in the store.
@@ -47,30 +48,30 @@ def resolve_pretrained(
         UsageProblem: no such model, version, alias, run or folder, or one that does not fit.
         CheckpointProblem: a model that cannot be read, or a run that started from something else.
     """
-    if experiment.start is None:
+    if experiment.pretrained is None:
         return None
-    source, mine = experiment.start.model, read_lineage(run)
+    source, mine = experiment.pretrained.model, read_pretrained_record(run)
     if mine and mine.source == source:
         return mine
     if CheckpointStore(run).names():
-        before = f"started from {mine.source}" if mine else f"has no {LINEAGE}"
+        before = f"started from {mine.source}" if mine else f"has no {PRETRAINED_RECORD}"
         raise CheckpointProblem(
-            f"the run to resume {before}, and start.model is {source}",
-            "keep its start.model, or start a new run under another name",
+            f"the run to resume {before}, and pretrained.model is {source}",
+            "keep its pretrained.model, or start a new run under another name",
         )
-    if lineage := _of_the_sweep(run, source):
-        check_fits(read_kept(run, lineage).card, experiment, class_names, image_shape)
+    if record := _of_the_sweep(run, source):
+        check_fits(fetch_pretrained(run, record).card, experiment, class_names, image_shape)
     else:
         with Scratch() as scratch:
             folder, about = _find(experiment, source, run, Path(scratch))
-            start = read_start(folder)
-            check_fits(start.card, experiment, class_names, image_shape)
-            keep(run, folder, start.hash)
-        lineage = Lineage(
-            source=source, checkpoint=start.card.checkpoint, sha256=start.hash, **about
+            pretrained = read_pretrained(folder)
+            check_fits(pretrained.card, experiment, class_names, image_shape)
+            store_pretrained(run, folder, pretrained.hash)
+        record = PretrainedRecord(
+            source=source, checkpoint=pretrained.card.checkpoint, sha256=pretrained.hash, **about
         )
-    run.write_text(LINEAGE, lineage.model_dump_json(indent=1))
-    return lineage
+    run.write_text(PRETRAINED_RECORD, record.model_dump_json(indent=1))
+    return record
 
 
 # -- from what was typed to a folder -------------------------------------------------------------
@@ -102,7 +103,7 @@ def _from_run(experiment: Experiment, source: str, run: Storage) -> tuple[Path, 
     place = find_run(root_of(run), source)
     content = CheckpointStore(place.store).read_manifest(place.checkpoint).content_hash()
     folder = (
-        cache_folder() / "starts" / content
+        cache_folder() / "pretrained" / content
     )  # so that all trials of a sweep fetch a shared model once
     if not folder.exists():
         sampling = place.experiment.sampling.model_copy(update={"weights": "merged"})
@@ -121,8 +122,8 @@ def _from_run(experiment: Experiment, source: str, run: Storage) -> tuple[Path, 
     return folder, {"kind": "run", "run_id": run_id}
 
 
-def _of_the_sweep(run: Storage, source: str) -> Lineage | None:
+def _of_the_sweep(run: Storage, source: str) -> PretrainedRecord | None:
     """What the sweep that a run belongs to has settled for the same source."""
     sweep = PurePosixPath(run.base).parts[:-2]
-    found = read_lineage(root_of(run).child("/".join(sweep))) if len(sweep) == 2 else None
+    found = read_pretrained_record(root_of(run).child("/".join(sweep))) if len(sweep) == 2 else None
     return found if found and found.source == source else None

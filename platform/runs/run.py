@@ -22,7 +22,7 @@ from ..evaluation.evaluate import check_groups
 from ..evaluation.report import TABLE
 from ..generation.pictures import GRID
 from ..storage.checkpoints import CheckpointStore
-from ..storage.pretrained import LINEAGE
+from ..storage.layout import PRETRAINED_RECORD
 from ..storage.store import Storage
 from ..tracking.mlflow_runs import Run
 from .evaluator import PAGE, Evaluated, Evaluator
@@ -187,7 +187,7 @@ def record(run: Run, store: Storage, found: Evaluated, name: str) -> None:
 
 
 def begin(plan: Plan) -> None:
-    """Write down what is about to run: the config, the code, the data's class counts, the start.
+    """Write down what is about to run: the config, the code, the data's class counts, the pretrained model.
 
     Raises:
         UsageProblem, CheckpointProblem: as `resolve_pretrained`.
@@ -208,6 +208,6 @@ def begin(plan: Plan) -> None:
         "dataset.json",
     )
     names, shape = data.train.class_names, data.train.image_shape
-    if lineage := resolve_pretrained(plan.experiment, plan.store, names, shape):
-        plan.run.set_tags(lineage.tags())
-        plan.run.log_json(lineage.model_dump(), LINEAGE)
+    if record := resolve_pretrained(plan.experiment, plan.store, names, shape):
+        plan.run.set_tags(record.tags())
+        plan.run.log_json(record.model_dump(), PRETRAINED_RECORD)

@@ -21,13 +21,13 @@ SPEED = "images_per_second"
 
 def step_key(experiment: Experiment) -> str:
     """A short hash of what the time of a step depends on."""
-    start = experiment.start
+    pretrained = experiment.pretrained
     facts = {
         "data": experiment.data.model_dump(mode="json", include={"source", "image_size"}),
         "model": experiment.model.model_dump(mode="json"),
         "augmentation": experiment.augmentation.name,
         "objective": experiment.objective.name,
-        "adapters": bool(start and start.lora),
+        "adapters": bool(pretrained and pretrained.lora),
         "engine": experiment.engine.model_dump(mode="json"),
         "batch": [experiment.training.batch_size, experiment.training.micro_batch],
         "scaling": experiment.scaling.model_dump(

@@ -1,9 +1,6 @@
-"""What a run started from: its `start.json`, and the weights that the store keeps by content.
+"""The model that a run started from: its record, and the weights that the store keeps by content.
 
-    starts/<sha256[:16]>/model.safetensors, model.json    at the store's root, shared by all runs
-    <run>/start.json                                       this run's `Lineage`
-
-`starting.pin` writes both when a run begins. A run that is resumed, evaluated or exported reads them
+`resolve_pretrained` writes both when a run begins. A run that is resumed, evaluated or exported reads them
 here: an alias that has moved meanwhile, or a run that has been trained further, changes nothing.
 """
 
@@ -16,23 +13,22 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ...trainers.checkpoint import Manifest, describe
 from ...trainers.errors import CheckpointProblem
-from ...trainers.export import CARD, WEIGHTS, Card, export
+from ...trainers.export import CARD, WEIGHTS, ModelCard, Pretrained, export, read_pretrained
 from ...trainers.samplers import SamplingConfig
 from ...trainers.scratch import Scratch
-from ...trainers.start import Start, StartConfig, read_start
+from ...trainers.trainer_config import PretrainedConfig
 from .checkpoints import CheckpointStore
 from .errors import MissingObject
+from .layout import PRETRAINED_RECORD, Tag, pretrained_folder
 from .store import Storage
 
-LINEAGE = "start.json"
 
-
-class Lineage(BaseModel):
+class PretrainedRecord(BaseModel):
     """What a run started from, as it was found when the run began."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     source: str
-    """`start.model`, as typed."""
+    """`pretrained.model`, as typed."""
     kind: Literal["registry", "run", "folder"]
     version: str | None = None
     """`models:/NAME/VERSION` that an alias meant."""
@@ -51,29 +47,30 @@ class Lineage(BaseModel):
             "run_id": self.run_id,
             "sha256": self.sha256,
         }
-        return {f"whipray.start.{name}": text for name, text in found.items() if text}
+        return {Tag.pretrained(name): text for name, text in found.items() if text}
 
 
-def read_lineage(run: Storage) -> Lineage | None:
-    """The run's `start.json`, None without one.
+def read_pretrained_record(run: Storage) -> PretrainedRecord | None:
+    """The run's `pretrained.json`, None without one.
 
     Raises:
         CheckpointProblem: it is damaged.
     """
     try:
-        return Lineage.model_validate_json(run.read_text(LINEAGE))
+        return PretrainedRecord.model_validate_json(run.read_text(PRETRAINED_RECORD))
     except MissingObject:
         return None
     except ValidationError as error:
         raise CheckpointProblem(
-            f"{run.uri_of(LINEAGE)}: damaged", "restore it, or start a new run under another name"
+            f"{run.uri_of(PRETRAINED_RECORD)}: damaged",
+            "restore it, or start a new run under another name",
         ) from error
 
 
-def load_start(
-    run: Storage, config: StartConfig | None, checkpoint: Manifest | None = None
-) -> Start | None:
-    """What a run starts from, as `pin` has kept it; None for a run that starts anew.
+def load_pretrained(
+    run: Storage, config: PretrainedConfig | None, checkpoint: Manifest | None = None
+) -> Pretrained | None:
+    """What a run starts from, as `resolve_pretrained` has kept it; None for a run that starts anew.
 
     Args:
         checkpoint: one of the run's, to go on from or to export: it started from the same.
@@ -83,22 +80,22 @@ def load_start(
     """
     if config is None:
         return None
-    lineage = read_lineage(run)
-    if lineage is None:
+    record = read_pretrained_record(run)
+    if record is None:
         raise CheckpointProblem(
-            f"{run.uri_of(LINEAGE)}: not there, so what the run starts from is not known",
+            f"{run.uri_of(PRETRAINED_RECORD)}: not there, so what the run starts from is not known",
             "restore it, or start a new run under another name",
         )
-    if checkpoint and checkpoint.start != lineage.sha256:
+    if checkpoint and checkpoint.pretrained != record.sha256:
         raise CheckpointProblem(
-            f"{run.uri}: its checkpoint started from weights {str(checkpoint.start)[:16]}, "
-            f"its {LINEAGE} names {lineage.sha256[:16]}",
-            f"restore the {LINEAGE} that the run began with, or start a new run",
+            f"{run.uri}: its checkpoint started from weights {str(checkpoint.pretrained)[:16]}, "
+            f"its {PRETRAINED_RECORD} names {record.sha256[:16]}",
+            f"restore the {PRETRAINED_RECORD} that the run began with, or start a new run",
         )
-    return read_kept(run, lineage)
+    return fetch_pretrained(run, record)
 
 
-def export_run(run: Storage, checkpoint: str, sampling: SamplingConfig, folder: Path) -> Card:
+def export_run(run: Storage, checkpoint: str, sampling: SamplingConfig, folder: Path) -> ModelCard:
     """Fetch a run's checkpoint and export it to `folder / "model"`.
 
     Args:
@@ -111,27 +108,27 @@ def export_run(run: Storage, checkpoint: str, sampling: SamplingConfig, folder: 
     local = folder / "checkpoint"
     local.mkdir(parents=True)
     manifest = CheckpointStore(run).fetch(checkpoint, local)
-    config = manifest.config.get("start") or {}
-    frozen = StartConfig.model_validate(config) if config.get("lora") else None
-    start = load_start(run, frozen, manifest)
-    return export(local, manifest, folder / "model", sampling, start)
+    config = manifest.config.get("pretrained") or {}
+    frozen = PretrainedConfig.model_validate(config) if config.get("lora") else None
+    pretrained = load_pretrained(run, frozen, manifest)
+    return export(local, manifest, folder / "model", sampling, pretrained)
 
 
 def root_of(run: Storage) -> Storage:
     return Storage(run.config)
 
 
-def keep(run: Storage, folder: Path, sha256: str) -> None:
+def store_pretrained(run: Storage, folder: Path, sha256: str) -> None:
     """Put a model into the store, unless its content is there; the weights last."""
-    place = root_of(run).child(f"starts/{sha256[:16]}")
+    place = root_of(run).child(pretrained_folder(sha256))
     if place.size_of(WEIGHTS) != (folder / WEIGHTS).stat().st_size:
         for name in (CARD, WEIGHTS):
             place.put_file(folder / name, name)
 
 
-def read_kept(run: Storage, lineage: Lineage) -> Start:
-    """The model that a lineage names."""
-    place = root_of(run).child(f"starts/{lineage.sha256[:16]}")
+def fetch_pretrained(run: Storage, record: PretrainedRecord) -> Pretrained:
+    """The model that a record names."""
+    place = root_of(run).child(pretrained_folder(record.sha256))
     fix = "restore it, or delete what is left of it and start a new run under another name"
     with Scratch() as scratch:
         folder = Path(scratch)
@@ -142,9 +139,9 @@ def read_kept(run: Storage, lineage: Lineage) -> Start:
                 raise CheckpointProblem(
                     f"{place.uri_of(name)}: not there, and {run.uri} starts from it", fix
                 ) from missing
-        if describe(folder / WEIGHTS).sha256 != lineage.sha256:
+        if describe(folder / WEIGHTS).sha256 != record.sha256:
             raise CheckpointProblem(
-                f"{place.uri_of(WEIGHTS)}: its content does not match the {LINEAGE} of {run.uri}",
+                f"{place.uri_of(WEIGHTS)}: its content does not match the {PRETRAINED_RECORD} of {run.uri}",
                 fix,
             )
-        return read_start(folder)
+        return read_pretrained(folder)

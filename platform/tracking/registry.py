@@ -14,7 +14,7 @@ from pathlib import Path
 
 from ... import trainers
 from ...trainers.errors import CheckpointProblem, UsageProblem, did_you_mean
-from ...trainers.export import Card
+from ...trainers.export import ModelCard
 from ...trainers.samplers import SamplingConfig
 from ...trainers.scratch import Scratch
 from ..storage.pretrained import export_run
@@ -153,7 +153,7 @@ def download(tracker: Tracker, chosen: Version, folder: Path) -> Path:
     return Path(found)
 
 
-def _log(run: Run, folder: Path, card: Card, name: str) -> str:
+def _log(run: Run, folder: Path, card: ModelCard, name: str) -> str:
     """Log `folder / model` as a pyfunc of the run, registered as `name`; the version's number."""
     import mlflow
     import numpy as np

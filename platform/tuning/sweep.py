@@ -167,8 +167,8 @@ class Sweep:
 
     @property
     def has_pretraining(self) -> bool:
-        """Return whether the space pre-trains; a `start.model` takes the place of that."""
-        return self.space.pretrain is not None and self.experiment.start is None
+        """Return whether the space pre-trains; a `pretrained.model` takes the place of that."""
+        return self.space.pretrain is not None and self.experiment.pretrained is None
 
     def experiment_for(self, values: dict[str, Any], origin: str) -> Experiment:
         """Return the experiment of one training; it fine-tunes the shared pre-training, if any."""

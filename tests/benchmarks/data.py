@@ -12,15 +12,15 @@ from torchvision import transforms
 from workload import random_images
 
 from whipray.trainers.data.batches import gather, to_float
-from whipray.trainers.data.sampling import Order
-from whipray.trainers.randomness import Draws
+from whipray.trainers.data.order import IndexOrder
+from whipray.trainers.randomness import BatchRandom
 
 ROUNDS = 15
 IMAGES = 512  # a round
 BATCH = 64
 
 PACKED = random_images(IMAGES)
-ORDER = Order(PACKED.labels, PACKED.num_classes, "natural", 0)
+ORDER = IndexOrder(PACKED.labels, PACKED.num_classes, "natural", 0)
 CPU = torch.device("cpu")
 
 PIXELS = PACKED.images.transpose(0, 2, 3, 1).copy()  # (N, H, W, C), as torchvision's CIFAR has them
@@ -37,7 +37,7 @@ def batched(number: int) -> None:
     """As `Training` does it, the draws included."""
     for first in range(number * IMAGES, (number + 1) * IMAGES, BATCH):
         indices = ORDER.indices(first, BATCH)
-        flip = Draws(0, first // BATCH, 0, BATCH, CPU).uniform("flip")[:, 0] < 0.5
+        flip = BatchRandom(0, first // BATCH, 0, BATCH, CPU).uniform("flip")[:, 0] < 0.5
         to_float(gather(PACKED, indices, CPU), flip)
 
 

@@ -57,10 +57,12 @@ def pass_twice(training: Training) -> Training:
     """The same loss with theta and theta_g through the whole network one after the other."""
     predict = training.engine.predict
 
-    def naive(x_t: Tensor, t: Tensor, labels: Tensor, general: int = 0, **extra: Any) -> Tensor:
+    def naive(x_t: Tensor, t: Tensor, labels: Tensor, num_general: int = 0, **extra: Any) -> Tensor:
         theta = predict(x_t, t, labels, **extra)
         with theta_g(training.engine.network):
-            return torch.cat([theta, predict(x_t[:general], t[:general], labels[:general])])
+            return torch.cat(
+                [theta, predict(x_t[:num_general], t[:num_general], labels[:num_general])]
+            )
 
     training.engine.predict = naive  # type: ignore[method-assign]
     return training
@@ -77,7 +79,7 @@ def form(training: Training, number: int) -> None:  # noqa: ARG001
 def reserved_memory() -> float:
     """What the reservation adds in a pass (B, A and each W + B A) over the decoder's weights."""
     network = UNet(UNetConfig(), (3, 32, 32), 10)
-    decoder = sum(p.numel() for m in (network.up, network.tail) for p in m.parameters())
+    decoder = sum(p.numel() for m in (network.up, network.conv_out) for p in m.parameters())
     add_parts(network, "expert", LowRankConfig(), "reserve")
     layers = [m for m in network.up.modules() if isinstance(m, Parts)]
     parts = sum(p.numel() for layer in layers for p in layer.parameters())
@@ -99,7 +101,7 @@ def reserved_memory() -> float:
     one = torch.zeros(1, dtype=torch.int64)
     hooks = torch.autograd.graph.saved_tensors_hooks(hold, lambda tensor: tensor)
     with patch.object(Parts, "add_to", noted), hooks:
-        output = network(torch.zeros(1, 3, 32, 32), one, one, general=1)
+        output = network(torch.zeros(1, 3, 32, 32), one, one, num_general=1)
     assert output.requires_grad
     return (parts + sum(kept.values())) / decoder
 

@@ -20,7 +20,7 @@ from whipray.platform.runs.run import Plan, RunCallbacks, begin
 from whipray.platform.runs.run import train as train_run
 from whipray.platform.storage.checkpoints import CheckpointStore, name_of
 from whipray.platform.storage.config import StorageConfig
-from whipray.platform.storage.pretrained import export_run, load_start, read_lineage
+from whipray.platform.storage.pretrained import export_run, load_pretrained, read_pretrained_record
 from whipray.platform.storage.store import Storage
 from whipray.platform.tracking.mlflow_runs import Run, Tracker
 from whipray.platform.tracking.registry import (
@@ -57,11 +57,11 @@ class Lab:
     tracker: Tracker
 
     def experiment(self, model: str | None = None, **changes: Any) -> Experiment:
-        start = {"start": {"model": model, **changes.pop("also", {})}} if model else {}
+        section = {"pretrained": {"model": model, **changes.pop("also", {})}} if model else {}
         return tiny(
             storage={"uri": self.root.uri},
             tracking={"uri": self.tracker.uri, "system_metrics": False},
-            **start,
+            **section,
             **changes,
         )
 
@@ -85,8 +85,8 @@ class Lab:
 
     def tags(self, run: Run) -> dict[str, str]:
         found = self.tracker.client.get_run(run.run_id).data.tags
-        start = "whipray.start."
-        return {k.removeprefix(start): v for k, v in found.items() if k.startswith(start)}
+        prefix = "whipray.pretrained."
+        return {k.removeprefix(prefix): v for k, v in found.items() if k.startswith(prefix)}
 
 
 @pytest.fixture(scope="module")
@@ -127,17 +127,19 @@ def test_a_run_a_version_and_a_folder_are_the_same_start(lab: Lab, tmp_path: Pat
         first_losses.add(losses[0])
         document = json.loads(
             Path(
-                lab.tracker.client.download_artifacts(plan.run.run_id, "start.json", str(tmp_path))
+                lab.tracker.client.download_artifacts(
+                    plan.run.run_id, "pretrained.json", str(tmp_path)
+                )
             ).read_text()
         )
-        assert document == json.loads(plan.store.read_text("start.json"))
-        start = load_start(plan.store, experiment.start)
-        assert start is not None
+        assert document == json.loads(plan.store.read_text("pretrained.json"))
+        pretrained = load_pretrained(plan.store, experiment.pretrained)
+        assert pretrained is not None
         base = state(Path(lab.root.path) / "runs/base", HALF)[1]["ema"]
-        assert all(torch.equal(start.weights[name], tensor) for name, tensor in base.items())
+        assert all(torch.equal(pretrained.weights[name], tensor) for name, tensor in base.items())
     # CALL's reserved capacity starts at nothing, and so does its term
     assert len(first_losses) == 1
-    assert len({path.split("/")[1] for path in lab.root.list("starts")}) == 1
+    assert len({path.split("/")[1] for path in lab.root.list("pretrained")}) == 1
 
 
 def test_an_alias_that_moves_changes_no_run_that_has_begun(lab: Lab) -> None:
@@ -180,7 +182,7 @@ def test_a_source_that_is_not_there_is_one_line_with_the_nearest(
         resolve_pretrained(lab.experiment(source), run, DIGITS, (1, 8, 8))
     assert "\n" not in str(caught.value)
     caught.match(says)
-    assert read_lineage(run) is None
+    assert read_pretrained_record(run) is None
 
 
 def test_a_registered_model_of_others_is_refused(lab: Lab, tmp_path: Path) -> None:
@@ -217,11 +219,11 @@ def test_adapters_are_sampled_with_and_without_the_experts(lab: Lab, tmp_path: P
         assert all(torch.equal(kept[name], tensor) for name, tensor in opened.items())
     assert not torch.allclose(images["merged"], images["general"], atol=1e-3)
     # what starts from it starts from all of it, however it samples
-    lineage = resolve_pretrained(
+    record = resolve_pretrained(
         lab.experiment("adapters"), lab.root.child("runs/next"), DIGITS, (1, 8, 8)
     )
-    assert lineage is not None
-    assert lineage.sha256 == describe(tmp_path / "merged/model" / WEIGHTS).sha256
+    assert record is not None
+    assert record.sha256 == describe(tmp_path / "merged/model" / WEIGHTS).sha256
 
 
 # -- adapters on any workers and stage -------------------------------------------------------------
@@ -236,7 +238,7 @@ class Groups:
 
     def train(self, workers: int, experiment: Experiment, folder: Path) -> Done:
         """What worker 0 has to tell, after making sure that all tell the same."""
-        if experiment.start:
+        if experiment.pretrained:
             resolve_pretrained(experiment, at(folder), DIGITS, (1, 8, 8))
         done = (self.one if workers == 1 else self.two).run(train, experiment, folder)
         for other in done:
@@ -267,8 +269,8 @@ def tuned(groups: Groups, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pat
 
 
 def adapters(base: Path, **changes: Any) -> Experiment:
-    start = {"model": str(base), "lora": {"rank": 2}}
-    return tiny(start=start, objective=CALL, **changes)
+    section = {"model": str(base), "lora": {"rank": 2}}
+    return tiny(pretrained=section, objective=CALL, **changes)
 
 
 @pytest.mark.parametrize(
@@ -291,7 +293,7 @@ def test_adapters_go_on_with_other_workers_and_another_stage(
     assert second.trained.notes == [f"resumed from {HALF} images"]
     assert first.losses() + second.losses() == pytest.approx(undisturbed.losses(), rel=ROUNDING)
     (manifest, found), (reference, expected) = state(tmp_path), state(folder)
-    assert manifest.start == reference.start
+    assert manifest.pretrained == reference.pretrained
     for kind, tensors in expected.items():
         assert distance(tensors, found[kind]) < ROUNDING
         assert all(".parts." in name for name in found[kind])

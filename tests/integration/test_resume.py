@@ -114,7 +114,7 @@ def test_workers_and_pieces_do_not_change_a_training(
 @pytest.mark.parametrize(
     "objective",
     [
-        {"name": "cbdm", "tau": 1.0, "label_draws": 2},
+        {"name": "cbdm", "tau": 1.0, "label_samples": 2},
         {"name": "cbdm", "tau": 5.0, "thin": 0.5},
         {"name": "cbdm", "tau": 1.0, "gamma": 0.0, "label_drop_per": "batch"},
     ],

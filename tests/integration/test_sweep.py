@@ -471,8 +471,8 @@ def test_trials_fine_tune_one_pretraining(new_place: Callable[[str], Place]) -> 
         seen = steps(place, run)
         assert set(seen) == set(range(320, IMAGES // 2 + 1, 320))
         assert seen.count(320) == 1, "it was trained from the start again"
-    assert {run.data.tags["whipray.start.run_id"] for run in branches} == {once.info.run_id}
-    assert len(list((place.store / "starts").iterdir())) == 1
+    assert {run.data.tags["whipray.pretrained.run_id"] for run in branches} == {once.info.run_id}
+    assert len(list((place.store / "pretrained").iterdir())) == 1
     before = written(place.store, "manifest.json")
     assert place.run(*command) == 0, place.err
     assert written(place.store, "manifest.json") == before

@@ -31,9 +31,9 @@ from whipray.trainers.checkpoint import Manifest, verify, write_manifest
 from whipray.trainers.engine import join_workers
 from whipray.trainers.errors import UsageProblem
 from whipray.trainers.export import WEIGHTS, export, load_exported
-from whipray.trainers.loop import Progress, Resume, Training
+from whipray.trainers.loop import Progress, ResumePoint, Training
 from whipray.trainers.network import build_network
-from whipray.trainers.randomness import Draws, derive_seed
+from whipray.trainers.randomness import BatchRandom, derive_seed
 from whipray.trainers.samplers import SamplingConfig
 from whipray.trainers.trainer_config import TrainerConfig
 
@@ -42,8 +42,8 @@ MANY = 16_000
 HEIGHT, WIDTH = 33, 49
 
 
-def rows(count: int, first: int = 0, step: int = 0) -> Draws:
-    return Draws(3, step, first, count, CPU)
+def rows(count: int, first: int = 0, step: int = 0) -> BatchRandom:
+    return BatchRandom(3, step, first, count, CPU)
 
 
 def parameters(*given: dict[int, float]) -> Tensor:
@@ -135,7 +135,7 @@ def image() -> Tensor:
 
 def test_the_warp_is_the_product_of_the_matrices(image: Tensor) -> None:
     """Each operation alone and forty rows of all together, on an image wider than high."""
-    everything = ADAConfig(probability=1).draw(rows(40))
+    everything = ADAConfig(probability=1).sample_parameters(rows(40))
     a = torch.cat([parameters(*ONE_AT_A_TIME), everything])
     found = transform(image.expand(len(a), -1, -1, -1), a)
     expected = np.stack([seen_through(row) for row in a.numpy()])
@@ -178,7 +178,7 @@ def test_zeros_say_that_nothing_was_done() -> None:
 
 
 def test_each_operation_has_its_probability() -> None:
-    a = ADAConfig().draw(rows(MANY)).numpy()
+    a = ADAConfig().sample_parameters(rows(MANY)).numpy()
     done = a != 0
     for column, p in enumerate([0.5, 0.06, 0.12, 0.12, 0.12, 0.12, 0.12, 0.12]):
         assert stats.binomtest(int(done[:, column].sum()), MANY, p).pvalue > 1e-3, column
@@ -189,7 +189,7 @@ def test_each_operation_has_its_probability() -> None:
 
 
 def test_sizes_and_angles_have_their_distributions() -> None:
-    a = ADAConfig(probability=1).draw(rows(MANY)).numpy()
+    a = ADAConfig(probability=1).sample_parameters(rows(MANY)).numpy()
     assert set(a[:, 0]) == set(a[:, 1]) == {0, 1}
     for column in (2, 5, 6, 7):
         assert stats.kstest(a[:, column], "norm").pvalue > 1e-3
@@ -279,14 +279,14 @@ def test_cutout_takes_half_the_height_and_width(height: int, width: int) -> None
 
 
 def test_the_policy_is_followed_in_its_order() -> None:
-    images, draws = images_of(8, 3, 16, 16), rows(8)
-    expected = cutout(translation(color(images, draws), draws), draws)
-    found, told = DiffAugConfig()(images, draws)
+    images, rng = images_of(8, 3, 16, 16), rows(8)
+    expected = cutout(translation(color(images, rng), rng), rng)
+    found, told = DiffAugConfig()(images, rng)
     assert told is None
     assert torch.equal(found, expected)
-    found, _ = DiffAugConfig(policy=("cutout", "color"))(images, draws)
-    assert torch.equal(found, color(cutout(images, draws), draws))
-    assert torch.equal(DiffAugConfig(policy=("translation",))(images, draws)[0].min(), images.min())
+    found, _ = DiffAugConfig(policy=("cutout", "color"))(images, rng)
+    assert torch.equal(found, color(cutout(images, rng), rng))
+    assert torch.equal(DiffAugConfig(policy=("translation",))(images, rng)[0].min(), images.min())
 
 
 # -- both -------------------------------------------------------------------------------------------
@@ -372,7 +372,7 @@ class Folder:
     def report(self, progress: Progress) -> bool:  # noqa: ARG002
         return False
 
-    def hurry(self) -> bool:
+    def checkpoint_now(self) -> bool:
         return False
 
     def checkpoint(
@@ -383,12 +383,12 @@ class Folder:
         write_manifest(self.folder / name, manifest)
         scratch.cleanup()
 
-    def settle(self) -> None:
+    def wait_for_uploads(self) -> None:
         pass
 
-    def resume(self, images_seen: int) -> Resume:
+    def resume(self, images_seen: int) -> ResumePoint:
         folder = self.folder / f"images-{images_seen:012d}"
-        return Resume(folder, verify(folder))
+        return ResumePoint(folder, verify(folder))
 
 
 def test_ada_is_learnt_with_and_sampled_without(tmp_path: Path) -> None:

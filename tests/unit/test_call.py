@@ -19,7 +19,7 @@ from whipray.trainers.data.long_tail import LongTail
 from whipray.trainers.errors import DivergenceProblem
 from whipray.trainers.objectives import Batch, CALLConfig, Loss
 from whipray.trainers.objectives.call import allocation
-from whipray.trainers.randomness import Draws
+from whipray.trainers.randomness import BatchRandom
 
 SIZE = UNetConfig(
     base_channels=8,
@@ -35,7 +35,7 @@ BASES: dict[str, dict[str, Any]] = {
     "cbdm-gamma-0": {"name": "cbdm", "tau": 3.0, "gamma": 0.0},
     "oc": {"name": "oc", "label_drop": 0.5, "label_drop_per": "batch"},
 }
-LAYERS = [("up",), ("middle", "up", "tail"), ("down.*", "up"), ("*",)]
+LAYERS = [("up",), ("middle", "up", "conv_out"), ("down.*", "up"), ("*",)]
 
 
 def reserved(config: CALLConfig) -> UNet:
@@ -87,8 +87,10 @@ def test_balanced_counts_allocate_nothing(base: str) -> None:
     assert allocation([7] * 9).abs().max() < 1e-12
     config = config_of(base)
     network, batch = awake(reserved(config)), images_and_labels(8)
-    loss = config.build([25] * len(COUNTS))(network, batch, SCHEDULE, Draws(0, 0, 0, 8, CPU), 0)
-    assert abs(loss.parts["allocation"].item()) < 1e-12
+    loss = config.build([25] * len(COUNTS))(
+        network, batch, SCHEDULE, BatchRandom(0, 0, 0, 8, CPU), 0
+    )
+    assert abs(loss.terms["allocation"].item()) < 1e-12
 
 
 # -- equation 5, read again: two passes through plain networks, in float64 -------------------------------
@@ -116,7 +118,7 @@ def theta(network: nn.Module, part: str) -> dict[str, Tensor]:
 
 
 def equation_5(
-    network: nn.Module, config: CALLConfig, batch: Any, draws: Draws
+    network: nn.Module, config: CALLConfig, batch: Any, rng: BatchRandom
 ) -> tuple[Tensor, Tensor]:
     """L_base + lambda / B sum_i (C N_y / sum N - C / (N_y sum 1/N)) || e_theta - e_theta_g ||^2."""
     plain = UNet(SIZE, SHAPE, len(COUNTS)).double().eval()
@@ -125,15 +127,15 @@ def equation_5(
         return functional_call(plain, theta(network, which), (x_t.double(), t, labels), extra)
 
     base = config.base.build(COUNTS)(
-        lambda *args, **extra: e("theta", *args, **extra), batch, SCHEDULE, draws, 0
+        lambda *args, **extra: e("theta", *args, **extra), batch, SCHEDULE, rng, 0
     )
     counts = np.array(COUNTS, dtype=np.float64)
-    t, eps = draws.integers("t", 1000), draws.normal("eps", SHAPE)
+    t, eps = rng.integers("t", 1000), rng.normal("eps", SHAPE)
     x_t = SCHEDULE.q_sample(batch.images, t, eps)
     if config.base.label_drop_per == "batch":
-        dropped = [draws.for_batch("label_drop") < config.base.label_drop] * draws.rows
+        dropped = [rng.for_batch("label_drop") < config.base.label_drop] * rng.rows
     else:
-        dropped = (draws.uniform("label_drop")[:, 0] < config.base.label_drop).tolist()
+        dropped = (rng.uniform("label_drop")[:, 0] < config.base.label_drop).tolist()
     total, rare = base.total, torch.zeros(())  # rare: what is below zero in it
     for i, y in enumerate(batch.labels.tolist()):
         if dropped[i]:
@@ -144,16 +146,16 @@ def equation_5(
         distance = ((e("theta", *row) - e("theta_g", *row)) ** 2).mean()
         if config.margin is not None and con < div and distance.item() > config.margin:
             distance = torch.tensor(config.margin)
-        term = config.weight * (con - div) * distance / draws.rows
+        term = config.weight * (con - div) * distance / rng.rows
         total, rare = total + term, rare + term.detach().clamp(max=0)
     return total, rare
 
 
-def one_pass(network: nn.Module, config: CALLConfig, batch: Any, draws: Draws) -> Loss:
+def one_pass(network: nn.Module, config: CALLConfig, batch: Any, rng: BatchRandom) -> Loss:
     def e(x_t: Tensor, t: Tensor, labels: Tensor, **extra: Any) -> Tensor:
         return network(x_t.double(), t, labels, **extra)
 
-    return config.build(COUNTS)(e, batch, SCHEDULE, draws, 0)
+    return config.build(COUNTS)(e, batch, SCHEDULE, rng, 0)
 
 
 @pytest.mark.parametrize(
@@ -173,11 +175,11 @@ def test_one_shared_pass_is_equation_5(
     network = awake(reserved(config)).double().eval()
     batch, parameters = images_and_labels(16), list(network.parameters())
     for step in (0, 1):
-        draws = Draws(5, step, 0, 16, CPU)
-        loss = one_pass(network, config, batch, draws)
-        expected, rare = equation_5(network, config, batch, draws)
+        rng = BatchRandom(5, step, 0, 16, CPU)
+        loss = one_pass(network, config, batch, rng)
+        expected, rare = equation_5(network, config, batch, rng)
         assert loss.total.item() == pytest.approx(expected.item(), rel=1e-6)
-        assert loss.figures["allocation_rare"].item() == pytest.approx(rare.item(), rel=1e-5)
+        assert loss.metrics["allocation_rare"].item() == pytest.approx(rare.item(), rel=1e-5)
         for found, wanted in zip(
             torch.autograd.grad(loss.total, parameters),
             torch.autograd.grad(expected, parameters, materialize_grads=True),
@@ -201,8 +203,8 @@ def test_at_the_start_the_two_are_one_dropout_included(base: str, layers: tuple[
             part.b.data.zero_()
     torch.manual_seed(0)
     batch = images_and_labels(16)
-    loss = config.build(COUNTS)(network, batch, SCHEDULE, Draws(0, 0, 0, 16, CPU), 0)
-    assert abs(loss.parts["allocation"].item()) < 1e-9  # rounding, squared
+    loss = config.build(COUNTS)(network, batch, SCHEDULE, BatchRandom(0, 0, 0, 16, CPU), 0)
+    assert abs(loss.terms["allocation"].item()) < 1e-9  # rounding, squared
     assert loss.total.item() > 0.1
 
 
@@ -213,9 +215,9 @@ def test_cbdms_shared_masks_stay_shared_where_theta_g_wears_them_too() -> None:
     batch = Batch(batch.images, torch.zeros_like(batch.labels))
     objective = config.build([1, 0, 0, 0])  # y' = y
     objective.coefficients = torch.ones(4)  # of which there are none for an empty class
-    loss = objective(network, batch, SCHEDULE, Draws(0, 0, 0, 16, CPU), 0)
-    assert loss.parts["regulariser"] < 1e-9  # rounding, squared
-    assert loss.parts["allocation"] > 1e-3
+    loss = objective(network, batch, SCHEDULE, BatchRandom(0, 0, 0, 16, CPU), 0)
+    assert loss.terms["regulariser"] < 1e-9  # rounding, squared
+    assert loss.terms["allocation"] > 1e-3
 
 
 def test_masks_differ_between_rows_and_from_pass_to_pass() -> None:
@@ -224,7 +226,7 @@ def test_masks_differ_between_rows_and_from_pass_to_pass() -> None:
     x_t = torch.ones(2, *SHAPE)
     t = labels = torch.zeros(2, dtype=torch.int64)
     torch.manual_seed(0)
-    first, second = (network(x_t, t, labels, general=2) for _ in range(2))
+    first, second = (network(x_t, t, labels, num_general=2) for _ in range(2))
     assert first.shape == (4, *SHAPE)
     assert not torch.equal(first[0], first[1])
     assert not torch.equal(first[:2], second[:2])
@@ -238,7 +240,7 @@ def test_the_encoder_runs_once_unless_it_has_experts_itself() -> None:
     for layers, twice in (
         (("up",), "up"),
         (("middle",), "middle up"),
-        (("head",), "down middle up"),
+        (("conv_in",), "down middle up"),
     ):
         network = awake(reserved(config_of("ddpm", layers)))
         calls = dict.fromkeys(("down", "middle", "up"), 0)
@@ -251,7 +253,7 @@ def test_the_encoder_runs_once_unless_it_has_experts_itself() -> None:
 
         for where in calls:
             getattr(network, where)[0].register_forward_pre_hook(count(where))
-        network(torch.zeros(3, *SHAPE), torch.arange(3), torch.arange(3), general=2)
+        network(torch.zeros(3, *SHAPE), torch.arange(3), torch.arange(3), num_general=2)
         assert calls == {where: 2 if where in twice.split() else 1 for where in calls}
 
 
@@ -276,16 +278,16 @@ def test_nothing_is_rewarded_beyond_the_margin() -> None:
             {"base": {"name": "ddpm", "label_drop": 0}, "margin": margin}
         )
         network = awake(reserved(config)).double().eval()
-        loss = one_pass(network, config, batch, Draws(0, 0, 0, 8, CPU))
-        assert loss.parts["allocation"] < 0
-        assert loss.figures["allocation_rare"] == loss.parts["allocation"]
+        loss = one_pass(network, config, batch, BatchRandom(0, 0, 0, 8, CPU))
+        assert loss.terms["allocation"] < 0
+        assert loss.metrics["allocation_rare"] == loss.terms["allocation"]
         term = (
             loss.total
             - config.base.build(COUNTS)(
                 lambda x, *a, n=network, **e: n(x.double(), *a, **e),
                 batch,
                 SCHEDULE,
-                Draws(0, 0, 0, 8, CPU),
+                BatchRandom(0, 0, 0, 8, CPU),
                 0,
             ).total
         )

@@ -27,13 +27,13 @@ from whipray.trainers.diffusion import DiffusionConfig, build_schedule
 from whipray.trainers.errors import UsageProblem
 from whipray.trainers.objectives import Batch, CBDMConfig, DDPMConfig
 from whipray.trainers.objectives.base import Noised
-from whipray.trainers.randomness import Draws
+from whipray.trainers.randomness import BatchRandom
 
 # -- equation 4, read again -----------------------------------------------------------------------------
 
 
 def equation_4(
-    network: Tiny, batch: Batch, draws: Draws, config: CBDMConfig, diffusion: DiffusionConfig
+    network: Tiny, batch: Batch, rng: BatchRandom, config: CBDMConfig, diffusion: DiffusionConfig
 ) -> dict[str, Tensor]:
     """CBDM, eq. 4 and algorithm 1, in the paper's own terms: one sample after the other, float64.
 
@@ -45,30 +45,30 @@ def equation_4(
     counts = np.array(COUNTS, dtype=np.float64)
     frequencies = {"train": counts, "sqrt": counts**0.5, "balanced": counts**0}[config.label_set]
     abar = np.cumprod(1 - np.linspace(diffusion.beta_start, diffusion.beta_end, T))
-    t_all = draws.integers("t", T)
-    eps_all = draws.normal("eps", SHAPE).double()
-    y_prime_all = draws.categorical("y_prime", torch.from_numpy(frequencies), config.label_draws)
+    t_all = rng.integers("t", T)
+    eps_all = rng.normal("eps", SHAPE).double()
+    y_prime_all = rng.categorical("y_prime", torch.from_numpy(frequencies), config.label_samples)
     if config.label_drop_per == "batch":
-        dropped = [draws.for_batch("label_drop") < config.label_drop] * draws.rows
+        dropped = [rng.for_batch("label_drop") < config.label_drop] * rng.rows
     else:
-        dropped = (draws.uniform("label_drop")[:, 0] < config.label_drop).tolist()
+        dropped = (rng.uniform("label_drop")[:, 0] < config.label_drop).tolist()
 
     def e(x_t: Tensor, t: int, label: int) -> Tensor:
         return network.exactly(x_t[None], torch.tensor([t]), torch.tensor([label]))[0]
 
     terms = {name: torch.zeros((), dtype=torch.float64) for name in ("denoising", "pull", "commit")}
-    for i in range(draws.rows):
+    for i in range(rng.rows):
         t, eps, x_0 = int(t_all[i]), eps_all[i], batch.images[i].double()
         signal, noise = abar[t] ** 0.5, (1 - abar[t]) ** 0.5
         x_t = signal * x_0 + noise * eps
         target = {"eps": eps, "x0": x_0, "v": signal * eps - noise * x_0}[diffusion.prediction]
         h = e(x_t, t, -1 if dropped[i] else int(batch.labels[i]))
-        terms["denoising"] = terms["denoising"] + ((h - target) ** 2).mean() / draws.rows
+        terms["denoising"] = terms["denoising"] + ((h - target) ** 2).mean() / rng.rows
         if dropped[i]:
             continue
         for y_prime in y_prime_all[i].tolist():
             h_prime = e(x_t, t, y_prime)
-            weight = tau_0 * t / config.label_draws / draws.rows
+            weight = tau_0 * t / config.label_samples / rng.rows
             terms["pull"] = terms["pull"] + weight * ((h - h_prime.detach()) ** 2).mean()
             commit = config.gamma * ((h.detach() - h_prime) ** 2).mean()
             terms["commit"] = terms["commit"] + weight * commit
@@ -83,10 +83,10 @@ def equation_4(
         ({"gamma": 0.7}, {"prediction": "x0", "timesteps": 250}),
         ({"tau": 0.0}, {}),
         ({"tau": 5.0, "gamma": 0.0}, {}),
-        ({"tau": 2.0, "gamma": 0.0, "label_draws": 2, "label_drop": 0.4}, {}),
+        ({"tau": 2.0, "gamma": 0.0, "label_samples": 2, "label_drop": 0.4}, {}),
         ({"gamma": 0.0, "dropout_masks": "shared"}, {"timesteps": 400}),
         ({"tau": 0.1, "gamma": 1.7, "label_set": "sqrt"}, {}),
-        ({"label_set": "balanced", "label_draws": 3}, {"timesteps": 100}),
+        ({"label_set": "balanced", "label_samples": 3}, {"timesteps": 100}),
         ({"label_drop": 0.5, "dropout_masks": "shared"}, {}),
         ({"label_drop": 0.5, "label_drop_per": "batch", "tau": 3.0}, {}),
         ({"label_drop": 0.0}, {}),
@@ -99,15 +99,15 @@ def test_cbdm_is_equation_4(
 ) -> None:
     config, forward = CBDMConfig(**options), DiffusionConfig(**diffusion)
     network, batch = Tiny(), images_and_labels(rows)
-    draws = Draws(5, step, 4, rows, CPU)
-    loss = config.build(COUNTS)(network, batch, build_schedule(forward), draws, 0)
-    terms = equation_4(network, batch, draws, config, forward)
+    rng = BatchRandom(5, step, 4, rows, CPU)
+    loss = config.build(COUNTS)(network, batch, build_schedule(forward), rng, 0)
+    terms = equation_4(network, batch, rng, config, forward)
     expected = {
         "denoising": terms["denoising"].item(),
         "regulariser": terms["pull"].item(),
         "commitment": terms["commit"].item(),
     }
-    found = {name: part.item() for name, part in loss.parts.items()}
+    found = {name: part.item() for name, part in loss.terms.items()}
     assert found == pytest.approx(expected, rel=2e-6, abs=1e-12)
     total = sum(terms.values())
     assert loss.total.item() == pytest.approx(total.item(), rel=2e-6)
@@ -116,9 +116,9 @@ def test_cbdm_is_equation_4(
 
 
 def test_ddpm_is_the_denoising_term() -> None:
-    network, batch, draws = Tiny(), images_and_labels(16), Draws(5, 3, 0, 16, CPU)
-    loss = DDPMConfig().build(COUNTS)(network, batch, SCHEDULE, draws, 0)
-    expected = equation_4(network, batch, draws, CBDMConfig(), DiffusionConfig())["denoising"]
+    network, batch, rng = Tiny(), images_and_labels(16), BatchRandom(5, 3, 0, 16, CPU)
+    loss = DDPMConfig().build(COUNTS)(network, batch, SCHEDULE, rng, 0)
+    expected = equation_4(network, batch, rng, CBDMConfig(), DiffusionConfig())["denoising"]
     assert loss.total.item() == pytest.approx(expected.item(), rel=2e-6)
     for g, reference in zip(
         gradients(network, loss.total), gradients(network, expected), strict=True
@@ -144,12 +144,12 @@ class Outputs:
 @pytest.mark.parametrize("gamma", [0.25, 1.0, 3.0])
 def test_the_gradients_of_the_regulariser_are_one_to_gamma(gamma: float) -> None:
     rows, tau = 8, 1.3
-    batch, draws = images_and_labels(rows), Draws(0, 0, 0, rows, CPU)
+    batch, rng = images_and_labels(rows), BatchRandom(0, 0, 0, rows, CPU)
     outputs = Outputs(rows)
     config = CBDMConfig(tau=tau, gamma=gamma, label_drop=0)
-    loss = config.build(COUNTS)(outputs, batch, SCHEDULE, draws, 0)
+    loss = config.build(COUNTS)(outputs, batch, SCHEDULE, rng, 0)
     loss.total.backward()
-    t, eps = draws.integers("t", 1000), draws.normal("eps", SHAPE)
+    t, eps = rng.integers("t", 1000), rng.normal("eps", SHAPE)
     w = (tau * t / 1000)[:, None, None, None]
     h, h_prime, scale = outputs.h.detach(), outputs.h_prime.detach(), 2 / h_size(rows)
     into_h = outputs.h.grad - scale * (h - eps)  # what the denoising term left over
@@ -157,8 +157,8 @@ def test_the_gradients_of_the_regulariser_are_one_to_gamma(gamma: float) -> None
     assert torch.allclose(outputs.h_prime.grad, gamma * scale * w * (h_prime - h), atol=1e-7)
     assert torch.allclose(outputs.h_prime.grad, -gamma * into_h, atol=1e-7)
     value = (w * (h - h_prime).square()).mean().item()
-    assert loss.parts["regulariser"].item() == pytest.approx(value)
-    assert loss.parts["commitment"].item() == pytest.approx(gamma * value)  # 1.25 w d^2 in all
+    assert loss.terms["regulariser"].item() == pytest.approx(value)
+    assert loss.terms["commitment"].item() == pytest.approx(gamma * value)  # 1.25 w d^2 in all
 
 
 def h_size(rows: int) -> int:
@@ -166,11 +166,11 @@ def h_size(rows: int) -> int:
 
 
 def test_gamma_0_is_the_limit_and_needs_no_graph() -> None:
-    network, batch, draws = Tiny(), images_and_labels(16), Draws(1, 1, 0, 16, CPU)
+    network, batch, rng = Tiny(), images_and_labels(16), BatchRandom(1, 1, 0, 16, CPU)
     found = []
     for gamma, calls in ((0.0, [True, False]), (1e-9, [True])):
         spy = Spy(network)
-        loss = CBDMConfig(gamma=gamma, tau=4).build(COUNTS)(spy, batch, SCHEDULE, draws, 0)
+        loss = CBDMConfig(gamma=gamma, tau=4).build(COUNTS)(spy, batch, SCHEDULE, rng, 0)
         assert spy.graphs == calls
         found.append(gradients(network, loss.total))
         assert sum(map(len, spy.labels)) == 16 + sum(label >= 0 for label in spy.labels[0][:16])
@@ -183,7 +183,7 @@ def test_workers_call_the_network_equally_often() -> None:
     for gamma, calls in ((0.0, 2), (0.25, 1)):
         spy = Spy(Tiny())
         config = CBDMConfig(gamma=gamma, label_drop=1)
-        config.build(COUNTS)(spy, images_and_labels(8), SCHEDULE, Draws(0, 0, 0, 8, CPU), 0)
+        config.build(COUNTS)(spy, images_and_labels(8), SCHEDULE, BatchRandom(0, 0, 0, 8, CPU), 0)
         assert len(spy.labels) == calls
 
 
@@ -196,11 +196,11 @@ def test_dropout_masks_where_y_prime_is_y(masks: str) -> None:
     batch = Batch(images_and_labels(8).images, torch.zeros(8, dtype=torch.int64))
     torch.manual_seed(0)
     objective = CBDMConfig(dropout_masks=masks).build([10])
-    loss = objective(network, batch, SCHEDULE, Draws(0, 0, 0, 8, CPU), 0)
+    loss = objective(network, batch, SCHEDULE, BatchRandom(0, 0, 0, 8, CPU), 0)
     if masks == "shared":
-        assert loss.parts["regulariser"].item() < 1e-10  # rounding, squared
+        assert loss.terms["regulariser"].item() < 1e-10  # rounding, squared
     else:
-        assert loss.parts["regulariser"].item() > 1e-3
+        assert loss.terms["regulariser"].item() > 1e-3
 
 
 # -- y' ------------------------------------------------------------------------------------------------
@@ -216,18 +216,18 @@ def test_dropout_masks_where_y_prime_is_y(masks: str) -> None:
 )
 def test_y_prime_is_drawn_by_its_label_set(label_set: str, shares: list[float]) -> None:
     rows = 16_000
-    objective = CBDMConfig(label_set=label_set, label_draws=2).build(COUNTS)
-    draws = Draws(7, 0, 0, rows, CPU)
+    objective = CBDMConfig(label_set=label_set, label_samples=2).build(COUNTS)
+    rng = BatchRandom(7, 0, 0, rows, CPU)
     copies = torch.arange(rows).repeat_interleave(2)
-    y_prime = objective.draw_y_prime(copies, draws).reshape(rows, 2).numpy()
+    y_prime = objective.sample_y_prime(copies, rng).reshape(rows, 2).numpy()
     expected = np.array(shares) * 2 * rows
     counts = np.bincount(y_prime.ravel(), minlength=4)
     assert stats.chisquare(counts, expected * counts.sum() / expected.sum()).pvalue > 1e-3
     # independent of its twin, of t, and of whether another label is dropped
     others = (
         y_prime[:, 1],
-        draws.integers("t", 1000).numpy() // 250,
-        (draws.uniform("label_drop")[:, 0] < 0.5).numpy().astype(int),
+        rng.integers("t", 1000).numpy() // 250,
+        (rng.uniform("label_drop")[:, 0] < 0.5).numpy().astype(int),
     )
     for other in others:
         table = np.zeros((4, 4))
@@ -235,7 +235,7 @@ def test_y_prime_is_drawn_by_its_label_set(label_set: str, shares: list[float]) 
         assert stats.chi2_contingency(table[:, table.any(axis=0)]).pvalue > 1e-3
     # which rows are regularised does not change what they get
     some = torch.tensor([3, 4, 700]).repeat_interleave(2)
-    assert objective.draw_y_prime(some, draws).tolist() == y_prime[[3, 4, 700]].ravel().tolist()
+    assert objective.sample_y_prime(some, rng).tolist() == y_prime[[3, 4, 700]].ravel().tolist()
 
 
 # -- thinning --------------------------------------------------------------------------------------------
@@ -262,19 +262,19 @@ KEPT = [True, True, False, True, True, True, True, False] + [True] * 8 + [False]
 
 
 @pytest.mark.parametrize("thin", [0.125, 0.5, 0.875])
-@pytest.mark.parametrize("label_draws", [1, 3])
-def test_thinned_weights_average_to_the_exact_ones(thin: float, label_draws: int) -> None:
+@pytest.mark.parametrize("label_samples", [1, 3])
+def test_thinned_weights_average_to_the_exact_ones(thin: float, label_samples: int) -> None:
     """Over all starts of the systematic sample, on a fine grid: no chance is left in it."""
-    objective = CBDMConfig(thin=thin, tau=1.5, label_draws=label_draws).build(COUNTS)
+    objective = CBDMConfig(thin=thin, tau=1.5, label_samples=label_samples).build(COUNTS)
     per_block, grid = round(8 * thin), 1000
     weights, counts = np.zeros(24), np.zeros(24)
     for k in range(grid):
         rows, weight = objective.regularised_rows(
             noised_at(TIMES, KEPT), FixedStart((k + 0.5) / grid, 3), 1000
         )
-        assert rows.shape == weight.shape == (3 * per_block * label_draws,)
+        assert rows.shape == weight.shape == (3 * per_block * label_samples,)
         np.add.at(weights, rows.numpy(), weight.numpy() / grid)
-        np.add.at(counts, rows.numpy(), 1 / grid / label_draws)
+        np.add.at(counts, rows.numpy(), 1 / grid / label_samples)
     mass = np.array(TIMES) * KEPT
     assert weights == pytest.approx(1.5 * mass / 1000, abs=2 * 1.5 / grid)
     for block in (slice(0, 8), slice(8, 16)):
@@ -282,7 +282,7 @@ def test_thinned_weights_average_to_the_exact_ones(thin: float, label_draws: int
         assert counts[block] == pytest.approx(expected, abs=4 / grid)
         assert counts[block][mass[block] == 0].sum() == 0  # t = 0 and dropped labels never
     on_the_edge, _ = objective.regularised_rows(noised_at(TIMES, KEPT), FixedStart(0.0, 3), 1000)
-    assert (mass[on_the_edge[: 2 * per_block * label_draws]] > 0).all()
+    assert (mass[on_the_edge[: 2 * per_block * label_samples]] > 0).all()
     assert weights[16:].sum() == 0
 
 
@@ -292,7 +292,7 @@ def test_thinned_rows_are_drawn_in_proportion_to_t() -> None:
     counts = np.zeros(16)
     for step in range(n):
         rows, weight = objective.regularised_rows(
-            noised_at(TIMES[:16], KEPT[:16]), Draws(0, step, 0, 16, CPU), 1000
+            noised_at(TIMES[:16], KEPT[:16]), BatchRandom(0, step, 0, 16, CPU), 1000
         )
         here = np.bincount(rows.numpy(), minlength=16)
         counts += here
@@ -308,11 +308,11 @@ def test_thinned_rows_are_drawn_in_proportion_to_t() -> None:
     assert (np.abs(counts / n - share) < error).all()
 
 
-@pytest.mark.parametrize("options", [{"thin": 0.5}, {"thin": 0.25, "label_draws": 2}])
+@pytest.mark.parametrize("options", [{"thin": 0.5}, {"thin": 0.25, "label_samples": 2}])
 def test_thinning_keeps_the_mean_of_loss_and_gradient(options: dict[str, Any]) -> None:
     """Against the exact loss of the same draws: no mean difference beyond 4 standard errors."""
     network, batch, steps = Tiny(), images_and_labels(16), 200
-    exact = CBDMConfig(label_drop=0.2, label_draws=options.get("label_draws", 1)).build(COUNTS)
+    exact = CBDMConfig(label_drop=0.2, label_samples=options.get("label_samples", 1)).build(COUNTS)
     thinned = CBDMConfig(label_drop=0.2, **options).build(COUNTS)
     generator = torch.Generator().manual_seed(9)
     axes = [torch.randn(p.shape, generator=generator).double() for p in network.parameters()]
@@ -320,12 +320,12 @@ def test_thinning_keeps_the_mean_of_loss_and_gradient(options: dict[str, Any]) -
     for step in range(steps):
         rows = []
         for objective in (thinned, exact):
-            loss = objective(network, batch, SCHEDULE, Draws(2, step, 0, 16, CPU), 0)
-            slopes = gradients(network, loss.total - loss.parts["denoising"])
+            loss = objective(network, batch, SCHEDULE, BatchRandom(2, step, 0, 16, CPU), 0)
+            slopes = gradients(network, loss.total - loss.terms["denoising"])
             along = [(g * axis).sum().item() for g, axis in zip(slopes, axes, strict=True)]
-            values = [loss.parts[name].item() for name in ("regulariser", "commitment")]
+            values = [loss.terms[name].item() for name in ("regulariser", "commitment")]
             rows.append(values + along)
-            assert loss.parts["denoising"].item() > 0
+            assert loss.terms["denoising"].item() > 0
         differences.append(np.subtract(*rows))
         sizes.append(rows[1])
     mean, deviation = np.mean(differences, axis=0), np.std(differences, axis=0)
@@ -343,6 +343,6 @@ def test_thinning_takes_whole_rows_of_a_block(thin: float) -> None:
 
 def test_thinning_a_broken_block_is_explained() -> None:
     objective = CBDMConfig(thin=0.5).build(COUNTS)
-    draws = Draws(0, 0, 4, 4, CPU)
+    rng = BatchRandom(0, 0, 4, 4, CPU)
     with pytest.raises(UsageProblem, match=r"whole blocks of 8 rows, not 4 .* objective\.thin=1"):
-        objective(Tiny(), images_and_labels(4), SCHEDULE, draws, 0)
+        objective(Tiny(), images_and_labels(4), SCHEDULE, rng, 0)

@@ -30,7 +30,7 @@ from whipray.trainers.classification.recipe import (
 )
 from whipray.trainers.data import Digits, PackedImages, Splits
 from whipray.trainers.errors import DataProblem, DivergenceProblem, UsageProblem
-from whipray.trainers.randomness import Draws
+from whipray.trainers.randomness import BatchRandom
 
 CPU = torch.device("cpu")
 HALVES = {"many": range(5), "few": range(5, 10)}
@@ -165,7 +165,7 @@ def test_class_weights_are_normalised_as_pytorch_does() -> None:
 def test_crops_are_windows_into_a_black_frame() -> None:
     images = torch.randint(1, 256, (64, 2, 8, 8), dtype=torch.uint8)
     framed = F.pad(images, (2, 2, 2, 2))
-    crops = crop_and_flip(images, Draws(0, 0, 0, 64, CPU), 2, flip=True)
+    crops = crop_and_flip(images, BatchRandom(0, 0, 0, 64, CPU), 2, flip=True)
     assert crops.dtype == torch.uint8
     seen = set()
     for image, crop in zip(framed, crops, strict=True):
@@ -180,9 +180,9 @@ def test_crops_are_windows_into_a_black_frame() -> None:
         seen.add(where)
     assert {y for y, _, _ in seen} == {x for _, x, _ in seen} == set(range(5))
     assert {mirrored for _, _, mirrored in seen} == {False, True}
-    draws = Draws(0, 0, 0, 64, CPU)
-    assert torch.equal(crop_and_flip(images, draws, 0, flip=False), images)
-    later = crop_and_flip(images, Draws(0, 1, 0, 64, CPU), 2, flip=True)
+    rng = BatchRandom(0, 0, 0, 64, CPU)
+    assert torch.equal(crop_and_flip(images, rng, 0, flip=False), images)
+    later = crop_and_flip(images, BatchRandom(0, 1, 0, 64, CPU), 2, flip=True)
     assert not torch.equal(later, crops)
 
 
@@ -217,7 +217,7 @@ def test_scores_of_a_hand_made_confusion() -> None:
     assert found.per_class_recall == pytest.approx((3 / 4, 2 / 4, 0, 0))
     assert found.recall == pytest.approx((3 / 4 + 2 / 4) / 4)
     assert found.precision == pytest.approx((3 / 6 + 2 / 3 + 0 / 3 + 0) / 4)
-    assert found.figures() == pytest.approx(
+    assert found.values() == pytest.approx(
         {
             "accuracy/overall": 5 / 12,
             "accuracy/many": 5 / 8,
@@ -363,10 +363,10 @@ def test_each_step_crops_anew(digits: Splits, monkeypatch: pytest.MonkeyPatch) -
     real, test = small(digits)
     seen: list[tuple[int, int]] = []
 
-    def note(images: Tensor, draws: Draws, pad: int, flip: bool) -> Tensor:
-        seen.append((draws.step, draws.rows))
-        assert (draws.seed, pad, flip) == (7, 1, True)  # an eighth of 8 pixels
-        return crop_and_flip(images, draws, pad, flip)
+    def note(images: Tensor, rng: BatchRandom, pad: int, flip: bool) -> Tensor:
+        seen.append((rng.step, rng.rows))
+        assert (rng.seed, pad, flip) == (7, 1, True)  # an eighth of 8 pixels
+        return crop_and_flip(images, rng, pad, flip)
 
     monkeypatch.setattr("whipray.trainers.classification.fit.crop_and_flip", note)
     train_and_test(real, test, HALVES, ClassificationConfig(epochs=2, batch_size=16), 7, CPU)

@@ -11,7 +11,7 @@ from support.objectives import COUNTS, CPU, SCHEDULE, SHAPE, Tiny, gradients, im
 from torch import Tensor
 
 from whipray.trainers.objectives import DDPMConfig, FocalConfig
-from whipray.trainers.randomness import Draws
+from whipray.trainers.randomness import BatchRandom
 
 ROWS = 16
 ERRORS = np.logspace(-4, 1, ROWS)  # of the rows, from nearly right to far off
@@ -31,10 +31,10 @@ class Off:
 
 @pytest.mark.parametrize("gamma", [0.0, 0.5, 1.0, 3.0])
 def test_value_and_gradient_are_the_formulas(gamma: float) -> None:
-    batch, draws = images_and_labels(ROWS), Draws(0, 0, 0, ROWS, CPU)
-    eps = draws.normal("eps", SHAPE)
+    batch, rng = images_and_labels(ROWS), BatchRandom(0, 0, 0, ROWS, CPU)
+    eps = rng.normal("eps", SHAPE)
     network = Off(eps)
-    loss = FocalConfig(gamma=gamma).build(COUNTS)(network, batch, SCHEDULE, draws, 0)
+    loss = FocalConfig(gamma=gamma).build(COUNTS)(network, batch, SCHEDULE, rng, 0)
     loss.total.backward()
     value = plain = 0.0
     for i in range(ROWS):
@@ -48,14 +48,14 @@ def test_value_and_gradient_are_the_formulas(gamma: float) -> None:
         expected = slope * 2 * difference / difference.size / ROWS
         np.testing.assert_allclose(network.said.grad[i], expected, rtol=2e-5, atol=1e-12)
     assert loss.total.item() == pytest.approx(value, rel=1e-6)
-    assert loss.parts["focused"].item() == pytest.approx(value, rel=1e-6)
-    assert loss.figures["denoising"].item() == pytest.approx(plain, rel=1e-6)
+    assert loss.terms["focused"].item() == pytest.approx(value, rel=1e-6)
+    assert loss.metrics["denoising"].item() == pytest.approx(plain, rel=1e-6)
 
 
 def test_gamma_0_is_ddpm() -> None:
-    network, batch, draws = Tiny(), images_and_labels(ROWS), Draws(5, 3, 0, ROWS, CPU)
+    network, batch, rng = Tiny(), images_and_labels(ROWS), BatchRandom(5, 3, 0, ROWS, CPU)
     focal, ddpm = (
-        config.build(COUNTS)(network, batch, SCHEDULE, draws, 0).total
+        config.build(COUNTS)(network, batch, SCHEDULE, rng, 0).total
         for config in (FocalConfig(gamma=0, label_drop=0.4), DDPMConfig(label_drop=0.4))
     )
     assert focal.item() == pytest.approx(ddpm.item(), rel=1e-6)

@@ -76,7 +76,7 @@ def test_a_training_goes_on_while_its_checkpoint_is_uploaded(store: Slow) -> Non
 
     given(hooks, 640)
     given(hooks, 960)
-    hooks.settle()
+    hooks.wait_for_uploads()
     assert store.names() == ["images-000000000640", "images-000000000960"]
 
 
@@ -94,7 +94,7 @@ def test_a_checkpoint_counts_once_what_was_told_before_it_is_kept(store: Slow) -
         time.sleep(0.1)  # far longer than it takes to write a manifest
     assert store.latest() is None
     known.set()
-    hooks.settle()
+    hooks.wait_for_uploads()
     assert store.latest() == "images-000000000320"
 
 
@@ -104,8 +104,8 @@ def test_what_is_wrong_with_the_store_is_told_once(store: Slow) -> None:
     given(hooks, 320)
     store.go.set()
     with pytest.raises(Problem, match="the disk is full"):
-        hooks.settle()
-    hooks.settle()
+        hooks.wait_for_uploads()
+    hooks.wait_for_uploads()
     assert store.latest() is None
 
 
@@ -117,5 +117,5 @@ def test_a_checkpoint_is_worth_more_than_the_reports_before_it(store: Slow) -> N
     store.go.set()
     given(hooks, 320)
     with pytest.raises(Problem, match="MLflow refuses"):
-        hooks.settle()
+        hooks.wait_for_uploads()
     assert store.latest() == "images-000000000320"

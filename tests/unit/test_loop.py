@@ -23,14 +23,21 @@ from whipray.trainers.backbones import UNet
 from whipray.trainers.checkpoint import MANIFEST, Manifest, verify, write_manifest
 from whipray.trainers.data import Splits
 from whipray.trainers.data.batches import gather, to_float
-from whipray.trainers.data.sampling import Order
+from whipray.trainers.data.order import IndexOrder
 from whipray.trainers.diffusion import build_schedule
 from whipray.trainers.engine import Engine, join_workers
 from whipray.trainers.errors import CheckpointProblem, DivergenceProblem, UsageProblem
 from whipray.trainers.export import CARD, WEIGHTS, export, load_exported
-from whipray.trainers.loop import LoopConfig, Progress, Resume, Training, _shares, check_same_run
+from whipray.trainers.loop import (
+    LoopConfig,
+    Progress,
+    ResumePoint,
+    Training,
+    _shares,
+    check_same_run,
+)
 from whipray.trainers.objectives import Batch
-from whipray.trainers.randomness import Draws, derive_seed
+from whipray.trainers.randomness import BatchRandom, derive_seed
 from whipray.trainers.samplers import SamplingConfig
 from whipray.trainers.trainer_config import TrainerConfig
 
@@ -50,7 +57,7 @@ class Folder:
         self.folder = folder
         self.reports: list[Progress] = []
         self.events: list[int | str] = []
-        self.hurry_at = 0
+        self.checkpoint_now_at = 0
         """Images at whose report a host is given notice."""
 
     def report(self, progress: Progress) -> bool:
@@ -58,8 +65,8 @@ class Folder:
         self.events.append(progress.images_seen)
         return False
 
-    def hurry(self) -> bool:
-        return self.reports[-1].images_seen == self.hurry_at
+    def checkpoint_now(self) -> bool:
+        return self.reports[-1].images_seen == self.checkpoint_now_at
 
     def checkpoint(
         self, name: str, scratch: TemporaryDirectory[str], file: str, manifest: Manifest
@@ -70,12 +77,12 @@ class Folder:
         write_manifest(self.folder / name, manifest)
         scratch.cleanup()
 
-    def settle(self) -> None:
+    def wait_for_uploads(self) -> None:
         self.events.append("settled")
 
-    def resume(self) -> Resume:
+    def resume(self) -> ResumePoint:
         newest = max(path.parent for path in self.folder.glob(f"*/{MANIFEST}"))
-        return Resume(newest, verify(newest))
+        return ResumePoint(newest, verify(newest))
 
 
 @pytest.fixture(scope="module")
@@ -94,13 +101,13 @@ def train(data: Splits, tmp_path: Path) -> Iterator[Train]:
     opened: list[Engine] = []
 
     def run(
-        resume: Resume | None = None, hurry_at: int = 0, **changes: Any
+        resume: ResumePoint | None = None, checkpoint_now_at: int = 0, **changes: Any
     ) -> tuple[Training, Folder]:
         config = config_of(**changes)
         training = Training(config, data, CPU, resume)
         opened.append(training.engine)
         hooks = Folder(tmp_path)
-        hooks.hurry_at = hurry_at
+        hooks.checkpoint_now_at = checkpoint_now_at
         training.run(hooks, config.model_dump(mode="json"))
         return training, hooks
 
@@ -117,15 +124,15 @@ def by_hand(config: TrainerConfig, data: Splits) -> tuple[nn.Module, dict[str, T
     optimizer = torch.optim.Adam(network.parameters(), betas=config.optimizer.betas)
     schedule = build_schedule(config.diffusion, CPU)
     objective = config.objective.build(data.train.class_counts.tolist())
-    order = Order(data.train.labels, 10, config.data.sampling, config.seed)
+    order = IndexOrder(data.train.labels, 10, config.data.class_sampling, config.seed)
     for step in range(config.training.images // BATCH):
         indices = order.indices(step * BATCH, BATCH)
         batch = Batch(
             to_float(gather(data.train, indices, CPU), None),
             torch.from_numpy(data.train.labels[indices]),
         )
-        draws = Draws(config.seed, step, 0, BATCH, CPU)
-        loss = objective(network, batch, schedule, draws, step * BATCH)
+        rng = BatchRandom(config.seed, step, 0, BATCH, CPU)
+        loss = objective(network, batch, schedule, rng, step * BATCH)
         optimizer.zero_grad()
         loss.total.backward()
         if config.optimizer.clip:
@@ -185,7 +192,7 @@ def test_reports_and_checkpoints_come_by_images(train: Train) -> None:
 
 
 def test_notice_has_a_checkpoint_kept_before_the_training_goes_on(train: Train) -> None:
-    _, hooks = train(training__images=4 * BATCH, hurry_at=2 * BATCH)
+    _, hooks = train(training__images=4 * BATCH, checkpoint_now_at=2 * BATCH)
     now = [2 * BATCH, "images-000000000064", "settled"]
     end = [4 * BATCH, "images-000000000128", "settled"]
     assert hooks.events == [BATCH, *now, 3 * BATCH, *end]
@@ -236,9 +243,9 @@ def test_the_validation_loss_is_a_fixed_mean_over_fixed_images(data: Splits) -> 
 
     picked = torch.linspace(0, 739, 37).long().numpy()  # of 740 reference images
     assert set(data.reference.labels[picked]) == set(range(10))
-    draws = Draws(derive_seed(config.seed, "validation"), 0, 0, 37, CPU)
+    rng = BatchRandom(derive_seed(config.seed, "validation"), 0, 0, 37, CPU)
     x_0 = to_float(gather(data.reference, picked, CPU), None)
-    t, eps = draws.integers("t", 1000), draws.normal("eps", (1, 8, 8))
+    t, eps = rng.integers("t", 1000), rng.normal("eps", (1, 8, 8))
     labels = torch.from_numpy(data.reference.labels[picked])
     x_t = training.schedule.q_sample(x_0, t, eps)
     with torch.no_grad():
@@ -281,7 +288,7 @@ def test_trainings_one_after_another_leave_nothing_behind(data: Splits, tmp_path
             patch.object(Training, "_next_loss", autospec=True, return_value=8.0) as asked,
             pytest.raises(DivergenceProblem, match="next loss 8, saved 9"),
         ):
-            Training(config, data, CPU, Resume(resume.folder, other))
+            Training(config, data, CPU, ResumePoint(resume.folder, other))
         (training,) = asked.call_args.args
         return weakref.ref(training.engine.network)
 

@@ -27,7 +27,11 @@ SMALL = UNetConfig(
     norm_groups=4,
     dropout=0.3,
 )
-LAYERS = [("up",), ("*",), ("tail", "middle.*.attention.*", "embedding", "down.2.shortcut", "head")]
+LAYERS = [
+    ("up",),
+    ("*",),
+    ("conv_out", "middle.*.attention.*", "embedding", "down.2.shortcut", "conv_in"),
+]
 
 
 def unet() -> UNet:
@@ -109,7 +113,7 @@ def test_merging_changes_no_output_and_leaves_a_plain_unet(
 ) -> None:
     network, plain = unet(), unet().eval()
     if general:
-        add_parts(network, "general", ranked("*", rank=0.9), "start.lora")
+        add_parts(network, "general", ranked("*", rank=0.9), "pretrained.lora")
     add_parts(network, "expert", ranked(*layers), "objective.reserve")
     awake(network).eval()
     found = {}
@@ -166,12 +170,12 @@ def test_the_first_gradient_moves_b_and_nothing_is_frozen() -> None:
 @pytest.mark.parametrize(
     ("pattern", "found"),
     [
-        ("tail", ["tail.2"]),
+        ("conv_out", ["conv_out.2"]),
         ("up.*.attention.*", ["up.0.attention.out", "up.0.attention.qkv"]),
         ("up.0.atten*", ["up.0.attention.out", "up.0.attention.qkv"]),
         ("up.*.attention", ["up.0.attention.out", "up.0.attention.qkv"]),
         ("middle.1", ["middle.1.conv_1", "middle.1.conv_2", "middle.1.project"]),
-        ("head", ["head"]),
+        ("conv_in", ["conv_in"]),
     ],
 )
 def test_layers_are_named_or_matched(pattern: str, found: list[str]) -> None:
@@ -199,7 +203,7 @@ def test_a_star_is_every_linear_and_conv() -> None:
         (ranked("up.*.attn.*"), r"reserve\.layers: up\.\*\.attn\.\* matches no layer"),
         (ranked("labels"), r"labels matches no layer"),  # a table, not a matrix product
         (ranked("up", rank=17), r"reserve\.rank 17 is above min\(d, k\) = (8|16) of layer up\."),
-        (ranked("tail", rank=4), r"rank 4 is above min\(d, k\) = 3 of layer tail\.2"),
+        (ranked("conv_out", rank=4), r"rank 4 is above min\(d, k\) = 3 of layer conv_out\.2"),
     ],
 )
 def test_layers_and_ranks_that_cannot_be_are_refused(config: LowRankConfig, message: str) -> None:
@@ -211,10 +215,10 @@ def test_layers_and_ranks_that_cannot_be_are_refused(config: LowRankConfig, mess
 @pytest.mark.parametrize("rank", [3, 4, 0.9])
 def test_an_expert_is_of_lower_rank_than_its_general_part(rank: float) -> None:
     network = unet()
-    add_parts(network, "general", ranked("up", rank=3), "start.lora")
+    add_parts(network, "general", ranked("up", rank=3), "pretrained.lora")
     add_parts(network, "expert", ranked("up", rank=2), "objective.reserve")
     network = unet()
-    add_parts(network, "general", ranked("up", rank=3), "start.lora")
+    add_parts(network, "general", ranked("up", rank=3), "pretrained.lora")
     message = r"objective\.reserve\.rank \d+ is not below LoRA's 3 .*start\.lora\.rank"
     with pytest.raises(UsageProblem, match=message):
         add_parts(network, "expert", ranked("up", rank=rank), "objective.reserve")

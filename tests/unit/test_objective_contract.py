@@ -32,7 +32,7 @@ from whipray.trainers.objectives import (
     TCFGConfig,
 )
 from whipray.trainers.objectives.base import ObjectiveConfig
-from whipray.trainers.randomness import Draws
+from whipray.trainers.randomness import BatchRandom
 from whipray.trainers.samplers import NULL_LABEL
 
 Method = ObjectiveConfig | CALLConfig
@@ -56,9 +56,9 @@ VARIANTS: list[Method] = [
     *(method() for method in METHODS),
     *(dropping(method(), 0.5, "batch") for method in METHODS),
     CBDMConfig(gamma=0, label_set="sqrt"),
-    CBDMConfig(label_draws=2, label_set="balanced", dropout_masks="shared"),
+    CBDMConfig(label_samples=2, label_set="balanced", dropout_masks="shared"),
     CBDMConfig(thin=0.5, label_drop=0.3),
-    CBDMConfig(thin=0.25, gamma=0, label_draws=2),
+    CBDMConfig(thin=0.25, gamma=0, label_samples=2),
     OCConfig(estimator="expected"),
     OCConfig(mode="full", tr_tau=-1, cutoff=900),
     FocalConfig(gamma=0.5),
@@ -84,7 +84,7 @@ def network_for(config: Method) -> UNet:
     )
     network = UNet(size, SHAPE, len(COUNTS))
     config.prepare(network)
-    network.listen_to_augmentation(3)
+    network.add_augmentation_conditioning(3)
     awake(network)
     return network
 
@@ -98,8 +98,8 @@ def told(rows: int) -> Batch:
 
 def loss_of(config: Method, model: Any, batch: Batch, step: int = 0, first_row: int = 0) -> Loss:
     torch.manual_seed(step)  # of dropout
-    draws = Draws(3, step, first_row, len(batch.labels), CPU)
-    return config.build(COUNTS)(model, batch, SCHEDULE, draws, 64 * step)
+    rng = BatchRandom(3, step, first_row, len(batch.labels), CPU)
+    return config.build(COUNTS)(model, batch, SCHEDULE, rng, 64 * step)
 
 
 @pytest.mark.parametrize(
@@ -113,19 +113,21 @@ class TestContract:
         assert loss.total.dtype == torch.float32
         assert loss.total.isfinite()
         assert loss.total.requires_grad
-        assert not loss.parts.keys() & loss.figures.keys()
-        recorded = {**loss.parts, **loss.figures}
+        assert not loss.terms.keys() & loss.metrics.keys()
+        recorded = {**loss.terms, **loss.metrics}
         assert "denoising" in recorded
         assert "total" not in recorded  # the training's own name
         for value in recorded.values():
             assert value.shape == ()
             assert value.isfinite()
             assert not value.requires_grad
-        assert sum(loss.parts.values()).item() == pytest.approx(loss.total.item(), rel=1e-6)
+        assert sum(loss.terms.values()).item() == pytest.approx(loss.total.item(), rel=1e-6)
 
     def test_gradients_reach_every_parameter(self, config: Method) -> None:
         network = network_for(config)
-        step = next(s for s in range(99) if Draws(3, s, 0, 1, CPU).for_batch("label_drop") > 0.5)
+        step = next(
+            s for s in range(99) if BatchRandom(3, s, 0, 1, CPU).for_batch("label_drop") > 0.5
+        )
         loss_of(config, network, told(24), step).total.backward()
         for name, p in network.named_parameters():
             assert p.grad is not None, name
@@ -146,7 +148,7 @@ class TestContract:
         batch = told(32)
         expected = loss_of(config, whole, batch)
         expected.total.backward()
-        wanted = {k: v.item() for k, v in {**expected.parts, **expected.figures}.items()}
+        wanted = {k: v.item() for k, v in {**expected.terms, **expected.metrics}.items()}
         rows, found = 32 // workers, dict.fromkeys(wanted, 0.0)
         for first in range(0, 32, rows):
             own = slice(first, first + rows)
@@ -158,7 +160,7 @@ class TestContract:
             )
             loss = loss_of(config, shared, some, first_row=first)
             (loss.total / workers).backward()
-            for name, value in {**loss.parts, **loss.figures}.items():
+            for name, value in {**loss.terms, **loss.metrics}.items():
                 found[name] += value.item() / workers
         assert found == pytest.approx(wanted, rel=1e-5)
         for p, q in zip(whole.parameters(), shared.parameters(), strict=True):
@@ -189,7 +191,7 @@ class TestContract:
         loss.total.backward()
         assert loss.total.isfinite()
         assert network.labels.weight.grad.count_nonzero() == 0
-        assert network.head.weight.grad.count_nonzero() > 0
+        assert network.conv_in.weight.grad.count_nonzero() > 0
 
     def test_the_config_is_found_by_its_name(self, config: Method) -> None:
         assert TypeAdapter(AnyObjective).validate_python(config.model_dump()) == config

@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_leaves
 from whipray.trainers.diffusion import DiffusionConfig, Schedule, build_schedule
 from whipray.trainers.objectives import Batch, Loss, OCConfig
 from whipray.trainers.objectives.base import Noised
-from whipray.trainers.randomness import Draws
+from whipray.trainers.randomness import BatchRandom
 from whipray.trainers.samplers import NULL_LABEL
 
 Array = NDArray[np.float64]
@@ -40,13 +40,13 @@ class Silent:
 def target_of(
     config: OCConfig,
     batch: Batch,
-    draws: Draws,
+    rng: BatchRandom,
     schedule: Schedule = SCHEDULE,
     counts: list[int] = COUNTS,
 ) -> tuple[Tensor, Loss, list[int]]:
     """What the network is asked to say, bit for bit where numel is a power of two."""
     network = Silent()
-    loss = config.build(counts)(network, batch, schedule, draws, 0)
+    loss = config.build(counts)(network, batch, schedule, rng, 0)
     loss.total.backward()
     assert len(network.labels) == 1  # no second forward pass
     assert network.said.grad is not None
@@ -90,18 +90,18 @@ def weights(
 
 
 def read_again(
-    whole: Batch, draws: Draws, config: OCConfig, diffusion: DiffusionConfig
+    whole: Batch, rng: BatchRandom, config: OCConfig, diffusion: DiffusionConfig
 ) -> tuple[Array, float]:
     """The target of each row, one after the other, and the share that points elsewhere."""
     betas = np.linspace(diffusion.beta_start, diffusion.beta_end, diffusion.timesteps)
     abar = np.cumprod(1 - betas)
     images, labels = whole.images.double().numpy(), whole.labels.tolist()
-    t_all = draws.integers("t", diffusion.timesteps).tolist()
-    eps_all = draws.normal("eps", SHAPE).double().numpy()
-    u_all = draws.uniform("transfer")[:, 0].tolist()
+    t_all = rng.integers("t", diffusion.timesteps).tolist()
+    eps_all = rng.normal("eps", SHAPE).double().numpy()
+    u_all = rng.uniform("transfer")[:, 0].tolist()
     targets, elsewhere = [], []
     for row, (t, eps, u) in enumerate(zip(t_all, eps_all, u_all, strict=True)):
-        i = draws.first_row + row
+        i = rng.first_row + row
         x_t = abar[t] ** 0.5 * images[i] + (1 - abar[t]) ** 0.5 * eps
         w = weights(images[i], eps, (1 / abar[t] - 1) ** 0.5, images, labels, config.tr_tau)
 
@@ -119,7 +119,7 @@ def read_again(
             found: Array = {"eps": eps_k, "x0": images[k], "v": v}[diffusion.prediction]
             return found
 
-        if config.estimator == "draw":
+        if config.estimator == "sample":
             j = next(j for j, below in enumerate(np.cumsum(w)) if u < below)
             targets.append(target(pointed_at(j)))
             elsewhere.append(float(pointed_at(j) != i))
@@ -129,7 +129,7 @@ def read_again(
     return np.stack(targets), float(np.mean(elsewhere))
 
 
-@pytest.mark.parametrize("estimator", ["draw", "expected"])
+@pytest.mark.parametrize("estimator", ["sample", "expected"])
 @pytest.mark.parametrize("prediction", ["eps", "x0", "v"])
 @pytest.mark.parametrize(
     "options",
@@ -154,14 +154,14 @@ def test_the_target_is_the_definitions(
     moved = 0.0
     for step, (first, rows) in enumerate([(0, 32), (4, 12), (16, 16), (31, 1)]):
         whole = images_and_labels(32)
-        draws = Draws(5, step, first, rows, CPU)
+        rng = BatchRandom(5, step, first, rows, CPU)
         batch = whole if rows == 32 else share_of(whole, first, rows)
-        found, loss, shown = target_of(config, batch, draws, build_schedule(diffusion))
-        expected, elsewhere = read_again(whole, draws, config, diffusion)
+        found, loss, shown = target_of(config, batch, rng, build_schedule(diffusion))
+        expected, elsewhere = read_again(whole, rng, config, diffusion)
         np.testing.assert_allclose(found, expected, rtol=2e-6, atol=4e-6)
-        assert loss.figures["transferred"].item() == pytest.approx(elsewhere, abs=1e-6)
+        assert loss.metrics["transferred"].item() == pytest.approx(elsewhere, abs=1e-6)
         assert loss.total.item() == pytest.approx((expected**2).mean(), rel=1e-5)  # no regulariser
-        assert loss.parts == {"denoising": loss.total}
+        assert loss.terms == {"denoising": loss.total}
         if config.label_drop == 1:
             assert shown == [NULL_LABEL] * rows
         moved += elsewhere
@@ -180,7 +180,7 @@ def large_images() -> Batch:
     return Batch(images, torch.arange(16) % len(COUNTS))
 
 
-@pytest.mark.parametrize("estimator", ["draw", "expected"])
+@pytest.mark.parametrize("estimator", ["sample", "expected"])
 @pytest.mark.parametrize("mode", ["t2h", "h2t", "full"])
 @pytest.mark.parametrize("prediction", ["eps", "x0", "v"])
 def test_where_sigma_is_small_the_target_is_the_images_own(
@@ -193,8 +193,8 @@ def test_where_sigma_is_small_the_target_is_the_images_own(
     n = noised_at(batch, [0] * 5, schedule)
     objective = OCConfig(mode=mode, estimator=estimator).build(COUNTS)
     for step in range(8):
-        target, _ = objective.transfer(n, batch, schedule, Draws(0, step, 0, 5, CPU))
-        if estimator == "draw":
+        target, _ = objective.transfer(n, batch, schedule, BatchRandom(0, step, 0, 5, CPU))
+        if estimator == "sample":
             assert torch.equal(target, n.target)
         else:
             torch.testing.assert_close(target, n.target, rtol=0, atol=1e-6)
@@ -225,9 +225,9 @@ def test_the_posterior_keeps_its_digits(t: int, tr_tau: float) -> None:
 # -- the gate --------------------------------------------------------------------------------------------
 
 
-def pointed_at(config: OCConfig, batch: Batch, draws: Draws, counts: list[int]) -> Tensor:
+def pointed_at(config: OCConfig, batch: Batch, rng: BatchRandom, counts: list[int]) -> Tensor:
     """k of each row, (B,): the image that the target is."""
-    target, _, _ = target_of(config, batch, draws, X0, counts)
+    target, _, _ = target_of(config, batch, rng, X0, counts)
     distance = torch.cdist(target.flatten(1), batch.images.flatten(1))
     assert distance.min(1).values.max() < 1e-3
     return distance.argmin(1)
@@ -238,7 +238,7 @@ def test_the_gate_opens_one_way() -> None:
     rows, ways = torch.arange(24), {}
     for mode in ("t2h", "h2t", "full"):
         steps = [
-            pointed_at(OCConfig(mode=mode), batch, Draws(1, s, 0, 24, CPU), COUNTS)
+            pointed_at(OCConfig(mode=mode), batch, BatchRandom(1, s, 0, 24, CPU), COUNTS)
             for s in range(40)
         ]
         gain = torch.stack([counts[batch.labels[k]] - counts[batch.labels] for k in steps])
@@ -258,21 +258,21 @@ def test_the_cutoff_is_the_first_time_without_transfer() -> None:
     objective = OCConfig(mode="full", cutoff=700).build(COUNTS)
     away = torch.zeros(8, dtype=torch.bool)
     for step in range(40):
-        target, _ = objective.transfer(n, batch, X0, Draws(0, step, 0, 8, CPU))
+        target, _ = objective.transfer(n, batch, X0, BatchRandom(0, step, 0, 8, CPU))
         away |= (target - batch.images).abs().amax((1, 2, 3)) > 1e-3
     assert away.tolist() == [True] * 3 + [False] * 5
 
 
-@pytest.mark.parametrize("estimator", ["draw", "expected"])
+@pytest.mark.parametrize("estimator", ["sample", "expected"])
 def test_with_equal_classes_the_modes_are_one(estimator: str) -> None:
-    batch, draws = images_and_labels(32), Draws(0, 0, 0, 32, CPU)
+    batch, rng = images_and_labels(32), BatchRandom(0, 0, 0, 32, CPU)
     targets = [
-        target_of(OCConfig(mode=mode, estimator=estimator), batch, draws, counts=[7, 7, 7, 7])[0]
+        target_of(OCConfig(mode=mode, estimator=estimator), batch, rng, counts=[7, 7, 7, 7])[0]
         for mode in ("t2h", "h2t", "full")
     ]
     assert torch.equal(targets[0], targets[1])
     assert torch.equal(targets[0], targets[2])
-    assert not torch.equal(targets[0], draws.normal("eps", SHAPE))
+    assert not torch.equal(targets[0], rng.normal("eps", SHAPE))
 
 
 def test_tr_tau_goes_without_a_gate() -> None:
@@ -289,11 +289,11 @@ def test_the_mean_of_many_draws_is_the_expected_target(mode: str) -> None:
     n = noised_at(batch, np.linspace(400, 999, 16).astype(int).tolist(), X0)
     draw = OCConfig(mode=mode).build(COUNTS)
     drawn, moved = zip(
-        *(draw.transfer(n, batch, X0, Draws(2, step, 0, 16, CPU)) for step in range(count)),
+        *(draw.transfer(n, batch, X0, BatchRandom(2, step, 0, 16, CPU)) for step in range(count)),
         strict=True,
     )
     closed = OCConfig(mode=mode, estimator="expected").build(COUNTS)
-    expected, share = closed.transfer(n, batch, X0, Draws(2, 0, 0, 16, CPU))
+    expected, share = closed.transfer(n, batch, X0, BatchRandom(2, 0, 0, 16, CPU))
     targets = torch.stack(drawn).double()
     error = targets.std(0) / count**0.5
     assert error.max() > 0.01  # the draws did vary
@@ -304,14 +304,14 @@ def test_the_mean_of_many_draws_is_the_expected_target(mode: str) -> None:
     assert (shares.mean() - share).abs() <= 5 * error
 
 
-@pytest.mark.parametrize("estimator", ["draw", "expected"])
+@pytest.mark.parametrize("estimator", ["sample", "expected"])
 def test_what_the_gate_holds_back_stays_with_the_row(estimator: str) -> None:
     images = images_and_labels(8).images
     labels = torch.tensor([0, 1, 1, 1, 3, 3, 3, 3])  # row 0 is alone in the most frequent class
     batch = Batch(images, labels)
     n = noised_at(batch, [900] * 8)
     objective = OCConfig(estimator=estimator).build(COUNTS)
-    target, moved = objective.transfer(n, batch, SCHEDULE, Draws(0, 0, 0, 8, CPU))
+    target, moved = objective.transfer(n, batch, SCHEDULE, BatchRandom(0, 0, 0, 8, CPU))
     torch.testing.assert_close(target[0], n.eps[0], rtol=0, atol=1e-6)
     assert moved > 0.3
 
@@ -319,18 +319,18 @@ def test_what_the_gate_holds_back_stays_with_the_row(estimator: str) -> None:
 # -- workers and memory -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("estimator", ["draw", "expected"])
+@pytest.mark.parametrize("estimator", ["sample", "expected"])
 @pytest.mark.parametrize("workers", [2, 4])
 def test_any_number_of_workers_has_the_same_targets(workers: int, estimator: str) -> None:
     whole, rows = images_and_labels(32), 32 // workers
     config = OCConfig(estimator=estimator)
-    alone, loss, _ = target_of(config, whole, Draws(3, 1, 0, 32, CPU))
-    assert loss.figures["transferred"] > 0.1
+    alone, loss, _ = target_of(config, whole, BatchRandom(3, 1, 0, 32, CPU))
+    assert loss.metrics["transferred"] > 0.1
     shares = [
-        target_of(config, share_of(whole, first, rows), Draws(3, 1, first, rows, CPU))[0]
+        target_of(config, share_of(whole, first, rows), BatchRandom(3, 1, first, rows, CPU))[0]
         for first in range(0, 32, rows)
     ]
-    if estimator == "draw":
+    if estimator == "sample":
         assert torch.equal(torch.cat(shares), alone)
     else:
         torch.testing.assert_close(torch.cat(shares), alone, rtol=0, atol=1e-6)
@@ -348,10 +348,10 @@ class Largest(TorchDispatchMode):
         return result
 
 
-@pytest.mark.parametrize("estimator", ["draw", "expected"])
+@pytest.mark.parametrize("estimator", ["sample", "expected"])
 def test_no_tensor_is_larger_than_the_images_of_the_global_batch(estimator: str) -> None:
     whole = images_and_labels(64)
     batch = share_of(whole, 0, 32)
     with Largest() as seen:
-        target_of(OCConfig(estimator=estimator), batch, Draws(0, 0, 0, 32, CPU))
+        target_of(OCConfig(estimator=estimator), batch, BatchRandom(0, 0, 0, 32, CPU))
     assert seen.numel == whole.images.numel()  # and not 32 times that

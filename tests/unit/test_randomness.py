@@ -9,20 +9,20 @@ from scipy import stats
 from torch import Tensor
 
 from whipray.trainers.errors import UsageProblem
-from whipray.trainers.randomness import BLOCK, Draws, derive_seed
+from whipray.trainers.randomness import BLOCK, BatchRandom, derive_seed
 
 CPU = torch.device("cpu")
 WEIGHTS = torch.tensor([5.0, 0.0, 1.0, 4.0], dtype=torch.float64)
 KINDS = {
-    "normal": lambda draws, stream: draws.normal(stream, (2, 3)),
-    "integers": lambda draws, stream: draws.integers(stream, 1000),
-    "uniform": lambda draws, stream: draws.uniform(stream, 2),
-    "categorical": lambda draws, stream: draws.categorical(stream, WEIGHTS, 3),
+    "normal": lambda rng, stream: rng.normal(stream, (2, 3)),
+    "integers": lambda rng, stream: rng.integers(stream, 1000),
+    "uniform": lambda rng, stream: rng.uniform(stream, 2),
+    "categorical": lambda rng, stream: rng.categorical(stream, WEIGHTS, 3),
 }
 
 
 def rows_of(kind: str, first: int, rows: int, stream: str = "a", seed: int = 1, step: int = 9):
-    return KINDS[kind](Draws(seed, step, first, rows, CPU), stream)
+    return KINDS[kind](BatchRandom(seed, step, first, rows, CPU), stream)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -54,12 +54,12 @@ def test_stream_step_seed_and_block_all_matter(kind: str) -> None:
 
 
 def test_shapes_and_types() -> None:
-    draws = Draws(0, 0, 3, 10, CPU)
+    rng = BatchRandom(0, 0, 3, 10, CPU)
     expected: list[tuple[Tensor, tuple[int, ...], torch.dtype]] = [
-        (draws.normal("s", (3, 4, 4)), (10, 3, 4, 4), torch.float32),
-        (draws.integers("s", 5), (10,), torch.int64),
-        (draws.uniform("s"), (10, 1), torch.float64),
-        (draws.categorical("s", WEIGHTS), (10, 1), torch.int64),
+        (rng.normal("s", (3, 4, 4)), (10, 3, 4, 4), torch.float32),
+        (rng.integers("s", 5), (10,), torch.int64),
+        (rng.uniform("s"), (10, 1), torch.float64),
+        (rng.categorical("s", WEIGHTS), (10, 1), torch.int64),
     ]
     for found, shape, dtype in expected:
         assert found.shape == shape
@@ -79,34 +79,34 @@ def test_seeds_keep_their_values() -> None:
 
 def test_one_number_for_the_batch_is_the_same_for_every_worker() -> None:
     found = [
-        [Draws(4, step, rank * 6, 6, CPU).for_batch("coin") for rank in range(4)]
+        [BatchRandom(4, step, rank * 6, 6, CPU).for_batch("coin") for rank in range(4)]
         for step in range(200)
     ]
     assert all(len(set(of_step)) == 1 for of_step in found)
     first = [of_step[0] for of_step in found]
     assert stats.kstest(first, "uniform").pvalue > 1e-3
-    assert Draws(4, 0, 0, 6, CPU).for_batch("other") != first[0]
-    assert Draws(5, 0, 0, 6, CPU).for_batch("coin") != first[0]
+    assert BatchRandom(4, 0, 0, 6, CPU).for_batch("other") != first[0]
+    assert BatchRandom(5, 0, 0, 6, CPU).for_batch("coin") != first[0]
 
 
 def test_numbers_of_a_block_are_the_same_for_any_whole_blocks() -> None:
-    whole = Draws(0, 1, 0, 5 * BLOCK, CPU).for_block("s", 2)
+    whole = BatchRandom(0, 1, 0, 5 * BLOCK, CPU).for_block("s", 2)
     assert whole.shape == (5, 2)
     assert len(whole.unique()) == 10
     for first, blocks in ((0, 1), (1, 2), (4, 1), (2, 3)):
-        found = Draws(0, 1, first * BLOCK, blocks * BLOCK, CPU).for_block("s", 2)
+        found = BatchRandom(0, 1, first * BLOCK, blocks * BLOCK, CPU).for_block("s", 2)
         assert torch.equal(found, whole[first : first + blocks])
 
 
 @pytest.mark.parametrize(("first", "rows"), [(4, 8), (0, 12), (8, 4)])
 def test_broken_blocks_are_refused(first: int, rows: int) -> None:
     with pytest.raises(UsageProblem, match="whole blocks of 8"):
-        Draws(0, 0, first, rows, CPU).for_block("s")
+        BatchRandom(0, 0, first, rows, CPU).for_block("s")
 
 
 # -- the distributions, over many short generators ----------------------------------------------------
 
-MANY = Draws(11, 0, 0, 4000 * BLOCK, CPU)
+MANY = BatchRandom(11, 0, 0, 4000 * BLOCK, CPU)
 
 
 def test_distributions() -> None:

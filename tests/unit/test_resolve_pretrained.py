@@ -22,7 +22,8 @@ from whipray.platform.config.experiment import Experiment, load_experiment
 from whipray.platform.config.space_files import parse_space
 from whipray.platform.runs.resolve_pretrained import resolve_pretrained
 from whipray.platform.storage.checkpoints import name_of
-from whipray.platform.storage.pretrained import LINEAGE, Lineage, export_run, load_start
+from whipray.platform.storage.layout import PRETRAINED_RECORD
+from whipray.platform.storage.pretrained import PretrainedRecord, export_run, load_pretrained
 from whipray.platform.storage.store import Storage
 from whipray.platform.tuning.sweep import Sweep
 from whipray.trainers.backbones import UNet, UNetConfig
@@ -30,20 +31,22 @@ from whipray.trainers.backbones.low_rank import add_parts
 from whipray.trainers.errors import CheckpointProblem, UsageProblem
 from whipray.trainers.export import CARD, WEIGHTS, load_exported
 from whipray.trainers.samplers import SamplingConfig
-from whipray.trainers.start import LoRAConfig, StartConfig
+from whipray.trainers.trainer_config import LoRAConfig, PretrainedConfig
 
 HALF, END = 4 * BATCH, 8 * BATCH
 DIGITS = [str(digit) for digit in range(10)]
 CALL = {"name": "call", "base": {"name": "cbdm"}, "reserve": {"layers": ["up"], "rank": 1}}
 
 
-def settle(experiment: Experiment, run: Storage, names: list[str] = DIGITS) -> Lineage | None:
+def settle(
+    experiment: Experiment, run: Storage, names: list[str] = DIGITS
+) -> PretrainedRecord | None:
     return resolve_pretrained(experiment, run, names, (1, 8, 8))
 
 
 def started(source: Path | str, *, lora: bool = False, **changes: Any) -> Experiment:
     adapters = {"lora": {"rank": 2}} if lora else {}
-    return tiny(start={"model": str(source), **adapters}, **changes)
+    return tiny(pretrained={"model": str(source), **adapters}, **changes)
 
 
 @pytest.fixture(scope="module")
@@ -76,10 +79,10 @@ def spoil(model: Path) -> None:
 def test_a_start_is_settled_once_and_kept_by_its_content(model: Path, tmp_path: Path) -> None:
     root = at(tmp_path / "store")
     run, experiment = root.child("runs/tuned"), started(model)
-    lineage = settle(experiment, run)
+    record = settle(experiment, run)
     digest = hashlib.sha256((model / WEIGHTS).read_bytes()).hexdigest()
     card = json.loads((model / CARD).read_text())
-    assert json.loads(run.read_text(LINEAGE)) == {
+    assert json.loads(run.read_text(PRETRAINED_RECORD)) == {
         "source": str(model),
         "kind": "folder",
         "version": None,
@@ -89,19 +92,21 @@ def test_a_start_is_settled_once_and_kept_by_its_content(model: Path, tmp_path: 
     }
     before = load_file(model / WEIGHTS)
     spoil(model)
-    assert settle(experiment, run) == lineage
-    start = load_start(run, experiment.start)
-    assert start is not None
-    assert start.hash == digest
-    assert all(torch.equal(start.weights[name], tensor) for name, tensor in before.items())
+    assert settle(experiment, run) == record
+    pretrained = load_pretrained(run, experiment.pretrained)
+    assert pretrained is not None
+    assert pretrained.hash == digest
+    assert all(torch.equal(pretrained.weights[name], tensor) for name, tensor in before.items())
 
     assert settle(tiny(), root.child("runs/anew")) is None
     other = settle(experiment, root.child("runs/other"))
     assert other is not None
     assert other.sha256 != digest
-    kept = {path for path in root.list() if path.startswith("starts/")}
+    kept = {path for path in root.list() if path.startswith("pretrained/")}
     assert kept == {
-        f"starts/{sha[:16]}/{file}" for sha in (digest, other.sha256) for file in (CARD, WEIGHTS)
+        f"pretrained/{sha[:16]}/{file}"
+        for sha in (digest, other.sha256)
+        for file in (CARD, WEIGHTS)
     }
 
 
@@ -110,7 +115,7 @@ def test_trials_start_from_what_their_sweep_has_settled(model: Path, tmp_path: P
     of_sweep = settle(started(model), root.child("sweeps/s"))
     spoil(model)
     assert settle(started(model), root.child("sweeps/s/trials/0003")) == of_sweep
-    assert root.exists("sweeps/s/trials/0003/start.json")
+    assert root.exists("sweeps/s/trials/0003/pretrained.json")
     assert settle(started(model), root.child("sweeps/t/trials/0003")) != of_sweep
     with pytest.raises(UsageProblem, match=r"model\.attention_heads=1, this training 3"):
         settle(started(model, model__attention_heads=3), root.child("sweeps/s/trials/0004"))
@@ -125,27 +130,27 @@ def test_a_run_that_has_learned_keeps_what_it_started_from(model: Path, tmp_path
     with pytest.raises(CheckpointProblem, match=f"the run to resume started from {model}, and"):
         settle(started(elsewhere), at(run))
     with pytest.raises(
-        CheckpointProblem, match=r"the run to resume has start\.labels=keep, not None"
+        CheckpointProblem, match=r"the run to resume has pretrained\.labels=keep, not None"
     ):
         train(tiny(**short), run)
-    (run / LINEAGE).unlink()
-    with pytest.raises(CheckpointProblem, match=r"the run to resume has no start\.json"):
+    (run / PRETRAINED_RECORD).unlink()
+    with pytest.raises(CheckpointProblem, match=r"the run to resume has no pretrained\.json"):
         settle(started(model), at(run))
 
 
 def altered(run: Path) -> None:
-    (file,) = run.glob(f"starts/*/{WEIGHTS}")
+    (file,) = run.glob(f"pretrained/*/{WEIGHTS}")
     file.write_bytes(file.read_bytes()[:-4] + b"\0\0\0\1")
 
 
 def cut(run: Path) -> None:
-    (file,) = run.glob(f"starts/*/{WEIGHTS}")
+    (file,) = run.glob(f"pretrained/*/{WEIGHTS}")
     file.write_bytes(file.read_bytes()[:-4])
 
 
 def of_another_model(run: Path) -> None:
-    lineage = json.loads((run / LINEAGE).read_text())
-    (run / LINEAGE).write_text(json.dumps({**lineage, "sha256": 64 * "0"}))
+    record = json.loads((run / PRETRAINED_RECORD).read_text())
+    (run / PRETRAINED_RECORD).write_text(json.dumps({**record, "sha256": 64 * "0"}))
 
 
 @pytest.mark.parametrize(
@@ -153,10 +158,19 @@ def of_another_model(run: Path) -> None:
     [
         (altered, r"model\.safetensors: its content does not match"),
         (cut, r"model\.safetensors: its content does not match"),
-        (lambda run: shutil.rmtree(run / "starts"), r"model\.json: not there, and .* starts from"),
-        (lambda run: (run / LINEAGE).unlink(), r"start\.json: not there"),
-        (lambda run: (run / LINEAGE).write_text('{"source": "x"}'), r"start\.json: damaged"),
-        (of_another_model, r"its checkpoint started from weights [0-9a-f]{16}, its start\.json"),
+        (
+            lambda run: shutil.rmtree(run / "pretrained"),
+            r"model\.json: not there, and .* starts from",
+        ),
+        (lambda run: (run / PRETRAINED_RECORD).unlink(), r"pretrained\.json: not there"),
+        (
+            lambda run: (run / PRETRAINED_RECORD).write_text('{"source": "x"}'),
+            r"pretrained\.json: damaged",
+        ),
+        (
+            of_another_model,
+            r"its checkpoint started from weights [0-9a-f]{16}, its pretrained\.json",
+        ),
     ],
 )
 def test_a_start_that_is_not_what_the_run_began_with_is_one_line(
@@ -200,7 +214,7 @@ def test_other_classes_and_shapes_are_refused(exported: Path, tmp_path: Path) ->
     with pytest.raises(CheckpointProblem, match=r"no model\.json and model\.safetensors"):
         settle(started("./nowhere"), run)
     assert run.list() == {}
-    new = tiny(start={"model": str(exported), "labels": "new"}, model__dropout=0.3)
+    new = tiny(pretrained={"model": str(exported), "labels": "new"}, model__dropout=0.3)
     assert settle(new, run, three) is not None
 
 
@@ -276,13 +290,13 @@ def test_only_adapters_are_trained_and_kept(exported: Path, trained: Path, tuned
     whole = sum(file.bytes for file in state(trained, HALF)[0].files.values())
     assert stored < 0.6 * whole
     # B starts at 0: the first loss is the base's own, whatever A is
-    assert manifest.start == hashlib.sha256((exported / WEIGHTS).read_bytes()).hexdigest()
+    assert manifest.pretrained == hashlib.sha256((exported / WEIGHTS).read_bytes()).hexdigest()
 
 
 def test_adapters_resume_to_the_last_bit(exported: Path, tuned: Path, tmp_path: Path) -> None:
     run = copy_half_time(tuned, tmp_path / "run")
-    shutil.copytree(tuned / "starts", run / "starts")
-    shutil.copy(tuned / LINEAGE, run)
+    shutil.copytree(tuned / "pretrained", run / "pretrained")
+    shutil.copy(tuned / PRETRAINED_RECORD, run)
     done = train(started(exported, lora=True, objective=CALL), run)
     assert done.trained.notes == [f"resumed from {HALF} images"]
     for kind, tensors in state(tuned)[1].items():
@@ -305,7 +319,7 @@ def test_a_new_label_embedding_is_trained_beside_the_adapters(
     changes = {"data": data, "training__images": BATCH, "training__validation_images": 0}
     run = tmp_path / "run"
     experiment = tiny(
-        start={"model": str(exported), "labels": "new", "lora": {"rank": 2}}, **changes
+        pretrained={"model": str(exported), "labels": "new", "lora": {"rank": 2}}, **changes
     )
     settle(experiment, at(run), names)
     train(experiment, run)
@@ -323,7 +337,7 @@ def test_lora_fits_as_it_is() -> None:
     """The ends of the network have as many channels as an image: no rank of 16 there."""
     with torch.device("meta"):
         network = UNet(UNetConfig(), (3, 32, 32), 10)
-    layers = add_parts(network, "general", LoRAConfig(), "start.lora")
+    layers = add_parts(network, "general", LoRAConfig(), "pretrained.lora")
     everything = [n for n, m in network.named_modules() if hasattr(m, "parts")]
     assert sorted(everything) == layers
     assert {"embedding.0", "down.0.conv_1", "middle.0.attention.qkv", "up.0.project"} < {*layers}
@@ -351,6 +365,8 @@ def test_a_search_cannot_vary_which_weights_are_sampled() -> None:
 
 
 def test_a_recipe_takes_a_start() -> None:
-    given = ["start.model=models:/digits@champion", "start.lora.rank=4"]
+    given = ["pretrained.model=models:/digits@champion", "pretrained.lora.rank=4"]
     experiment = load_experiment("digits-demo", given).value
-    assert experiment.start == StartConfig(model="models:/digits@champion", lora=LoRAConfig(rank=4))
+    assert experiment.pretrained == PretrainedConfig(
+        model="models:/digits@champion", lora=LoRAConfig(rank=4)
+    )

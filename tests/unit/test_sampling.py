@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 
 from whipray.platform.analysis.sample import save
-from whipray.trainers.export import Card
+from whipray.trainers.export import ModelCard
 
 
 def test_a_class_name_leads_nowhere_else(tmp_path: Path) -> None:
     names = ["../../up", "/top", "sea ray", "..\\back"]
-    card = Card.model_construct(class_names=names, class_counts=[1] * 4)
+    card = ModelCard.model_construct(class_names=names, class_counts=[1] * 4)
     images = np.zeros((4, 3, 8, 8), np.uint8)
     written = save(images, np.arange(4), card, tmp_path / "out", per_class=1)
     inside = sorted(path.name for path in (tmp_path / "out").iterdir())

@@ -15,7 +15,7 @@ from torch import Tensor
 from whipray.trainers.backbones import UNet, UNetConfig
 from whipray.trainers.diffusion import DiffusionConfig, build_schedule
 from whipray.trainers.objectives import TCFGConfig
-from whipray.trainers.randomness import Draws
+from whipray.trainers.randomness import BatchRandom
 from whipray.trainers.samplers import NULL_LABEL
 from whipray.trainers.trainer_config import TrainerConfig
 
@@ -57,16 +57,16 @@ def test_value_and_gradients_are_equations_32_and_33(
     options: dict[str, Any], prediction: str, step: int
 ) -> None:
     config, schedule = TCFGConfig(**options), build_schedule(DiffusionConfig(prediction=prediction))
-    batch, draws, network = images_and_labels(ROWS), Draws(5, step, 4, ROWS, CPU), Answers()
-    loss = config.build(COUNTS)(network, batch, schedule, draws, 0)
+    batch, rng, network = images_and_labels(ROWS), BatchRandom(5, step, 4, ROWS, CPU), Answers()
+    loss = config.build(COUNTS)(network, batch, schedule, rng, 0)
     loss.total.backward()
 
-    t, eps = draws.integers("t", 1000), draws.normal("eps", SHAPE)
+    t, eps = rng.integers("t", 1000), rng.normal("eps", SHAPE)
     x_t, targets = schedule.q_sample(batch.images, t, eps), schedule.target(batch.images, t, eps)
     if config.label_drop_per == "batch":
-        dropped = [draws.for_batch("label_drop") < config.label_drop] * ROWS
+        dropped = [rng.for_batch("label_drop") < config.label_drop] * ROWS
     else:
-        dropped = (draws.uniform("label_drop")[:, 0] < config.label_drop).tolist()
+        dropped = (rng.uniform("label_drop")[:, 0] < config.label_drop).tolist()
     said = network.said.detach().double().numpy()
     gradient = np.zeros_like(said)
     parts = dict.fromkeys(("denoising", "guidance", "commitment"), 0.0)
@@ -90,7 +90,7 @@ def test_value_and_gradients_are_equations_32_and_33(
         gradient[own] -= config.gamma * scale * omega * gap  # eq. 33 teaches d alone
         gradient[null] += config.gamma * scale * omega * gap
     assert len(said) == ROWS + 2 * (ROWS - sum(dropped))  # no other question was asked
-    found = {name: part.item() for name, part in loss.parts.items()}
+    found = {name: part.item() for name, part in loss.terms.items()}
     assert found == pytest.approx(parts, rel=2e-6)
     assert loss.total.item() == pytest.approx(sum(parts.values()), rel=2e-6)
     np.testing.assert_allclose(network.said.grad, gradient, rtol=1e-5, atol=1e-9)
@@ -102,7 +102,7 @@ def test_omega_is_uniform_up_to_its_largest(omega_max: float) -> None:
     batch, network, schedule = images_and_labels(ROWS), Answers(), build_schedule(DiffusionConfig())
     omegas = []
     for step in range(100):
-        objective(network, batch, schedule, Draws(0, step, 0, ROWS, CPU), 0)
+        objective(network, batch, schedule, BatchRandom(0, step, 0, ROWS, CPU), 0)
         omegas += [omega for omega in network.omega.tolist() if omega >= 0]
     assert len(omegas) == pytest.approx(50 * ROWS, rel=0.1)
     assert stats.kstest(omegas, "uniform", (0, omega_max)).pvalue > 0.01

@@ -186,7 +186,7 @@ def test_dropout_is_off_in_evaluation_and_on_in_training() -> None:
 
 def test_augmentation_is_heard_and_zeros_say_nothing() -> None:
     network = UNet(SMALL, (1, 8, 8), 3)
-    network.listen_to_augmentation(9)
+    network.add_augmentation_conditioning(9)
     awake(network).eval()
     numbers = torch.eye(3, 9)
     deaf = network(*inputs())
@@ -213,15 +213,17 @@ def test_omega_is_heard_where_it_is_told() -> None:
 # -- theta and theta_g in one pass -----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("layers", ["up", "middle", "tail", "down", "embedding", "up.*.attention"])
+@pytest.mark.parametrize(
+    "layers", ["up", "middle", "conv_out", "down", "embedding", "up.*.attention"]
+)
 @pytest.mark.parametrize("general", [1, 2, 3])
 def test_one_pass_predicts_by_theta_and_by_theta_g(layers: str, general: int) -> None:
     network = UNet(SMALL, (1, 8, 8), 3)
-    network.listen_to_augmentation(2)
+    network.add_augmentation_conditioning(2)
     add_parts(network, "expert", LowRankConfig(layers=(layers,), rank=1), "where")
     awake(network).eval()
     told = {"augmentation": torch.arange(6.0).reshape(3, 2)}
-    both = network(*inputs(), **told, general=general)
+    both = network(*inputs(), **told, num_general=general)
     assert both.shape == (3 + general, 1, 8, 8)
     assert torch.equal(both[:3], network(*inputs(), **told))
     with theta_g(network):
@@ -234,7 +236,7 @@ def test_theta_g_of_a_network_without_experts_is_a_mistake() -> None:
     network = UNet(SMALL, (1, 8, 8), 3)
     add_parts(network, "general", LowRankConfig(layers=("up",), rank=1), "where")
     with pytest.raises(ValueError, match="no layer has an expert part"):
-        network(*inputs(), general=3)
+        network(*inputs(), num_general=3)
 
 
 # -- precision and errors ------------------------------------------------------------------------------

@@ -29,7 +29,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from ..randomness import Draws
+from ..randomness import BatchRandom
 from .base import AugmentationConfig
 
 
@@ -43,19 +43,19 @@ class ADAConfig(AugmentationConfig):
     probability: float = Field(0.12, ge=0, le=1)
     """Of each operation on an image; the mirror has 1/2 whatever this is. 0.12 in CBDM and EDM."""
 
-    def __call__(self, images: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
+    def __call__(self, images: Tensor, rng: BatchRandom) -> tuple[Tensor, Tensor]:
         """See `AugmentationConfig`; `transform` may overshoot [-1, 1] a little."""
-        a = self.draw(draws)
+        a = self.sample_parameters(rng)
         return transform(images, a), condition(a).to(images.device, non_blocking=True)
 
-    def draw(self, draws: Draws) -> Tensor:
+    def sample_parameters(self, rng: BatchRandom) -> Tensor:
         """The parameters a_0 .. a_7 of each row, (B, 8) float64, on the CPU."""
-        done = draws.uniform("ada.done", 5) < self.probability
+        done = rng.uniform("ada.done", 5) < self.probability
         y_flipped, scaled, turned, stretched, moved = done.double().unbind(1)
-        x_flip, y_flip = (draws.uniform("ada.flip", 2) < 0.5).double().unbind(1)
-        angle, direction = (math.pi * (2 * draws.uniform("ada.angle", 2) - 1)).unbind(1)
+        x_flip, y_flip = (rng.uniform("ada.flip", 2) < 0.5).double().unbind(1)
+        angle, direction = (math.pi * (2 * rng.uniform("ada.angle", 2) - 1)).unbind(1)
         # standard normal; 0, which would be -inf, is as rare as the least other number
-        size = torch.special.ndtri(draws.uniform("ada.size", 4).clamp(min=2**-53))
+        size = torch.special.ndtri(rng.uniform("ada.size", 4).clamp(min=2**-53))
         scale, stretch, right, down = size.unbind(1)
         return torch.stack(
             [
@@ -79,8 +79,8 @@ def condition(a: Tensor) -> Tensor:
     each other, have the same numbers; all else can be read from them.
     """
     a_0, a_1, a_2, a_3, a_4, a_5, a_6, a_7 = a.unbind(1)
-    told = [a_0, a_1, a_2, a_3.cos() - 1, a_3.sin(), a_5 * a_4.cos(), a_5 * a_4.sin(), a_6, a_7]
-    return torch.stack(told, 1).float()
+    values = [a_0, a_1, a_2, a_3.cos() - 1, a_3.sin(), a_5 * a_4.cos(), a_5 * a_4.sin(), a_6, a_7]
+    return torch.stack(values, 1).float()
 
 
 def transform(images: Tensor, a: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from ..config import Config
-from ..randomness import Draws
+from ..randomness import BatchRandom
 
 
 class AugmentationConfig(Config):
@@ -20,7 +20,7 @@ class AugmentationConfig(Config):
     """Whether it mirrors images itself, so that `data.flip` has to be off."""
 
     @abstractmethod
-    def __call__(self, images: Tensor, draws: Draws) -> tuple[Tensor, Tensor | None]:
+    def __call__(self, images: Tensor, rng: BatchRandom) -> tuple[Tensor, Tensor | None]:
         """Augment a batch.
 
         Args:

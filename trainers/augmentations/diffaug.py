@@ -15,7 +15,7 @@ from pydantic import Field, field_validator
 from torch import Tensor
 from torch.nn.functional import pad
 
-from ..randomness import Draws
+from ..randomness import BatchRandom
 from .base import AugmentationConfig
 
 Operation = Literal["color", "translation", "cutout"]
@@ -36,20 +36,20 @@ class DiffAugConfig(AugmentationConfig):
             raise ValueError("an operation is named twice: each has one set of random numbers")
         return value
 
-    def __call__(self, images: Tensor, draws: Draws) -> tuple[Tensor, None]:
+    def __call__(self, images: Tensor, rng: BatchRandom) -> tuple[Tensor, None]:
         """See `AugmentationConfig`."""
         for name in self.policy:
-            images = OPERATIONS[name](images, draws)
+            images = OPERATIONS[name](images, rng)
         return images, None
 
 
-def color(images: Tensor, draws: Draws) -> Tensor:
+def color(images: Tensor, rng: BatchRandom) -> Tensor:
     """Brightness + U(-0.5, 0.5), saturation x U(0, 2), contrast x U(0.5, 1.5), in this order.
 
     Saturation stretches each pixel about its grey, contrast each image about its mean; a greyscale
     image has no saturation and keeps its values there.
     """
-    uniform = draws.uniform("diffaug.color", 3).float().to(images.device, non_blocking=True)
+    uniform = rng.uniform("diffaug.color", 3).float().to(images.device, non_blocking=True)
     brightness, saturation, contrast = uniform[:, :, None, None, None].unbind(1)  # (B, 1, 1, 1)
     images = images + (brightness - 0.5)
     grey = images.mean(1, keepdim=True)  # (B, 1, H, W)
@@ -58,27 +58,27 @@ def color(images: Tensor, draws: Draws) -> Tensor:
     return (images - mean) * (contrast + 0.5) + mean
 
 
-def translation(images: Tensor, draws: Draws) -> Tensor:
+def translation(images: Tensor, rng: BatchRandom) -> Tensor:
     """Move by whole pixels, each way by up to an eighth of the size (rounded down), filling 0."""
     rows, channels, height, width = images.shape
     down, right = height // 8, width // 8
     padded = pad(images, (right, right, down, down))
-    y = _window(draws.integers("diffaug.translation_y", 2 * down + 1), height)  # (B, H)
-    x = _window(draws.integers("diffaug.translation_x", 2 * right + 1), width)  # (B, W)
+    y = _window(rng.integers("diffaug.translation_y", 2 * down + 1), height)  # (B, H)
+    x = _window(rng.integers("diffaug.translation_x", 2 * right + 1), width)  # (B, W)
     y, x = (index.to(images.device, non_blocking=True) for index in (y, x))
     b = torch.arange(rows, device=images.device)[:, None, None, None]
     c = torch.arange(channels, device=images.device)[:, None, None]
     return padded[b, c, y[:, None, :, None], x[:, None, None, :]]
 
 
-def cutout(images: Tensor, draws: Draws) -> Tensor:
+def cutout(images: Tensor, rng: BatchRandom) -> Tensor:
     """Fill a rectangle of half the height and width with 0; it may hang over the border.
 
     Its centre is uniform over the image, so that it is a quarter of the image at most.
     """
     height, width = images.shape[2:]
-    y = _covered(draws, "diffaug.cutout_y", height)[:, None, :, None]  # (B, 1, H, 1)
-    x = _covered(draws, "diffaug.cutout_x", width)[:, None, None, :]  # (B, 1, 1, W)
+    y = _covered(rng, "diffaug.cutout_y", height)[:, None, :, None]  # (B, 1, H, 1)
+    x = _covered(rng, "diffaug.cutout_x", width)[:, None, None, :]  # (B, 1, 1, W)
     y, x = (covered.to(images.device, non_blocking=True) for covered in (y, x))
     return images.masked_fill(y & x, 0.0)
 
@@ -88,17 +88,17 @@ def _window(first: Tensor, length: int) -> Tensor:
     return first[:, None] + torch.arange(length)
 
 
-def _covered(draws: Draws, stream: str, size: int) -> Tensor:
+def _covered(rng: BatchRandom, stream: str, size: int) -> Tensor:
     """Which positions along one axis lie in the rectangle, (B, size) bool, on the CPU."""
     length = size // 2
     # an even length is centred between pixels, for which there is one place more
-    centre = draws.integers(stream, size + 1 - length % 2)[:, None]  # (B, 1)
+    centre = rng.integers(stream, size + 1 - length % 2)[:, None]  # (B, 1)
     first = centre - length // 2
     position = torch.arange(size)
     return (position >= first) & (position < first + length)
 
 
-OPERATIONS: dict[Operation, Callable[[Tensor, Draws], Tensor]] = {
+OPERATIONS: dict[Operation, Callable[[Tensor, BatchRandom], Tensor]] = {
     "color": color,
     "translation": translation,
     "cutout": cutout,

@@ -6,7 +6,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from ..randomness import Draws
+from ..randomness import BatchRandom
 from .base import AugmentationConfig
 
 
@@ -15,6 +15,6 @@ class NoAugmentation(AugmentationConfig):
 
     name: Literal["none"] = "none"
 
-    def __call__(self, images: Tensor, draws: Draws) -> tuple[Tensor, Tensor | None]:  # noqa: ARG002
+    def __call__(self, images: Tensor, rng: BatchRandom) -> tuple[Tensor, Tensor | None]:  # noqa: ARG002
         """See `AugmentationConfig`."""
         return images, None

@@ -31,8 +31,8 @@ class LowRankConfig(Config):
     """Which matrices get a part, and of what rank."""
 
     layers: tuple[str, ...] = Field(("up",), min_length=1)
-    """Names of layers or of what holds them, or patterns: `up` is everything in the up path, `tail`
-    the last convolution, `up.*.attention.*` only its attention, `*` every Linear and Conv. A list,
+    """Names of layers or of what holds them, or patterns: `up` is everything in the up path,
+    `conv_out` the last convolution, `up.*.attention.*` only its attention, `*` every Linear and Conv. A list,
     or one text with commas."""
     rank: int | float = 0.1
     """r: a whole number for all layers, or a share below 1 of each layer's min(d, k), rounded down
@@ -156,7 +156,7 @@ def add_parts(network: nn.Module, part: Part, config: LowRankConfig, where: str)
             if rank >= general:
                 raise UsageProblem(
                     f"{where}.rank {rank} is not below LoRA's {general} at layer {name}",
-                    f"choose a rank under {general}, or raise start.lora.rank",
+                    f"choose a rank under {general}, or raise pretrained.lora.rank",
                 )
         wrapped.parts[part] = LowRankPart(matrices, d, k, rank)
         parent, _, own = name.rpartition(".")

@@ -84,7 +84,7 @@ class UNet(nn.Module):
         self.labels = nn.Embedding(num_classes, 4 * base)
         self.guidance = nn.Linear(base, 4 * base) if config.guidance_embedding else None
         self.augmentation: nn.Linear | None = None
-        self.head = _conv(channels, base, 3)
+        self.conv_in = _conv(channels, base, 3)
 
         def block(c_in: int, c_out: int, attention: bool) -> Block:
             return Block(c_in, c_out, 4 * base, attention, config)
@@ -111,7 +111,7 @@ class UNet(nn.Module):
             if level > 0:
                 self.up.append(Upsample(now))
                 side *= 2
-        self.tail = nn.Sequential(
+        self.conv_out = nn.Sequential(
             nn.GroupNorm(config.norm_groups, now),
             nn.SiLU(),
             _conv(now, channels, 3, gain=1e-5),  # the untrained network predicts about zero
@@ -121,7 +121,7 @@ class UNet(nn.Module):
             nn.init.xavier_uniform_(module.weight)
             nn.init.zeros_(module.bias)
 
-    def listen_to_augmentation(self, numbers: int) -> None:
+    def add_augmentation_conditioning(self, numbers: int) -> None:
         """Take so many numbers with each image that say how it was augmented; zeros say nothing.
 
         Without a bias, so that a network that only samples can do without (`drop_augmentation`).
@@ -137,9 +137,9 @@ class UNet(nn.Module):
         dropout_rows: Tensor | None = None,
         augmentation: Tensor | None = None,
         omega: Tensor | None = None,
-        general: int = 0,
+        num_general: int = 0,
     ) -> Tensor:
-        """Predict, (B + general, C, H, W) in x_t's dtype, or autocast's.
+        """Predict, (B + num_general, C, H, W) in x_t's dtype, or autocast's.
 
         Args:
             x_t: (B, C, H, W).
@@ -149,27 +149,27 @@ class UNet(nn.Module):
                 copies of an image can share theirs. None: every row its own.
             augmentation: (B, numbers) float32, where the network listens to them.
             omega: (B,) float32, where the network is told; a negative one, or None, is not told.
-            general: so many of the first rows are predicted by theta_g too (without the expert
+            num_general: so many of the first rows are predicted by theta_g too (without the expert
                 parts of `low_rank.py`) and stand at the end. Both run through what theta and
                 theta_g share together, and wear the same dropout masks.
         """
         given = _Inputs(x_t, t, labels, dropout_rows, augmentation, omega)
-        if not general:
-            output: Tensor = self._decode(self._cross(self._encode(given)))
+        if not num_general:
+            output: Tensor = self._decode(self._bottleneck(self._encode(given)))
             return output
         theta: Any = given
         of_theta_g: Any = None  # until the two part
         for stage, modules in (
-            (self._encode, [self.embedding, self.labels, self.head, self.down]),
-            (self._cross, [self.middle]),
-            (self._decode, [self.up, self.tail]),
+            (self._encode, [self.embedding, self.labels, self.conv_in, self.down]),
+            (self._bottleneck, [self.middle]),
+            (self._decode, [self.up, self.conv_out]),
         ):
             if of_theta_g is None and any(map(has_expert, modules)):
-                of_theta_g = theta.first(general)
+                of_theta_g = theta.first(num_general)
             if of_theta_g is None:
                 theta = stage(theta)
                 continue
-            with _worn_twice(self):
+            with _reuse_dropout_masks(self):
                 theta = stage(theta)
                 with theta_g(self):
                     of_theta_g = stage(of_theta_g)
@@ -185,18 +185,18 @@ class UNet(nn.Module):
         if self.augmentation is not None and augmentation is not None:
             embedded = embedded + self.augmentation(augmentation.to(x_t.dtype))
         if self.guidance is not None and omega is not None:
-            told = (omega >= 0).to(x_t.dtype)[:, None]
+            has_omega = (omega >= 0).to(x_t.dtype)[:, None]
             # an omega of 1 turns the sinusoids as far as 1,000 steps of time do
             waves = timestep_embedding(1000 * omega.clamp(min=0), self.base_channels)
-            embedded = embedded + told * self.guidance(waves.to(x_t.dtype))
-        h = self.head(x_t)
+            embedded = embedded + has_omega * self.guidance(waves.to(x_t.dtype))
+        h = self.conv_in(x_t)
         skips = [h]
         for module in self.down:
             h = module(h, embedded, dropout_rows)
             skips.append(h)
         return _Features(h, embedded, skips, dropout_rows)
 
-    def _cross(self, features: _Features) -> _Features:
+    def _bottleneck(self, features: _Features) -> _Features:
         h, embedded, skips, dropout_rows = features
         for module in self.middle:
             h = module(h, embedded, dropout_rows)
@@ -209,7 +209,7 @@ class UNet(nn.Module):
             if isinstance(module, Block):
                 h = torch.cat([h, skips.pop()], dim=1)
             h = module(h, embedded, dropout_rows)
-        output: Tensor = self.tail(h)
+        output: Tensor = self.conv_out(h)
         return output
 
 
@@ -244,16 +244,16 @@ class _Features(NamedTuple):
 
 
 @contextmanager
-def _worn_twice(network: nn.Module) -> Iterator[None]:
+def _reuse_dropout_masks(network: nn.Module) -> Iterator[None]:
     """Inside, the first rows of a second pass wear the dropout masks of the first."""
     dropouts = [module for module in network.modules() if isinstance(module, RowDropout)]
     for dropout in dropouts:
-        dropout.keeps = True
+        dropout.reuse_mask = True
     try:
         yield
     finally:
         for dropout in dropouts:
-            dropout.keeps, dropout.kept = False, None
+            dropout.reuse_mask, dropout.cached_mask = False, None
 
 
 class Block(nn.Module):
@@ -304,8 +304,8 @@ class Attention(nn.Module):
 class RowDropout(nn.Module):
     """Dropout whose rows can wear one another's masks, and a second pass those of the first."""
 
-    keeps = False
-    kept: Tensor | None = None
+    reuse_mask = False
+    cached_mask: Tensor | None = None
 
     def __init__(self, probability: float) -> None:
         super().__init__()
@@ -314,16 +314,16 @@ class RowDropout(nn.Module):
     def forward(self, h: Tensor, rows: Tensor | None) -> Tensor:
         if not self.training or self.probability == 0:
             return h
-        if rows is None and not self.keeps:
+        if rows is None and not self.reuse_mask:
             return F.dropout(h, self.probability, True)
-        if self.kept is not None:
-            mask = self.kept[: len(h)]
+        if self.cached_mask is not None:
+            mask = self.cached_mask[: len(h)]
         else:
             mask = torch.empty_like(h, dtype=torch.bool).bernoulli_(1 - self.probability)
             if rows is not None:
                 mask = mask[rows]
-            if self.keeps:
-                self.kept = mask
+            if self.reuse_mask:
+                self.cached_mask = mask
         return (h / (1 - self.probability)).masked_fill(~mask, 0)
 
 

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from ..data import PackedImages
 from ..data.batches import gather
-from ..data.sampling import Order
+from ..data.order import IndexOrder
 from ..errors import DataProblem, DivergenceProblem
-from ..randomness import Draws, derive_seed
+from ..randomness import BatchRandom, derive_seed
 from .recipe import (
     ClassificationConfig,
     Normaliser,
@@ -73,7 +73,9 @@ def train_and_test(
     """
     everything, weights = _together(real, test, generated, config.generated_weight)
     normalise = Normaliser.of(real, config.normalise, device)
-    order = Order(everything.labels, everything.num_classes, "natural", derive_seed(seed, "order"))
+    order = IndexOrder(
+        everything.labels, everything.num_classes, "natural", derive_seed(seed, "order")
+    )
     per_epoch = len(real.labels) if config.epoch_of == "real" else len(everything.labels)
     pad = real.image_shape[1] // 8 if config.pad is None else config.pad
     labels = torch.tensor(everything.labels)
@@ -97,8 +99,8 @@ def train_and_test(
             network.train()
             for i, start in enumerate(starts):
                 some = rows[start : start + config.batch_size]
-                draws = Draws(seed, epoch * len(starts) + i, 0, len(some), device)
-                images = crop_and_flip(gather(everything, some, device), draws, pad, config.flip)
+                rng = BatchRandom(seed, epoch * len(starts) + i, 0, len(some), device)
+                images = crop_and_flip(gather(everything, some, device), rng, pad, config.flip)
                 found = weighted_loss(
                     network(normalise(images)),
                     labels[some].to(device),

@@ -14,7 +14,7 @@ from torch import Tensor
 from ..config import Config
 from ..data import PackedImages
 from ..errors import UsageProblem
-from ..randomness import Draws
+from ..randomness import BatchRandom
 
 CIFAR_MEAN, CIFAR_STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
 """What the long-tail literature divides CIFAR-10 and CIFAR-100 alike by."""
@@ -110,7 +110,7 @@ def weighted_loss(logits: Tensor, labels: Tensor, of_class: Tensor, of_image: Te
     return (of_image * by_class * each).sum() / by_class.sum()
 
 
-def crop_and_flip(images: Tensor, draws: Draws, pad: int, flip: bool) -> Tensor:
+def crop_and_flip(images: Tensor, rng: BatchRandom, pad: int, flip: bool) -> Tensor:
     """Move each image by up to `pad` pixels, black where it was not, and mirror half of them.
 
     Args:
@@ -119,7 +119,7 @@ def crop_and_flip(images: Tensor, draws: Draws, pad: int, flip: bool) -> Tensor:
     """
     _, channels, height, width = images.shape
     device = images.device
-    chance = draws.uniform("crop and flip", 3).to(device)  # (B, 3)
+    chance = rng.uniform("crop and flip", 3).to(device)  # (B, 3)
     corner = (chance[:, :2] * (2 * pad + 1)).long()  # (B, 2) in 0 .. 2 pad
     y = corner[:, :1] + torch.arange(height, device=device)  # (B, H)
     x = corner[:, 1:] + torch.arange(width, device=device)  # (B, W)

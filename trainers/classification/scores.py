@@ -23,7 +23,7 @@ class Scores:
     """Macro. On a test set with equally many images of each class it is the overall accuracy."""
     per_class_recall: tuple[float, ...]
 
-    def figures(self) -> dict[str, float]:
+    def values(self) -> dict[str, float]:
         """Flat: `accuracy/overall`, `accuracy/few`, ..., `precision`, `recall`."""
         accuracy = {f"accuracy/{name}": share for name, share in self.accuracy.items()}
         return {**accuracy, "precision": self.precision, "recall": self.recall}

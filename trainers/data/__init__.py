@@ -16,7 +16,7 @@ from .list_files import ListFiles
 from .long_tail import LongTail, long_tail_indices
 from .packed import PackedImages
 from .parquet import Parquet
-from .source import Sampling, SourceConfig, Splits
+from .source import ClassSampling, SourceConfig, Splits
 
 DataConfig = Annotated[
     Digits | Cifar | Folder | Parquet | ListFiles,
@@ -26,6 +26,7 @@ DataConfig = Annotated[
 
 __all__ = [
     "Cifar",
+    "ClassSampling",
     "DataConfig",
     "Digits",
     "Folder",
@@ -33,7 +34,6 @@ __all__ = [
     "LongTail",
     "PackedImages",
     "Parquet",
-    "Sampling",
     "SourceConfig",
     "Splits",
     "long_tail_indices",

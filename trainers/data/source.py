@@ -13,7 +13,7 @@ from ..errors import DataProblem
 from .long_tail import LongTail
 from .packed import PackedImages, check_every_class
 
-Sampling = Literal["natural", "sqrt", "balanced"]
+ClassSampling = Literal["natural", "sqrt", "balanced"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,7 +60,7 @@ class SourceConfig(Config):
 
     long_tail: LongTail = LongTail(kind="none")
     """The tail to cut out of the training images; by default they are long-tailed already."""
-    sampling: Sampling = "natural"
+    class_sampling: ClassSampling = "natural"
     """In what proportion training sees the classes: natural as they are, sqrt by the square root of
     their counts, balanced all alike."""
     flip: bool = True

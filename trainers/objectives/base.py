@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from ..config import Config
 from ..diffusion import Schedule
-from ..randomness import Draws
+from ..randomness import BatchRandom
 from ..samplers import NULL_LABEL
 
 
@@ -42,7 +42,7 @@ class Batch:
     load_whole: Callable[[], Batch] | None = None
 
     def whole(self) -> Batch:
-        """The global batch, the same on every worker; these are its rows from `draws.first_row`."""
+        """The global batch, the same on every worker; these are its rows from `rng.first_row`."""
         return self if self.load_whole is None else self.load_whole()
 
 
@@ -52,9 +52,9 @@ class Loss:
 
     total: Tensor
     """() float32; the mean over this worker's rows, so that the mean over workers is global."""
-    parts: dict[str, Tensor]
+    terms: dict[str, Tensor]
     """Its summands, by name, detached scalars."""
-    figures: dict[str, Tensor] = field(default_factory=dict)
+    metrics: dict[str, Tensor] = field(default_factory=dict)
     """Other detached scalars to record. `denoising` is always among these or the parts."""
 
 
@@ -63,9 +63,9 @@ class Objective(ABC):
 
     @abstractmethod
     def __call__(
-        self, model: Predictor, batch: Batch, schedule: Schedule, draws: Draws, images_seen: int
+        self, model: Predictor, batch: Batch, schedule: Schedule, rng: BatchRandom, images_seen: int
     ) -> Loss:
-        """The loss of one batch; every random number comes from `draws`.
+        """The loss of one batch; every random number comes from `rng`.
 
         The first call of the model has the batch's rows first, in their order, with their labels
         kept or dropped: `CALL` adds to that call.
@@ -118,20 +118,20 @@ class Noised:
         return {name: values[rows] for name, values in self.extra.items()}
 
 
-def keep_labels(draws: Draws, config: ObjectiveConfig) -> Tensor:
+def keep_labels(rng: BatchRandom, config: ObjectiveConfig) -> Tensor:
     """Whose label is not dropped, (B,) bool, on the CPU."""
     if config.label_drop_per == "sample":
-        return draws.uniform("label_drop")[:, 0] >= config.label_drop
-    return torch.full((draws.rows,), draws.for_batch("label_drop") >= config.label_drop)
+        return rng.uniform("label_drop")[:, 0] >= config.label_drop
+    return torch.full((rng.rows,), rng.for_batch("label_drop") >= config.label_drop)
 
 
-def noised(batch: Batch, schedule: Schedule, draws: Draws, config: ObjectiveConfig) -> Noised:
+def noised(batch: Batch, schedule: Schedule, rng: BatchRandom, config: ObjectiveConfig) -> Noised:
     """Draw t, eps and label drops, and form x_t (Ho et al. algorithm 1)."""
     device = batch.images.device
-    t_host = draws.integers("t", schedule.timesteps)  # (B,) uniform in 0..T-1
+    t_host = rng.integers("t", schedule.timesteps)  # (B,) uniform in 0..T-1
     t = t_host.to(device, non_blocking=True)
-    eps = draws.normal("eps", batch.images.shape[1:])
-    kept = keep_labels(draws, config)
+    eps = rng.normal("eps", batch.images.shape[1:])
+    kept = keep_labels(rng, config)
     labels = torch.where(kept.to(device, non_blocking=True), batch.labels, NULL_LABEL)
     return Noised(
         x_t=schedule.q_sample(batch.images, t, eps),

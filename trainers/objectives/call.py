@@ -29,7 +29,7 @@ from ..backbones.low_rank import LowRankConfig, add_parts
 from ..config import Config
 from ..diffusion import Schedule
 from ..errors import DivergenceProblem
-from ..randomness import Draws
+from ..randomness import BatchRandom
 from .base import Batch, Loss, Objective, Predictor, keep_labels
 from .cbdm import CBDMConfig
 from .ddpm import DDPMConfig
@@ -75,14 +75,14 @@ class CALL(Objective):
         model: Predictor,
         batch: Batch,
         schedule: Schedule,
-        draws: Draws,
+        rng: BatchRandom,
         images_seen: int,
     ) -> Loss:
         """See `Objective`."""
         both = _Both(model, len(batch.labels))
-        base = self.base(both, batch, schedule, draws, images_seen)
+        base = self.base(both, batch, schedule, rng, images_seen)
         device = batch.labels.device
-        kept = keep_labels(draws, self.config.base).to(device, non_blocking=True)  # (B,)
+        kept = keep_labels(rng, self.config.base).to(device, non_blocking=True)  # (B,)
         coefficient = (
             self.coefficients.to(device, non_blocking=True)[batch.labels] * kept
         )  # (B,), 0 where dropped
@@ -93,8 +93,8 @@ class CALL(Objective):
         term = self.config.weight * coefficient * distance  # eq. 5, (B,)
         return Loss(
             base.total + term.mean(),
-            {**base.parts, "allocation": term.mean().detach()},
-            {**base.figures, "allocation_rare": term.clamp(max=0).mean().detach()},
+            {**base.terms, "allocation": term.mean().detach()},
+            {**base.metrics, "allocation_rare": term.clamp(max=0).mean().detach()},
         )
 
     def check(self, means: Mapping[str, float]) -> None:
@@ -127,7 +127,7 @@ class _Both:
         if self.called:
             return self.model(x_t, t, labels, **extra)
         self.called = True
-        everything = self.model(x_t, t, labels, general=self.rows, **extra)
+        everything = self.model(x_t, t, labels, num_general=self.rows, **extra)
         self.theta, self.theta_g = everything[: self.rows], everything[len(x_t) :]
         return everything[: len(x_t)]
 

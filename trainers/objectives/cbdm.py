@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.nn.functional import mse_loss
 
 from ..diffusion import Schedule
-from ..randomness import BLOCK, Draws
+from ..randomness import BLOCK, BatchRandom
 from .base import Batch, Loss, Noised, Objective, ObjectiveConfig, Predictor, noised
 
 
@@ -38,7 +38,7 @@ class CBDMConfig(ObjectiveConfig):
     """Y, what y' is drawn by: class counts (the released code), their square roots (the paper's
     best from scratch), or uniformly (its best for fine-tuning). The counts are the data's, also
     where the images themselves are re-sampled."""
-    label_draws: int = Field(1, ge=1)
+    label_samples: int = Field(1, ge=1)
     """y' a sample; the regulariser is their mean (eq. 4 averages over Y, algorithm 1 draws one)."""
     dropout_masks: Literal["independent", "shared"] = "independent"
     """Whether h and h' wear the same dropout masks. Independent ones, as in the released code, put
@@ -76,13 +76,13 @@ class CBDM(Objective):
         model: Predictor,
         batch: Batch,
         schedule: Schedule,
-        draws: Draws,
+        rng: BatchRandom,
         images_seen: int,  # noqa: ARG002
     ) -> Loss:
         """See `Objective`."""
-        n = noised(batch, schedule, draws, self.config)
-        rows_host, weight_host = self.regularised_rows(n, draws, schedule.timesteps)
-        y_prime_host = self.draw_y_prime(rows_host, draws)
+        n = noised(batch, schedule, rng, self.config)
+        rows_host, weight_host = self.regularised_rows(n, rng, schedule.timesteps)
+        y_prime_host = self.sample_y_prime(rows_host, rng)
         device = n.x_t.device
         rows = rows_host.to(device, non_blocking=True)  # (R,)
         weight = weight_host.float().to(device, non_blocking=True)  # (R,)
@@ -101,27 +101,29 @@ class CBDM(Objective):
             },
         )
 
-    def regularised_rows(self, n: Noised, draws: Draws, timesteps: int) -> tuple[Tensor, Tensor]:
+    def regularised_rows(
+        self, n: Noised, rng: BatchRandom, timesteps: int
+    ) -> tuple[Tensor, Tensor]:
         """Which rows pay for a y' half, and with what weight.
 
         Returns:
-            rows (R,) int64, each row `label_draws` times, and weights (R,) float64, tau t / T over
-            `label_draws`, or the constant that makes a thinned draw unbiased. Both on the CPU.
+            rows (R,) int64, each row `label_samples` times, and weights (R,) float64, tau t / T over
+            `label_samples`, or the constant that makes a thinned draw unbiased. Both on the CPU.
         """
         mass = n.t_host.double() * n.kept  # (B,); t = 0 and dropped labels weigh nothing
         if self.config.thin < 1:
-            rows, mass = _systematic(mass, draws, round(self.config.thin * BLOCK))
+            rows, mass = _systematic(mass, rng, round(self.config.thin * BLOCK))
         else:
             rows = n.kept.nonzero()[:, 0]
             mass = mass[rows]
-        draws_each = self.config.label_draws
-        weight = self.config.tau * mass / timesteps / draws_each  # eq. 4: tau t / T
-        return rows.repeat_interleave(draws_each), weight.repeat_interleave(draws_each)
+        samples_each = self.config.label_samples
+        weight = self.config.tau * mass / timesteps / samples_each  # eq. 4: tau t / T
+        return rows.repeat_interleave(samples_each), weight.repeat_interleave(samples_each)
 
-    def draw_y_prime(self, rows: Tensor, draws: Draws) -> Tensor:
+    def sample_y_prime(self, rows: Tensor, rng: BatchRandom) -> Tensor:
         """y' for each regularised row, (R,) int64 on the CPU; it may equal y."""
-        columns = self.config.label_draws
-        y_prime = draws.categorical("y_prime", self.label_weights, columns)  # (B, columns)
+        columns = self.config.label_samples
+        y_prime = rng.categorical("y_prime", self.label_weights, columns)  # (B, columns)
         return y_prime[rows, torch.arange(len(rows)) % columns]
 
     def forward_both(
@@ -151,7 +153,7 @@ def _weighted(a: Tensor, b: Tensor, weight: Tensor, batch_size: int) -> Tensor:
     return (weight * per_row).sum() / batch_size
 
 
-def _systematic(mass: Tensor, draws: Draws, per_block: int) -> tuple[Tensor, Tensor]:
+def _systematic(mass: Tensor, rng: BatchRandom, per_block: int) -> tuple[Tensor, Tensor]:
     """Draw `per_block` rows of each block with inclusion proportional to `mass`.
 
     Systematic sampling: row i is drawn per_block * mass_i / sum(mass) times in the mean (a heavy
@@ -161,7 +163,7 @@ def _systematic(mass: Tensor, draws: Draws, per_block: int) -> tuple[Tensor, Ten
     Returns:
         rows (blocks * per_block,) int64 and the mass that each stands for, float64.
     """
-    start = draws.for_block("thinning")  # (blocks, 1) in [0, 1)
+    start = rng.for_block("thinning")  # (blocks, 1) in [0, 1)
     by_block = mass.reshape(-1, BLOCK)  # (blocks, BLOCK)
     total = by_block.sum(1, keepdim=True)
     share = torch.where(total > 0, by_block / total.clamp(min=1), 1 / BLOCK)

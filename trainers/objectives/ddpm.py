@@ -8,7 +8,7 @@ from typing import Literal
 from torch.nn.functional import mse_loss
 
 from ..diffusion import Schedule
-from ..randomness import Draws
+from ..randomness import BatchRandom
 from .base import Batch, Loss, Objective, ObjectiveConfig, Predictor, noised
 
 
@@ -33,10 +33,10 @@ class DDPM(Objective):
         model: Predictor,
         batch: Batch,
         schedule: Schedule,
-        draws: Draws,
+        rng: BatchRandom,
         images_seen: int,  # noqa: ARG002
     ) -> Loss:
         """See `Objective`."""
-        n = noised(batch, schedule, draws, self.config)
+        n = noised(batch, schedule, rng, self.config)
         denoising = mse_loss(model(n.x_t, n.t, n.labels, **n.extra), n.target)
         return Loss(denoising, {"denoising": denoising.detach()})

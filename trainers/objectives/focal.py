@@ -15,7 +15,7 @@ from typing import Literal
 from pydantic import Field
 
 from ..diffusion import Schedule
-from ..randomness import Draws
+from ..randomness import BatchRandom
 from .base import Batch, Loss, Objective, ObjectiveConfig, Predictor, noised
 
 
@@ -43,11 +43,11 @@ class Focal(Objective):
         model: Predictor,
         batch: Batch,
         schedule: Schedule,
-        draws: Draws,
+        rng: BatchRandom,
         images_seen: int,  # noqa: ARG002
     ) -> Loss:
         """See `Objective`."""
-        n = noised(batch, schedule, draws, self.config)
+        n = noised(batch, schedule, rng, self.config)
         h = model(n.x_t, n.t, n.labels, **n.extra)  # (B, C, H, W)
         per_row = (h - n.target).square().flatten(1).mean(1)  # l_i, (B,)
         focus = (-(-per_row).expm1()) ** self.config.gamma  # (1 - exp(-l_i))^gamma

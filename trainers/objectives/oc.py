@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.nn.functional import mse_loss
 
 from ..diffusion import Schedule
-from ..randomness import Draws
+from ..randomness import BatchRandom
 from .base import Batch, Loss, Noised, Objective, ObjectiveConfig, Predictor, noised
 
 
@@ -41,8 +41,8 @@ class OCConfig(ObjectiveConfig):
     """Power of the class frequency p(y_j) that weighs w_ij, for mode full only, as released; that
     code's variant has 1. A batch holds classes by their frequency already: 1 squares that prior, -1
     balances it, 0 leaves it."""
-    estimator: Literal["draw", "expected"] = "draw"
-    """draw: one k a row (the papers). expected: the mean of that target over k in closed form; the
+    estimator: Literal["sample", "expected"] = "sample"
+    """sample: one k a row (the papers). expected: the mean of that target over k in closed form; the
     gradient keeps its mean and has less variance. Ours."""
 
     @model_validator(mode="after")
@@ -68,19 +68,19 @@ class OC(Objective):
         model: Predictor,
         batch: Batch,
         schedule: Schedule,
-        draws: Draws,
+        rng: BatchRandom,
         images_seen: int,  # noqa: ARG002
     ) -> Loss:
         """See `Objective`."""
-        n = noised(batch, schedule, draws, self.config)
-        target, moved = self.transfer(n, batch, schedule, draws)
+        n = noised(batch, schedule, rng, self.config)
+        target, moved = self.transfer(n, batch, schedule, rng)
         h = model(n.x_t, n.t, n.labels, **n.extra)  # (B, C, H, W)
         denoising = mse_loss(h, target)
         return Loss(denoising, {"denoising": denoising.detach()}, {"transferred": moved})
 
     @torch.no_grad()
     def transfer(
-        self, n: Noised, batch: Batch, schedule: Schedule, draws: Draws
+        self, n: Noised, batch: Batch, schedule: Schedule, rng: BatchRandom
     ) -> tuple[Tensor, Tensor]:
         """What the network should say, and the share of rows that points elsewhere.
 
@@ -90,11 +90,11 @@ class OC(Objective):
         whole = batch.whole()
         x_0 = batch.images.flatten(1).double()  # (B, D)
         others = whole.images.flatten(1).double()  # (N, D)
-        own = draws.first_row + torch.arange(len(x_0), device=x_0.device)  # (B,) in [0, N)
+        own = rng.first_row + torch.arange(len(x_0), device=x_0.device)  # (B,) in [0, N)
         w = self.posterior(n, x_0, others, whole.labels, schedule)  # (B, N)
         open_to = self.gate(batch.labels, whole.labels, n.t)  # (B, N)
-        if self.config.estimator == "draw":
-            u = draws.uniform("transfer").to(w.device, non_blocking=True)  # (B, 1) in [0, 1)
+        if self.config.estimator == "sample":
+            u = rng.uniform("transfer").to(w.device, non_blocking=True)  # (B, 1) in [0, 1)
             edges = w.cumsum(1)
             j = torch.searchsorted(edges, u * edges[:, -1:], right=True).clamp(max=len(others) - 1)
             k = torch.where(open_to.gather(1, j), j, own[:, None])[:, 0]  # (B,)

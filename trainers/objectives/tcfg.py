@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.nn.functional import mse_loss
 
 from ..diffusion import Schedule
-from ..randomness import Draws
+from ..randomness import BatchRandom
 from ..samplers import NULL_LABEL
 from .base import Batch, Loss, Objective, ObjectiveConfig, Predictor, noised
 
@@ -53,20 +53,20 @@ class TCFG(Objective):
         model: Predictor,
         batch: Batch,
         schedule: Schedule,
-        draws: Draws,
+        rng: BatchRandom,
         images_seen: int,  # noqa: ARG002
     ) -> Loss:
         """See `Objective`."""
-        n = noised(batch, schedule, draws, self.config)
+        n = noised(batch, schedule, rng, self.config)
         device, size = n.x_t.device, len(n.x_t)
         kept = n.kept.nonzero()[:, 0]  # (K,)
-        omega_host = draws.uniform("omega")[kept, 0] * self.config.omega_max
+        omega_host = rng.uniform("omega")[kept, 0] * self.config.omega_max
         rows = kept.to(device, non_blocking=True)  # (K,)
         omega = omega_host.float().to(device, non_blocking=True)  # (K,)
         source = torch.cat([torch.arange(size, device=device), rows, rows])  # (B + 2K,)
         labels = torch.cat([n.labels, torch.full_like(rows, NULL_LABEL), batch.labels[rows]])
-        told = torch.cat([torch.full((size + len(rows),), -1.0, device=device), omega])
-        h = model(n.x_t[source], n.t[source], labels, omega=told, **n.extra_of(source))
+        omega_input = torch.cat([torch.full((size + len(rows),), -1.0, device=device), omega])
+        h = model(n.x_t[source], n.t[source], labels, omega=omega_input, **n.extra_of(source))
         own, (unconditional, guided) = h[:size], h[size:].chunk(2)
 
         w = omega[:, None, None, None]  # (K, 1, 1, 1)

@@ -76,7 +76,7 @@ class ClassifierTraining:
         )
         return {
             "seed": classifier.seed,
-            "figures": outcome.scores.figures(),
+            "figures": outcome.scores.values(),
             "per_class_recall": list(outcome.scores.per_class_recall),
             "train_loss": outcome.train_loss,
             "best_epoch": outcome.best_epoch,

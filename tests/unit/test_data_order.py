@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from whipray.trainers.data.sampling import Order
+from whipray.trainers.data.order import IndexOrder
 
 COUNTS = np.array([400, 100, 25])
 LABELS = np.repeat(np.arange(3), COUNTS)[np.argsort(np.arange(525) * 367 % 525)]  # mixed
@@ -14,8 +14,8 @@ KINDS = ("natural", "sqrt", "balanced")
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_slice_is_the_slice_of_a_longer_read(kind: str) -> None:
-    whole = Order(LABELS, 3, kind, seed=3).indices(0, 2000)
-    order = Order(LABELS, 3, kind, seed=3)
+    whole = IndexOrder(LABELS, 3, kind, seed=3).indices(0, 2000)
+    order = IndexOrder(LABELS, 3, kind, seed=3)
     assert whole.shape == (2000,)
     assert whole.dtype == np.int64
     # backwards, over the ends of epochs, longer than an epoch, and nothing at all
@@ -26,14 +26,14 @@ def test_a_slice_is_the_slice_of_a_longer_read(kind: str) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_seed_decides(kind: str) -> None:
     first, again, other = (
-        Order(LABELS, 3, kind, seed).indices(10**9, 64).tolist() for seed in (1, 1, 2)
+        IndexOrder(LABELS, 3, kind, seed).indices(10**9, 64).tolist() for seed in (1, 1, 2)
     )
     assert first == again
     assert first != other
 
 
 def test_each_natural_epoch_is_a_fresh_permutation() -> None:
-    epochs = Order(LABELS, 3, "natural", seed=0).indices(0, 3 * 525).reshape(3, 525)
+    epochs = IndexOrder(LABELS, 3, "natural", seed=0).indices(0, 3 * 525).reshape(3, 525)
     for epoch in epochs:
         assert sorted(epoch.tolist()) == list(range(525))
     assert len({tuple(epoch) for epoch in epochs}) == 3
@@ -44,7 +44,7 @@ def test_each_natural_epoch_is_a_fresh_permutation() -> None:
 @pytest.mark.parametrize(("kind", "weights"), [("sqrt", [20, 10, 5]), ("balanced", [1, 1, 1])])
 def test_classes_and_images_come_in_the_promised_proportion(kind: str, weights: list[int]) -> None:
     draws = 60_000
-    drawn = Order(LABELS, 3, kind, seed=0).indices(0, draws)
+    drawn = IndexOrder(LABELS, 3, kind, seed=0).indices(0, draws)
     share = np.array(weights) / sum(weights)
     seen = np.bincount(LABELS[drawn], minlength=3)
     # 5 standard deviations of a binomial count
@@ -55,14 +55,16 @@ def test_classes_and_images_come_in_the_promised_proportion(kind: str, weights: 
 
 
 def test_neighbouring_draws_are_independent() -> None:
-    drawn = LABELS[Order(LABELS, 3, "balanced", seed=0).indices(0, 30_000)]
+    drawn = LABELS[IndexOrder(LABELS, 3, "balanced", seed=0).indices(0, 30_000)]
     pairs = np.bincount(drawn[:-1] * 3 + drawn[1:], minlength=9)
     np.testing.assert_allclose(pairs, 30_000 / 9, rtol=0.08)
 
 
 def test_the_order_is_the_same_on_every_machine_and_version() -> None:
     """Pinned: a resumed run must go on in the order in which it began."""
-    assert {kind: Order(LABELS, 3, kind, seed=0).indices(1000, 4).tolist() for kind in KINDS} == {
+    assert {
+        kind: IndexOrder(LABELS, 3, kind, seed=0).indices(1000, 4).tolist() for kind in KINDS
+    } == {
         "natural": [90, 165, 192, 119],
         "sqrt": [279, 199, 429, 243],
         "balanced": [168, 448, 377, 490],

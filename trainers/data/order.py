@@ -7,10 +7,10 @@ from numpy.typing import NDArray
 
 from ..randomness import derive_seed
 from .packed import Indices
-from .source import Sampling
+from .source import ClassSampling
 
 
-class Order:
+class IndexOrder:
     """The endless stream of training images of one run.
 
     natural: every epoch is a fresh permutation, and epochs follow one another without a gap.
@@ -22,7 +22,7 @@ class Order:
         seed: of the experiment.
     """
 
-    def __init__(self, labels: Indices, num_classes: int, kind: Sampling, seed: int) -> None:
+    def __init__(self, labels: Indices, num_classes: int, kind: ClassSampling, seed: int) -> None:
         self._kind = kind
         self._seed = seed
         self._counts = np.bincount(labels, minlength=num_classes).astype(np.int64)
