@@ -37,7 +37,11 @@ def training_facts(experiment: Experiment) -> dict[str, Any]:
         "objective": f"call over {objective.base.name}"
         if objective.name == "call"
         else objective.name,
-        **({"starts from": f"{pretrained.model}{', LoRA' if pretrained.lora else ''}"} if pretrained else {}),
+        **(
+            {"starts from": f"{pretrained.model}{', LoRA' if pretrained.lora else ''}"}
+            if pretrained
+            else {}
+        ),
         "steps": f"{steps:,} of {loop.batch_size} images",
         "workers": f"{scaling.workers} x {scaling.cpus_per_worker} CPU, "
         f"{scaling.gpus_per_worker:g} GPU, ZeRO {experiment.engine.zero_stage}, "

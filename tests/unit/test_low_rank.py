@@ -219,7 +219,7 @@ def test_an_expert_is_of_lower_rank_than_its_general_part(rank: float) -> None:
     add_parts(network, "expert", ranked("up", rank=2), "objective.reserve")
     network = unet()
     add_parts(network, "general", ranked("up", rank=3), "pretrained.lora")
-    message = r"objective\.reserve\.rank \d+ is not below LoRA's 3 .*start\.lora\.rank"
+    message = r"objective\.reserve\.rank \d+ is not below LoRA's 3 .*pretrained\.lora\.rank"
     with pytest.raises(UsageProblem, match=message):
         add_parts(network, "expert", ranked("up", rank=rank), "objective.reserve")
 
