@@ -11,9 +11,9 @@ from ...trainers.errors import UsageProblem
 from ...trainers.scratch import Scratch
 from ..evaluation.compare import Comparison, compare, read_evaluation
 from ..evaluation.pages.comparison import render_comparison
-from ..evaluation.report import REPLICATES, REPORT
 from ..generation.shards import short_hash
 from ..runs.evaluator import prefixed
+from ..storage import layout
 from ..storage.layout import comparison_page
 from ..storage.store import Storage
 from .target import evaluate_target, find_target
@@ -60,7 +60,7 @@ def compare_runs(
         evaluated, _ = evaluate_target(target, prefixed(f"{name}: ", on_phase))
         store = target.run.store
         with Scratch() as scratch:
-            for file in (REPORT, REPLICATES):
+            for file in (layout.EVALUATION_REPORT, layout.REPLICATES):
                 store.get_file(f"{evaluated.folder}/{file}", Path(scratch) / file)
             evaluations.append(read_evaluation(Path(scratch), store.uri_of(evaluated.folder)))
             confidences.append(target.experiment.evaluation.confidence)

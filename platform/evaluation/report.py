@@ -12,14 +12,11 @@ import numpy as np
 import pyarrow as pa  # type: ignore[import-untyped]
 import pyarrow.parquet as pq  # type: ignore[import-untyped]
 
+from ..storage import layout
 from .arrays import Floats
 from .bootstrap import Estimate
 from .extractors.base import Value
 from .metrics import METRICS, OUTPUTS
-
-REPORT = "report.json"
-REPLICATES = "replicates.npz"
-TABLE = "per_class.parquet"
 
 COMPARED = {
     "extractor_hash": "features come from another extractor",
@@ -96,20 +93,21 @@ class Report:
             "per_class": [asdict(row) for row in self.per_class],
             "provenance": dict(self.provenance),
         }
-        (folder / REPORT).write_text(json.dumps(content))
+        (folder / layout.EVALUATION_REPORT).write_text(json.dumps(content))
         names = [n for n in OUTPUTS if any(n in row.values for row in self.per_class)]
         about = {"provenance": dict(self.provenance), "metrics": self.metrics()}
         table = pa.Table.from_pylist([_flat(row, names) for row in self.per_class], _schema(names))
         pq.write_table(
-            table.replace_schema_metadata({"whipray": json.dumps(about)}), folder / TABLE
+            table.replace_schema_metadata({"whipray": json.dumps(about)}),
+            folder / layout.PER_CLASS_TABLE,
         )
         replicates: dict[str, Any] = {k: v.astype(np.float32) for k, v in self.replicates.items()}
-        np.savez_compressed(folder / REPLICATES, **replicates)
+        np.savez_compressed(folder / layout.REPLICATES, **replicates)
 
     @classmethod
     def load(cls, folder: Path) -> Report:
         """Read what `save` wrote, for showing it again; the draws stay where they are."""
-        content = json.loads((folder / REPORT).read_text())
+        content = json.loads((folder / layout.EVALUATION_REPORT).read_text())
         return cls(
             tuple(Row(**_estimated(row)) for row in content["rows"]),
             tuple(ClassRow(**_estimated(row)) for row in content["per_class"]),

@@ -12,6 +12,7 @@ from PIL import Image
 from ..evaluation.metrics.memorisation import Copies
 from ..evaluation.pages.content import CopyPair, Pictures, WorstClass
 from ..evaluation.report import Report
+from ..storage import layout
 from ..storage.store import Storage
 from .grid import class_grid
 from .shards import GeneratedShard, Ints, read_images
@@ -19,7 +20,6 @@ from .shards import GeneratedShard, Ints, read_images
 if TYPE_CHECKING:
     from ...trainers.data import Splits
 
-GRID, TILES = "grid.png", "pictures.npz"
 GRID_CLASSES, GRID_COLUMNS = 20, 10
 WORST_CLASSES, WORST_TILES = 10, 6
 PAIRS = 24
@@ -92,7 +92,7 @@ def collect(
 def save_pictures(pictures: Pictures, folder: Path) -> None:
     """Write the grid as a picture, the tiles as arrays."""
     if pictures.grid is not None:
-        pictures.grid.save(folder / GRID)
+        pictures.grid.save(folder / layout.SAMPLE_GRID)
     arrays: dict[str, Any] = {}
     for n, shown in enumerate(pictures.worst):
         arrays |= {f"worst/{n}/real": shown.real, f"worst/{n}/generated": shown.generated}
@@ -101,17 +101,17 @@ def save_pictures(pictures: Pictures, folder: Path) -> None:
         arrays |= {f"copies/{n}/generated": pair.generated, f"copies/{n}/nearest": pair.nearest}
         arrays |= {f"copies/{n}/ratio": np.array(pair.ratio)}
         arrays |= {f"copies/{n}/class": np.array(pair.class_name)}
-    np.savez_compressed(folder / TILES, **arrays)
+    np.savez_compressed(folder / layout.SAMPLE_TILES, **arrays)
 
 
 def load_pictures(folder: Path, report: Report) -> Pictures:
     """Read what `save_pictures` wrote."""
     rows = {row.class_id: row for row in report.per_class}
-    with np.load(folder / TILES, allow_pickle=False) as found:
+    with np.load(folder / layout.SAMPLE_TILES, allow_pickle=False) as found:
         worst = sum(name.endswith("/real") for name in found.files)
         copies = sum(name.endswith("/nearest") for name in found.files)
         return Pictures(
-            grid=Image.open(folder / GRID).copy(),
+            grid=Image.open(folder / layout.SAMPLE_GRID).copy(),
             worst=[
                 WorstClass(
                     rows[int(found[f"worst/{n}/class"])],

@@ -27,6 +27,7 @@ from ...trainers.randomness import BLOCK
 from ...trainers.samplers import SamplingConfig
 from ...trainers.scratch import Scratch
 from ..foundation.background import Lazy
+from ..storage import layout
 from ..storage.store import Storage
 
 if TYPE_CHECKING:
@@ -114,7 +115,7 @@ def samples_folder(run: Storage, checkpoint: str, sampling: SamplingConfig, seed
         checkpoint: content hash.
     """
     depends_on = [checkpoint, sampling.model_dump(exclude={"batch_size"}), seed]
-    return f"{run.base}/samples/{short_hash(depends_on)}".lstrip("/")
+    return layout.samples_folder(run.base, short_hash(depends_on))
 
 
 def short_hash(content: Any) -> str:
@@ -145,7 +146,7 @@ def generated_shards(
 
 def real_shards(reference: PackedImages, shard_images: int) -> list[RealShard]:
     """Cut all reference images."""
-    folder, n = f"references/{reference.fingerprint()}", len(reference.images)
+    folder, n = layout.reference_folder(reference.fingerprint()), len(reference.images)
     return [RealShard(folder, r[0], len(r)) for r in batched_range(n, shard_images)]
 
 
@@ -169,7 +170,7 @@ class ShardSampler:
         self, shard: GeneratedShard, on_progress: OnImagesDone = lambda _done: None
     ) -> Pixels:
         """A shard's images, (n, C, H, W); from the store, or drawn and kept there."""
-        name = f"{shard.stem}.images.safetensors"
+        name = layout.shard_images(shard.stem)
         if self.root.exists(name):
             return self._images(name)
         floats = self.model().sample(
@@ -240,7 +241,7 @@ class ShardWorker(ShardSampler):
 def nearest_name(shard: GeneratedShard, training: TrainingImages) -> str:
     """Where a shard's nearest training images are."""
     mirrored = "-mirrored" if training.mirrored else ""
-    return f"{shard.stem}.nearest-{training.fingerprint}{mirrored}.safetensors"
+    return layout.shard_nearest(shard.stem, f"{training.fingerprint}{mirrored}")
 
 
 def read_nearest(
@@ -256,7 +257,7 @@ def read_nearest(
 
 def features_name(shard: Shard, extractor_hash: str) -> str:
     """Where a shard's features are."""
-    return f"{shard.stem}.{extractor_hash}.safetensors"
+    return layout.shard_features(shard.stem, extractor_hash)
 
 
 def read_features(
@@ -301,7 +302,7 @@ def read_images(root: Storage, shards: Sequence[GeneratedShard], wanted: Ints) -
         }
         hits = [n for n, (c, i) in enumerate(wanted.tolist()) if (c, i) in here]
         if hits:
-            content = read(root, f"{shard.stem}.images.safetensors")["images"]
+            content = read(root, layout.shard_images(shard.stem))["images"]
             images |= {n: content[here[tuple(wanted[n].tolist())]] for n in hits}
     return np.stack([images[n] for n in range(len(wanted))])
 

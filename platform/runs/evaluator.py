@@ -26,7 +26,7 @@ from ..evaluation.metrics import METRICS, memorisation
 from ..evaluation.metrics.memorisation import Copies
 from ..evaluation.pages.content import CurvePoint
 from ..evaluation.pages.report import render_report
-from ..evaluation.report import REPLICATES, REPORT, TABLE, Report
+from ..evaluation.report import Report
 from ..foundation.background import Lazy
 from ..generation.loading import (
     Say,
@@ -37,7 +37,7 @@ from ..generation.loading import (
     load_training_images,
     reload_extractor,
 )
-from ..generation.pictures import GRID, TILES, collect, load_pictures, save_pictures
+from ..generation.pictures import collect, load_pictures, save_pictures
 from ..generation.shards import (
     GeneratedShard,
     Shard,
@@ -51,12 +51,19 @@ from ..generation.shards import (
     short_hash,
 )
 from ..generation.workers import ShardTask, Workers
+from ..storage import layout
 from ..storage.checkpoints import CheckpointStore
 from ..storage.pretrained import root_of
 from ..storage.store import Storage
 
-PAGE, RESULT = "report.html", "result.json"
-FILES = (PAGE, REPORT, TABLE, REPLICATES, GRID, TILES)
+FILES = (
+    layout.EVALUATION_PAGE,
+    layout.EVALUATION_REPORT,
+    layout.PER_CLASS_TABLE,
+    layout.REPLICATES,
+    layout.SAMPLE_GRID,
+    layout.SAMPLE_TILES,
+)
 """Of an evaluation, besides its result."""
 FORMAT = 3
 """Of an evaluation's files; raise it when a number changes its meaning."""
@@ -71,7 +78,7 @@ class Evaluated:
     metrics: dict[str, float]
     provenance: dict[str, Any]
     folder: str
-    """In the run's store: report.html, report.json, per_class.parquet, replicates.npz, grid.png, ..."""
+    """In the run's folder of the store; `layout` names its files."""
     values: Values = field(default_factory=dict)
     """What a search changed to come here."""
 
@@ -130,17 +137,19 @@ class Evaluator:
         values = values or {}
         changed = with_values(self.experiment, values, "the points to try")
         sampling = changed.sampling.effective(changed.diffusion.timesteps)
-        folder = f"evaluations/{self._key(sampling)}"
+        folder = layout.evaluation_folder(self._key(sampling))
         kept = self._known(folder) or self._measure(sampling, folder)
         return Evaluated(sampling, kept["metrics"], kept["provenance"], folder, values)
 
     def _known(self, folder: str) -> dict[str, Any] | None:
         """An earlier result, if all of its files are there and whole."""
         there = {name.rpartition("/")[2] for name in self.store.list(folder)}
-        if not {RESULT, *FILES} <= there:
+        if not {layout.EVALUATION_RESULT, *FILES} <= there:
             return None
         try:
-            kept: dict[str, Any] = json.loads(self.store.read_text(f"{folder}/{RESULT}"))
+            kept: dict[str, Any] = json.loads(
+                self.store.read_text(f"{folder}/{layout.EVALUATION_RESULT}")
+            )
         except json.JSONDecodeError:
             return None
         return kept if {"metrics", "provenance"} <= kept.keys() else None
@@ -189,7 +198,7 @@ class Evaluator:
             config.shard_images,
         )
         known = self.root.list(self._samples(sampling))
-        new = [s for s in shards if f"{s.stem}.images.safetensors" not in known]
+        new = [s for s in shards if layout.shard_images(s.stem) not in known]
         self.generated += sum(map(len, new))
         what = describe(sampling)
         reference = real_shards(self.splits.reference, config.shard_images)
@@ -224,12 +233,14 @@ class Evaluator:
             local = Path(scratch)
             report.save(local)
             save_pictures(pictures, local)
-            (local / PAGE).write_text(render_report(report, pictures), encoding="utf-8")
+            (local / layout.EVALUATION_PAGE).write_text(
+                render_report(report, pictures), encoding="utf-8"
+            )
             for file in sorted(local.iterdir()):
                 self.store.put_file(file, f"{folder}/{file.name}")
         result = {"metrics": report.metrics(), "provenance": dict(report.provenance)}
         # last: an evaluation exists when its result does
-        self.store.write_text(f"{folder}/{RESULT}", json.dumps(result, indent=1))
+        self.store.write_text(f"{folder}/{layout.EVALUATION_RESULT}", json.dumps(result, indent=1))
         return result
 
     def _copies(self, shards: Sequence[GeneratedShard]) -> Copies:
@@ -255,8 +266,10 @@ class Evaluator:
                 self.store.get_file(path, local / path.rpartition("/")[2])
             report = Report.load(local)
             page = render_report(report, load_pictures(local, report), points)
-            (local / PAGE).write_text(page, encoding="utf-8")
-            self.store.put_file(local / PAGE, f"{folder}/{PAGE}")
+            (local / layout.EVALUATION_PAGE).write_text(page, encoding="utf-8")
+            self.store.put_file(
+                local / layout.EVALUATION_PAGE, f"{folder}/{layout.EVALUATION_PAGE}"
+            )
 
     def _about(self, sampling: SamplingConfig) -> dict[str, Value]:
         reference = self.splits.reference

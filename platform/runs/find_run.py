@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ...trainers.checkpoint import MANIFEST
 from ...trainers.errors import UsageProblem, did_you_mean
 from ..config.experiment import Experiment
+from ..storage import layout
 from ..storage.checkpoints import CheckpointStore
 from ..storage.store import Storage
 
@@ -27,14 +29,8 @@ def find_run(root: Storage, target: str) -> StoredRun:
     Raises:
         UsageProblem: no such run, or it has no checkpoint yet.
     """
-    name, slash, number = target.partition("/")
-    if slash and number.isdigit():
-        key, folder = f"sweep/{name}/{int(number)}", f"sweeps/{name}/trials/{int(number):04d}"
-    elif slash and number == "pretrain":
-        key, folder = f"sweep/{target}", f"sweeps/{target}"
-    else:
-        key, folder = f"run/{target}", f"runs/{target}"
-    store = root.child(folder)
+    address = layout.run_address(target)
+    store = root.child(address.folder)
     checkpoints = CheckpointStore(store)
     latest = checkpoints.latest()
     if latest is None:
@@ -45,17 +41,14 @@ def find_run(root: Storage, target: str) -> StoredRun:
             f"{hint}there are {', '.join(known[-12:]) or 'none yet'}; another store is --storage or storage.uri",
         )
     config = checkpoints.read_manifest(latest).config
-    return StoredRun(key, store, latest, Experiment.model_validate(config))
+    return StoredRun(address.key, store, latest, Experiment.model_validate(config))
 
 
 def _runs(root: Storage) -> set[str]:
-    found = set()
-    for path in root.list():
-        parts = path.split("/")
-        if parts[-1] != "manifest.json":
-            continue
-        if parts[0] == "runs":
-            found.add(parts[1])
-        elif parts[0] == "sweeps" and len(parts) > 3:
-            found.add(f"{parts[1]}/{int(parts[3]) if parts[2] == 'trials' else parts[2]}")
-    return found
+    """Return the targets of all runs that have a checkpoint."""
+    folders = {
+        path.partition(f"/{layout.CHECKPOINTS}/")[0]
+        for path in root.list()
+        if path.endswith(f"/{MANIFEST}")
+    }
+    return {target for folder in folders if (target := layout.run_target(folder))}

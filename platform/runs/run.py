@@ -19,18 +19,17 @@ from ..config.experiment import CHANGEABLE_ON_RESUME, Experiment, cache_folder
 from ..config.layers import flatten
 from ..config.space import Space
 from ..evaluation.evaluate import check_groups
-from ..evaluation.report import TABLE
-from ..generation.pictures import GRID
+from ..storage import layout
 from ..storage.checkpoints import CheckpointStore
 from ..storage.layout import PRETRAINED_RECORD
 from ..storage.store import Storage
 from ..tracking.mlflow_runs import Run
-from .evaluator import PAGE, Evaluated, Evaluator
+from .evaluator import Evaluated, Evaluator
 from .guidance_search import search_guidance
 from .local_training import ReportCallback, TrainingResult, train_in_process_group
 from .ray_training import LogProgress, train_on_workers
 from .resolve_pretrained import resolve_pretrained
-from .speed import STEP, step_key
+from .speed import step_key
 
 T = TypeVar("T")
 
@@ -114,7 +113,7 @@ def finishing(run: Run) -> Iterator[None]:
         yield
     except BaseException as error:
         with suppress(Problem):  # the error that came first is the one to raise
-            run.set_tags({"whipray.problem": str(error)[:MAX_PROBLEM_CHARACTERS]})
+            run.set_tags({layout.Tag.PROBLEM: str(error)[:MAX_PROBLEM_CHARACTERS]})
             run.finish("FAILED" if isinstance(error, Exception) else "KILLED")
         raise
     run.finish("FINISHED")
@@ -170,18 +169,18 @@ def _record(plan: Plan, best: Evaluated, tried: list[Evaluated], images_seen: in
         {**point.values, "omega": point.sampling.omega, rank_by: point.metrics[rank_by]}
         for point in tried
     ]
-    plan.run.log_json({"best": best.values, "tried": points}, "evaluation/guidance.json")
+    plan.run.log_json({"best": best.values, "tried": points}, layout.Artifact.GUIDANCE_CURVE)
     address = plan.store.uri_of(best.folder)
-    plan.run.set_tags({"whipray.store": plan.store.uri, "whipray.evaluation": address})
-    record(plan.run, plan.store, best, "evaluation")
+    plan.run.set_tags({layout.Tag.STORE: plan.store.uri, layout.Tag.EVALUATION: address})
+    record(plan.run, plan.store, best, layout.Artifact.EVALUATION)
 
 
 def record(run: Run, store: Storage, found: Evaluated, name: str) -> None:
     """An evaluation's files in MLflow, as the folder `name`."""
-    run.log_json(found.provenance, f"{name}/provenance.json")
+    run.log_json(found.provenance, f"{name}/{layout.Artifact.PROVENANCE}")
     with Scratch() as scratch:
         folder = Path(scratch)
-        for file in (GRID, TABLE, PAGE):
+        for file in (layout.SAMPLE_GRID, layout.PER_CLASS_TABLE, layout.EVALUATION_PAGE):
             store.get_file(f"{found.folder}/{file}", folder / file)
         run.log_folder(folder, name)
 
@@ -193,7 +192,7 @@ def begin(plan: Plan) -> None:
         UsageProblem, CheckpointProblem: as `resolve_pretrained`.
     """
     plan.run.log_config(plan.experiment)
-    plan.run.set_tags({STEP: step_key(plan.experiment)})
+    plan.run.set_tags({layout.Tag.STEP: step_key(plan.experiment)})
     plan.run.log_code()
     data = plan.experiment.data.load(cache_folder())
     check_groups(plan.experiment.evaluation, data.train.class_counts.tolist())
@@ -205,7 +204,7 @@ def begin(plan: Plan) -> None:
             "train_fingerprint": data.train.fingerprint(),
             "reference_fingerprint": data.reference.fingerprint(),
         },
-        "dataset.json",
+        layout.Artifact.DATASET,
     )
     names, shape = data.train.class_names, data.train.image_shape
     if record := resolve_pretrained(plan.experiment, plan.store, names, shape):

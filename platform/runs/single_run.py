@@ -11,6 +11,7 @@ from ..compute.interrupts import broadcast_stop, saving_on_interrupt
 from ..config.experiment import Experiment
 from ..foundation.durations import Clock
 from ..foundation.job import in_cluster_job
+from ..storage import layout
 from ..storage.store import Storage
 from ..tracking.mlflow_runs import Tracker
 from .run import Plan, RunCallbacks, RunResult, begin, evaluate, finishing, run_in_ray_task, train
@@ -28,7 +29,7 @@ class SingleRun:
     def __init__(self, name: str, experiment: Experiment) -> None:
         self.name, self.experiment = name, experiment
         self.root = Storage(experiment.storage)
-        self.store = self.root.child(f"runs/{name}")
+        self.store = self.root.child(layout.run_address(name).folder)
         self.run_id = ""
         self._clock, self._line, self._share = Clock(), "starting", 0.0
         self._interrupted = threading.Event()
@@ -48,7 +49,9 @@ class SingleRun:
         """
         self.root.try_write()
         tracker = Tracker(self.experiment.tracking, self.root)
-        run = tracker.run(f"run/{self.name}", self.name, {"whipray.kind": "run"})
+        run = tracker.run(
+            layout.run_address(self.name).key, self.name, {layout.Tag.KIND: layout.KIND_RUN}
+        )
         self.run_id = run.run_id
         plan = Plan(self.experiment, self.store, run)
         callbacks = RunCallbacks(self._show_progress, self._show_phase)

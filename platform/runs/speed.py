@@ -9,12 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..config.experiment import Experiment
+from ..storage import layout
 from ..storage.store import Storage
 from ..tracking.mlflow_runs import Tracker
-
-STEP = "whipray.step"
-"""Tag of every run; runs with the same take the same time for a step on the same hardware."""
-
 
 SPEED = "images_per_second"
 
@@ -56,9 +53,9 @@ def measured(experiment: Experiment) -> Speed | None:
     """
     storage, tracking = Storage(experiment.storage), experiment.tracking
     beside = not (tracking.uri or os.environ.get("MLFLOW_TRACKING_URI"))
-    if beside and storage.is_folder and not (Path(storage.path) / "mlflow.db").exists():
+    if beside and storage.is_folder and not (Path(storage.path) / layout.MLFLOW_DATABASE).exists():
         return None  # asking would make it
-    found = Tracker(tracking, storage).latest(STEP, step_key(experiment), SPEED)
+    found = Tracker(tracking, storage).latest(layout.Tag.STEP, step_key(experiment), SPEED)
     if found is None:
         return None
     info = found.info

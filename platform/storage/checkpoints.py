@@ -15,10 +15,10 @@ from pathlib import Path
 from ...trainers import checkpoint as checkpoint_format
 from ...trainers.checkpoint import MANIFEST, Manifest
 from ...trainers.errors import CheckpointProblem
+from . import layout
 from .errors import MissingObject
 from .store import Storage
 
-SET_ASIDE = "manifest.damaged.json"
 NAME = re.compile(r"images-\d{12}")
 
 
@@ -56,7 +56,7 @@ class CheckpointStore:
     def __init__(self, run: Storage, keep: int = 2) -> None:
         if keep < 1:
             raise ValueError(f"keep must be at least 1, {keep} given")
-        self.storage = run.child("checkpoints")
+        self.storage = run.child(layout.CHECKPOINTS)
         self.keep = keep
 
     def put_shard(self, name: str, local_file: Path) -> None:
@@ -149,7 +149,7 @@ class CheckpointStore:
         Called by the one who resumes from an earlier one, not by mere readers.
         """
         text = self.storage.read_text(f"{name}/{MANIFEST}")
-        self.storage.write_text(f"{name}/{SET_ASIDE}", text)
+        self.storage.write_text(f"{name}/{layout.DAMAGED_MANIFEST}", text)
         self.storage.delete(f"{name}/{MANIFEST}")
 
     def prune(self) -> list[str]:

@@ -33,8 +33,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ...trainers.checkpoint import MANIFEST
-
 # -- runs and sweeps -----------------------------------------------------------------------------
 
 RUNS, SWEEPS, TRIALS = "runs", "sweeps", "trials"
@@ -99,15 +97,15 @@ def sweep_of_trial(folder: str) -> str | None:
     return "/".join(parts[:2]) if len(parts) == 4 and parts[2] == TRIALS else None
 
 
-def target_of_manifest(path: str) -> str | None:
-    """Return the target of the run whose checkpoint's manifest this is, None for other files."""
-    match path.split("/"):
-        case [folder, name, _, _, file] if (folder, file) == (RUNS, MANIFEST):
+def run_target(folder: str) -> str | None:
+    """Return the target of the run that is kept in a folder, None for any other folder."""
+    match folder.split("/"):
+        case [top, name] if top == RUNS:
             return name
-        case [folder, sweep, member, _, _, file] if (folder, file) == (SWEEPS, MANIFEST):
+        case [top, sweep, member] if (top, member) == (SWEEPS, PRETRAIN):
             return f"{sweep}/{member}"
-        case [folder, sweep, kind, number, _, _, file] if (folder, file) == (SWEEPS, MANIFEST):
-            return f"{sweep}/{int(number)}" if kind == TRIALS else None
+        case [top, sweep, members, number] if (top, members) == (SWEEPS, TRIALS):
+            return f"{sweep}/{int(number)}"
     return None
 
 
@@ -143,8 +141,8 @@ CLASSIFICATION_RESULT = "result.json"
 CLASSIFIERS = "classifiers"
 
 EXTRACTOR_WEIGHTS = "network.safetensors"
-EXTRACTOR_CARD = "card.json"
-"""Written last: a feature network exists when its card does."""
+EXTRACTOR_INFO = "info.json"
+"""Written last: a feature network exists when this file does."""
 
 
 def evaluation_folder(content: str) -> str:

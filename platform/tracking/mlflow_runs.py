@@ -1,6 +1,6 @@
 """MLflow: a sweep is a parent run, its trainings are child runs; one writer at a time for each.
 
-Runs are found again by what they are (`whipray.key`), so that a restart continues them. A server
+Runs are found again by what they are (`layout.Tag.KEY`), so that a restart continues them. A server
 that is down is reported within seconds when it is opened; one that has answered is waited for.
 """
 
@@ -23,6 +23,7 @@ from ..config.layers import flatten
 from ..foundation.code_version import code_version
 from ..foundation.retry import Outage, retry_during_outage
 from ..foundation.text import redact, without_login
+from ..storage import layout
 from ..storage.s3 import environment as s3_environment
 from ..storage.store import Storage
 from .async_writer import AsyncWriter
@@ -78,7 +79,7 @@ def tracking_uri(config: TrackingConfig, storage: Storage) -> str:
         raise UsageProblem(
             f"{storage.path}: cannot be made ({error.strerror})", "give another folder"
         ) from error
-    return f"sqlite:///{storage.path}/mlflow.db"
+    return f"sqlite:///{storage.path}/{layout.MLFLOW_DATABASE}"
 
 
 class Tracker:
@@ -109,7 +110,9 @@ class Tracker:
             return str(found.experiment_id)
         artifacts = None  # a server knows where
         if self.uri.startswith("sqlite:///"):
-            artifacts = f"{storage.path if storage.is_folder else storage.uri}/artifacts"
+            artifacts = (
+                f"{storage.path if storage.is_folder else storage.uri}/{layout.MLFLOW_ARTIFACTS}"
+            )
         try:
             return str(self.client.create_experiment(name, artifacts))
         except MlflowException as error:
@@ -127,7 +130,7 @@ class Tracker:
         """
         with translate_errors(self.uri):
             found = self.client.search_runs(
-                [self.experiment_id], f"tags.`whipray.key` = '{key}'", max_results=1
+                [self.experiment_id], f"tags.`{layout.Tag.KEY}` = '{key}'", max_results=1
             )
         if not found:
             raise UsageProblem(f"MLflow has no run {key}", "look at the runs with `whipray ui`")
@@ -148,7 +151,7 @@ class Tracker:
         """The run known by `key`, begun now if there is none; it counts as running again."""
         with translate_errors(self.uri):
             found = self.client.search_runs(
-                [self.experiment_id], f"tags.`whipray.key` = '{key}'", max_results=1
+                [self.experiment_id], f"tags.`{layout.Tag.KEY}` = '{key}'", max_results=1
             )
             if found:
                 run_id = found[0].info.run_id
@@ -158,7 +161,7 @@ class Tracker:
                 run_id = self.client.create_run(
                     self.experiment_id,
                     run_name=name,
-                    tags={"whipray.key": key, "mlflow.user": user_name(), **relation, **tags},
+                    tags={layout.Tag.KEY: key, "mlflow.user": user_name(), **relation, **tags},
                 ).info.run_id
         return Run(self.uri, run_id)
 
@@ -230,8 +233,10 @@ class Run:
             self.client.log_batch(self.run_id, params=params[first : first + BATCH])
         changed = [f"{k}={text}" for k, text in texts.items() if known.get(k, text) != text]
         if changed:
-            self.client.set_tag(self.run_id, "whipray.changed", ", ".join(changed)[:PARAM_LIMIT])
-        self.client.log_dict(self.run_id, experiment.model_dump(mode="json"), "experiment.yaml")
+            self.client.set_tag(self.run_id, layout.Tag.CHANGED, ", ".join(changed)[:PARAM_LIMIT])
+        self.client.log_dict(
+            self.run_id, experiment.model_dump(mode="json"), layout.Artifact.EXPERIMENT
+        )
 
     @_patient
     def log_code(self) -> None:
@@ -241,9 +246,9 @@ class Run:
             return
         self.client.set_tag(self.run_id, "mlflow.source.git.commit", version.commit)
         state = "changed" if version.diff else "as committed"
-        self.client.set_tag(self.run_id, "whipray.code", state)
+        self.client.set_tag(self.run_id, layout.Tag.CODE, state)
         if version.diff:
-            self.client.log_text(self.run_id, version.diff[:1_000_000], "code.diff")
+            self.client.log_text(self.run_id, version.diff[:1_000_000], layout.Artifact.CODE_DIFF)
 
     def log_metrics(self, values: Mapping[str, float], images_seen: int) -> None:
         """Numbers at a point of the training; MLflow's step is the images seen."""

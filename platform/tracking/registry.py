@@ -17,14 +17,13 @@ from ...trainers.errors import CheckpointProblem, UsageProblem, did_you_mean
 from ...trainers.export import ModelCard
 from ...trainers.samplers import SamplingConfig
 from ...trainers.scratch import Scratch
+from ..storage import layout
 from ..storage.pretrained import export_run
 from ..storage.store import Storage
 from .mlflow_runs import Run, Tracker, translate_errors
 
 CHAMPION = "champion"
 REQUIREMENTS = ("mlflow", "torch", "safetensors", "pydantic", "numpy", "pandas")
-IDENTITY = "whipray.model"
-"""Tag that names checkpoint and sampling, so that registering again finds the version."""
 
 
 @dataclass(frozen=True)
@@ -66,10 +65,10 @@ def register(
         if sampling.weights != "merged":
             identity += f" {sampling.weights}"
         for known in versions(tracker, name):
-            if known.tags.get(IDENTITY) == identity:
+            if known.tags.get(layout.VersionTag.MODEL) == identity:
                 return known
         made = _log(run, folder, card, name)
-        for key, value in {**tags, IDENTITY: identity}.items():
+        for key, value in {**tags, layout.VersionTag.MODEL: identity}.items():
             tracker.client.set_model_version_tag(name, made, key, value)
     return get(tracker, name, made)
 
@@ -143,7 +142,9 @@ def download(tracker: Tracker, chosen: Version, folder: Path) -> Path:
     with translate_errors(tracker.uri), _quiet_mlflow():
         try:
             found = download_artifacts(
-                f"{chosen.uri}/artifacts/model", dst_path=str(folder), tracking_uri=tracker.uri
+                f"{chosen.uri}/artifacts/{layout.Artifact.MODEL}",
+                dst_path=str(folder),
+                tracking_uri=tracker.uri,
             )
         except (MlflowException, OSError) as error:
             raise CheckpointProblem(

@@ -12,13 +12,12 @@ from ..analysis.sample import generate_images, load_version
 from ..evaluation.config import EvaluationConfig
 from ..evaluation.report import comparable
 from ..generation.grid import class_grid
+from ..storage import layout
 from ..tracking.mlflow_runs import Tracker
 from ..tracking.registry import CHAMPION, Version, register, resolve, set_alias, versions
 from .sweep import Sweep, SweepResult
 
 PER_CLASS = 10
-PROVENANCE = "whipray.provenance"
-"""Tag of a version: how its score was measured."""
 
 
 @dataclass(frozen=True)
@@ -42,23 +41,25 @@ def register_best(sweep: Sweep, result: SweepResult) -> Champion | None:
         return None
     sweep.status.say("registering the best model")
     number, summary = best["number"], best["attrs"]["summary"]
+    address = layout.trial_address(sweep.name, number)
+    address = layout.trial_address(sweep.name, number)
     tracker = Tracker(sweep.experiment.tracking, sweep.root)
-    run = tracker.find(f"sweep/{sweep.name}/{number}")
+    run = tracker.find(address.key)
     rank_by = sweep.experiment.evaluation.rank_by
     version = register(
         tracker,
         run,
-        result.store.child(f"trials/{number:04d}"),
+        sweep.root.child(address.folder),
         summary["checkpoint"],
         SamplingConfig.model_validate(summary["sampling"]),
         sweep.experiment.name,
         {
-            "whipray.sweep": sweep.name,
-            "whipray.trial": str(number),
-            "whipray.rank_by": rank_by,
-            "whipray.sampling": json.dumps(summary["sampling"]),
-            f"whipray.{rank_by.replace('/', '.')}": f"{best['value']:.6g}",
-            PROVENANCE: json.dumps(summary["provenance"]),
+            layout.VersionTag.SWEEP: sweep.name,
+            layout.VersionTag.TRIAL: str(number),
+            layout.VersionTag.RANK_BY: rank_by,
+            layout.VersionTag.SAMPLING: json.dumps(summary["sampling"]),
+            layout.VersionTag.score(rank_by): f"{best['value']:.6g}",
+            layout.VersionTag.PROVENANCE: json.dumps(summary["provenance"]),
         },
     )
     stays = reason_not_promoted(sweep.experiment.evaluation, tracker, version)
@@ -75,10 +76,10 @@ def reason_not_promoted(config: EvaluationConfig, tracker: Tracker, new: Version
     before = next((v for v in known if CHAMPION in v.aliases), None)
     if before is None or before.version == new.version:
         return None
-    score = f"whipray.{config.rank_by.replace('/', '.')}"
-    if score not in before.tags or PROVENANCE not in before.tags:
+    score = layout.VersionTag.score(config.rank_by)
+    if score not in before.tags or layout.VersionTag.PROVENANCE not in before.tags:
         return f"version {before.version} stays champion: it has no {config.rank_by} to compare"
-    its, ours = (json.loads(v.tags[PROVENANCE]) for v in (before, new))
+    its, ours = (json.loads(v.tags[layout.VersionTag.PROVENANCE]) for v in (before, new))
     if field := comparable(its, ours):
         return (
             f"version {before.version} stays champion: it was measured otherwise "
@@ -97,8 +98,8 @@ def _draw(tracker: Tracker, version: Version, result: SweepResult) -> str:
     images, labels = generate_images(model, list(range(len(names))), PER_CLASS, None, None, seed=0)
     picture = class_grid(images, labels, names, PER_CLASS, None, counts)
     with Scratch() as scratch:
-        file = Path(scratch) / "champion.png"
+        file = Path(scratch) / layout.CHAMPION_GRID
         picture.save(file)
-        result.store.put_file(file, "champion.png")
-        result.parent.log_folder(Path(scratch), "champion")
-    return result.store.uri_of("champion.png")
+        result.store.put_file(file, layout.CHAMPION_GRID)
+        result.parent.log_folder(Path(scratch), layout.Artifact.CHAMPION)
+    return result.store.uri_of(layout.CHAMPION_GRID)

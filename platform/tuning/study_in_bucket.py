@@ -31,6 +31,7 @@ from optuna.storages.journal import BaseJournalBackend
 
 from ...trainers.errors import UsageProblem
 from ..foundation.retry import retry_during_outage
+from ..storage import layout
 from ..storage.errors import StorageProblem
 from ..storage.objects import CONNECTIONS, Bucket
 from ..storage.store import Storage
@@ -56,7 +57,9 @@ class BucketStorage(JournalStorage):
     """
 
     def __init__(self, store: Storage) -> None:
-        self.journal = BucketJournal(Bucket(store.child("study")), store.config.retry_timeout_s)
+        self.journal = BucketJournal(
+            Bucket(store.child(layout.STUDY)), store.config.retry_timeout_s
+        )
         super().__init__(self.journal)
 
     def close(self) -> None:
@@ -109,24 +112,24 @@ class BucketJournal(BaseJournalBackend):
         self._over.set()
         self._renewal.join()
         with suppress(StorageProblem):  # then it is soon taken for dead
-            self._bucket.delete(_sign(self._token))
+            self._bucket.delete(layout.study_driver(self._token))
         self._bucket.close()
 
     def _put(self, number: int, text: str) -> None:
         if self._loss is not None:
             raise self._loss
-        self._bucket.put(_entry(self._token, number), text)
+        self._bucket.put(layout.study_entry(self._token, number), text)
 
     # --- taking over -------------------------------------------------------------------------
 
     def _driver(self, number: int) -> str | None:
         """Token of the driver who took over as the `number`th."""
-        return self._bucket.get(_takeover(number), first=TOKEN_LENGTH)
+        return self._bucket.get(layout.study_takeover(number), first=TOKEN_LENGTH)
 
     def _wait_until_free(self, token: str) -> None:
         """Return when that driver has ended or is dead; raise as soon as it says that it lives."""
         earlier = None
-        while (written := self._bucket.written(_sign(token))) is not None:
+        while (written := self._bucket.written(layout.study_driver(token))) is not None:
             when, seconds_ago = written
             if seconds_ago > STALE_S:
                 return
@@ -139,24 +142,28 @@ class BucketJournal(BaseJournalBackend):
 
     def _read(self, token: str) -> list[str]:
         """All entries, as the next driver finds them."""
-        until_then = self._bucket.get(_takeover(self._number - 1))
+        until_then = self._bucket.get(layout.study_takeover(self._number - 1))
         assert until_then is not None
-        since = self._while_there(lambda number: self._bucket.get(_entry(token, number)))
+        since = self._while_there(
+            lambda number: self._bucket.get(layout.study_entry(token, number))
+        )
         return [*until_then.splitlines()[1:], *"\n".join(since).splitlines()]
 
     def _take_over(self) -> None:
         """All that was read and the claim to go on are one object: a kill leaves both or none."""
         self._say_alive()
-        self._bucket.put_once(_takeover(self._number), "\n".join([self._token, *self._lines]))
+        self._bucket.put_once(
+            layout.study_takeover(self._number), "\n".join([self._token, *self._lines])
+        )
         time.sleep(SETTLE_S)
         winner = self._driver(self._number)
         if winner != self._token:
-            self._bucket.delete(_sign(self._token))
+            self._bucket.delete(layout.study_driver(self._token))
             raise self._driven_by(winner)
 
     def _say_alive(self) -> None:
         who = {"host": socket.gethostname(), "pid": os.getpid(), "since": self._since}
-        self._bucket.put(_sign(self._token), json.dumps(who))
+        self._bucket.put(layout.study_driver(self._token), json.dumps(who))
 
     def _renew(self) -> None:
         while not self._over.wait(RENEW_S):
@@ -172,7 +179,7 @@ class BucketJournal(BaseJournalBackend):
         return UsageProblem(f"{who} is driving this sweep", "follow that one, or stop it first")
 
     def _who(self, token: str | None) -> str:
-        sign = token and self._bucket.get(_sign(token))
+        sign = token and self._bucket.get(layout.study_driver(token))
         if not sign:
             return "another process"
         said = json.loads(sign)
@@ -189,15 +196,3 @@ class BucketJournal(BaseJournalBackend):
                 found += [text for text in several[:complete] if text is not None]
                 if complete < CONNECTIONS:
                     return found
-
-
-def _takeover(number: int) -> str:
-    return f"{number:05d}.jsonl"
-
-
-def _entry(token: str, number: int) -> str:
-    return f"{token}/{number:08d}.jsonl"
-
-
-def _sign(token: str) -> str:
-    return f"{token}/driver.json"

@@ -26,6 +26,7 @@ from ..config.space import Space
 from ..foundation.durations import Clock
 from ..generation.loading import load_extractor, load_splits
 from ..runs.run import Plan, begin
+from ..storage import layout
 from ..storage.errors import MissingObject
 from ..storage.store import Storage
 from ..tracking.mlflow_runs import Run, Tracker
@@ -62,7 +63,7 @@ class Sweep:
         self.name, self.space = name, space
         self.experiment = with_values(experiment, {"evaluation.workers": 1}, "sweep")
         self.root = Storage(experiment.storage)
-        self.store = self.root.child(f"sweeps/{name}")
+        self.store = self.root.child(layout.sweep_address(name).folder)
         self.clock = Clock()
         self.status = Status(experiment.tuning.trials + len(space.baselines), self.clock)
 
@@ -76,7 +77,7 @@ class Sweep:
             UsageProblem: it exists and is not to be resumed, or what it runs differs.
         """
         try:
-            saved = json.loads(self.store.read_text("sweep.json"))
+            saved = json.loads(self.store.read_text(layout.SWEEP_IDENTITY))
         except MissingObject:
             return False
         if not resume:
@@ -138,14 +139,14 @@ class Sweep:
             early_stop=tuning.early_stop,
         )
         try:
-            self.store.write_text("sweep.json", json.dumps(self._identity(), indent=1))
+            self.store.write_text(layout.SWEEP_IDENTITY, json.dumps(self._identity(), indent=1))
             parent = tracker.run(
-                f"sweep/{self.name}",
+                layout.sweep_address(self.name).key,
                 self.name,
-                {"whipray.kind": "sweep", "whipray.sweep": self.name},
+                {layout.Tag.KIND: layout.KIND_SWEEP, layout.Tag.SWEEP: self.name},
             )
             begin(Plan(self.experiment, self.store, parent))
-            parent.log_json(self.space.model_dump(mode="json"), "space.yaml")
+            parent.log_json(self.space.model_dump(mode="json"), layout.Artifact.SPACE)
             if self.has_pretraining:
                 from .pretraining import pretrain
 
@@ -176,16 +177,19 @@ class Sweep:
         if self.has_pretraining:
             assert self.space.pretrain is not None
             images = self.experiment.training.images
-            finetune = self.space.pretrain.finetune_values(images, f"{self.name}/pretrain")
+            finetune = self.space.pretrain.finetune_values(
+                images, layout.pretrain_target(self.name)
+            )
         return with_values(self.experiment, {**finetune, **values}, origin)
 
     def _pretraining(self, tracker: Tracker, parent: Run) -> Plan:
         assert self.space.pretrain is not None
         values = self.space.pretrain.values(self.experiment.training.images)
-        tags = {"whipray.kind": "pretrain", "whipray.sweep": self.name}
-        run = tracker.run(f"sweep/{self.name}/pretrain", "pretrain", tags, parent.run_id)
-        experiment = with_values(self.experiment, values, "pretrain")
-        return Plan(experiment, self.store.child("pretrain"), run)
+        address = layout.run_address(layout.pretrain_target(self.name))
+        tags = {layout.Tag.KIND: layout.PRETRAIN, layout.Tag.SWEEP: self.name}
+        run = tracker.run(address.key, layout.PRETRAIN, tags, parent.run_id)
+        experiment = with_values(self.experiment, values, layout.PRETRAIN)
+        return Plan(experiment, self.root.child(address.folder), run)
 
     def _points(self, study: Study, tracker: Tracker, parent: Run) -> Any:
         from .bridge import PointQueue
@@ -193,19 +197,20 @@ class Sweep:
         def plan_for(point: Point) -> Plan:
             origin = f"baseline {point.baseline}" if point.baseline else f"trial {point.number}"
             experiment = self.experiment_for(point.values, origin)
-            folder = f"trials/{point.number:04d}"
+            address = layout.trial_address(self.name, point.number)
+            kind = layout.KIND_BASELINE if point.baseline else layout.KIND_TRIAL
             label = point.baseline or in_words(point.values)
             run = tracker.run(
-                f"sweep/{self.name}/{point.number}",
+                address.key,
                 f"{point.number:03d} {label}",
                 {
-                    "whipray.kind": "baseline" if point.baseline else "trial",
-                    "whipray.sweep": self.name,
-                    "whipray.trial": str(point.number),
+                    layout.Tag.KIND: kind,
+                    layout.Tag.SWEEP: self.name,
+                    layout.Tag.TRIAL: str(point.number),
                 },
                 parent.run_id,
             )
-            plan = Plan(experiment, self.store.child(folder), run, self.space)
+            plan = Plan(experiment, self.root.child(address.folder), run, self.space)
             begin(plan)
             return plan
 
@@ -282,7 +287,7 @@ class Sweep:
     def _study_storage(self) -> StudyLocation:
         if url := os.environ.get("WHIPRAY_STUDY_URL"):
             return url
-        return Path(self.store.path) / "study.journal" if self.store.is_folder else self.store
+        return Path(self.store.path) / layout.STUDY_JOURNAL if self.store.is_folder else self.store
 
     def _identity(self) -> dict[str, Any]:
         return {
@@ -309,10 +314,10 @@ class Sweep:
             }
             for row in result.rows
         ]
-        result.parent.log_json({"rank_by": rank_by, "trials": table}, "sweep.json")
+        result.parent.log_json({"rank_by": rank_by, "trials": table}, layout.Artifact.SWEEP)
         if result.best is not None:
             result.parent.log_metrics({f"best/{rank_by}": result.best["value"]}, 0)
-            result.parent.set_tags({"whipray.best_trial": str(result.best["number"])})
+            result.parent.set_tags({layout.Tag.BEST_TRIAL: str(result.best["number"])})
         result.parent.finish("FINISHED")
 
 

@@ -17,6 +17,7 @@ from ..foundation.logs import quiet_logs
 from ..foundation.text import describe_exception
 from ..runs.local_training import ReportCallback
 from ..runs.run import Plan, RunCallbacks, RunResult, evaluate, run_in_ray_task, train
+from ..storage import layout
 
 OUTCOME = "outcome"
 FINISHED, STOPPED, FAILED, SAVED = "finished", "stopped", "failed", "saved"
@@ -61,7 +62,7 @@ def run_trial(config: dict[str, Any]) -> None:
                     plan.run.finish("KILLED")
                     tune.report({OUTCOME: SAVED})
                     return
-                plan.run.set_tags({"whipray.outcome": STOPPED})
+                plan.run.set_tags({layout.Tag.OUTCOME: STOPPED})
                 plan.run.finish("FINISHED")
                 tune.report({OUTCOME: STOPPED})
                 return
@@ -78,11 +79,11 @@ def run_trial(config: dict[str, Any]) -> None:
         return
     except Exception as error:  # noqa: BLE001  (would come again; the sweep goes on without it)
         with suppress(Problem):
-            plan.run.log_json({"traceback": traceback.format_exc()}, "problem.json")
+            plan.run.log_json({"traceback": traceback.format_exc()}, layout.Artifact.PROBLEM)
         what = f"unexpected {describe_exception(error)}"
-        _fail(plan, Problem(what, "its traceback is problem.json in its MLflow run"))
+        _fail(plan, Problem(what, f"its traceback is {layout.Artifact.PROBLEM} in its MLflow run"))
         return
-    plan.run.set_tags({"whipray.outcome": FINISHED})
+    plan.run.set_tags({layout.Tag.OUTCOME: FINISHED})
     plan.run.finish("FINISHED")
     # as text, because Tune flattens what is nested
     tune.report({OUTCOME: FINISHED, "summary": json.dumps(finished.summary())})
@@ -93,7 +94,7 @@ def _fail(plan: Plan, problem: Problem) -> None:
     from ray import tune
 
     with suppress(Problem):  # the first problem is the one to tell
-        plan.run.set_tags({"whipray.outcome": FAILED, "whipray.problem": str(problem)})
+        plan.run.set_tags({layout.Tag.OUTCOME: FAILED, layout.Tag.PROBLEM: str(problem)})
         plan.run.finish("FAILED")
     diverged = isinstance(problem, DivergenceProblem)
     tune.report({OUTCOME: FAILED, "problem": str(problem), "diverged": diverged})

@@ -10,10 +10,11 @@ import pytest
 from whipray.platform.config.experiment import TrackingConfig
 from whipray.platform.evaluation.config import EvaluationConfig
 from whipray.platform.storage.config import StorageConfig
+from whipray.platform.storage.layout import VersionTag
 from whipray.platform.storage.store import Storage
 from whipray.platform.tracking.mlflow_runs import Tracker
 from whipray.platform.tracking.registry import CHAMPION, Version, get, set_alias
-from whipray.platform.tuning.champion import PROVENANCE, reason_not_promoted
+from whipray.platform.tuning.champion import reason_not_promoted
 
 pytestmark = pytest.mark.filterwarnings("ignore::sqlalchemy.exc.SADeprecationWarning")
 
@@ -28,7 +29,7 @@ def tracker(tmp_path_factory: pytest.TempPathFactory) -> Tracker:
 
 def version(tracker: Tracker, folder: Path, kid: float, generated: int = 400) -> Version:
     about = {"extractor_hash": "x", "n_generated": generated}
-    tags = {"whipray.kid.overall": f"{kid:.6g}", PROVENANCE: json.dumps(about)}
+    tags = {"whipray.kid.overall": f"{kid:.6g}", VersionTag.PROVENANCE: json.dumps(about)}
     made = tracker.client.create_model_version("m", str(folder), tags=tags)
     return get(tracker, "m", str(made.version))
 

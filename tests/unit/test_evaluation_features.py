@@ -37,6 +37,7 @@ from whipray.platform.evaluation.extractors.config import (
     TorchvisionConfig,
 )
 from whipray.platform.evaluation.metrics import METRICS
+from whipray.platform.storage import layout
 from whipray.platform.storage.config import StorageConfig
 from whipray.platform.storage.store import Storage
 from whipray.trainers.data.packed import PackedImages
@@ -275,7 +276,7 @@ class TestOneClassifierForAll:
         upload = Storage.put_file
 
         def when_both_found_nothing(store: Storage, local: Path, name: str) -> None:
-            if name.endswith(classifier.NETWORK):
+            if name.endswith(layout.EXTRACTOR_WEIGHTS):
                 both.wait()
             upload(store, local, name)
 

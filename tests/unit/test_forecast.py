@@ -13,7 +13,8 @@ from whipray.platform.config.experiment import with_values
 from whipray.platform.config.space_files import load_space
 from whipray.platform.launching import forecast as forecasts
 from whipray.platform.launching.forecast import Forecast, Work, of_sweep, of_training
-from whipray.platform.runs.speed import STEP, Speed, step_key
+from whipray.platform.runs.speed import Speed, step_key
+from whipray.platform.storage.layout import Tag
 from whipray.platform.storage.store import Storage
 from whipray.platform.tracking.mlflow_runs import Tracker
 
@@ -66,11 +67,11 @@ def test_the_speed_is_that_of_the_latest_run_with_the_same_step(tmp_path: Path) 
     tracker = Tracker(mine.tracking, Storage(mine.storage))
     slower = with_values(mine, {"training.batch_size": 2 * mine.training.batch_size}, "test")
     for name, experiment, speed in (("a", mine, 10.0), ("b", slower, 5.0), ("c", mine, 20.0)):
-        run = tracker.run(f"run/{name}", name, {STEP: step_key(experiment)})
+        run = tracker.run(f"run/{name}", name, {Tag.STEP: step_key(experiment)})
         run.log_metrics({"images_per_second": speed}, 320)
         run.finish("FINISHED")
         time.sleep(0.01)  # MLflow knows milliseconds
-    tracker.run("run/d", "d", {STEP: step_key(mine)})  # has not made a step yet
+    tracker.run("run/d", "d", {Tag.STEP: step_key(mine)})  # has not made a step yet
 
     found = forecasts.measured(mine.model_copy(update={"seed": 7}))
     assert found is not None

@@ -26,6 +26,7 @@ from torch import Tensor
 
 from ....trainers.data.packed import PackedImages
 from ....trainers.errors import CheckpointProblem, DataProblem
+from ...storage import layout
 from .base import ExtractorInfo
 from .config import ClassifierConfig
 from .network import NetworkExtractor
@@ -38,7 +39,6 @@ NAME = "whipray-resnet-64"
 VERSION = 2
 """Raise it when the network or its training changes: cached networks are then trained again."""
 
-NETWORK, INFO = "network.safetensors", "info.json"
 CPU = torch.device("cpu")
 SETTLE_S = 0.5
 """The least wait for others' uploads: see `_elect_shared_network`."""
@@ -159,7 +159,7 @@ class Classifier(NetworkExtractor):
 
         if shared is None:
             return own()
-        place = shared.child(f"extractors/{key}")
+        place = shared.child(layout.extractor_folder(key))
         chosen = _first(place) or _elect_shared_network(place, own().info.hash, folder)
         if folder.exists() and (kept := own()).info.hash == chosen:
             return kept
@@ -172,7 +172,7 @@ class Classifier(NetworkExtractor):
         """The network `chosen` of the store, kept in `folder`."""
         if not folder.exists():
             with _atomic_folder(folder) as partial:
-                for name in (NETWORK, INFO):
+                for name in (layout.EXTRACTOR_WEIGHTS, layout.EXTRACTOR_INFO):
                     place.get_file(f"{chosen}/{name}", partial / name)
                 try:
                     cls.load(partial)
@@ -185,8 +185,8 @@ class Classifier(NetworkExtractor):
         """Write `network.safetensors` and `info.json`; a folder that is there already is kept."""
         with _atomic_folder(folder) as partial:
             weights = {k: v.cpu().contiguous() for k, v in self._network.state_dict().items()}
-            save_file(weights, partial / NETWORK)
-            (partial / INFO).write_text(json.dumps(asdict(self._origin), indent=1))
+            save_file(weights, partial / layout.EXTRACTOR_WEIGHTS)
+            (partial / layout.EXTRACTOR_INFO).write_text(json.dumps(asdict(self._origin), indent=1))
 
     @classmethod
     def load(cls, folder: Path, device: torch.device = CPU) -> Classifier:
@@ -196,11 +196,11 @@ class Classifier(NetworkExtractor):
             CheckpointProblem: files that are missing, damaged or not those of the card.
         """
         try:
-            found: dict[str, Any] = json.loads((folder / INFO).read_text())
+            found: dict[str, Any] = json.loads((folder / layout.EXTRACTOR_INFO).read_text())
             found["shape"] = tuple(found["shape"])
             found["class_names"] = tuple(found["class_names"])
             origin = Origin(**found)
-            weights = load_file(folder / NETWORK)
+            weights = load_file(folder / layout.EXTRACTOR_WEIGHTS)
             with torch.random.fork_rng(devices=[]):
                 network = SmallResNet(origin.shape, len(origin.class_names))
             network.load_state_dict(weights)
@@ -224,7 +224,11 @@ def _key(reference: PackedImages, config: ClassifierConfig) -> str:
 
 def _first(place: Storage) -> str | None:
     """The hash of the network that all use, None where there is none yet."""
-    whole = [name.removesuffix(f"/{INFO}") for name in place.list() if name.endswith(f"/{INFO}")]
+    whole = [
+        name.removesuffix(f"/{layout.EXTRACTOR_INFO}")
+        for name in place.list()
+        if name.endswith(f"/{layout.EXTRACTOR_INFO}")
+    ]
     return min(whole, default=None)
 
 
@@ -239,7 +243,7 @@ def _elect_shared_network(place: Storage, own: str, folder: Path) -> str:
     if (chosen := _first(place)) is not None:  # while this one was trained
         return chosen
     began = time.monotonic()
-    for name in (NETWORK, INFO):
+    for name in (layout.EXTRACTOR_WEIGHTS, layout.EXTRACTOR_INFO):
         place.put_file(folder / name, f"{own}/{name}")
     time.sleep(max(SETTLE_S, 4 * (time.monotonic() - began)))
     return _first(place) or own
