@@ -4,7 +4,7 @@ UV := .tools/bin/uv
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: setup machine demo test soak check bench clean
+.PHONY: setup machine demo quick test soak check bench clean
 
 setup: $(READY)
 
@@ -35,10 +35,15 @@ DEMO ?= --trials 6
 demo: $(READY)
 	$(BIN)/whipray sweep demo --recipe digits-demo --name demo $(DEMO) --resume
 
-# File by file on two processes. TEST="-m 'not slow'" runs the quick ones, --minutes bounds the time.
+# File by file on two processes; --minutes bounds the time. Coverage is of the test processes themselves.
 TEST ?=
+PYTEST := $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 test: $(READY) .venv-s3/.ready
-	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder $(TEST)
+	$(PYTEST) --cov --cov-report=term $(TEST)
+
+# The tests that start no server, no Ray and no other processes: some minutes.
+quick: $(READY)
+	$(PYTEST) -m "not slow and not faults" $(TEST)
 
 # Half an hour of kills: a sweep on a cluster of which something is lost every minute.
 soak: $(READY) .venv-s3/.ready
