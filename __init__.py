@@ -1,1 +1,61 @@
-"""whipray: class-balanced diffusion models on long-tailed images."""
+"""Class-balanced diffusion models on long-tailed images.
+
+The names below are the public API; docs/python.md shows their use. They are imported when they are
+first used, so that `import whipray` and the command line start without torch, Ray or MLflow.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .platform.api.models import Model, load_model
+    from .platform.api.runs import evaluate, load_experiment, sweep, train
+    from .platform.config.experiment import Experiment
+    from .platform.storage.store import Storage
+    from .trainers.errors import Problem
+    from .trainers.objectives import Objective
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Experiment",
+    "Model",
+    "Objective",
+    "Problem",
+    "Storage",
+    "__version__",
+    "evaluate",
+    "load_experiment",
+    "load_model",
+    "sweep",
+    "train",
+]
+
+_MODULES = {
+    "Experiment": ".platform.config.experiment",
+    "Model": ".platform.api.models",
+    "Objective": ".trainers.objectives",
+    "Problem": ".trainers.errors",
+    "Storage": ".platform.storage.store",
+    "evaluate": ".platform.api.runs",
+    "load_experiment": ".platform.api.runs",
+    "load_model": ".platform.api.models",
+    "sweep": ".platform.api.runs",
+    "train": ".platform.api.runs",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used."""
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(_MODULES[name], __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """Return the public names."""
+    return sorted(__all__)

@@ -1,0 +1,213 @@
+"""The documentation against the code: commands parse, keys, paths, links and anchors exist."""
+
+from __future__ import annotations
+
+import ast
+import re
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+
+from whipray.platform.cli.main import app
+from whipray.platform.config.experiment import Experiment, load_experiment, recipe_names
+from whipray.platform.config.layers import Layer, parse_override
+from whipray.platform.config.schema import known_keys
+from whipray.platform.config.space_files import load_space
+from whipray.platform.tuning.sweep import Sweep
+from whipray.trainers.classification import ClassificationConfig
+
+ROOT = Path(__file__).parents[2]
+PAGES = sorted(
+    [*ROOT.glob("*.md"), *(p for f in ("docs", "infra", "tests") for p in (ROOT / f).rglob("*.md"))]
+)
+CODE_BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+IN_CODE = re.compile(r"`([^`\n]+)`")
+LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
+KEYS = set(known_keys(Experiment))
+SECTIONS = {key.partition(".")[0] for key in KEYS if "." in key}
+FILE_ENDINGS = (".py", ".md", ".yaml", ".json", ".sh", ".env", ".txt", ".parquet", ".html")
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command line of a page's console block."""
+
+    page: str
+    words: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return f"{self.page}: {' '.join(self.words)}"
+
+
+def read_commands(page: Path) -> list[Command]:
+    """Return the commands after the prompts of a page, without comments and redirections."""
+    commands = []
+    for language, block in CODE_BLOCK.findall(page.read_text()):
+        if language != "console":
+            continue
+        for line in re.sub(r"\\\n", " ", block).splitlines():
+            if not line.startswith("$ "):
+                continue
+            try:
+                words = shlex.split(line[2:], comments=True)
+            except ValueError:  # a quote or a here-document that goes on in the next line
+                continue
+            end = next((i for i, word in enumerate(words) if word in (">", "|", "&&", "<")), None)
+            commands.append(Command(str(page.relative_to(ROOT)), tuple(words[:end])))
+    return commands
+
+
+COMMANDS = [command for page in PAGES for command in read_commands(page)]
+OURS = [command for command in COMMANDS if command.words[0] == "whipray"]
+
+
+def parse(words: tuple[str, ...]) -> tuple[str, dict[str, Any]]:
+    """Parse a command line as `whipray` would, without running it: its name, and its parameters."""
+    command: Any = typer.main.get_command(app)
+    context = None
+    name, rest = words[0], list(words[1:])
+    while hasattr(command, "resolve_command"):
+        context = command.make_context(name, rest, parent=context)
+        name, command, rest = command.resolve_command(context, rest)
+        assert command is not None
+    return name, command.make_context(name, rest, parent=context).params
+
+
+def test_there_are_commands_to_check() -> None:
+    assert len(OURS) > 30
+    assert {"README.md", "docs/clusters.md", "infra/README.md"} <= {c.page for c in OURS}
+
+
+@pytest.mark.parametrize("command", OURS, ids=str)
+def test_a_command_parses_and_its_config_resolves(command: Command) -> None:
+    name, given = parse(command.words)
+    overrides = list(given.get("overrides") or ())
+    known = KEYS | {f"classification.{key}" for key in known_keys(ClassificationConfig)}
+    for override in overrides:
+        for key in parse_override(override).values:
+            assert key in known, f"{key} is no key of an experiment"
+    if name == "train" and is_packaged(given["recipe"]):
+        load_experiment(given["recipe"], overrides)
+    elif name == "sweep" and is_packaged(given["recipe"]):
+        space = load_space(given["space_name"])
+        resolved = load_experiment(
+            given["recipe"], overrides, [Layer(given["space_name"], space.base)]
+        )
+        Sweep("checked", resolved.value, space).check_points()
+
+
+def is_packaged(recipe: str) -> bool:
+    """Return whether a recipe is ours; the reader's own file is named with .yaml, a gap in capitals."""
+    if recipe.endswith(".yaml") or recipe.isupper():
+        return False
+    assert recipe in recipe_names()
+    return True
+
+
+@pytest.mark.parametrize("command", [c for c in COMMANDS if c.words[0] == "make"], ids=str)
+def test_a_make_target_exists(command: Command) -> None:
+    targets = re.findall(r"^([a-z][\w-]*):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    for word in command.words[1:]:
+        assert word in targets or re.match(r"[A-Z]+=", word), word
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_and_anchors_exist(page: Path) -> None:
+    text = CODE_BLOCK.sub("", page.read_text())
+    for target in LINK.findall(text):
+        if "://" in target:
+            continue
+        path, _, anchor = target.partition("#")
+        file = page if not path else (page.parent / path)
+        assert file.exists(), target
+        if anchor:
+            assert anchor in anchors(file), target
+
+
+def anchors(page: Path) -> set[str]:
+    """Return the anchors that GitHub gives a page's headings."""
+    headings = re.findall(r"^#+ (.+)$", CODE_BLOCK.sub("", page.read_text()), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_paths_keys_and_variables_exist(page: Path) -> None:
+    text = page.read_text()
+    paths = re.compile(r"(platform|trainers|search_spaces|infra|docs|tests)/[\w./-]*\w")
+    for code in IN_CODE.findall(CODE_BLOCK.sub("", text)):
+        if paths.fullmatch(code):
+            assert (ROOT / code).exists(), code
+        key = re.match(r"([a-z_]+)(\.[a-z_0-9]+)+(?=$|=)", code)
+        if key and key[1] in SECTIONS and not code.endswith(FILE_ENDINGS):
+            section = f"{key[0]}."
+            assert key[0] in KEYS or any(k.startswith(section) for k in KEYS), code
+    for command in read_commands(page):
+        for word in command.words:
+            if paths.fullmatch(word):
+                assert (ROOT / word).exists(), word
+
+
+def test_every_variable_of_ours_is_documented_and_exists() -> None:
+    variable = re.compile(r"\bWHIPRAY_[A-Z_]+\b")
+    pages = {name for page in PAGES for name in variable.findall(page.read_text())}
+    folders = ("platform", "trainers", "infra")
+    code = {
+        name
+        for folder in folders
+        for file in (ROOT / folder).rglob("*")
+        if file.is_file() and file.suffix not in (".md", ".pyc")
+        for name in variable.findall(file.read_text())
+    }
+    assert pages <= code
+    internal = {"WHIPRAY_JOB"}  # set by a job's own entry point
+    settings = set(variable.findall((ROOT / "infra/settings.env").read_text()))
+    assert code - internal - settings <= pages
+
+
+def test_the_readme_shows_every_package() -> None:
+    text = (ROOT / "README.md").read_text()
+    assert len(text.splitlines()) <= 150
+    tree = text.partition("## Repository layout")[2].partition("```\n")[2].partition("```")[0]
+    shown, parent = set(), ""
+    for line in tree.splitlines():
+        name = line.split()[0].rstrip("/")
+        if not line.startswith(" "):
+            parent = name
+        shown.add(name if not line.startswith(" ") else f"{parent}/{name}")
+    assert all((ROOT / path).is_dir() for path in shown)
+    packages = {
+        f"{parent}/{file.parent.relative_to(ROOT / parent).parts[0]}"
+        for parent in ("platform", "trainers")
+        for file in (ROOT / parent).glob("*/*.py")
+    }
+    assert packages <= shown
+
+
+def test_packages_are_listed_in_their_order() -> None:
+    tree = ast.parse((ROOT / "tests/unit/test_guards.py").read_text())
+    layers = next(
+        ast.literal_eval(node.value)
+        for node in tree.body
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "LAYERS"
+    )
+    page = (ROOT / "docs/design/README.md").read_text().partition("## Order of the packages")[2]
+    rows = re.findall(r"^\| (\d+) \| `([\w/]+)`", page, re.MULTILINE)
+    listed = {name.replace("/", "."): int(layer) for layer, name in rows}
+    assert listed == {name: i for i, layer in enumerate(layers, 1) for name in layer if name}
+
+
+def test_exit_codes_are_listed() -> None:
+    page = (ROOT / "docs/configuration.md").read_text().partition("## Exit codes")[2]
+    listed = set(re.findall(r"^\| (\d+) \|", page, re.MULTILINE))
+    code = "\n".join(
+        file.read_text()
+        for folder in ("platform", "trainers")
+        for file in (ROOT / folder).rglob("*.py")
+    )
+    raised = set(re.findall(r"(?:exit_code|PREFLIGHT_FAILED|INTERRUPTED|DETACHED) = (\d+)", code))
+    assert raised <= listed
+    assert listed == raised | {"0"}
