@@ -12,7 +12,7 @@ from ...trainers.data.batches import to_uint8
 from ...trainers.errors import UsageProblem, did_you_mean
 from ...trainers.export import Exported
 from ...trainers.samplers import SamplingConfig
-from ..analysis.sample import open_source
+from ..analysis.sample import load_target
 from ..config.layers import Layer, resolve
 from ..storage.store import Storage
 from .stores import open_store
@@ -85,4 +85,4 @@ def load_model(
         UsageProblem: no such model or run.
         CheckpointProblem: a model that is not Whipray's, or a damaged checkpoint.
     """
-    return Model(open_source(open_store(storage), tracking, reference))
+    return Model(load_target(open_store(storage), tracking, reference))

@@ -10,6 +10,7 @@ from ..config import experiment as experiments
 from ..config.experiment import Experiment
 from ..config.layers import Layer
 from ..storage.store import Storage
+from .documents import evaluation_document, run_document, sweep_document
 from .stores import open_store
 
 
@@ -46,13 +47,7 @@ def train(experiment: Experiment, run: str | None = None) -> dict[str, Any]:
 
     single = SingleRun(run or experiment.name, experiment)
     result = single.execute()
-    assert result.best is not None
-    return {
-        "run": single.name,
-        "mlflow_run": single.run_id,
-        **result.summary(),
-        "report": single.store.uri_of(f"{result.best.folder}/report.html"),
-    }
+    return run_document(single, result)
 
 
 def sweep(
@@ -91,16 +86,7 @@ def sweep(
     planned.check_identity(resume)
     result = planned.run()
     champion = register_best(planned, result)
-    return {
-        "sweep": planned.name,
-        "mlflow_run": result.parent.run_id,
-        "rank_by": experiment.evaluation.rank_by,
-        "trials": result.rows,
-        "best": result.best["number"] if result.best else None,
-        "model": champion.version.uri if champion else None,
-        "champion": champion is not None and champion.stays is None,
-        "grid": champion.grid if champion else None,
-    }
+    return sweep_document(planned, result, champion)
 
 
 def evaluate(
@@ -124,20 +110,7 @@ def evaluate(
     Raises:
         UsageProblem: no such run or model, or an override of anything else.
     """
-    from ..analysis.target import evaluate_again, find_target
-    from ..runs.run import record
+    from ..analysis.target import evaluate_run
 
-    root = open_store(storage)
-    target = find_target(root, tracking, reference, list(overrides))
-    result, generated = evaluate_again(target, lambda _line: None)
-    stored = target.place
-    note = target.record(root, lambda run: record(run, stored.store, result, result.folder))
-    return {
-        "run": target.name,
-        "checkpoint": stored.checkpoint,
-        "metrics": result.metrics,
-        "provenance": result.provenance,
-        "images_generated": generated,
-        "report": stored.store.uri_of(f"{result.folder}/report.html"),
-        "note": note,
-    }
+    result = evaluate_run(open_store(storage), tracking, reference, overrides, lambda _line: None)
+    return evaluation_document(result)

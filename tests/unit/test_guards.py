@@ -30,7 +30,8 @@ LAYERS = (
     ("platform.runs",),
     ("platform.analysis", "platform.launching"),
     ("platform.tuning",),
-    ("platform.cli", "platform.api"),
+    ("platform.api",),
+    ("platform.cli",),
     ("",),  # the root: the public functions, from anywhere
 )
 """Lowest first. A package imports itself and packages of lower layers, wherever the import stands:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..consoles import next_commands, print_json, stderr_console, stdout_console
 from ..options import Json, On, OpenPage, Overrides, Target
@@ -33,13 +33,14 @@ def evaluate(
         send(on, task, {"run": target, "storage": task.storage.uri}, as_json)
 
     from ...analysis.target import evaluate_run
+    from ...api.documents import evaluation_document
     from ..page import show_page
     from ..status_line import StatusLine
 
     with StatusLine(stderr_console, "loading the checkpoint") as line:
         result = evaluate_run(store.open(), store.tracking, target, overrides or [], line.set)
     if as_json:
-        print_json(_document(result))
+        print_json(evaluation_document(result))
     else:
         _print_result(result)
         next_commands(
@@ -49,19 +50,6 @@ def evaluate(
         )
     if open_page:
         show_page(result.target.run.store, result.page)
-
-
-def _document(result: EvaluationResult) -> dict[str, Any]:
-    target, evaluated = result.target, result.evaluated
-    return {
-        "run": target.name,
-        "checkpoint": target.run.checkpoint,
-        "metrics": evaluated.metrics,
-        "provenance": evaluated.provenance,
-        "images_generated": result.images_generated,
-        "report": target.run.store.uri_of(result.page),
-        "note": result.note,
-    }
 
 
 def _print_result(result: EvaluationResult) -> None:

@@ -66,6 +66,7 @@ def sweep(
         show_plan(resolved, _plan(planned, exists), as_json)
         return
 
+    from ...api.documents import sweep_document
     from ...tuning.champion import register_best
     from ..status_line import StatusLine
 
@@ -73,7 +74,7 @@ def sweep(
         result = planned.run()
         champion = register_best(planned, result)
     if as_json:
-        print_json(_document(planned, result, champion))
+        print_json(sweep_document(planned, result, champion))
     else:
         _print_result(planned, result, champion)
     if champion is None:
@@ -122,20 +123,6 @@ def _plan(planned: Sweep, exists: bool) -> dict[str, Any]:
         "seed points": len(space.seed_points),
         "guidance": f"{min(points, size) if size else points} points on each checkpoint "
         f"({', '.join(space.sample) or 'none searched'}), without training",
-    }
-
-
-def _document(planned: Sweep, result: SweepResult, champion: Champion | None) -> dict[str, Any]:
-    """Return the result as JSON types."""
-    return {
-        "sweep": planned.name,
-        "mlflow_run": result.parent.run_id,
-        "rank_by": planned.experiment.evaluation.rank_by,
-        "trials": result.rows,
-        "best": result.best["number"] if result.best else None,
-        "model": champion.version.uri if champion else None,
-        "champion": champion is not None and champion.stays is None,
-        "grid": champion.grid if champion else None,
     }
 
 

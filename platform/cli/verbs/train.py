@@ -39,6 +39,7 @@ def train(
         plan = {"run": name, **training_facts(experiment)}
         send(on, train_task(name, experiment), plan, as_json, yes)
 
+    from ...api.documents import run_document
     from ...runs.single_run import SingleRun
     from ...storage.layout import EVALUATION_PAGE, SAMPLE_GRID
     from ..status_line import StatusLine
@@ -53,7 +54,7 @@ def train(
     folder = finished.best.folder
     page = single.store.uri_of(f"{folder}/{EVALUATION_PAGE}")
     if as_json:
-        print_json({"run": name, "mlflow_run": single.run_id, **finished.summary(), "report": page})
+        print_json(run_document(single, finished))
         return
     stdout_console.print(metrics_table(finished.best.metrics))
     stderr_console.print(f"\nreport  {page}")

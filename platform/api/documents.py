@@ -1,0 +1,55 @@
+"""What a training, a sweep or an evaluation returns, as JSON types: also what `--json` prints."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from ..storage.layout import EVALUATION_PAGE
+
+if TYPE_CHECKING:  # large; the callers have imported them
+    from ..analysis.target import EvaluationResult
+    from ..runs.run import RunResult
+    from ..runs.single_run import SingleRun
+    from ..tuning.champion import Champion
+    from ..tuning.sweep import Sweep, SweepResult
+
+Document = dict[str, Any]
+
+
+def run_document(single: SingleRun, result: RunResult) -> Document:
+    """Return a finished run: names, checkpoint, metrics, sampling settings, address of the page."""
+    assert result.best is not None
+    return {
+        "run": single.name,
+        "mlflow_run": single.run_id,
+        **result.summary(),
+        "report": single.store.uri_of(f"{result.best.folder}/{EVALUATION_PAGE}"),
+    }
+
+
+def sweep_document(sweep: Sweep, result: SweepResult, champion: Champion | None) -> Document:
+    """Return a finished sweep: all trials, the best one, and its registered version."""
+    return {
+        "sweep": sweep.name,
+        "mlflow_run": result.parent.run_id,
+        "rank_by": sweep.experiment.evaluation.rank_by,
+        "trials": result.rows,
+        "best": result.best["number"] if result.best else None,
+        "model": champion.version.uri if champion else None,
+        "champion": champion is not None and champion.stays is None,
+        "grid": champion.grid if champion else None,
+    }
+
+
+def evaluation_document(result: EvaluationResult) -> Document:
+    """Return an evaluation: metrics, how they were measured, address of the page."""
+    target, evaluated = result.target, result.evaluated
+    return {
+        "run": target.name,
+        "checkpoint": target.run.checkpoint,
+        "metrics": evaluated.metrics,
+        "provenance": evaluated.provenance,
+        "images_generated": result.images_generated,
+        "report": target.run.store.uri_of(result.page),
+        "note": result.note,
+    }
