@@ -1,4 +1,4 @@
-"""The whole typed experiment: what is trained, where and how it runs, how it is evaluated and tuned."""
+"""The whole typed experiment: training, resources, storage, evaluation and tuning."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ class ScalingConfig(Config):
     """Processes that share each batch. One trains in the calling process; more go through Ray
     Train."""
     min_workers: int | None = Field(None, ge=1)
-    """A training continues with this many workers while others are lost; those rejoin when there is room.
-    None: it waits for all."""
+    """A training continues with this many workers while others are lost; those rejoin when there
+    is room. None: it waits for all."""
     cpus_per_worker: int = Field(1, ge=1)
     gpus_per_worker: float = Field(0, ge=0)
     max_failures: int = Field(3, ge=0)
-    """Failures of workers that a training survives, each by resuming from its last checkpoint; the next
-    one ends it."""
+    """Failures of workers that a training survives, each by resuming from its last checkpoint; the
+    next one ends it."""
     price_per_hour: float = Field(0, ge=0)
-    """Price of one worker, in any currency. With it, a launch on a cluster estimates the cost and asks for
-    confirmation."""
+    """Price of one worker, in any currency. With it, a launch on a cluster estimates the cost and
+    asks for confirmation."""
 
     @property
     def requirement_text(self) -> str:
@@ -59,8 +59,8 @@ class ScalingConfig(Config):
     def _one_gpu_each(self) -> ScalingConfig:
         if self.workers > 1 and self.gpus_per_worker not in (0, 1):
             raise ValueError(
-                f"{self.workers} workers with {self.gpus_per_worker:g} GPUs each: NCCL needs a GPU of its own "
-                "for each of several workers: set scaling.gpus_per_worker=1"
+                f"{self.workers} workers with {self.gpus_per_worker:g} GPUs each: NCCL needs "
+                "a GPU of its own for each of several workers: set scaling.gpus_per_worker=1"
             )
         return self
 
@@ -90,8 +90,8 @@ class TuningConfig(Config):
     trials: int = Field(12, ge=1)
     """Trainings of the search; baselines are trained in addition."""
     concurrent: int | None = Field(None, ge=1)
-    """Trainings at a time. None: as many as the cluster has room for at the start. Give a number on a
-    cluster with autoscaling."""
+    """Trainings at a time. None: as many as the cluster has room for at the start. Give a number on
+    a cluster with autoscaling."""
     sample_points: int = Field(12, ge=1)
     """Points of the sample level (guidance) evaluated on each finished checkpoint."""
     seed: int = Field(0, ge=0)
@@ -116,8 +116,8 @@ class Experiment(TrainerConfig):
         sizes = range(self.scaling.required_workers, self.scaling.workers + 1)
         if self.scaling.min_workers and any(batch % size for size in sizes):
             raise ValueError(
-                f"training.batch_size {batch} cannot be divided among each of {sizes[0]} to {sizes[-1]} "
-                f"workers: give a multiple of {math.lcm(*sizes)}, or another scaling.min_workers"
+                f"training.batch_size {batch} cannot be divided among each of {sizes[0]} to "
+                f"{sizes[-1]} workers: give a multiple of {math.lcm(*sizes)}, or another scaling.min_workers"
             )
         return self
 
@@ -138,8 +138,8 @@ CHANGEABLE_ON_RESUME = (
     "training.validation_images",
     "tuning.",
 )
-"""Keys (or their prefixes) that may differ when a run is resumed: they decide where, how fast and how
-long it runs, not what it learns."""
+"""Keys (or their prefixes) that may differ when a run is resumed: they decide where, how fast and
+how long it runs, not what it learns."""
 
 
 def load_experiment(
@@ -148,7 +148,7 @@ def load_experiment(
     """Resolve a recipe, then `extra` layers, then `key=value` overrides.
 
     Raises:
-        UsageProblem: no such recipe, an override that is not key=value, an unknown key, a wrong value.
+        UsageProblem: no such recipe, an override without `=`, an unknown key, a wrong value.
     """
     layers = [*recipe_layers(recipe), *(extra or []), *map(parse_override, overrides)]
     return resolve(Experiment, layers)
@@ -162,5 +162,5 @@ def with_values(experiment: Experiment, values: dict[str, Any], origin: str) -> 
 
 
 def cache_folder() -> Path:
-    """Return the folder of decoded images and feature networks: WHIPRAY_CACHE or ~/.cache/whipray."""
+    """Return the folder of decoded images and feature networks; WHIPRAY_CACHE overrides it."""
     return Path(os.environ.get("WHIPRAY_CACHE", "~/.cache/whipray")).expanduser()

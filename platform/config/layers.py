@@ -74,7 +74,7 @@ def resolve(model: type[M], layers: list[Layer]) -> Resolved[M]:
     a union (another `objective.name`) drops what other layers gave for keys it lacks.
 
     Raises:
-        UsageProblem: an unknown key or a wrong value; only the first is described, the others counted.
+        UsageProblem: an unknown key or a wrong value; it describes the first and counts the others.
     """
     tree: _Tree = {}
     for layer in layers:
@@ -94,7 +94,7 @@ def flatten(value: BaseModel | Mapping[str, Any]) -> dict[str, Any]:
 
 
 def render(resolved: Resolved[Any], colour: bool = False) -> str:
-    """Return the config as YAML with every value's origin as an aligned comment; it reads back equal.
+    """Return the config as YAML that reads back equal, each value's origin as an aligned comment.
 
     Args:
         resolved: the result of `resolve`.
@@ -166,7 +166,7 @@ def _drop_other_variant(tree: _Tree, origin: str, new: type[BaseModel] | None) -
 
 
 def _prune(tree: _Tree, key: str, origin: str, keep_given: bool) -> None:
-    """Keep only the leaves of this origin, and with `keep_given` those of all layers but defaults."""
+    """Keep only the leaves of this origin, and with `keep_given` those that any layer gave."""
     node = tree[key]
     if isinstance(node, _Leaf):
         if node.origin != origin and (node.origin == DEFAULT or not keep_given):

@@ -15,7 +15,7 @@ from pydantic.fields import FieldInfo
 
 
 def known_keys(model: type[BaseModel]) -> list[str]:
-    """Return every dotted key that a config of this model can have, through all variants of unions."""
+    """Return every dotted key that a config of this model can have, for all variants of unions."""
     keys: dict[str, None] = {}  # a set that keeps order
     for name, field in model.model_fields.items():
         variants = variants_of(field.annotation)

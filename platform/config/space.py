@@ -1,7 +1,7 @@
-"""A search space: parameters that need a training, and parameters searched on a finished checkpoint.
+"""A search space: parameters that need a training, and parameters searched on a checkpoint.
 
     description: one line
-    base: {objective: {name: cbdm}}        # what every training of the space has
+    base: {objective: {name: cbdm}}        # set in every training of the space
     train:                                  # parameters that need a training
       objective.tau: {type: float, low: 0.1, high: 5.0, log: true}
       objective.label_set: {type: categorical, choices: [train, sqrt, balanced]}
@@ -66,11 +66,11 @@ class Pretraining(Config):
     """Overrides, by dotted key or nested; they come after the space's `base`."""
 
     def images_of(self, whole: int) -> int:
-        """Return how many of the `whole` training's images the pre-training takes."""
+        """Return the pre-training's share of the images of a whole training."""
         return round(whole * self.share)
 
     def values(self, images: int) -> Values:
-        """Return the pre-training's overrides by dotted key; `images` are those of a whole training."""
+        """Return its overrides by dotted key; a whole training would see `images`."""
         return {**flatten(self.set), "training.images": self.images_of(images)}
 
     def finetune_values(self, images: int, model: str) -> Values:
@@ -148,7 +148,7 @@ class Space(Config):
 
     @model_validator(mode="after")
     def _is_consistent(self) -> Space:
-        # Pydantic wraps only ValueError and AssertionError: a UsageProblem leaves `Space(...)` unchanged.
+        # Pydantic wraps ValueError and AssertionError only: a UsageProblem passes through unchanged.
         if not self.train:
             raise UsageProblem("train has no parameters", "search at least one")
         _check_level("train", self.train)

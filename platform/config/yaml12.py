@@ -1,11 +1,11 @@
 """YAML with the plain values of YAML 1.2, read and written; recipes, spaces and overrides use it.
 
-1e-4 is a number; on, off, yes, no, 1:30 and dates are text; 017 is seventeen; a key given twice is an
-error. What is written reads back the same here and in readers of YAML 1.1.
+1e-4 is a number; on, off, yes, no, 1:30 and dates are text; 017 is seventeen; a key given twice is
+an error. What is written reads back the same with `load` and in readers of YAML 1.1.
 
-Why not ruamel.yaml (0.19), whose default is YAML 1.2: it takes dates for dates, so its resolvers would
-need the same change; it writes `off` without quotes, which readers of YAML 1.1 take for false; its error
-for a key given twice is five lines; and Ray and MLflow depend on PyYAML anyway.
+Why not ruamel.yaml (0.19), whose default is YAML 1.2: it reads dates as `datetime.date`, so its
+resolvers would need the same change; it writes `off` without quotes, which readers of YAML 1.1 take
+for false; its error for a key given twice is several lines; and Ray and MLflow need PyYAML anyway.
 """
 
 from __future__ import annotations

@@ -44,7 +44,7 @@ def test_the_names_are_data_recipes_their_methods_and_files() -> None:
     assert {"cifar10-lt", "cifar100-lt-ir50-sqrt-rs", "digits-lt-call-lora", "digits-demo"} <= {
         *names
     }
-    # Training lengths of CIFAR do not suit digits; the demo is no data recipe; parts are no experiments.
+    # CIFAR training lengths do not suit digits; the demo sets no name; parts are no experiments.
     for name in ("digits-lt-cbdm", "digits-demo-ada", "cifar10-lt-cbdm-ada-rs", "methods/oc"):
         assert name not in names
     for name in ("digits-lt-cbdm", "digits-demo-ada", "cifar10-lt-"):

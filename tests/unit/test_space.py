@@ -1,4 +1,4 @@
-"""Search spaces: what is sampled, what can be counted, and which mistakes are reported before a start."""
+"""Search spaces: sampling, counting, and the mistakes that are reported before a start."""
 
 from __future__ import annotations
 
