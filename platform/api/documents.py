@@ -11,7 +11,8 @@ if TYPE_CHECKING:  # large; the callers have imported them
     from ..runs.run import RunResult
     from ..runs.single_run import SingleRun
     from ..tuning.champion import Champion
-    from ..tuning.sweep import Sweep, SweepResult
+    from ..tuning.sweep import Sweep
+from ..tuning.sweep_result import SweepResult
 
 Document = dict[str, Any]
 
@@ -36,7 +37,7 @@ def sweep_document(sweep: Sweep, result: SweepResult, champion: Champion | None)
         "trials": result.rows,
         "best": result.best["number"] if result.best else None,
         "model": champion.version.uri if champion else None,
-        "champion": champion is not None and champion.stays is None,
+        "champion": champion is not None and champion.reason_not_promoted is None,
         "grid": champion.grid if champion else None,
     }
 

@@ -17,8 +17,8 @@ from ..tracking.mlflow_runs import Tracker
 from .run import Plan, RunCallbacks, RunResult, begin, evaluate, finishing, run_in_ray_task, train
 
 TRAINING_SHARE = 0.9
-"""Of a run's work, for the time left. The evaluation's share depends on the number of images and the
-steps; a tenth is about right for the recipes."""
+"""Of a run's work. An assumption, for the time left only: the true share depends on the number of images
+and of sampling steps."""
 EVALUATING_SHARE = 0.95
 """Done once it evaluates, which is then half done on average."""
 

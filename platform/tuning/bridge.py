@@ -1,4 +1,10 @@
-"""Ray Tune asks, the study answers: a thin searcher over ask and tell."""
+"""A searcher for Ray Tune over the study's ask and tell.
+
+Ray's own `OptunaSearch` (2.60) is not used: after a driver died, running trials stay running for ever and
+are counted as pending; a NaN is never told; a trial that is stopped early counts as complete, with
+its truncated value; known points are enqueued again on resume; two sweeps in one database share a study.
+`docs/design/search.md` has the details.
+"""
 
 from __future__ import annotations
 
@@ -15,15 +21,17 @@ from .study import Study
 from .trial import FAILED, FINISHED, OUTCOME, SAVED, STOPPED
 from .trial_records import Point
 
+LOST = "its process was lost more often than scaling.max_failures"
+
 PlanFor = Callable[[Point], Plan]
 
 
 class PointQueue:
-    """The sweep's points in order, one looked at ahead.
+    """The sweep's points in order, of which the next one can be seen before it is taken.
 
-    Trainings of one shape (workers and their CPUs and GPUs) run side by side; when the next point
-    has another shape, the present ones end first. Two shapes would otherwise wait for each other's
-    CPUs: Ray Train's workers are placed outside of what Tune counts.
+    Trainings with the same resource request run side by side; when the next point has another one,
+    the present trainings end first. They would otherwise wait for each other's CPUs: Tune 2.60 does
+    not count the workers of Ray Train.
     """
 
     def __init__(self, study: Study, plan_for: PlanFor) -> None:
@@ -33,11 +41,11 @@ class PointQueue:
         self._over = False
 
     def __getstate__(self) -> dict[str, Any]:
-        """Nothing: Ray Tune writes down what it is given, for a way to resume that is not ours."""
+        """Return nothing: Ray Tune pickles what it is given, for a way to resume that is not ours."""
         return {}
 
     def peek(self) -> tuple[Point, Plan] | None:
-        """The next point, still to be taken."""
+        """Return the next point without taking it."""
         if self._next is None and not self._over:
             point = self.study.ask()
             self._over = point is None
@@ -45,24 +53,25 @@ class PointQueue:
         return self._next
 
     def take(self) -> tuple[Point, Plan] | None:
-        """The next point, taken."""
+        """Take the next point."""
         taken, self._next = self.peek(), None
         return taken
 
 
 def resource_request(plan: Plan) -> tuple[int, int, float]:
-    """What a training asks of the cluster."""
+    """Return the workers of a training, and the CPUs and GPUs of each."""
     scaling = plan.experiment.scaling
     return scaling.workers, scaling.cpus_per_worker, scaling.gpus_per_worker
 
 
 class StudySearcher(Searcher):
-    """Hands out the points of one shape and tells the study how they ended.
+    """Hands out points with the same resource request, and records in the study how they ended.
 
     Args:
-        rank_by: the number that the study is told.
+        points: what to train.
+        rank_by: the metric that the study searches for.
         asks_pruning: whether trainings ask the pruning actor whether to stop early.
-        stop: asked by trainings whether to save and leave; once they are to, no more points go out.
+        stop: read by trainings: once it is set they save and end, and no more points go out.
     """
 
     def __init__(
@@ -110,28 +119,28 @@ class StudySearcher(Searcher):
         elif outcome == STOPPED:
             self.points.study.prune(number)
         elif outcome == SAVED:
-            pass  # it stays a running one, and goes on when the sweep is resumed
+            pass  # it stays running in the study, and goes on when the sweep is resumed
         elif outcome == FAILED:
             self.points.study.fail(number, result["problem"], diverged=result["diverged"])
         else:
             plan.run.finish("FAILED")
-            self.points.study.fail(number, "its process was lost, more often than is retried")
+            self.points.study.fail(number, LOST)
 
     def save(self, checkpoint_path: str) -> None:
-        """Nothing: the study keeps everything."""
+        """Do nothing: the study keeps everything."""
 
     def restore(self, checkpoint_path: str) -> None:
-        """Nothing: a resumed sweep opens the study."""
+        """Do nothing: a resumed sweep opens the study."""
 
 
 class ShowProgress(Callback):
-    """Passes what trials report to whoever shows it."""
+    """Tune's callback that passes reports of trials to a callable."""
 
     def __init__(self, show: Callable[[int, dict[str, Any]], None]) -> None:
         self.show = show
 
     def __getstate__(self) -> dict[str, Any]:
-        """Nothing, as `PointQueue`."""
+        """Return nothing, as `PointQueue`."""
         return {}
 
     def on_trial_result(
@@ -152,5 +161,5 @@ class ShowProgress(Callback):
         trial: Any,
         **_info: Any,
     ) -> None:
-        """See `Callback`: its process was lost, more often than is retried."""
+        """See `Callback`. The trial's process was lost too often."""
         self.show(trial.config["number"], {OUTCOME: FAILED})

@@ -1,4 +1,4 @@
-"""The end of a sweep: its best model is registered, loaded back, and draws every class."""
+"""The registration of a sweep's best model, and the choice of the champion."""
 
 from __future__ import annotations
 
@@ -15,24 +15,25 @@ from ..generation.grid import class_grid
 from ..storage import layout
 from ..tracking.mlflow_runs import Tracker
 from ..tracking.registry import CHAMPION, Version, register, resolve, set_alias, versions
-from .sweep import Sweep, SweepResult
+from .sweep import Sweep
+from .sweep_result import SweepResult
 
-PER_CLASS = 10
+GRID_IMAGES_PER_CLASS = 10
 
 
 @dataclass(frozen=True)
 class Champion:
-    """The registered model and the grid that it drew."""
+    """The registered model, and a grid of images that it generated."""
 
     version: Version
     grid: str
-    """Where the picture is, in the store."""
-    stays: str | None
-    """Why another version stays `@champion`; None where this one is it now."""
+    """Address of the picture in the store."""
+    reason_not_promoted: str | None
+    """None where this version is `@champion` now."""
 
 
 def register_best(sweep: Sweep, result: SweepResult) -> Champion | None:
-    """Register the best trial under the experiment's name; None without one.
+    """Register the best trial's model under the experiment's name; None without a best trial.
 
     It becomes `@champion` unless another version is, and is better or was measured otherwise.
     """
@@ -41,7 +42,6 @@ def register_best(sweep: Sweep, result: SweepResult) -> Champion | None:
         return None
     sweep.status.say("registering the best model")
     number, summary = best["number"], best["attrs"]["summary"]
-    address = layout.trial_address(sweep.name, number)
     address = layout.trial_address(sweep.name, number)
     tracker = Tracker(sweep.experiment.tracking, sweep.root)
     run = tracker.find(address.key)
@@ -62,16 +62,16 @@ def register_best(sweep: Sweep, result: SweepResult) -> Champion | None:
             layout.VersionTag.PROVENANCE: json.dumps(summary["provenance"]),
         },
     )
-    stays = reason_not_promoted(sweep.experiment.evaluation, tracker, version)
-    if stays is None:
+    reason = reason_not_promoted(sweep.experiment.evaluation, tracker, version)
+    if reason is None:
         set_alias(tracker, version, CHAMPION)
         version = resolve(tracker, f"models:/{sweep.experiment.name}@{CHAMPION}")
-    sweep.status.say("the best model draws every class")
-    return Champion(version, _draw(tracker, version, result), stays)
+    sweep.status.say("the best model generates images of every class")
+    return Champion(version, _generate_grid(tracker, version, result), reason)
 
 
 def reason_not_promoted(config: EvaluationConfig, tracker: Tracker, new: Version) -> str | None:
-    """Why the present champion stays, None where it does not or there is none."""
+    """Return why the present champion stays, or None where it does not or there is none."""
     known = versions(tracker, new.name)
     before = next((v for v in known if CHAMPION in v.aliases), None)
     if before is None or before.version == new.version:
@@ -82,7 +82,7 @@ def reason_not_promoted(config: EvaluationConfig, tracker: Tracker, new: Version
     its, ours = (json.loads(v.tags[layout.VersionTag.PROVENANCE]) for v in (before, new))
     if field := comparable(its, ours):
         return (
-            f"version {before.version} stays champion: it was measured otherwise "
+            f"version {before.version} stays champion: its score was measured differently "
             f"({field.replace('_', ' ')} {its.get(field)}, here {ours.get(field)})"
         )
     was, now = float(before.tags[score]), float(new.tags[score])
@@ -91,12 +91,14 @@ def reason_not_promoted(config: EvaluationConfig, tracker: Tracker, new: Version
     return f"version {before.version} stays champion: its {config.rank_by} is {was:g}, here {now:g}"
 
 
-def _draw(tracker: Tracker, version: Version, result: SweepResult) -> str:
-    """A grid from the model as it was registered."""
+def _generate_grid(tracker: Tracker, version: Version, result: SweepResult) -> str:
+    """Generate a grid with the model as it was registered, and return its address."""
     model = load_version(tracker, version)
     names, counts = model.card.class_names, model.card.class_counts
-    images, labels = generate_images(model, list(range(len(names))), PER_CLASS, None, None, seed=0)
-    picture = class_grid(images, labels, names, PER_CLASS, None, counts)
+    images, labels = generate_images(
+        model, list(range(len(names))), GRID_IMAGES_PER_CLASS, None, None, seed=0
+    )
+    picture = class_grid(images, labels, names, GRID_IMAGES_PER_CLASS, None, counts)
     with Scratch() as scratch:
         file = Path(scratch) / layout.CHAMPION_GRID
         picture.save(file)

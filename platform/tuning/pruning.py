@@ -1,10 +1,10 @@
-"""Early stopping, asked by the trainings themselves, which then end in good order.
+"""Early stopping: trainings ask whether to stop, and then end by themselves.
 
-Ray Tune's own schedulers kill a trial's process; one that holds Ray Train workers would leave
-their places taken.
+Ray Tune's own schedulers kill a trial's process; in Ray 2.60 a killed trial leaves the placement group
+of its Ray Train workers behind (ray-project/ray#58515).
 
-The study has one writer, the sweep's driver. So trainings put their questions to an actor, and the
-driver takes them there and leaves the answers.
+The study has one writer, the sweep's driver. So trainings put their questions to an actor; the driver
+fetches the questions there and leaves the answers.
 """
 
 from __future__ import annotations
@@ -15,49 +15,67 @@ from contextlib import contextmanager, suppress
 from threading import Thread
 from typing import Any
 
+from ...trainers.loop import Progress
+from ..compute.ray_session import driver_node_options
 from ..evaluation.goal import Goal
 from .study import Study
-from .trial import PRUNING_ACTOR
+
+PRUNING_ACTOR = "whipray-pruning"
+"""Name of the actor."""
+
+VALIDATION_LOSS = "validation/denoising"
 
 
 class PruningActor:
     """The Ray actor between the trainings and the driver."""
 
     def __init__(self) -> None:
-        self._asked: asyncio.Queue[tuple[int, int, int, float]] = asyncio.Queue()
+        self._questions: asyncio.Queue[tuple[int, int, int, float]] = asyncio.Queue()
         self._answers: list[asyncio.Future[bool]] = []
 
     async def report(self, number: int, images_seen: int, validation_loss: float) -> bool:
-        """Whether that trial should stop now; a training asks."""
+        """Return whether that trial should stop now; called by a training."""
         answer: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         self._answers.append(answer)
-        await self._asked.put((len(self._answers) - 1, number, images_seen, validation_loss))
+        await self._questions.put((len(self._answers) - 1, number, images_seen, validation_loss))
         return await answer
 
     async def next_question(self) -> tuple[int, int, int, float]:
-        """Which answer is wanted, and what the training said; the driver waits for it."""
-        return await self._asked.get()
+        """Return the index of an answer that is waited for and the report; called by the driver."""
+        return await self._questions.get()
 
-    async def answer(self, which: int, stop: bool | Exception) -> None:
-        """The driver's answer, or what kept it from giving one."""
+    async def answer(self, index: int, stop: bool | Exception) -> None:
+        """Take the driver's answer, or what kept it from answering."""
         if isinstance(stop, Exception):
-            self._answers[which].set_exception(stop)
+            self._answers[index].set_exception(stop)
         else:
-            self._answers[which].set_result(stop)
+            self._answers[index].set_result(stop)
+
+
+class PruningClient:
+    """A `ReportCallback` that asks the actor whether to stop; pickles into Ray Train workers."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    def __call__(self, progress: Progress) -> bool:
+        """Ask at checkpoints only: they come with a validation loss, and stopping loses nothing."""
+        import ray
+
+        if VALIDATION_LOSS not in progress.metrics:
+            return False
+        actor = ray.get_actor(PRUNING_ACTOR)
+        loss = progress.metrics[VALIDATION_LOSS]
+        return bool(ray.get(actor.report.remote(self.number, progress.images_seen, loss)))
 
 
 @contextmanager
 def run_pruning_actor(study: Study, goal: Goal) -> Iterator[None]:
-    """Trainings are answered while inside."""
+    """Inside, the study answers trainings that ask whether to stop early."""
     import ray
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    actor: Any = (
-        ray.remote(PruningActor)
-        .options(name=PRUNING_ACTOR, num_cpus=0, scheduling_strategy=here)
-        .remote()
-    )
+    options = driver_node_options()
+    actor: Any = ray.remote(PruningActor).options(name=PRUNING_ACTOR, **options).remote()
     # Lower validation losses are better, whatever the study's direction.
     answering = Thread(target=_answer, args=(actor, study, goal.sign), daemon=True)
     answering.start()
@@ -68,16 +86,16 @@ def run_pruning_actor(study: Study, goal: Goal) -> Iterator[None]:
         answering.join()
 
 
-def _answer(actor: Any, study: Study, sign: int) -> None:
+def _answer(actor: Any, study: Study, sign: float) -> None:
     import ray
     from ray.exceptions import RayActorError
 
     with suppress(RayActorError):
         while True:
-            which, number, images_seen, loss = ray.get(actor.next_question.remote())
+            index, number, images_seen, loss = ray.get(actor.next_question.remote())
             stop: bool | Exception
             try:
                 stop = study.report(number, images_seen, sign * loss)
-            except Exception as error:  # noqa: BLE001  (the training waits for it)
+            except Exception as error:  # noqa: BLE001  (raised in the training, which waits for it)
                 stop = error
-            ray.get(actor.answer.remote(which, stop))
+            ray.get(actor.answer.remote(index, stop))

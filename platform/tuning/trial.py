@@ -14,15 +14,15 @@ from ...trainers.loop import Progress
 from ..compute.interrupts import RemoteStopFlag
 from ..compute.ray_session import run_on_worker
 from ..foundation.logs import quiet_logs
-from ..foundation.text import describe_exception
 from ..runs.local_training import ReportCallback
 from ..runs.run import Plan, RunCallbacks, RunResult, evaluate, run_in_ray_task, train
 from ..storage import layout
+from .pruning import PruningClient
 
 OUTCOME = "outcome"
 FINISHED, STOPPED, FAILED, SAVED = "finished", "stopped", "failed", "saved"
-PRUNING_ACTOR = "whipray-pruning"
-"""Name of the actor that decides on early stopping, where there is any."""
+MAX_ERROR_CHARACTERS = 300
+"""Of an unexpected error's message, for one line of a table."""
 
 
 def run_trial(config: dict[str, Any]) -> None:
@@ -32,68 +32,86 @@ def run_trial(config: dict[str, Any]) -> None:
     evaluating; the last one has `outcome`.
 
     Args:
-        config: `number` of the trial, its `plan`, whether `pruning` is asked for, and `stop`,
-            which says whether the whole sweep is to save and leave.
+        config: `number` of the trial, its `plan`, whether `pruning` is asked for, and `stop`, which
+            is set when the whole sweep is to save and end.
     """
     from ray import tune
     from ray.exceptions import RayError
 
     quiet_logs()
     plan: Plan = config["plan"]
-    leave: RemoteStopFlag = config["stop"]
-    early = (PruningClient(config["number"]),) if config["pruning"] else ()
-
-    def progress(p: Progress) -> None:
-        tune.report(
-            {"images_seen": p.images_seen, "total_images": p.total_images, "metrics": p.metrics}
-        )
-
-    callbacks = RunCallbacks(
-        on_progress=progress,
-        on_phase=lambda line: tune.report({"phase": line}),
-        should_stop=AnyStop((leave, *early)),
-    )
-    several = plan.experiment.scaling.workers > 1
     try:
         with plan.run.system_metrics(plan.experiment.tracking.system_metrics):
-            trained = train(plan, callbacks, _forward_to_tune() if several else ())
-            if trained.images_seen < plan.experiment.training.images:
-                if leave.is_set():
-                    plan.run.finish("KILLED")
-                    tune.report({OUTCOME: SAVED})
-                    return
-                plan.run.set_tags({layout.Tag.OUTCOME: STOPPED})
-                plan.run.finish("FINISHED")
-                tune.report({OUTCOME: STOPPED})
-                return
-            tune.report({"phase": "evaluating"})
-            finished = (
-                _evaluate_on_a_worker(plan, trained.checkpoint)
-                if several
-                else evaluate(plan, trained.checkpoint, callbacks)
-            )
+            result = _train_and_evaluate(plan, config["number"], config["pruning"], config["stop"])
     except RayError:  # a process was lost: Tune runs the trial again
         raise
     except Problem as problem:
         _fail(plan, problem)
         return
     except Exception as error:  # noqa: BLE001  (would come again; the sweep goes on without it)
-        with suppress(Problem):
-            plan.run.log_json({"traceback": traceback.format_exc()}, layout.Artifact.PROBLEM)
-        what = f"unexpected {describe_exception(error)}"
-        _fail(plan, Problem(what, f"its traceback is {layout.Artifact.PROBLEM} in its MLflow run"))
+        _fail(plan, _unexpected(plan, error))
         return
-    plan.run.set_tags({layout.Tag.OUTCOME: FINISHED})
-    plan.run.finish("FINISHED")
-    # as text, because Tune flattens what is nested
-    tune.report({OUTCOME: FINISHED, "summary": json.dumps(finished.summary())})
+    if result is not None:
+        plan.run.set_tags({layout.Tag.OUTCOME: FINISHED})
+        plan.run.finish("FINISHED")
+        # As text, because Tune 2.60 flattens nested dictionaries.
+        tune.report({OUTCOME: FINISHED, "summary": json.dumps(result.summary())})
+
+
+def _train_and_evaluate(
+    plan: Plan, number: int, pruning: bool, sweep_stop: RemoteStopFlag
+) -> RunResult | None:
+    """Return the trial's result, or None where it ended early and that is reported already."""
+    from ray import tune
+
+    def on_progress(p: Progress) -> None:
+        tune.report(
+            {"images_seen": p.images_seen, "total_images": p.total_images, "metrics": p.metrics}
+        )
+
+    stops = (sweep_stop, PruningClient(number)) if pruning else (sweep_stop,)
+    callbacks = RunCallbacks(
+        on_progress=on_progress,
+        on_phase=lambda line: tune.report({"phase": line}),
+        should_stop=AnyStop(stops),
+    )
+    has_workers = plan.experiment.scaling.workers > 1
+    trained = train(plan, callbacks, _forward_to_tune() if has_workers else ())
+    if trained.images_seen < plan.experiment.training.images:
+        if sweep_stop.is_set():
+            plan.run.finish("KILLED")
+            tune.report({OUTCOME: SAVED})
+        else:
+            plan.run.set_tags({layout.Tag.OUTCOME: STOPPED})
+            plan.run.finish("FINISHED")
+            tune.report({OUTCOME: STOPPED})
+        return None
+    tune.report({"phase": "evaluating"})
+    if has_workers:
+        return _evaluate_on_a_worker(plan, trained.checkpoint)
+    return evaluate(plan, trained.checkpoint, callbacks)
+
+
+def _unexpected(plan: Plan, error: Exception) -> Problem:
+    """Keep the traceback of an error of our own, and return the problem that names it.
+
+    It goes to stderr too, which is the log of the trial's Ray worker: MLflow may be what failed.
+    """
+    traceback.print_exception(error)
+    where = "its traceback is in the log of its Ray worker"
+    with suppress(Problem):
+        text = "".join(traceback.format_exception(error))
+        plan.run.log_json({"traceback": text}, layout.Artifact.PROBLEM)
+        where = f"its traceback is {layout.Artifact.PROBLEM} in its MLflow run"
+    first = (str(error).strip().splitlines() or [""])[0][:MAX_ERROR_CHARACTERS]
+    return Problem(f"unexpected {type(error).__name__}: {first}", where)
 
 
 def _fail(plan: Plan, problem: Problem) -> None:
-    """The run and the sweep get to know why."""
+    """Record why the trial failed, in its MLflow run and for the study."""
     from ray import tune
 
-    with suppress(Problem):  # the first problem is the one to tell
+    with suppress(Problem):  # the problem that came first is the one to report
         plan.run.set_tags({layout.Tag.OUTCOME: FAILED, layout.Tag.PROBLEM: str(problem)})
         plan.run.finish("FAILED")
     diverged = isinstance(problem, DivergenceProblem)
@@ -102,29 +120,13 @@ def _fail(plan: Plan, problem: Problem) -> None:
 
 @dataclass(frozen=True)
 class AnyStop:
-    """Whether one of several wants to stop; pickles into Ray Train workers."""
+    """A `ReportCallback` that stops when one of several does; pickles into Ray Train workers."""
 
-    tells: tuple[ReportCallback, ...]
-
-    def __call__(self, progress: Progress) -> bool:
-        return any(tell(progress) for tell in self.tells)
-
-
-class PruningClient:
-    """Asks the sweep's pruning actor whether to stop; pickles into Ray Train workers."""
-
-    def __init__(self, number: int) -> None:
-        self.number = number
+    callbacks: tuple[ReportCallback, ...]
 
     def __call__(self, progress: Progress) -> bool:
-        """At checkpoints only: there the validation loss is, and nothing is lost by stopping."""
-        import ray
-
-        if "validation/denoising" not in progress.metrics:
-            return False
-        actor = ray.get_actor(PRUNING_ACTOR)
-        value = progress.metrics["validation/denoising"]
-        return bool(ray.get(actor.report.remote(self.number, progress.images_seen, value)))
+        """Return whether the training should stop."""
+        return any(callback(progress) for callback in self.callbacks)
 
 
 def _forward_to_tune() -> tuple[Any, ...]:
@@ -134,7 +136,7 @@ def _forward_to_tune() -> tuple[Any, ...]:
 
 
 def _evaluate_on_a_worker(plan: Plan, checkpoint: str) -> RunResult:
-    """A trial with Ray Train workers holds no CPU or GPU itself: evaluate where there is one."""
+    """Evaluate where there is a CPU or GPU: a trial with Ray Train workers holds none itself."""
     return run_on_worker(
         plan.experiment.scaling,
         partial(run_in_ray_task, plan, partial(evaluate, plan, checkpoint, RunCallbacks())),

@@ -18,7 +18,8 @@ from mlflow import MlflowClient
 from whipray.platform.config.experiment import load_experiment
 from whipray.platform.config.space import Space
 from whipray.platform.tracking.mlflow_runs import Tracker
-from whipray.platform.tuning.sweep import Status, Sweep
+from whipray.platform.tuning.status import SweepStatus
+from whipray.platform.tuning.sweep import Sweep
 from whipray.trainers.errors import Problem
 
 TRIALS = 4
@@ -41,10 +42,10 @@ SETTINGS = {
 }
 
 
-class Stamped(Status):
+class Stamped(SweepStatus):
     """A status that remembers when it said what, s since the epoch."""
 
-    def __init__(self, status: Status) -> None:
+    def __init__(self, status: SweepStatus) -> None:
         super().__init__(status.total, status.clock)
         self.at: dict[str, float] = {}
 

@@ -47,5 +47,5 @@ def test_a_champion_goes_only_to_a_better_one_measured_alike(
     assert worse == "version 1 stays champion: its kid/overall is 0.015, here 0.016"
     hasty = reason_not_promoted(lower, tracker, version(tracker, tmp_path, 0.001, generated=40))
     assert hasty == (
-        "version 1 stays champion: it was measured otherwise (n generated 400, here 40)"
+        "version 1 stays champion: its score was measured differently (n generated 400, here 40)"
     )

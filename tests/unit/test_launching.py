@@ -17,7 +17,7 @@ from whipray.platform.launching.jobs_client import JobsClient
 from whipray.platform.launching.shared_config import shared_store, shared_tracking
 from whipray.platform.launching.tasks import RECIPE, SPACE, evaluate_task, sweep_task, train_task
 from whipray.platform.storage.config import StorageConfig
-from whipray.platform.tuning.sweep import Sweep
+from whipray.platform.tuning.sweep_identity import identity_of
 from whipray.trainers.errors import UsageProblem
 
 S3 = StorageConfig(uri="s3://bucket/runs")
@@ -154,7 +154,7 @@ def test_a_sweep_arrives_as_it_was_resolved(tmp_path: Path) -> None:
     layers = [Layer("space", there.base)]
     found = load_experiment(str(tmp_path / RECIPE), list(overrides), layers).value
     assert there == space
-    assert Sweep("mine", found, there)._identity() == Sweep("mine", mine, space)._identity()
+    assert identity_of(found, there) == identity_of(mine, space)
 
 
 def test_an_evaluation_takes_the_whole_cluster_unless_told_otherwise() -> None:

@@ -16,7 +16,8 @@ if TYPE_CHECKING:  # imported on use, so that `--help` is quick
     from ...config.layers import Resolved
     from ...config.space import Space
     from ...tuning.champion import Champion
-    from ...tuning.sweep import Sweep, SweepResult
+    from ...tuning.sweep import Sweep
+    from ...tuning.sweep_result import SweepResult
 
 LEGEND = """
 kid, fid: lower is better; agreement: share of images that a classifier trained on real images assigns
@@ -139,14 +140,16 @@ def _print_result(planned: Sweep, result: SweepResult, champion: Champion | None
     stderr_console.print(
         f"\nbest  trial {best} ({describe_trial(result.best)}) is {_best_uri(champion)}"
     )
-    if champion.stays:
+    if champion.reason_not_promoted:
         version = champion.version
         promote = f"whipray models {version.name} --champion {version.version}"
-        stderr_console.print(f"      {champion.stays};\n      `{promote}` makes it the champion")
+        stderr_console.print(
+            f"      {champion.reason_not_promoted};\n      `{promote}` makes it the champion"
+        )
     stderr_console.print(f"grid  {champion.grid}")
 
 
 def _best_uri(champion: Champion) -> str:
     """Return the URI of the registered model, by its alias if it has become the champion."""
     version = champion.version
-    return version.uri if champion.stays else f"models:/{version.name}@champion"
+    return version.uri if champion.reason_not_promoted else f"models:/{version.name}@champion"

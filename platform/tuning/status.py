@@ -1,0 +1,68 @@
+"""Where a sweep stands, for a status line."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+from ..foundation.durations import Clock
+from .trial import OUTCOME, SAVED
+
+EVALUATION_SHARE = 0.15
+"""Of a trial's work. An assumption, for the time left only: the true share depends on the number of images
+and of sampling steps, and is not known before the first evaluation has ended."""
+
+
+class SweepStatus:
+    """Counts trials and shows what the running ones report.
+
+    Args:
+        total: number of trials, baselines included.
+        clock: started with the sweep.
+    """
+
+    def __init__(self, total: int, clock: Clock) -> None:
+        self.total, self.clock = total, clock
+        self.finished: set[int] = set()
+        self.before = 0
+        """Trials that an earlier driver finished; they say nothing about this one's speed."""
+        self.running: dict[int, tuple[float, str]] = {}
+        """By trial: the share of its work that is done, in [0, 1], and a text."""
+        self.line = "starting"
+        self.stop_requested = threading.Event()
+        """Set when trainings are to save a checkpoint and end."""
+
+    def say(self, line: str) -> None:
+        """Show what happens outside of trials."""
+        self.line = line
+
+    def resume(self, finished: set[int]) -> None:
+        """Count the trials that an earlier driver finished."""
+        self.finished.update(finished)
+        self.before = len(finished)
+
+    def report(self, number: int, result: dict[str, Any]) -> None:
+        """Take a trial's report, as `run_trial` makes it."""
+        if OUTCOME in result:
+            self.running.pop(number, None)
+            if result[OUTCOME] != SAVED:
+                self.finished.add(number)
+        elif "phase" in result:  # it evaluates, which is half done on average
+            self.running[number] = (1 - EVALUATION_SHARE / 2, result["phase"])
+        elif "images_seen" in result:
+            share = result["images_seen"] / result["total_images"]
+            loss = result["metrics"].get("loss/total", float("nan"))
+            self.running[number] = (share * (1 - EVALUATION_SHARE), f"{share:.0%} loss {loss:.3f}")
+
+    def text(self) -> str:
+        """Return a line such as `1:20 · 3/7 trainings · #3 62% loss 0.12 · about 2:10 left`."""
+        parts = [f"{self.clock.elapsed()} · {len(self.finished)}/{self.total} trainings"]
+        running = dict(self.running)  # another thread writes it
+        parts += [f"#{number} {text}" for number, (_, text) in sorted(running.items())]
+        if not running:
+            parts.append(self.line)
+        if self.stop_requested.is_set():
+            return " · ".join([*parts, "saving at the next report; Ctrl-C again leaves at once"])
+        done = len(self.finished) - self.before + sum(share for share, _ in running.values())
+        left = self.clock.left(done / max(1, self.total - self.before))
+        return " · ".join(filter(None, [*parts, left]))

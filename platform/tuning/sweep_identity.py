@@ -1,0 +1,65 @@
+"""What makes a sweep the same sweep when it is resumed: its experiment and its search space."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from ...trainers.errors import UsageProblem
+from ..config.experiment import Experiment
+from ..config.layers import flatten
+from ..config.space import Space
+
+FORMAT = 2
+"""Raise it when the meaning of a sweep's stored experiment or search space changes."""
+
+CHANGEABLE_IN_RESUMED_SWEEP = (
+    "engine.",
+    "scaling.",
+    "storage.",
+    "tracking.",
+    "keep_checkpoints",
+    "tuning.trials",
+    "tuning.concurrent",
+)
+"""What a resumed sweep may change: where it runs and how many trials it has."""
+
+
+def identity_of(experiment: Experiment, space: Space) -> dict[str, Any]:
+    """Return the identity as JSON types."""
+    return {
+        "format": FORMAT,
+        "experiment": experiment.model_dump(mode="json"),
+        "space": space.model_dump(mode="json"),
+    }
+
+
+def check_same_sweep(name: str, stored: str, now: dict[str, Any]) -> None:
+    """Compare a stored identity with that of the sweep that is to resume it.
+
+    Args:
+        name: of the sweep.
+        stored: JSON text.
+        now: as `identity_of`.
+
+    Raises:
+        UsageProblem: the first difference that a resumed sweep may not have.
+    """
+    before = json.loads(stored)
+    if before.get("format") != FORMAT:
+        raise UsageProblem(
+            f"sweep {name} was begun by another version of Whipray",
+            "finish it with that version, or give another --name",
+        )
+    if before["space"] != now["space"]:
+        raise UsageProblem(
+            f"sweep {name} was begun with another search space",
+            "restore the search space that it was begun with, or give another --name",
+        )
+    was, is_now = flatten(before["experiment"]), flatten(now["experiment"])
+    for key in sorted(was.keys() | is_now.keys()):
+        if was.get(key) != is_now.get(key) and not key.startswith(CHANGEABLE_IN_RESUMED_SWEEP):
+            raise UsageProblem(
+                f"sweep {name} was begun with {key}={was.get(key)}, not {is_now.get(key)}",
+                "keep its value, or give another --name",
+            )

@@ -1,0 +1,61 @@
+"""How a trial ends that fails: what the study, MLflow and the log of its process have of it."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from types import SimpleNamespace
+from typing import Any
+from unittest.mock import Mock
+
+import pytest
+
+from whipray.platform.tuning import trial
+from whipray.trainers.errors import Problem
+
+
+def fail_with(error: Exception, monkeypatch: pytest.MonkeyPatch, **mlflow: Any) -> dict[str, Any]:
+    """The last report of a trial whose training raises this error."""
+    reports: list[dict[str, Any]] = []
+    monkeypatch.setattr("ray.tune.report", reports.append)
+    monkeypatch.setattr(trial, "train", Mock(side_effect=error))
+    run = Mock(**{"system_metrics.return_value": nullcontext(), **mlflow})
+    experiment = SimpleNamespace(
+        tracking=SimpleNamespace(system_metrics=False), scaling=SimpleNamespace(workers=1)
+    )
+    plan = SimpleNamespace(experiment=experiment, run=run)
+    trial.run_trial({"plan": plan, "number": 3, "pruning": False, "stop": Mock()})
+    return reports[-1]
+
+
+def test_an_unexpected_error_leaves_its_traceback_in_mlflow_and_on_stderr(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    report = fail_with(ValueError("no such thing"), monkeypatch)
+    assert report == {
+        "outcome": "failed",
+        "problem": "unexpected ValueError: no such thing — its traceback is problem.json in its MLflow run",
+        "diverged": False,
+    }
+    assert "ValueError: no such thing" in capsys.readouterr().err
+
+
+def test_when_mlflow_is_down_the_traceback_is_on_stderr(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    down = Problem("MLflow does not answer", "start it")
+    calls = {"log_json.side_effect": down, "set_tags.side_effect": down}
+    report = fail_with(ValueError("no such thing"), monkeypatch, **calls)
+    assert report["outcome"] == "failed"
+    err = capsys.readouterr().err
+    assert "Traceback" in err
+    assert "ValueError: no such thing" in err
+
+
+def test_where_the_traceback_is_said_to_be(capsys: pytest.CaptureFixture[str]) -> None:
+    plan: Any = SimpleNamespace(run=Mock())
+    assert "problem.json" in trial._unexpected(plan, ValueError()).fix
+    logged = plan.run.log_json.call_args.args
+    assert "ValueError" in logged[0]["traceback"]
+    plan.run.log_json.side_effect = Problem("MLflow does not answer", "start it")
+    assert "its Ray worker" in trial._unexpected(plan, ValueError()).fix
+    capsys.readouterr()
