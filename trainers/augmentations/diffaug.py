@@ -15,6 +15,7 @@ from pydantic import Field, field_validator
 from torch import Tensor
 from torch.nn.functional import pad
 
+from ..data.batches import crop
 from ..randomness import BatchRandom
 from .base import AugmentationConfig
 
@@ -60,15 +61,13 @@ def color(images: Tensor, rng: BatchRandom) -> Tensor:
 
 def translation(images: Tensor, rng: BatchRandom) -> Tensor:
     """Move by whole pixels, each way by up to an eighth of the size (rounded down), filling 0."""
-    rows, channels, height, width = images.shape
+    height, width = images.shape[2:]
     down, right = height // 8, width // 8
     padded = pad(images, (right, right, down, down))
-    y = _window(rng.integers("diffaug.translation_y", 2 * down + 1), height)  # (B, H)
-    x = _window(rng.integers("diffaug.translation_x", 2 * right + 1), width)  # (B, W)
-    y, x = (index.to(images.device, non_blocking=True) for index in (y, x))
-    b = torch.arange(rows, device=images.device)[:, None, None, None]
-    c = torch.arange(channels, device=images.device)[:, None, None]
-    return padded[b, c, y[:, None, :, None], x[:, None, None, :]]
+    top = rng.integers("diffaug.translation_y", 2 * down + 1)  # (B,)
+    left = rng.integers("diffaug.translation_x", 2 * right + 1)
+    top, left = (first.to(images.device, non_blocking=True) for first in (top, left))
+    return crop(padded, top, left, (height, width))
 
 
 def cutout(images: Tensor, rng: BatchRandom) -> Tensor:
@@ -81,11 +80,6 @@ def cutout(images: Tensor, rng: BatchRandom) -> Tensor:
     x = _covered(rng, "diffaug.cutout_x", width)[:, None, None, :]  # (B, 1, 1, W)
     y, x = (covered.to(images.device, non_blocking=True) for covered in (y, x))
     return images.masked_fill(y & x, 0.0)
-
-
-def _window(first: Tensor, length: int) -> Tensor:
-    """The indices first, .., first + length - 1; (B,) int64 -> (B, length)."""
-    return first[:, None] + torch.arange(length)
 
 
 def _covered(rng: BatchRandom, stream: str, size: int) -> Tensor:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ..config import Config
 from ..data import PackedImages
+from ..data.batches import crop
 from ..errors import UsageProblem
 from ..randomness import BatchRandom
 
@@ -117,17 +118,11 @@ def crop_and_flip(images: Tensor, rng: BatchRandom, pad: int, flip: bool) -> Ten
         images: (B, C, H, W) uint8.
         draws: of these B rows.
     """
-    _, channels, height, width = images.shape
-    device = images.device
-    chance = rng.uniform("crop and flip", 3).to(device)  # (B, 3)
-    corner = (chance[:, :2] * (2 * pad + 1)).long()  # (B, 2) in 0 .. 2 pad
-    y = corner[:, :1] + torch.arange(height, device=device)  # (B, H)
-    x = corner[:, 1:] + torch.arange(width, device=device)  # (B, W)
-    if flip:
-        x = torch.where(chance[:, 2:] < 0.5, x.flip(1), x)
-    row = torch.arange(len(images), device=device)[:, None, None, None]
-    channel = torch.arange(channels, device=device)[:, None, None]
-    return F.pad(images, (pad,) * 4)[row, channel, y[:, None, :, None], x[:, None, None, :]]
+    chance = rng.uniform("crop and flip", 3).to(images.device)  # (B, 3)
+    top, left = (chance[:, :2] * (2 * pad + 1)).long().unbind(1)  # in 0 .. 2 pad
+    mirrored = chance[:, 2] < 0.5 if flip else None
+    height, width = images.shape[2:]
+    return crop(F.pad(images, (pad,) * 4), top, left, (height, width), mirrored)
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,31 @@ def gather(packed: PackedImages, indices: Indices, device: torch.device) -> Tens
     return images.to(device)
 
 
+def crop(
+    images: Tensor,
+    top: Tensor,
+    left: Tensor,
+    size: tuple[int, int],
+    mirrored: Tensor | None = None,
+) -> Tensor:
+    """Return a window of each image, (B, C, *size), in the images' type.
+
+    Args:
+        images: (B, C, H, W), larger than `size` where windows are to differ.
+        top, left: (B,) int64 on the images' device, the first row and column of each window.
+        size: (height, width) of the windows.
+        mirrored: (B,) bool on the images' device, which windows to mirror left to right.
+    """
+    device = images.device
+    y = top[:, None] + torch.arange(size[0], device=device)  # (B, height)
+    x = left[:, None] + torch.arange(size[1], device=device)  # (B, width)
+    if mirrored is not None:
+        x = torch.where(mirrored[:, None], x.flip(1), x)
+    row = torch.arange(len(images), device=device)[:, None, None, None]
+    channel = torch.arange(images.shape[1], device=device)[:, None, None]
+    return images[row, channel, y[:, None, :, None], x[:, None, None, :]]
+
+
 def to_float(images: Tensor, flip: Tensor | None) -> Tensor:
     """Scale bytes to what a diffusion model sees.
 

@@ -24,13 +24,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from ....trainers.classification.small_resnet import FEATURES, SmallResNet, train_small_resnet
 from ....trainers.data.packed import PackedImages
 from ....trainers.errors import CheckpointProblem, DataProblem
 from ...storage import layout
 from .base import ExtractorInfo
 from .config import ClassifierConfig
 from .network import NetworkExtractor
-from .small_resnet import FEATURES, SmallResNet, train
 
 if TYPE_CHECKING:
     from ...storage.store import Storage
@@ -107,7 +107,7 @@ class Classifier(NetworkExtractor):
             DataProblem: a class with fewer than two reference images, or images under 8 x 8.
         """
         _check_reference(reference)
-        network, trained, held_out = train(reference, config, device, say)
+        network, trained, held_out = train_small_resnet(reference, config, device, say)
         origin = Origin(
             name=NAME,
             hash=_hash(network.state_dict()),

@@ -1,4 +1,4 @@
-"""Which extractor makes the features, and its settings; read without PyTorch."""
+"""Which extractor makes the features, and its settings."""
 
 from __future__ import annotations
 
@@ -7,32 +7,14 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
+from ....trainers.classification.small_resnet import SmallResNetConfig
 from ....trainers.config import Config
 
 
-class ClassifierConfig(Config):
+class ClassifierConfig(SmallResNetConfig):
     """A small classifier trained on the reference images: needs no download. The default."""
 
     extractor: Literal["classifier"] = "classifier"
-
-    epochs: int = Field(30, ge=1)
-    """Passes over the reference images; 30 are seconds for 740 digits, minutes for 10,000 CIFAR
-    images on a CPU."""
-
-    learning_rate: float = Field(2e-3, gt=0)
-    """Peak of the one-cycle schedule of AdamW."""
-
-    weight_decay: float = Field(0.05, ge=0)
-    """Of AdamW."""
-
-    shift: int = Field(1, ge=0)
-    """Largest shift of an image while training, pixels."""
-
-    flips: bool = False
-    """Mirror images while training; off, because digits and letters have a left and a right."""
-
-    seed: int = Field(0, ge=0)
-    """Of the split, the first weights, the order and the augmentation."""
 
 
 class InceptionConfig(Config):
