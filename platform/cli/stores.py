@@ -90,12 +90,9 @@ def with_store_options(verb: Callable[..., None]) -> Callable[..., None]:
         store = StoreOptions(**{name: arguments.pop(name) for name in names})
         verb(**arguments, **{group: store})
 
-    parameters = []
-    for parameter in inspect.signature(verb).parameters.values():
-        if parameter.name == group:
-            parameters += [_keyword(name, options[name], None) for name in names]
-        else:
-            parameters.append(_keyword(parameter.name, hints[parameter.name], parameter.default))
+    own = [each for each in inspect.signature(verb).parameters.values() if each.name != group]
+    parameters = [_keyword(each.name, hints[each.name], each.default) for each in own]
+    parameters += [_keyword(name, options[name], None) for name in names]
     command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     command.__annotations__ = {each.name: each.annotation for each in parameters}
     return command

@@ -39,10 +39,11 @@ def classify(
     ] = 1,
     as_json: Json = False,
 ) -> None:
-    """Train ResNet-32 on real images, with and without generated ones; test on real images.
+    """Measure whether generated images help a classifier.
 
-    Overrides may change classification.*, sampling.*, evaluation.groups.* and scaling.*. Generated
-    images and classifiers that exist already are reused.
+    It trains ResNet-32 on real images, with and without generated ones, and tests on real images.
+    Overrides may change classification.*, sampling.*, evaluation.groups.* and scaling.*. Images and
+    classifiers that exist already are reused.
     """
     from ...analysis.classify.classify import classify_and_record
     from ...analysis.classify.summary import ARMS

@@ -24,9 +24,9 @@ def compare(
     open_page: OpenPage = False,
     as_json: Json = False,
 ) -> None:
-    """Show the differences between runs, with paired intervals.
+    """Compare runs, with paired intervals of the differences.
 
-    Each run is evaluated as by `whipray evaluate`; known results are reused.
+    Each run is evaluated as by `whipray evaluate`; what is known already is reused.
     """
     from ...analysis.compare import compare_runs
     from ..page import show_page

@@ -22,9 +22,10 @@ def doctor(
     on: On = None,
     as_json: Json = False,
 ) -> None:
-    """Check libraries, devices, memory, disk, storage, MLflow and Ray; show a fix for each problem.
+    """Check that everything a run needs works.
 
-    With --on, check all of it on a cluster, and also every node, their clocks, and their network.
+    The checks are of libraries, devices, memory, disk, storage, MLflow and Ray; each problem comes with
+    a fix. With --on, they run on a cluster, and also cover its nodes, their clocks and their network.
     """
     from ...config.experiment import TrackingConfig
     from ...diagnostics.doctor import checks

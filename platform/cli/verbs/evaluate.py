@@ -21,7 +21,9 @@ def evaluate(
     on: On = None,
     as_json: Json = False,
 ) -> None:
-    """Generate images from a checkpoint and compare them with real images; known results are reused.
+    """Evaluate a checkpoint with every metric.
+
+    It generates images and compares them with real ones; what is known already is reused.
 
     Overrides may change sampling.*, evaluation.* and scaling.*.
     """

@@ -30,9 +30,10 @@ def guidance(
     open_page: OpenPage = False,
     as_json: Json = False,
 ) -> None:
-    """Measure FID, KID and recall over guidance strength, from the same noise.
+    """Measure quality over guidance strength.
 
-    Every combination of omega, steps and sampler is a point; known points are reused.
+    Every combination of omega, steps and sampler is a point, with FID, KID and recall of images that
+    are generated from the same noise; points that are known already are reused.
     """
     from ...analysis.guidance import measure_guidance
     from ..page import show_page

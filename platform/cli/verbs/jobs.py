@@ -15,7 +15,7 @@ from ..options import ClusterOption, Json
 if TYPE_CHECKING:  # imported on use, so that `--help` is quick
     from ...launching.jobs_client import Job
 
-app = typer.Typer(help="List, show, follow and stop the jobs of a cluster.", no_args_is_help=True)
+app = typer.Typer(help="List, show, follow or stop the jobs of a cluster.", no_args_is_help=True)
 JobName = Annotated[str, typer.Argument(metavar="JOB")]
 
 
@@ -54,7 +54,7 @@ def list_jobs(
 
 @app.command()
 def show(job: JobName, on: ClusterOption, as_json: Json = False) -> None:
-    """Show a job: its state, command and store, and the end of its output."""
+    """Show a job and the end of its output."""
     from ...launching.jobs_client import JobsClient
 
     client = JobsClient(on)
@@ -103,7 +103,10 @@ def stop(
         typer.Option("--now", help="Kill it at once; progress since its last checkpoint is lost."),
     ] = False,
 ) -> None:
-    """Stop a job; it saves a checkpoint first, from which the same command resumes."""
+    """Stop a job after it has saved a checkpoint.
+
+    The command that started the job resumes from it.
+    """
     from ...launching.jobs_client import JobsClient
     from ...launching.stop_job import end, kill
     from ..status_line import StatusLine

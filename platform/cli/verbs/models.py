@@ -27,7 +27,7 @@ def models(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """List registered models with their versions and aliases, or choose a model's champion."""
+    """List registered models, or choose a champion."""
     from ...tracking import registry
 
     tracker = store.open_tracker()

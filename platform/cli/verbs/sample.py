@@ -35,7 +35,7 @@ def sample(
     ] = Path("samples.png"),
     as_json: Json = False,
 ) -> None:
-    """Generate images of chosen classes from a registered model or a run."""
+    """Generate images with a registered model or a run."""
     from ...analysis.sample import generate_images, load_target, parse_classes, save
     from ..status_line import StatusLine
 

@@ -47,7 +47,10 @@ def sweep(
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
-    """Tune a search space by training, and guidance by sampling; register the best as @champion."""
+    """Tune a search space and register the best model as @champion.
+
+    Hyperparameters are tuned by training, guidance by sampling from each trial's checkpoint.
+    """
     from ...tuning.sweep import Sweep
     from ..plan import show_plan, training_facts
 

@@ -22,7 +22,10 @@ def train(
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
-    """Train one model, evaluate it and record both. The same command resumes an interrupted run."""
+    """Train one model, evaluate it and record both.
+
+    After an interruption, run the same command again: it resumes from the last checkpoint.
+    """
     from ...config.experiment import load_experiment
     from ..plan import show_plan, training_facts
 

@@ -17,7 +17,7 @@ def ui(
     storage: StorageUri = None,
     tracking: TrackingUri = None,
 ) -> None:
-    """Open MLflow's UI on the runs: sweeps, trials, metrics, images, models."""
+    """Open MLflow's UI on the store's runs."""
     from ...config.experiment import TrackingConfig
     from ...foundation.text import redact
     from ...tracking.mlflow_runs import tracking_uri
