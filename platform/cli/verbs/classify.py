@@ -3,13 +3,27 @@
 from __future__ import annotations
 
 from statistics import fmean
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ..consoles import next_commands, print_json, stderr_console, stdout_console
 from ..options import Json, Overrides
 from ..stores import StoreOptions, with_store_options
+
+if TYPE_CHECKING:  # imported on use, so that `--help` is quick
+    from ...analysis.classify.result import RecordedClassification
+
+
+Control = Annotated[
+    bool,
+    typer.Option(
+        "--control/--no-control",
+        help="Also train on as many copies of each class's real images. Balance alone helps: only a "
+        "gain over the copies is due to the generated images. Takes three classifiers per seed "
+        "instead of two.",
+    ),
+]
 
 
 @with_store_options
@@ -24,15 +38,7 @@ def classify(
         int | None,
         typer.Option("--fill-to", help="Generate as many as each class lacks of this many images."),
     ] = None,
-    control: Annotated[
-        bool,
-        typer.Option(
-            "--control/--no-control",
-            help="Also train on as many copies of each class's real images. Balance alone helps: "
-            "only a gain over the copies is due to the generated images. Takes three classifiers "
-            "per seed instead of two.",
-        ),
-    ] = True,
+    control: Control = True,
     seeds: Annotated[int, typer.Option("--seeds", help="Classifiers of each kind.")] = 1,
     workers: Annotated[
         int, typer.Option("--workers", help="Processes at a time; more than 1 run on Ray.")
@@ -48,7 +54,6 @@ def classify(
     from ...analysis.classify.classify import classify_and_record
     from ...analysis.classify.summary import ARMS
     from ..status_line import StatusLine
-    from ..tables import classifier_table
 
     with StatusLine(stderr_console, "looking for the run") as line:
         recorded = classify_and_record(
@@ -63,10 +68,10 @@ def classify(
             workers=workers,
             arms=[arm for arm in ARMS if control or arm != "real_repeated"],
         )
-    result = recorded.result
     if recorded.note:
         stderr_console.print(recorded.note)
     if as_json:
+        result = recorded.result
         document = {
             **result.document,
             "classifiers_trained": result.trained,
@@ -74,9 +79,7 @@ def classify(
         }
         print_json(document)
         return
-    stdout_console.print(classifier_table(result.document))
-    stderr_console.print(f"\n{_explain(result.document, result.trained)}")
-    stderr_console.print(f"result  {recorded.uri}")
+    _print_result(recorded)
     count = f"--per-class {per_class}" if per_class else f"--fill-to {fill_to}"
     count += "" if control else " --no-control"
     next_commands(
@@ -84,6 +87,15 @@ def classify(
         f"whipray classify {target} {count} --seeds {seeds} classification.generated_weight=0.3",
         f"whipray evaluate {target}",
     )
+
+
+def _print_result(recorded: RecordedClassification) -> None:
+    from ..tables import classifier_table
+
+    result = recorded.result
+    stdout_console.print(classifier_table(result.document))
+    stderr_console.print(f"\n{_explain(result.document, result.trained)}")
+    stderr_console.print(f"result  {recorded.uri}")
 
 
 def _explain(document: dict[str, Any], trained: int) -> str:

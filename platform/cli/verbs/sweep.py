@@ -14,7 +14,6 @@ from ..options import DryRun, Json, On, Overrides, Yes
 if TYPE_CHECKING:  # imported on use, so that `--help` is quick
     from ...config.experiment import Experiment
     from ...config.layers import Resolved
-    from ...config.space import Space
     from ...tuning.champion import Champion
     from ...tuning.sweep import Sweep
     from ...tuning.sweep_result import SweepResult
@@ -23,11 +22,13 @@ LEGEND = """
 kid, fid: lower is better; agreement: share of images that a classifier trained on real images assigns
 to their class; [95 % interval]. Compare only values of one feature extractor and one reference set."""
 
+SpaceName = Annotated[
+    str, typer.Argument(help="Name of a search space, or a YAML file.", metavar="SPACE")
+]
+
 
 def sweep(
-    space_name: Annotated[
-        str, typer.Argument(help="Name of a search space, or a YAML file.", metavar="SPACE")
-    ],
+    space_name: SpaceName,
     overrides: Overrides = None,
     recipe: Annotated[
         str, typer.Option("--recipe", help="Name of a recipe, or a YAML file.")
@@ -51,19 +52,15 @@ def sweep(
 
     Hyperparameters are tuned by training, guidance by sampling from each trial's checkpoint.
     """
-    from ...tuning.sweep import Sweep
     from ..plan import show_plan, training_facts
 
-    space, resolved = _load(space_name, recipe, trials, overrides or [])
+    resolved, planned = _resolve(space_name, recipe, name, trials, overrides or [])
     experiment = resolved.value
-    stem = space_name.rpartition("/")[2].removesuffix(".yaml")
-    planned = Sweep(name or f"{stem}-{experiment.name}", experiment, space)
-    planned.check_points()
     if on and not dry_run:
         from ...launching.tasks import sweep_task
         from ..remote import send
 
-        task = sweep_task(planned.name, experiment, space, resume)
+        task = sweep_task(planned.name, experiment, planned.space, resume)
         send(on, task, {**_plan(planned, resume), **training_facts(experiment)}, as_json, yes)
     exists = planned.check_identity(resume)
     if dry_run:
@@ -84,27 +81,35 @@ def sweep(
     if champion is None:
         raise typer.Exit(FAILURE)
     if not as_json:
-        resumed = ["--trials", str(2 * experiment.tuning.trials), "--resume", *(overrides or [])]
+        more = ["--trials", str(2 * experiment.tuning.trials), "--resume", *(overrides or [])]
         next_commands(
             "whipray ui",
             f"whipray sample {_best_uri(champion)} --classes 9 --per-class 16 --out tail.png",
-            f"whipray sweep {space_name} --recipe {recipe} --name {planned.name} "
-            + shlex.join(resumed),
+            f"whipray sweep {space_name} --recipe {recipe} --name {planned.name} {shlex.join(more)}",
         )
 
 
-def _load(
-    space_name: str, recipe: str, trials: int | None, overrides: list[str]
-) -> tuple[Space, Resolved[Experiment]]:
-    """Return the search space, and the experiment with the space's base laid over the recipe."""
+def _resolve(
+    space_name: str, recipe: str, name: str | None, trials: int | None, overrides: list[str]
+) -> tuple[Resolved[Experiment], Sweep]:
+    """Return the experiment, with the space's base laid over the recipe, and its sweep.
+
+    Raises:
+        UsageProblem: a wrong config, or a space whose points the config does not allow.
+    """
     from ...config.experiment import load_experiment
     from ...config.layers import Layer
     from ...config.space_files import load_space
+    from ...tuning.sweep import Sweep
 
     space = load_space(space_name)
     layers = [Layer(f"space {space_name}", space.base)]
     options = [f"tuning.trials={trials}"] if trials is not None else []
-    return space, load_experiment(recipe, [*options, *overrides], layers)
+    resolved = load_experiment(recipe, [*options, *overrides], layers)
+    stem = space_name.rpartition("/")[2].removesuffix(".yaml")
+    planned = Sweep(name or f"{stem}-{resolved.value.name}", resolved.value, space)
+    planned.check_points()
+    return resolved, planned
 
 
 def _plan(planned: Sweep, exists: bool) -> dict[str, Any]:
