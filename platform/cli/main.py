@@ -7,6 +7,7 @@ Data goes to stdout, messages to stderr.
 
 from __future__ import annotations
 
+import importlib.metadata
 import os
 import sys
 import tempfile
@@ -15,7 +16,6 @@ from typing import Annotated, Any
 
 import typer
 
-from ... import __version__
 from ...trainers.errors import Problem
 from . import exit_codes
 from .consoles import print_error, stdout_console
@@ -63,7 +63,7 @@ ClickException = next(c for c in typer.BadParameter.mro() if c.__name__ == "Clic
 
 def _show_version(wanted: bool) -> None:
     if wanted:
-        stdout_console.print(f"whipray {__version__}")
+        stdout_console.print(f"whipray {importlib.metadata.version('whipray')}")
         raise typer.Exit(exit_codes.OK)
 
 
