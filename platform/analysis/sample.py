@@ -19,8 +19,8 @@ from ..generation.grid import class_grid
 from ..generation.loading import load_model
 from ..runs.find_run import find_run
 from ..storage.store import Storage
-from ..tracking.mlflow_runs import Tracker
 from ..tracking.registry import Version, download, resolve
+from ..tracking.tracker import Tracker, open_tracker
 
 Pixels = NDArray[np.uint8]
 Ints = NDArray[np.int64]
@@ -34,7 +34,7 @@ def load_target(root: Storage, tracking: str | None, target: str) -> Exported:
         CheckpointProblem: a model that Whipray did not register.
     """
     if target.startswith("models:/"):
-        tracker = Tracker(TrackingConfig(uri=tracking), root)
+        tracker = open_tracker(TrackingConfig(uri=tracking), root)
         return load_version(tracker, resolve(tracker, target))
     run = find_run(root, target)
     return load_model(run.store, run.checkpoint, run.experiment)

@@ -16,7 +16,8 @@ from ..runs.run import record
 from ..storage.layout import EVALUATION_PAGE, VersionTag
 from ..storage.store import Storage
 from ..tracking import registry
-from ..tracking.mlflow_runs import Run, Tracker
+from ..tracking.mlflow_runs import Run
+from ..tracking.tracker import open_tracker
 from .overrides import parse_overrides
 
 CHANGEABLE = ("sampling", "evaluation", "scaling")
@@ -38,7 +39,7 @@ class Target:
     def record(self, root: Storage, write: Callable[[Run], None]) -> str | None:
         """Add something to the run's MLflow run; return why that failed, None where it did not."""
         try:
-            write(Tracker(self.experiment.tracking, root).find(self.run.key))
+            write(open_tracker(self.experiment.tracking, root).find(self.run.key))
         except Problem as problem:
             return f"not recorded in MLflow: {problem.what}"
         return None
@@ -75,7 +76,7 @@ def find_target(root: Storage, tracking: str | None, name: str, overrides: Seque
     layers = parse_overrides(overrides, CHANGEABLE)
     registered: dict[str, object] = {}
     if name.startswith("models:/"):
-        version = registry.resolve(Tracker(TrackingConfig(uri=tracking), root), name)
+        version = registry.resolve(open_tracker(TrackingConfig(uri=tracking), root), name)
         name = f"{version.tags.get(VersionTag.SWEEP)}/{version.tags.get(VersionTag.TRIAL)}"
         sampling = json.loads(version.tags.get(VersionTag.SAMPLING, "{}"))
         registered = {f"sampling.{key}": value for key, value in sampling.items()}

@@ -21,7 +21,7 @@ from ...trainers.errors import UsageProblem
 if TYPE_CHECKING:  # imported on use, so that `--help` is quick
     from ..storage.config import StorageConfig
     from ..storage.store import Storage
-    from ..tracking.mlflow_runs import Tracker
+    from ..tracking.tracker import Tracker
 
 StorageUri = Annotated[
     str | None,
@@ -70,9 +70,9 @@ class StoreOptions:
     def open_tracker(self) -> Tracker:
         """Open MLflow at --tracking, by default the one in the store."""
         from ..config.experiment import TrackingConfig
-        from ..tracking.mlflow_runs import Tracker
+        from ..tracking.tracker import open_tracker
 
-        return Tracker(TrackingConfig(uri=self.tracking), self.open())
+        return open_tracker(TrackingConfig(uri=self.tracking), self.open())
 
 
 def with_store_options(verb: Callable[..., None]) -> Callable[..., None]:

@@ -10,7 +10,7 @@ from ..config.experiment import Experiment, ScalingConfig
 from ..config.space import Space
 from ..foundation.durations import minutes
 from ..runs.speed import Speed, measured
-from ..tracking.mlflow_runs import TrackingProblem
+from ..tracking.errors import TrackingProblem
 
 
 @dataclass(frozen=True)

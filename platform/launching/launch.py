@@ -16,7 +16,7 @@ from ..compute.capacity import no_room
 from ..config.experiment import ScalingConfig
 from ..foundation.code_version import code_version
 from ..foundation.text import redact
-from ..tracking.mlflow_runs import user_name
+from ..tracking.server import user_name
 from .forecast import Forecast, make_forecast
 from .jobs_client import ClusterProblem, JobsClient
 from .package import Package, stage

@@ -9,7 +9,7 @@ from ..config.experiment import Experiment, TrackingConfig, with_values
 from ..foundation.text import without_login
 from ..storage.config import StorageConfig
 from ..storage.store import Storage
-from ..tracking.mlflow_runs import tracking_uri
+from ..tracking.server import tracking_uri
 
 
 def for_cluster(experiment: Experiment) -> Experiment:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -13,6 +12,7 @@ from ...trainers.export import read_pretrained
 from ...trainers.network import check_fits
 from ...trainers.scratch import Scratch
 from ..config.experiment import Experiment, cache_folder
+from ..storage import layout
 from ..storage.checkpoints import CheckpointStore
 from ..storage.layout import PRETRAINED_RECORD
 from ..storage.pretrained import (
@@ -24,8 +24,8 @@ from ..storage.pretrained import (
     store_pretrained,
 )
 from ..storage.store import Storage
-from ..tracking.mlflow_runs import Tracker
 from ..tracking.registry import download, resolve
+from ..tracking.tracker import open_tracker
 from .find_run import find_run
 
 
@@ -84,7 +84,7 @@ def _find(
     if source.startswith("models:/"):
         return _from_registry(experiment, source, run, scratch)
     if source.startswith((".", "/", "~")) or (
-        "/" in source and not re.fullmatch(r"[^/]+/(\d+|pretrain)", source)
+        "/" in source and not layout.belongs_to_sweep(source)
     ):
         return Path(source).expanduser(), {"kind": "folder"}
     return _from_run(experiment, source, run)
@@ -93,7 +93,7 @@ def _find(
 def _from_registry(
     experiment: Experiment, source: str, run: Storage, scratch: Path
 ) -> tuple[Path, dict[str, Any]]:
-    tracker = Tracker(experiment.tracking, root_of(run))
+    tracker = open_tracker(experiment.tracking, root_of(run))
     chosen = resolve(tracker, source)
     about = {"kind": "registry", "version": chosen.uri, "run_id": chosen.run_id}
     return download(tracker, chosen, scratch), about
@@ -116,7 +116,7 @@ def _from_run(experiment: Experiment, source: str, run: Storage) -> tuple[Path, 
                 if not folder.exists():  # else another process was first
                     raise
     try:
-        run_id = Tracker(experiment.tracking, root_of(run)).find(place.key).run_id
+        run_id = open_tracker(experiment.tracking, root_of(run)).find(place.key).run_id
     except UsageProblem:  # trained under another tracking server
         run_id = None
     return folder, {"kind": "run", "run_id": run_id}
@@ -124,6 +124,6 @@ def _from_run(experiment: Experiment, source: str, run: Storage) -> tuple[Path, 
 
 def _of_the_sweep(run: Storage, source: str) -> PretrainedRecord | None:
     """What the sweep that a run belongs to has settled for the same source."""
-    sweep = PurePosixPath(run.base).parts[:-2]
-    found = read_pretrained_record(root_of(run).child("/".join(sweep))) if len(sweep) == 2 else None
-    return found if found and found.source == source else None
+    sweep = layout.sweep_of_trial(run.base)
+    record = read_pretrained_record(root_of(run).child(sweep)) if sweep else None
+    return record if record and record.source == source else None

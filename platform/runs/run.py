@@ -5,8 +5,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -32,9 +32,6 @@ from .resolve_pretrained import resolve_pretrained
 from .speed import step_key
 
 T = TypeVar("T")
-
-MAX_PROBLEM_CHARACTERS = 500
-"""Of the tag with a run's problem. MLflow takes 8000; people read the start of it in a table."""
 
 
 @dataclass(frozen=True)
@@ -104,19 +101,6 @@ def train(plan: Plan, callbacks: RunCallbacks, forward: tuple[Any, ...] = ()) ->
     return train_in_process_group(
         plan.experiment, plan.store, on_report, PreemptionWatcher(), plan.run.flush_best_effort
     )
-
-
-@contextmanager
-def finishing(run: Run) -> Iterator[None]:
-    """Finish the MLflow run with the block: as FINISHED, FAILED or, by an interrupt, KILLED."""
-    try:
-        yield
-    except BaseException as error:
-        with suppress(Problem):  # the error that came first is the one to raise
-            run.set_tags({layout.Tag.PROBLEM: str(error)[:MAX_PROBLEM_CHARACTERS]})
-            run.finish("FAILED" if isinstance(error, Exception) else "KILLED")
-        raise
-    run.finish("FINISHED")
 
 
 def run_in_ray_task(plan: Plan, work: Callable[[], T]) -> T:

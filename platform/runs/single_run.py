@@ -13,8 +13,9 @@ from ..foundation.durations import Clock
 from ..foundation.job import in_cluster_job
 from ..storage import layout
 from ..storage.store import Storage
-from ..tracking.mlflow_runs import Tracker
-from .run import Plan, RunCallbacks, RunResult, begin, evaluate, finishing, run_in_ray_task, train
+from ..tracking.system_metrics import log_system_metrics
+from ..tracking.tracker import open_tracker
+from .run import Plan, RunCallbacks, RunResult, begin, evaluate, run_in_ray_task, train
 
 TRAINING_SHARE = 0.9
 """Of a run's work. An assumption, for the time left only: the true share depends on the number of images
@@ -48,16 +49,16 @@ class SingleRun:
             Problem: what stopped it; the MLflow run is then marked as failed.
         """
         self.root.try_write()
-        tracker = Tracker(self.experiment.tracking, self.root)
+        tracker = open_tracker(self.experiment.tracking, self.root)
         run = tracker.run(
             layout.run_address(self.name).key, self.name, {layout.Tag.KIND: layout.KIND_RUN}
         )
         self.run_id = run.run_id
         plan = Plan(self.experiment, self.store, run)
         callbacks = RunCallbacks(self._show_progress, self._show_phase)
-        with finishing(run):
+        with run.finishing():
             begin(plan)
-            with run.system_metrics(self.experiment.tracking.system_metrics):
+            with log_system_metrics(run, self.experiment.tracking.system_metrics):
                 return self._execute(plan, callbacks)
 
     def _execute(self, plan: Plan, callbacks: RunCallbacks) -> RunResult:

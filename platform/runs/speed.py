@@ -11,7 +11,7 @@ from pathlib import Path
 from ..config.experiment import Experiment
 from ..storage import layout
 from ..storage.store import Storage
-from ..tracking.mlflow_runs import Tracker
+from ..tracking.tracker import open_tracker
 
 SPEED = "images_per_second"
 
@@ -49,14 +49,12 @@ def measured(experiment: Experiment) -> Speed | None:
 
     Raises:
         TrackingProblem: MLflow does not answer.
-        UsageProblem: as `tracking.tracking_uri`.
+        UsageProblem: as `tracking_uri`.
     """
     storage, tracking = Storage(experiment.storage), experiment.tracking
     beside = not (tracking.uri or os.environ.get("MLFLOW_TRACKING_URI"))
     if beside and storage.is_folder and not (Path(storage.path) / layout.MLFLOW_DATABASE).exists():
         return None  # asking would make it
-    found = Tracker(tracking, storage).latest(layout.Tag.STEP, step_key(experiment), SPEED)
-    if found is None:
-        return None
-    info = found.info
-    return Speed(found.data.metrics[SPEED], str(info.run_name), info.start_time / 1000)
+    tracker = open_tracker(tracking, storage)
+    found = tracker.latest_metric(layout.Tag.STEP, step_key(experiment), SPEED)
+    return None if found is None else Speed(found.value, found.run, found.started)

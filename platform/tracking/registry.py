@@ -20,7 +20,9 @@ from ...trainers.scratch import Scratch
 from ..storage import layout
 from ..storage.pretrained import export_run
 from ..storage.store import Storage
-from .mlflow_runs import Run, Tracker, translate_errors
+from .errors import translate_errors
+from .mlflow_runs import Run
+from .tracker import Tracker
 
 CHAMPION = "champion"
 REQUIREMENTS = ("mlflow", "torch", "safetensors", "pydantic", "numpy", "pandas")

@@ -13,8 +13,8 @@ from ..evaluation.config import EvaluationConfig
 from ..evaluation.report import comparable
 from ..generation.grid import class_grid
 from ..storage import layout
-from ..tracking.mlflow_runs import Tracker
 from ..tracking.registry import CHAMPION, Version, register, resolve, set_alias, versions
+from ..tracking.tracker import Tracker, open_tracker
 from .sweep import Sweep
 from .sweep_result import SweepResult
 
@@ -43,7 +43,7 @@ def register_best(sweep: Sweep, result: SweepResult) -> Champion | None:
     sweep.status.say("registering the best model")
     number, summary = best["number"], best["attrs"]["summary"]
     address = layout.trial_address(sweep.name, number)
-    tracker = Tracker(sweep.experiment.tracking, sweep.root)
+    tracker = open_tracker(sweep.experiment.tracking, sweep.root)
     run = tracker.find(address.key)
     rank_by = sweep.experiment.evaluation.rank_by
     version = register(

@@ -7,7 +7,7 @@ from functools import partial
 
 from ...trainers.loop import Progress
 from ..compute.ray_session import ray_session, run_on_worker
-from ..runs.run import Plan, RunCallbacks, begin, finished_before, finishing, run_in_ray_task, train
+from ..runs.run import Plan, RunCallbacks, begin, finished_before, run_in_ray_task, train
 
 
 def pretrain(plan: Plan, say: Callable[[str], None]) -> None:
@@ -20,7 +20,7 @@ def pretrain(plan: Plan, say: Callable[[str], None]) -> None:
     Raises:
         Problem: what stopped it; the sweep cannot go on without it.
     """
-    with finishing(plan.run):
+    with plan.run.finishing():
         if not finished_before(plan):
             begin(plan)
             with ray_session():

@@ -24,7 +24,8 @@ from ..runs.run import Plan, begin
 from ..storage import layout
 from ..storage.errors import MissingObject
 from ..storage.store import Storage
-from ..tracking.mlflow_runs import Run, Tracker
+from ..tracking.mlflow_runs import Run
+from ..tracking.tracker import Tracker, open_tracker
 from .pretraining import pretrain
 from .status import SweepStatus
 from .study import Study
@@ -95,7 +96,7 @@ class Sweep:
             Problem: the store, the tracking server or the study cannot be used.
         """
         self.status.say("opening MLflow and the study")
-        tracker = Tracker(self.experiment.tracking, self.root)
+        tracker = open_tracker(self.experiment.tracking, self.root)
         tuning, goal = self.experiment.tuning, self.experiment.evaluation.goal
         study = Study.open(
             self._study_location(),

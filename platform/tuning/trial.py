@@ -17,6 +17,7 @@ from ..foundation.logs import quiet_logs
 from ..runs.local_training import ReportCallback
 from ..runs.run import Plan, RunCallbacks, RunResult, evaluate, run_in_ray_task, train
 from ..storage import layout
+from ..tracking.system_metrics import log_system_metrics
 from .pruning import PruningClient
 
 OUTCOME = "outcome"
@@ -41,7 +42,7 @@ def run_trial(config: dict[str, Any]) -> None:
     quiet_logs()
     plan: Plan = config["plan"]
     try:
-        with plan.run.system_metrics(plan.experiment.tracking.system_metrics):
+        with log_system_metrics(plan.run, plan.experiment.tracking.system_metrics):
             result = _train_and_evaluate(plan, config["number"], config["pruning"], config["stop"])
     except RayError:  # a process was lost: Tune runs the trial again
         raise

@@ -17,7 +17,7 @@ from mlflow import MlflowClient
 
 from whipray.platform.config.experiment import load_experiment
 from whipray.platform.config.space import Space
-from whipray.platform.tracking.mlflow_runs import Tracker
+from whipray.platform.tracking.tracker import open_tracker
 from whipray.platform.tuning.status import SweepStatus
 from whipray.platform.tuning.sweep import Sweep
 from whipray.trainers.errors import Problem
@@ -77,7 +77,7 @@ def main() -> None:
         except Problem as problem:
             sys.exit(str(problem))
 
-        tracker = Tracker(experiment.tracking, sweep.root)
+        tracker = open_tracker(experiment.tracking, sweep.root)
         ready = stamped.at["starting trainings"]
         waits = []
         for number in range(TRIALS):

@@ -30,7 +30,7 @@ from whipray.platform.runs.local_training import ReportCallback, train_in_proces
 from whipray.platform.runs.run import hooks
 from whipray.platform.storage.config import StorageConfig
 from whipray.platform.storage.store import Storage
-from whipray.platform.tracking.mlflow_runs import Tracker
+from whipray.platform.tracking.tracker import open_tracker
 from whipray.trainers.checkpoint import Manifest
 from whipray.trainers.loop import Progress
 
@@ -116,7 +116,7 @@ def main() -> None:
         network = stack.enter_context(Proxy(swift.port))
         network.seconds_a_mebibyte = NETWORK
         root = Storage(StorageConfig(uri="s3://runs", endpoint_url=network.endpoint))
-        tracker = Tracker(TrackingConfig(uri=mlflow.endpoint), root)
+        tracker = open_tracker(TrackingConfig(uri=mlflow.endpoint), root)
         kinds = {"none": AtTheEnd, "in the way": InTheWay, "behind": StoreHooks, "told": AtTheEnd}
         took: dict[str, list[float]] = {name: [] for name in kinds}
         order = list(kinds)

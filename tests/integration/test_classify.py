@@ -25,7 +25,7 @@ from whipray.platform.generation.loading import load_model
 from whipray.platform.runs.find_run import StoredRun, find_run
 from whipray.platform.storage.checkpoints import CheckpointStore
 from whipray.platform.storage.store import Storage
-from whipray.platform.tracking.mlflow_runs import Tracker
+from whipray.platform.tracking.tracker import Tracker, open_tracker
 from whipray.trainers.data.batches import to_uint8
 from whipray.trainers.errors import UsageProblem
 
@@ -61,7 +61,7 @@ class Lab:
 
     def track(self) -> Tracker:
         """MLflow beside the runs, knowing the run."""
-        tracker = Tracker(self.place.experiment.tracking, self.root)
+        tracker = open_tracker(self.place.experiment.tracking, self.root)
         tracker.run("run/tiny", "tiny", {}).finish("FINISHED")
         return tracker
 

@@ -22,7 +22,7 @@ from whipray.platform.storage.checkpoints import CheckpointStore, name_of
 from whipray.platform.storage.config import StorageConfig
 from whipray.platform.storage.pretrained import export_run, load_pretrained, read_pretrained_record
 from whipray.platform.storage.store import Storage
-from whipray.platform.tracking.mlflow_runs import Run, Tracker
+from whipray.platform.tracking.mlflow_runs import Run
 from whipray.platform.tracking.registry import (
     Version,
     download,
@@ -30,6 +30,7 @@ from whipray.platform.tracking.registry import (
     resolve,
     set_alias,
 )
+from whipray.platform.tracking.tracker import Tracker, open_tracker
 from whipray.trainers.checkpoint import describe
 from whipray.trainers.errors import CheckpointProblem, UsageProblem
 from whipray.trainers.export import WEIGHTS, load_exported
@@ -95,7 +96,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("WHIPRAY_CACHE", str(tmp_path_factory.mktemp("cache")))
         root = Storage(StorageConfig(uri=str(tmp_path_factory.mktemp("store"))))
-        lab = Lab(root, Tracker(tiny().tracking, root))
+        lab = Lab(root, open_tracker(tiny().tracking, root))
         for name, seed in (("base", 0), ("other", 1)):
             plan, _ = lab.train(name, lab.experiment(seed=seed, training__images=HALF))
             version = lab.register(plan, SamplingConfig(omega=1.5))

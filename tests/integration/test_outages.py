@@ -24,8 +24,10 @@ from whipray.platform.storage.checkpoints import CheckpointStore, name_of
 from whipray.platform.storage.config import StorageConfig
 from whipray.platform.storage.errors import StorageProblem
 from whipray.platform.storage.store import Storage
-from whipray.platform.tracking.mlflow_runs import Run, Tracker, TrackingProblem
-from whipray.platform.tracking.mlflow_runs import mlflow_runs as tracking
+from whipray.platform.tracking import mlflow_runs
+from whipray.platform.tracking.errors import TrackingProblem
+from whipray.platform.tracking.mlflow_runs import Run
+from whipray.platform.tracking.tracker import Tracker, open_tracker
 from whipray.trainers.errors import Problem
 
 pytestmark = [pytest.mark.slow, pytest.mark.faults]
@@ -144,7 +146,7 @@ def logged_in(mlflow_server: MLflowServer, monkeypatch: pytest.MonkeyPatch) -> M
 
 def track(address: str, folder: Path) -> Tracker:
     config = TrackingConfig(uri=address, experiment="outages")
-    return Tracker(config, Storage(StorageConfig(uri=str(folder))))
+    return open_tracker(config, Storage(StorageConfig(uri=str(folder))))
 
 
 def history(tracker: Tracker, run_id: str, name: str) -> list[tuple[int, float]]:
@@ -208,7 +210,7 @@ def test_metrics_that_nobody_takes_end_in_a_problem(
     logged_in: MLflowServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    monkeypatch.setattr(tracking, "RETRY_TIMEOUT_S", 1.0)
+    monkeypatch.setattr(mlflow_runs, "RETRY_TIMEOUT_S", 1.0)
     with Proxy(logged_in.port) as proxy:
         run = track(proxy.endpoint, tmp_path).run("gone", "gone", {})
         proxy.go_down()

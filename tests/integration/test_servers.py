@@ -14,7 +14,9 @@ from support.shell import WAIT_S
 from whipray.platform.config.experiment import TrackingConfig
 from whipray.platform.storage.config import StorageConfig
 from whipray.platform.storage.store import Storage
-from whipray.platform.tracking.mlflow_runs import Run, Tracker, TrackingProblem
+from whipray.platform.tracking.errors import TrackingProblem
+from whipray.platform.tracking.mlflow_runs import Run
+from whipray.platform.tracking.tracker import Tracker, open_tracker
 from whipray.platform.tuning.study_storage import close_storage, open_storage
 
 pytestmark = pytest.mark.slow
@@ -29,7 +31,7 @@ def logged_in(mlflow_server: MLflowServer, monkeypatch: pytest.MonkeyPatch) -> M
 
 def track(server: MLflowServer, folder: Path) -> Tracker:
     config = TrackingConfig(uri=server.endpoint, experiment="runs")
-    return Tracker(config, Storage(StorageConfig(uri=str(folder))))
+    return open_tracker(config, Storage(StorageConfig(uri=str(folder))))
 
 
 def history(tracker: Tracker, run: Run, name: str) -> list[tuple[int, float]]:
@@ -64,7 +66,7 @@ def test_a_login_in_the_address_stays_out_of_sight(
     login = f"{mlflow_server.username}:{mlflow_server.secret_key}"
     address = mlflow_server.endpoint.replace("//", f"//{login}@")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
-    tracker = Tracker(TrackingConfig(), Storage(StorageConfig(uri=str(tmp_path))))
+    tracker = open_tracker(TrackingConfig(), Storage(StorageConfig(uri=str(tmp_path))))
     assert tracker.uri == tracker.run("login", "login", {}).uri == mlflow_server.endpoint
 
 

@@ -17,7 +17,7 @@ import optuna
 from whipray.platform.config.experiment import TrackingConfig
 from whipray.platform.storage.config import StorageConfig
 from whipray.platform.storage.store import Storage
-from whipray.platform.tracking.mlflow_runs import Tracker
+from whipray.platform.tracking.tracker import open_tracker
 from whipray.platform.tuning.study_storage import close_storage, open_storage
 
 WRITERS = 16
@@ -40,7 +40,7 @@ def runs(address: str, name: str, writer: int, start: Barrier) -> None:
     with TemporaryDirectory() as folder:
         start.wait()
         config = TrackingConfig(uri=address, experiment=name)
-        tracker = Tracker(config, Storage(StorageConfig(uri=folder)))
+        tracker = open_tracker(config, Storage(StorageConfig(uri=folder)))
         run = tracker.run(key(writer), key(writer), {})
         for report in range(REPORTS):
             run.log_metrics({"loss": value(writer, report), "lr": 0.5}, report)

@@ -12,8 +12,8 @@ from whipray.platform.evaluation.config import EvaluationConfig
 from whipray.platform.storage.config import StorageConfig
 from whipray.platform.storage.layout import VersionTag
 from whipray.platform.storage.store import Storage
-from whipray.platform.tracking.mlflow_runs import Tracker
 from whipray.platform.tracking.registry import CHAMPION, Version, get, set_alias
+from whipray.platform.tracking.tracker import Tracker, open_tracker
 from whipray.platform.tuning.champion import reason_not_promoted
 
 pytestmark = pytest.mark.filterwarnings("ignore::sqlalchemy.exc.SADeprecationWarning")
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::sqlalchemy.exc.SADeprecationWar
 @pytest.fixture(scope="module")
 def tracker(tmp_path_factory: pytest.TempPathFactory) -> Tracker:
     folder = tmp_path_factory.mktemp("registry")
-    made = Tracker(TrackingConfig(), Storage(StorageConfig(uri=str(folder))))
+    made = open_tracker(TrackingConfig(), Storage(StorageConfig(uri=str(folder))))
     made.client.create_registered_model("m")
     return made
 

@@ -16,7 +16,7 @@ from whipray.platform.launching.forecast import Forecast, Work, of_sweep, of_tra
 from whipray.platform.runs.speed import Speed, step_key
 from whipray.platform.storage.layout import Tag
 from whipray.platform.storage.store import Storage
-from whipray.platform.tracking.mlflow_runs import Tracker
+from whipray.platform.tracking.tracker import open_tracker
 
 SPEED = Speed(100.0, "first", time.time())
 
@@ -64,7 +64,7 @@ def test_the_speed_is_that_of_the_latest_run_with_the_same_step(tmp_path: Path) 
     assert forecasts.measured(mine) is None
     assert not (tmp_path / "runs").exists()  # asking made nothing
 
-    tracker = Tracker(mine.tracking, Storage(mine.storage))
+    tracker = open_tracker(mine.tracking, Storage(mine.storage))
     slower = with_values(mine, {"training.batch_size": 2 * mine.training.batch_size}, "test")
     for name, experiment, speed in (("a", mine, 10.0), ("b", slower, 5.0), ("c", mine, 20.0)):
         run = tracker.run(f"run/{name}", name, {Tag.STEP: step_key(experiment)})

@@ -38,7 +38,7 @@ from ...storage.errors import MissingObject
 from ...storage.layout import CLASSIFICATION_RESULT, CLASSIFIERS, classification_folder
 from ...storage.pretrained import root_of
 from ...storage.store import Storage
-from ...tracking.mlflow_runs import Tracker
+from ...tracking.tracker import open_tracker
 from .added_images import AddedImages, Counts, generate_images, repeat_real_images, wanted_counts
 from .result import ClassificationResult, RecordedClassification
 from .settings import Settings, resolve_settings
@@ -73,7 +73,7 @@ def classify_and_record(
     """
     run = find_run(root, name)
     config = TrackingConfig(uri=tracking) if tracking else run.experiment.tracking
-    tracker = Tracker(config, root)
+    tracker = open_tracker(config, root)
     result = classify(run, overrides, on_phase=on_phase, **options)
     note = None
     try:

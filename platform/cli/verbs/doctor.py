@@ -29,7 +29,7 @@ def doctor(
     """
     from ...config.experiment import TrackingConfig
     from ...diagnostics.doctor import checks
-    from ...tracking.mlflow_runs import tracking_uri
+    from ...tracking.server import tracking_uri
 
     if on:
         from ...launching.tasks import doctor_task

@@ -20,7 +20,7 @@ def ui(
     """Open MLflow's UI on the store's runs."""
     from ...config.experiment import TrackingConfig
     from ...foundation.text import redact
-    from ...tracking.mlflow_runs import tracking_uri
+    from ...tracking.server import tracking_uri
 
     uri = tracking_uri(TrackingConfig(uri=tracking), StoreOptions(storage).open())
     if uri.startswith(("http://", "https://")):

@@ -37,43 +37,47 @@ class Log:
         self.failures -= 1
         raise Outage("the log does not answer", "start it")
 
-    def outbox(
-        self, room: int = 100, every_s: float = 0.0, retry_timeout_s: float = 30.0
+    def writer(
+        self, capacity: int = 100, interval_s: float = 0.0, retry_timeout_s: float = 30.0
     ) -> AsyncWriter[int]:
         return AsyncWriter(
-            self.write, at_once=3, room=room, every_s=every_s, retry_timeout_s=retry_timeout_s
+            self.write,
+            batch_size=3,
+            capacity=capacity,
+            interval_s=interval_s,
+            retry_timeout_s=retry_timeout_s,
         )
 
 
 def test_items_are_written_in_order_and_in_lots() -> None:
     log = Log()
-    outbox = log.outbox()
+    writer = log.writer()
     log.goes_on.clear()
     for item in range(7):
-        outbox.put([item])
+        writer.put([item])
     log.goes_on.set()
-    outbox.flush()
+    writer.flush()
     assert [item for lot in log.written for item in lot] == list(range(7))
     assert max(map(len, log.written)) == 3
 
 
 def test_items_wait_for_others_until_a_lot_is_full_or_somebody_waits_for_them() -> None:
     log = Log()
-    outbox = log.outbox(every_s=86_400)
-    outbox.put([1])  # the first has nothing to wait for
-    outbox.flush_best_effort()
-    outbox.put([2])
-    outbox.put([3])
+    writer = log.writer(interval_s=86_400)
+    writer.put([1])  # the first has nothing to wait for
+    writer.flush_best_effort()
+    writer.put([2])
+    writer.put([3])
     assert log.written == [[1]]
-    outbox.flush_best_effort()
+    writer.flush_best_effort()
     assert log.written == [[1], [2, 3]]
-    outbox.put([4, 5])
-    outbox.put([6, 7])
+    writer.put([4, 5])
+    writer.put([6, 7])
     deadline = time.monotonic() + WAIT_S
     while len(log.written) < 3 and time.monotonic() < deadline:
         time.sleep(0.01)
     assert log.written == [[1], [2, 3], [4, 5, 6]]
-    outbox.flush()
+    writer.flush()
     assert log.written == [[1], [2, 3], [4, 5, 6], [7]]
 
 
@@ -82,11 +86,11 @@ def test_an_outage_brings_the_same_items_again(
     after: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     log = Log(failures=2, after=after)
-    outbox = log.outbox()
-    outbox.put([1, 2])
-    outbox.flush()
-    outbox.put([3])
-    outbox.flush()
+    writer = log.writer()
+    writer.put([1, 2])
+    writer.flush()
+    writer.put([3])
+    writer.flush()
     assert log.written == [[1, 2]] * (3 if after else 1) + [[3]]
     said = [record.message for record in caplog.records]
     said = [text for text in said if not text.startswith("waiting")]  # if it was down at `flush`
@@ -94,21 +98,21 @@ def test_an_outage_brings_the_same_items_again(
     assert said[0].startswith("the log does not answer")
 
 
-def test_to_settle_is_to_be_written_or_to_know_that_the_server_is_down() -> None:
+def test_a_best_effort_ends_when_items_are_written_or_the_server_is_down() -> None:
     log = Log()
-    outbox = log.outbox()
-    outbox.put([1])
-    outbox.flush_best_effort()
+    writer = log.writer()
+    writer.put([1])
+    writer.flush_best_effort()
     assert log.written == [[1]]
     log.failures = 3
-    outbox.put([2])
-    outbox.flush_best_effort()
+    writer.put([2])
+    writer.flush_best_effort()
     assert log.written == [[1]]
-    outbox.flush()
+    writer.flush()
     assert log.written == [[1], [2]]
 
 
-def test_to_settle_is_not_to_wait_for_what_comes_later() -> None:
+def test_a_best_effort_does_not_wait_for_what_comes_later() -> None:
     written: list[int] = []
     enough = threading.Event()
 
@@ -116,39 +120,39 @@ def test_to_settle_is_not_to_wait_for_what_comes_later() -> None:
         """As a training that goes on: there is always more."""
         written.extend(items)
         if not enough.wait(0.05):
-            outbox.put([len(written)])
+            writer.put([len(written)])
 
-    outbox = AsyncWriter(write, at_once=3, room=9, every_s=0.0, retry_timeout_s=30.0)
-    outbox.put([0])
-    outbox.flush_best_effort()
+    writer = AsyncWriter(write, batch_size=3, capacity=9, interval_s=0.0, retry_timeout_s=30.0)
+    writer.put([0])
+    writer.flush_best_effort()
     assert 0 < len(written) < 100
     enough.set()
-    outbox.flush()
+    writer.flush()
 
 
 def test_a_refusal_is_the_end() -> None:
     def refuse(_items: Sequence[int]) -> None:
         raise Problem("the log refuses", "ask its owner")
 
-    outbox = AsyncWriter(refuse, at_once=3, room=9, every_s=0.0, retry_timeout_s=30.0)
-    outbox.put([1])
-    for use in (outbox.flush_best_effort, outbox.flush, lambda: outbox.put([2])):
+    writer = AsyncWriter(refuse, batch_size=3, capacity=9, interval_s=0.0, retry_timeout_s=30.0)
+    writer.put([1])
+    for use in (writer.flush_best_effort, writer.flush, lambda: writer.put([2])):
         with pytest.raises(Problem, match="the log refuses"):
             use()
 
 
-def test_what_patience_did_not_bring_is_lost_with_a_word() -> None:
+def test_what_the_retry_timeout_did_not_bring_is_lost_with_a_word() -> None:
     log = Log(failures=1000)
-    outbox = log.outbox(room=4, retry_timeout_s=0.2)
-    outbox.put([1, 2, 3])
-    with pytest.raises(Problem, match="3 values could not be written: no room for 2 more"):
-        outbox.put([4, 5])
-    outbox = log.outbox(retry_timeout_s=0.2)
-    outbox.put([1, 2, 3])
+    writer = log.writer(capacity=4, retry_timeout_s=0.2)
+    writer.put([1, 2, 3])
+    with pytest.raises(Problem, match="3 values could not be written: more than 4 are waiting"):
+        writer.put([4, 5])
+    writer = log.writer(retry_timeout_s=0.2)
+    writer.put([1, 2, 3])
     with pytest.raises(Problem, match="3 values could not be written: waited for 0:00"):
-        outbox.flush()
+        writer.flush()
     with pytest.raises(Problem, match="3 values"):  # and is not waited for again
-        outbox.put([4])
+        writer.put([4])
     assert log.written == []
 
 
@@ -158,8 +162,8 @@ from whipray.platform.tracking.async_writer import AsyncWriter
 def write(items):
     time.sleep(0.2)
     print(*items, flush=True)
-outbox = AsyncWriter(write, at_once=1, room=9, every_s=0.0, retry_timeout_s=30.0)
-outbox.put([1, 2, 3])
+writer = AsyncWriter(write, batch_size=1, capacity=9, interval_s=0.0, retry_timeout_s=30.0)
+writer.put([1, 2, 3])
 """
 
 
@@ -170,7 +174,7 @@ def test_a_process_that_ends_writes_the_rest() -> None:
     assert done.stdout.split() == ["1", "2", "3"]
 
 
-def test_patience_ends_and_the_last_outage_is_raised() -> None:
+def test_retries_end_and_the_last_outage_is_raised() -> None:
     log = Log(failures=2)
     retry_during_outage(lambda: log.write([1]), 30.0)
     assert log.written == [[1]]

@@ -1,0 +1,60 @@
+"""MLflow's failures in one line each, without secrets."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from ...trainers.errors import Problem
+from ..foundation.retry import Outage
+from ..foundation.text import redact
+
+
+class TrackingProblem(Problem):
+    """The tracking server refused, failed or could not be reached."""
+
+
+class TrackingOutage(TrackingProblem, Outage):
+    """The tracking server does not answer, or fails by itself."""
+
+
+@contextmanager
+def translate_errors(uri: str) -> Iterator[None]:
+    """Raise MLflow's failures as `TrackingProblem`.
+
+    Args:
+        uri: of the server; a login in it is not shown.
+    """
+    from mlflow.exceptions import MlflowException
+    from requests.exceptions import RequestException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        yield
+    except (MlflowException, RequestException, SQLAlchemyError) as error:
+        raise _problem(f"MLflow at {redact(uri)}", error) from error
+
+
+def _problem(where: str, error: Exception) -> TrackingProblem:
+    from requests.exceptions import RequestException
+
+    code, status = type(error).__name__, 0
+    if isinstance(error, RequestException):  # of the artifact store; no answer counts as a 503
+        status = 503 if error.response is None else error.response.status_code
+    elif http := getattr(error, "get_http_status_code", None):
+        code, status = str(getattr(error, "error_code", code)), int(http())
+    if status == 401:
+        return TrackingProblem(
+            f"{where} refuses the login: none was given, or a wrong one",
+            "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD",
+        )
+    if status == 403:
+        return TrackingProblem(
+            f"{where}: this user may not do that",
+            "ask for the right, or log in as another user with MLFLOW_TRACKING_USERNAME and "
+            "MLFLOW_TRACKING_PASSWORD",
+        )
+    fix = "check tracking.uri and that the server runs: `whipray doctor` tries each part"
+    if status == 429 or status >= 500:
+        return TrackingOutage(f"{where} does not answer, or fails by itself ({code})", fix)
+    return TrackingProblem(f"{where} failed ({code})", fix)

@@ -1,0 +1,73 @@
+"""Which MLflow server is used, and the settings of MLflow in every process that uses it."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from ...trainers.errors import UsageProblem
+from ..config.experiment import TrackingConfig
+from ..foundation.text import without_login
+from ..storage import layout
+from ..storage.store import Storage
+
+
+def tracking_uri(config: TrackingConfig, storage: Storage) -> str:
+    """Return the address in use: the config's, the environment's, or SQLite beside the runs.
+
+    Raises:
+        UsageProblem: runs in a bucket and no server named, so the SQLite file has no folder; or a
+            config with a login, since the config is kept with every run.
+    """
+    if config.uri and without_login(config.uri) != config.uri:
+        raise UsageProblem(
+            "tracking.uri holds a login",
+            "give the address alone, and set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD; "
+            "a database's address belongs into MLFLOW_TRACKING_URI",
+        )
+    if uri := config.uri or os.environ.get("MLFLOW_TRACKING_URI"):
+        return uri
+    if not storage.is_folder:
+        raise UsageProblem(
+            "no MLflow server is named, and the runs are in a bucket",
+            "set tracking.uri or MLFLOW_TRACKING_URI",
+        )
+    try:
+        Path(storage.path).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageProblem(
+            f"{storage.path}: cannot be made ({error.strerror})", "give another folder"
+        ) from error
+    return f"sqlite:///{storage.path}/{layout.MLFLOW_DATABASE}"
+
+
+def move_login_to_environment(uri: str) -> str:
+    """Return a server's address without its login, which moves to where MLflow looks for it.
+
+    Otherwise it would be in what MLflow prints and in what Ray is given.
+    """
+    parts = urlsplit(uri)
+    if parts.scheme not in ("http", "https") or "@" not in parts.netloc:
+        return uri
+    os.environ["MLFLOW_TRACKING_USERNAME"] = unquote(parts.username or "")
+    os.environ["MLFLOW_TRACKING_PASSWORD"] = unquote(parts.password or "")
+    return without_login(uri)
+
+
+def configure_mlflow() -> None:
+    """Set MLflow's timeouts and silence its output, unless the environment says otherwise."""
+    # MLflow retries a server that is down for minutes by default; here a person waits seconds.
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
+    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
+    # Its lines with a run's address would be in the middle of our own, or of JSON.
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+    # It logs a traceback of each database error that it raises, such as one that Ctrl-C makes.
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
+
+
+def user_name() -> str:
+    """Return the name of the user, as MLflow and the list of jobs show it."""
+    return os.environ.get("USER") or os.environ.get("LOGNAME") or "unknown"

@@ -1,0 +1,139 @@
+"""An MLflow experiment and the runs in it.
+
+A sweep is a parent run, its trainings are child runs. A run is found again by its key
+(`layout.Tag.KEY`), so that a restart continues it.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ...trainers.errors import UsageProblem
+from ..config.experiment import TrackingConfig
+from ..storage import layout
+from ..storage.s3 import environment as s3_environment
+from ..storage.store import Storage
+from .errors import translate_errors
+from .mlflow_runs import Run
+from .server import configure_mlflow, move_login_to_environment, tracking_uri, user_name
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run as MLflowRun
+    from mlflow.tracking import MlflowClient
+
+
+@dataclass(frozen=True)
+class LoggedMetric:
+    """The last value of a metric in some run."""
+
+    value: float
+    run: str
+    """The run's name."""
+    started: float
+    """When the run started, in seconds since the epoch."""
+
+
+class Tracker:
+    """An MLflow experiment. Made by `open_tracker`."""
+
+    def __init__(self, uri: str, client: MlflowClient, experiment_id: str) -> None:
+        self.uri, self.client, self.experiment_id = uri, client, experiment_id
+
+    def find(self, key: str) -> Run:
+        """Return the run of this key, as it is.
+
+        Raises:
+            UsageProblem: there is none.
+        """
+        with translate_errors(self.uri):
+            run = self._search(f"tags.`{layout.Tag.KEY}` = '{key}'")
+        if run is None:
+            raise UsageProblem(f"MLflow has no run {key}", "look at the runs with `whipray ui`")
+        return Run(self.uri, run.info.run_id)
+
+    def latest_metric(self, tag: str, value: str, metric: str) -> LoggedMetric | None:
+        """Return the metric of the latest run that has this tag and a positive value of it."""
+        with translate_errors(self.uri):
+            run = self._search(f"tags.`{tag}` = '{value}' and metrics.`{metric}` > 0")
+        if run is None:
+            return None
+        info = run.info
+        return LoggedMetric(run.data.metrics[metric], str(info.run_name), info.start_time / 1000)
+
+    def run(self, key: str, name: str, tags: Mapping[str, str], parent: str | None = None) -> Run:
+        """Return the run of this key, made now where there is none; its status becomes RUNNING.
+
+        Args:
+            name: shown by MLflow.
+            tags: of a new run.
+            parent: id of the parent run.
+        """
+        with translate_errors(self.uri):
+            run = self._search(f"tags.`{layout.Tag.KEY}` = '{key}'")
+            if run is not None:
+                run_id = run.info.run_id
+                self.client.update_run(run_id, status="RUNNING")
+            else:
+                relation = {"mlflow.parentRunId": parent} if parent else {}
+                run_id = self.client.create_run(
+                    self.experiment_id,
+                    run_name=name,
+                    tags={layout.Tag.KEY: key, "mlflow.user": user_name(), **relation, **tags},
+                ).info.run_id
+        return Run(self.uri, run_id)
+
+    def _search(self, filter_string: str) -> MLflowRun | None:
+        """Return the run that was started last among those that the filter lets through."""
+        runs = self.client.search_runs(
+            [self.experiment_id],
+            filter_string,
+            max_results=1,
+            order_by=["attributes.start_time DESC"],
+        )
+        return runs[0] if runs else None
+
+
+def open_tracker(config: TrackingConfig, storage: Storage) -> Tracker:
+    """Open the tracking server, and make the experiment where it is missing.
+
+    A server that is down is reported within seconds.
+
+    Raises:
+        TrackingProblem: it does not answer, or refuses.
+        UsageProblem: as `tracking_uri`.
+    """
+    configure_mlflow()
+    import mlflow
+
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    uri = move_login_to_environment(tracking_uri(config, storage))
+    os.environ.update(s3_environment(storage.config))
+    with translate_errors(uri):
+        mlflow.set_tracking_uri(uri)
+        client: MlflowClient = mlflow.MlflowClient(uri)
+        return Tracker(uri, client, _experiment_id(client, uri, config.experiment, storage))
+
+
+def _experiment_id(client: MlflowClient, uri: str, name: str, storage: Storage) -> str:
+    """Return the id of an experiment, which is made where it is missing."""
+    from mlflow.exceptions import MlflowException
+
+    if existing := client.get_experiment_by_name(name):
+        return str(existing.experiment_id)
+    artifacts = None  # a server has its own artifact store
+    if uri.startswith("sqlite:///"):
+        artifacts = (
+            f"{storage.path if storage.is_folder else storage.uri}/{layout.MLFLOW_ARTIFACTS}"
+        )
+    try:
+        return str(client.create_experiment(name, artifacts))
+    except MlflowException as error:
+        # Other processes that start at the same moment make it, too.
+        existing = client.get_experiment_by_name(name)
+        if error.error_code != "RESOURCE_ALREADY_EXISTS" or existing is None:
+            raise
+        return str(existing.experiment_id)
