@@ -12,7 +12,7 @@ from ..config.layers import Layer, resolve
 from ..evaluation.metrics import METRICS
 from ..runs.evaluator import Evaluated, Evaluator
 from ..runs.find_run import StoredRun, find_run
-from ..runs.run import record
+from ..runs.run import log_evaluation
 from ..storage.layout import EVALUATION_PAGE, VersionTag
 from ..storage.store import Storage
 from ..tracking import registry
@@ -119,5 +119,5 @@ def evaluate_run(
     target = find_target(root, tracking, name, overrides)
     evaluated, generated = evaluate_target(target, on_phase)
     store = target.run.store
-    note = target.record(root, lambda run: record(run, store, evaluated, evaluated.folder))
+    note = target.record(root, lambda run: log_evaluation(run, store, evaluated, evaluated.folder))
     return EvaluationResult(target, evaluated, generated, note)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from ..config.experiment import Experiment, ScalingConfig
 from ..config.space import Space
 from ..foundation.durations import minutes
-from ..runs.speed import Speed, measured
+from ..runs.speed import Speed, latest_speed
 from ..tracking.errors import TrackingProblem
 
 
@@ -115,6 +115,6 @@ def _short(number: float) -> str:
 def make_forecast(work: Work, room: int) -> Forecast:
     """Return a forecast from the latest similar run, or one that says why there is none."""
     try:
-        return Forecast(work, measured(work.experiment), room)
+        return Forecast(work, latest_speed(work.experiment), room)
     except TrackingProblem as problem:
         return Forecast(work, None, room, problem.what)

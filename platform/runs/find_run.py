@@ -1,4 +1,4 @@
-"""From what a person types to runs, models and stores."""
+"""Lookup of stored runs by what a person types."""
 
 from __future__ import annotations
 
@@ -11,20 +11,25 @@ from ..storage import layout
 from ..storage.checkpoints import CheckpointStore
 from ..storage.store import Storage
 
+LISTED = 12
+"""Runs that an error message names at most."""
+
 
 @dataclass(frozen=True)
 class StoredRun:
-    """A run that is there already."""
+    """A run with a checkpoint in the store."""
 
     key: str
     """Of its MLflow run."""
     store: Storage
+    """The run's folder."""
     checkpoint: str
+    """Name of the latest one."""
     experiment: Experiment
 
 
 def find_run(root: Storage, target: str) -> StoredRun:
-    """`NAME` of a run, `SWEEP/NUMBER` of a trial, or `SWEEP/pretrain`.
+    """Return the run with this target: `NAME`, `SWEEP/NUMBER` of a trial, or `SWEEP/pretrain`.
 
     Raises:
         UsageProblem: no such run, or it has no checkpoint yet.
@@ -38,7 +43,8 @@ def find_run(root: Storage, target: str) -> StoredRun:
         hint = did_you_mean(target, known)
         raise UsageProblem(
             f"no run {target} with a checkpoint in {root.uri}",
-            f"{hint}there are {', '.join(known[-12:]) or 'none yet'}; another store is --storage or storage.uri",
+            f"{hint}known runs: {', '.join(known[-LISTED:]) or 'none'}; for another store give "
+            "--storage or storage.uri",
         )
     config = checkpoints.read_manifest(latest).config
     return StoredRun(address.key, store, latest, Experiment.model_validate(config))

@@ -1,4 +1,7 @@
-"""What a training tells its surroundings: checkpoints go to the store, progress to a callable."""
+"""Hooks of a training: checkpoints go to the store, progress to a callable.
+
+And the collectives of the workers that this takes.
+"""
 
 from __future__ import annotations
 
@@ -30,15 +33,15 @@ class _Upload:
     scratch: TemporaryDirectory[str]
     manifest: Manifest
     job: Future[None]
-    """This worker's part of what is being done: its shard, then worker 0's manifest."""
+    """This worker's part of the present step: its shard; then, for worker 0, the manifest."""
     committing: bool = False
 
 
 class StoreHooks:
-    """Hooks of one worker: a checkpoint store and somebody to report to.
+    """`trainers.loop.Hooks` of one worker.
 
-    A checkpoint is uploaded by a thread while the training goes on, one at a time. Reports look how
-    far it is, since all workers' shards have to be there before the manifest.
+    Checkpoints are uploaded by a thread while the training goes on, one at a time. Each report
+    advances the upload: the manifest follows once all workers' shards are in the store.
 
     Args:
         store: the run's checkpoints.
@@ -63,19 +66,23 @@ class StoreHooks:
         self._upload: _Upload | None = None
 
     def report(self, progress: Progress) -> bool:
-        """Tell; a problem with that is one of all workers."""
+        """Report progress; if reporting fails on one worker, raise on all.
+
+        Returns:
+            whether the training should stop.
+        """
         stop = run_on_all_or_raise(lambda: self.on_report(progress))
-        self._go_on(wait=False)
+        self._advance(wait=False)
         return stop
 
     def checkpoint_now(self) -> bool:
-        """Whether a checkpoint is wanted before a host goes."""
+        """Return True if a checkpoint should be written immediately, before a preemption."""
         return self.preemption_noticed()
 
     def checkpoint(
         self, name: str, scratch: TemporaryDirectory[str], file: str, manifest: Manifest
     ) -> None:
-        """Shards first, by every worker; then, by worker 0, the manifest."""
+        """Begin to upload: every worker its shard; then worker 0 the manifest."""
         self.wait_for_uploads()
         shard = Path(scratch.name) / file
         job = in_background(lambda: self.store.put_shard(name, shard))
@@ -87,10 +94,10 @@ class StoreHooks:
         Raises:
             Problem: what is wrong with the store, on every worker.
         """
-        self._go_on(wait=True)
+        self._advance(wait=True)
 
-    def _go_on(self, wait: bool) -> None:
-        """From the shards to the manifest to the end, as far as it is without waiting."""
+    def _advance(self, wait: bool) -> None:
+        """Take the upload from the shards to the manifest to its end, as far as it is ready."""
         while (upload := self._upload) is not None:
             if not wait and not all(all_gather(upload.job.done())):
                 return
@@ -113,18 +120,18 @@ class StoreHooks:
         folder = Path(upload.scratch.name)
         try:
             self.flush_metrics()
-        finally:  # it is worth more than the reports before it
+        finally:  # a checkpoint is worth more than the reports before it
             checkpoint_format.write_manifest(folder, upload.manifest)
             self.store.commit(upload.name, folder / checkpoint_format.MANIFEST)
             self.store.prune()
 
 
 def _nothing() -> None:
-    """What the other workers do while worker 0 commits."""
+    """Do what the other workers do while worker 0 commits."""
 
 
 def all_gather(value: T) -> list[T]:
-    """Every worker's value, by rank."""
+    """Return every worker's value, by rank."""
     values: list[T | None] = [None] * dist.get_world_size()
     dist.all_gather_object(values, value)
     return values  # type: ignore[return-value]
@@ -139,38 +146,38 @@ def run_on_all_or_raise(action: Callable[[], T]) -> T:
     result: T | None = None
     try:
         result = action()
-    except Problem as found:
-        problem = found
-    for found_anywhere in all_gather(problem):
-        if found_anywhere is not None:
-            raise found_anywhere
+    except Problem as error:
+        problem = error
+    for problem_of_any in all_gather(problem):
+        if problem_of_any is not None:
+            raise problem_of_any
     return result  # type: ignore[return-value]  # only None where the action returns None
 
 
 def resume_point(store: CheckpointStore, folder: Path) -> tuple[ResumePoint | None, list[str]]:
-    """The newest usable checkpoint, fetched by every worker into its own `folder`.
+    """Fetch the newest usable checkpoint, every worker into its own `folder`.
 
     Returns:
-        the checkpoint, None at the very start; and a line for each damaged one passed over.
+        the checkpoint, None at the very start; and a line for each damaged one that was skipped.
     """
 
     def choose() -> Fetched | None:
         if dist.get_rank() != 0:
             return None
-        found = store.fetch_latest_usable(folder)
-        for name in found.damaged if found else ():  # so that their names can be written again
+        fetched = store.fetch_latest_usable(folder)
+        for name in fetched.damaged if fetched else ():  # so that their names can be written again
             store.set_aside(name)
-        return found
+        return fetched
 
-    mine = run_on_all_or_raise(choose)  # worker 0's
-    chosen = [mine]
-    dist.broadcast_object_list(chosen, src=0)
-    found = chosen[0]
-    if found is None:
+    of_this_worker = run_on_all_or_raise(choose)  # None but for worker 0
+    broadcast = [of_this_worker]
+    dist.broadcast_object_list(broadcast, src=0)
+    chosen = broadcast[0]
+    if chosen is None:
         return None, []
     manifest = run_on_all_or_raise(
-        lambda: mine.manifest if mine else store.fetch(found.name, folder)
+        lambda: of_this_worker.manifest if of_this_worker else store.fetch(chosen.name, folder)
     )
     return ResumePoint(folder, manifest), [
-        f"passed over {name}: {problem.what}" for name, problem in found.damaged.items()
+        f"skipped {name}: {problem.what}" for name, problem in chosen.damaged.items()
     ]

@@ -1,4 +1,4 @@
-"""One training: in this process with one worker, through Ray Train with more."""
+"""A training as one worker of a process group, from checkpoint to checkpoint."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ ReportCallback = Callable[[Progress], bool]
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """How a training ended."""
+    """Result of a training."""
 
     checkpoint: str
     """Name of the last checkpoint."""
     images_seen: int
     notes: list[str]
-    """Lines for a person, such as a damaged checkpoint that was passed over."""
+    """Lines to show, such as a damaged checkpoint that was skipped."""
 
 
 def train_in_process_group(
@@ -43,10 +43,14 @@ def train_in_process_group(
     Without a launcher's process group this process is the only worker.
 
     Args:
-        preemption_noticed, flush_metrics: as `hooks.StoreHooks`.
+        experiment: what to train.
+        run: the run's folder in the store.
+        on_report: see `hooks.StoreHooks`.
+        preemption_noticed: see `hooks.StoreHooks`.
+        flush_metrics: see `hooks.StoreHooks`.
 
     Raises:
-        Problem: as `trainers.loop.Training`, and what the store has to say.
+        Problem: as `trainers.loop.Training`, or what is wrong with the store.
     """
     import torch
 

@@ -1,4 +1,4 @@
-"""What a run starts from: found once, when the run begins, and kept as `storage/pretrained.py` says."""
+"""The pretrained model of a run: resolved once, when the run begins, and stored with it."""
 
 from __future__ import annotations
 
@@ -35,12 +35,14 @@ def resolve_pretrained(
     class_names: Sequence[str],
     image_shape: tuple[int, int, int],
 ) -> PretrainedRecord | None:
-    """Settle what a run starts from, once; None for a run that starts anew.
+    """Resolve `pretrained.model` and store the model; None for a run that starts from scratch.
 
-    A trial takes what its sweep has settled for the same `pretrained.model`.
+    It is resolved once: later calls return what is stored. A trial uses what its sweep resolved for
+    the same `pretrained.model`.
 
     Args:
-        run: the run's place in the store.
+        experiment: the run's.
+        run: the run's folder in the store.
         class_names: of the training data.
         image_shape: (C, H, W) of the training data.
 
@@ -50,42 +52,41 @@ def resolve_pretrained(
     """
     if experiment.pretrained is None:
         return None
-    source, mine = experiment.pretrained.model, read_pretrained_record(run)
-    if mine and mine.source == source:
-        return mine
+    source, stored = experiment.pretrained.model, read_pretrained_record(run)
+    if stored and stored.source == source:
+        return stored
     if CheckpointStore(run).names():
-        before = f"started from {mine.source}" if mine else f"has no {PRETRAINED_RECORD}"
+        before = f"started from {stored.source}" if stored else f"has no {PRETRAINED_RECORD}"
         raise CheckpointProblem(
             f"the run to resume {before}, and pretrained.model is {source}",
             "keep its pretrained.model, or start a new run under another name",
         )
-    if record := _of_the_sweep(run, source):
+    if record := _record_of_sweep(run, source):
         check_fits(fetch_pretrained(run, record).card, experiment, class_names, image_shape)
     else:
         with Scratch() as scratch:
-            folder, about = _find(experiment, source, run, Path(scratch))
+            folder, origin = _open_source(experiment, source, run, Path(scratch))
             pretrained = read_pretrained(folder)
             check_fits(pretrained.card, experiment, class_names, image_shape)
             store_pretrained(run, folder, pretrained.hash)
         record = PretrainedRecord(
-            source=source, checkpoint=pretrained.card.checkpoint, sha256=pretrained.hash, **about
+            source=source, checkpoint=pretrained.card.checkpoint, sha256=pretrained.hash, **origin
         )
     run.write_text(PRETRAINED_RECORD, record.model_dump_json(indent=1))
     return record
 
 
-# -- from what was typed to a folder -------------------------------------------------------------
+# -- from `pretrained.model` to a folder ----------------------------------------------------------
 
 
-def _find(
+def _open_source(
     experiment: Experiment, source: str, run: Storage, scratch: Path
 ) -> tuple[Path, dict[str, Any]]:
-    """A folder with the exported model, and what is known of where it comes from."""
+    """Return a folder with the exported model, and the record's fields on its origin."""
     if source.startswith("models:/"):
         return _from_registry(experiment, source, run, scratch)
-    if source.startswith((".", "/", "~")) or (
-        "/" in source and not layout.belongs_to_sweep(source)
-    ):
+    is_path = "/" in source and not layout.belongs_to_sweep(source)
+    if is_path or source.startswith((".", "/", "~")):
         return Path(source).expanduser(), {"kind": "folder"}
     return _from_run(experiment, source, run)
 
@@ -95,35 +96,34 @@ def _from_registry(
 ) -> tuple[Path, dict[str, Any]]:
     tracker = open_tracker(experiment.tracking, root_of(run))
     chosen = resolve(tracker, source)
-    about = {"kind": "registry", "version": chosen.uri, "run_id": chosen.run_id}
-    return download(tracker, chosen, scratch), about
+    origin = {"kind": "registry", "version": chosen.uri, "run_id": chosen.run_id}
+    return download(tracker, chosen, scratch), origin
 
 
 def _from_run(experiment: Experiment, source: str, run: Storage) -> tuple[Path, dict[str, Any]]:
-    place = find_run(root_of(run), source)
-    content = CheckpointStore(place.store).read_manifest(place.checkpoint).content_hash()
-    folder = (
-        cache_folder() / "pretrained" / content
-    )  # so that all trials of a sweep fetch a shared model once
+    stored = find_run(root_of(run), source)
+    content = CheckpointStore(stored.store).read_manifest(stored.checkpoint).content_hash()
+    # In the cache, so that all trials of a sweep fetch their shared pre-training once.
+    folder = cache_folder() / "pretrained" / content
     if not folder.exists():
-        sampling = place.experiment.sampling.model_copy(update={"weights": "merged"})
+        sampling = stored.experiment.sampling.model_copy(update={"weights": "merged"})
         folder.parent.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(dir=folder.parent) as scratch:
-            export_run(place.store, place.checkpoint, sampling, Path(scratch))
+            export_run(stored.store, stored.checkpoint, sampling, Path(scratch))
             try:
                 (Path(scratch) / "model").rename(folder)
             except OSError:
                 if not folder.exists():  # else another process was first
                     raise
     try:
-        run_id = open_tracker(experiment.tracking, root_of(run)).find(place.key).run_id
+        run_id = open_tracker(experiment.tracking, root_of(run)).find(stored.key).run_id
     except UsageProblem:  # trained under another tracking server
         run_id = None
     return folder, {"kind": "run", "run_id": run_id}
 
 
-def _of_the_sweep(run: Storage, source: str) -> PretrainedRecord | None:
-    """What the sweep that a run belongs to has settled for the same source."""
+def _record_of_sweep(run: Storage, source: str) -> PretrainedRecord | None:
+    """Return what the sweep of a trial resolved for the same source; None for any other run."""
     sweep = layout.sweep_of_trial(run.base)
     record = read_pretrained_record(root_of(run).child(sweep)) if sweep else None
     return record if record and record.source == source else None

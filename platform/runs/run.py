@@ -1,6 +1,6 @@
-"""A run from end to end: train, evaluate at several guidance strengths, record.
+"""A run from end to end: train, evaluate at several guidance strengths, log.
 
-`whipray train` does one of these, a sweep many.
+`whipray train` executes one run, a sweep many.
 """
 
 from __future__ import annotations
@@ -36,15 +36,15 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Plan:
-    """One run to do; pickles, so that it can be done anywhere."""
+    """A run to execute; pickles, so that any process can do it."""
 
     experiment: Experiment
     store: Storage
-    """The run's place in the store."""
+    """The run's folder in the store."""
     run: Run
-    """Its MLflow run, which this plan's doer alone writes."""
+    """Its MLflow run; only the process that executes the plan writes it."""
     space: Space | None = None
-    """Its `sample:` level is searched."""
+    """The search space whose `sample:` level is searched on the checkpoint."""
 
 
 @dataclass(frozen=True)
@@ -65,10 +65,12 @@ class RunResult:
     best: Evaluated | None
     """None where it was stopped early."""
     tried: list[Evaluated] = field(default_factory=list)
+    """Every sampling setting that was evaluated."""
     generated: int = 0
+    """Number of images that were generated for it."""
 
     def summary(self) -> dict[str, Any]:
-        """What a sweep keeps of it, as JSON types."""
+        """Return what a sweep keeps of the run, as JSON types."""
         assert self.best is not None
         return {
             "checkpoint": self.trained.checkpoint,
@@ -81,10 +83,15 @@ class RunResult:
 
 
 def train(plan: Plan, callbacks: RunCallbacks, forward: tuple[Any, ...] = ()) -> TrainingResult:
-    """The training alone; in this process, or on Ray Train workers when it has several.
+    """Train, in this process or, with several workers, through Ray Train.
 
     Args:
+        plan: what to train.
+        callbacks: called with each report.
         forward: further Ray Train callbacks, for several workers.
+
+    Raises:
+        Problem: as `train_in_process_group` and `train_on_workers`.
     """
     if done := finished_before(plan):
         return done
@@ -104,11 +111,11 @@ def train(plan: Plan, callbacks: RunCallbacks, forward: tuple[Any, ...] = ()) ->
 
 
 def run_in_ray_task(plan: Plan, work: Callable[[], T]) -> T:
-    """Work of a Ray task, whose process may end with it: what it told is written first."""
+    """Do the work of a Ray task, and write all metrics before the task's process may end."""
     try:
         done = work()
     except BaseException:
-        with suppress(Problem):  # the first problem is the one to tell
+        with suppress(Problem):  # the error that came first is the one to raise
             plan.run.flush_best_effort()
         raise
     plan.run.flush()
@@ -116,7 +123,13 @@ def run_in_ray_task(plan: Plan, work: Callable[[], T]) -> T:
 
 
 def finished_before(plan: Plan) -> TrainingResult | None:
-    """What an earlier process trained to the end, so that no worker is started for nothing."""
+    """Return the result of a training that ended before; None if there is something left to train.
+
+    So that no worker is started for nothing.
+
+    Raises:
+        CheckpointProblem: the run was begun with another experiment.
+    """
     store = CheckpointStore(plan.store)
     name = store.latest()
     if name is None:
@@ -125,7 +138,7 @@ def finished_before(plan: Plan) -> TrainingResult | None:
         manifest = store.read_manifest(name)
         store.check_sizes(name, manifest)
     except CheckpointProblem:
-        return None  # the training passes over it, and says so
+        return None  # the training skips it with a note
     if manifest.images_seen < plan.experiment.training.images:
         return None
     now = plan.experiment.model_dump(mode="json")
@@ -134,19 +147,19 @@ def finished_before(plan: Plan) -> TrainingResult | None:
 
 
 def evaluate(plan: Plan, checkpoint: str, callbacks: RunCallbacks) -> RunResult:
-    """Search the guidance of a checkpoint, and record what was found."""
+    """Search the sampling settings of a checkpoint, and log the results to MLflow."""
     with Evaluator(plan.experiment, plan.store, checkpoint, callbacks.on_phase) as evaluator:
         tried = search_guidance(evaluator, plan.space)
         best = evaluator.select_best(tried)
         images_seen = evaluator.manifest.images_seen
-        _record(plan, best, tried, images_seen)
+        _log_results(plan, best, tried, images_seen)
         return RunResult(
             TrainingResult(checkpoint, images_seen, []), best, tried, evaluator.generated
         )
 
 
-def _record(plan: Plan, best: Evaluated, tried: list[Evaluated], images_seen: int) -> None:
-    """The best point's numbers, and the whole curve over guidance."""
+def _log_results(plan: Plan, best: Evaluated, tried: list[Evaluated], images_seen: int) -> None:
+    """Log the best setting's metrics and files, and the values of all settings."""
     rank_by = plan.experiment.evaluation.rank_by
     plan.run.log_metrics({**best.metrics, "omega": best.sampling.omega}, images_seen)
     points = [
@@ -156,21 +169,21 @@ def _record(plan: Plan, best: Evaluated, tried: list[Evaluated], images_seen: in
     plan.run.log_json({"best": best.values, "tried": points}, layout.Artifact.GUIDANCE_CURVE)
     address = plan.store.uri_of(best.folder)
     plan.run.set_tags({layout.Tag.STORE: plan.store.uri, layout.Tag.EVALUATION: address})
-    record(plan.run, plan.store, best, layout.Artifact.EVALUATION)
+    log_evaluation(plan.run, plan.store, best, layout.Artifact.EVALUATION)
 
 
-def record(run: Run, store: Storage, found: Evaluated, name: str) -> None:
-    """An evaluation's files in MLflow, as the folder `name`."""
-    run.log_json(found.provenance, f"{name}/{layout.Artifact.PROVENANCE}")
+def log_evaluation(run: Run, store: Storage, result: Evaluated, name: str) -> None:
+    """Log an evaluation's files to MLflow, as the folder `name`."""
+    run.log_json(result.provenance, f"{name}/{layout.Artifact.PROVENANCE}")
     with Scratch() as scratch:
         folder = Path(scratch)
         for file in (layout.SAMPLE_GRID, layout.PER_CLASS_TABLE, layout.EVALUATION_PAGE):
-            store.get_file(f"{found.folder}/{file}", folder / file)
+            store.get_file(f"{result.folder}/{file}", folder / file)
         run.log_folder(folder, name)
 
 
 def begin(plan: Plan) -> None:
-    """Write down what is about to run: the config, the code, the data's class counts, the pretrained model.
+    """Log what is about to run: config, code, class counts of the data, pretrained model.
 
     Raises:
         UsageProblem, CheckpointProblem: as `resolve_pretrained`.

@@ -14,10 +14,11 @@ from ..storage.store import Storage
 from ..tracking.tracker import open_tracker
 
 SPEED = "images_per_second"
+"""The metric."""
 
 
 def step_key(experiment: Experiment) -> str:
-    """A short hash of what the time of a step depends on."""
+    """Return a short hash of what the time of a training step depends on."""
     pretrained = experiment.pretrained
     facts = {
         "data": experiment.data.model_dump(mode="json", include={"source", "image_size"}),
@@ -36,7 +37,7 @@ def step_key(experiment: Experiment) -> str:
 
 @dataclass(frozen=True)
 class Speed:
-    """Of an earlier run."""
+    """Training speed of an earlier run."""
 
     images_per_second: float
     run: str
@@ -44,17 +45,21 @@ class Speed:
     """Seconds since the epoch."""
 
 
-def measured(experiment: Experiment) -> Speed | None:
-    """The speed of the latest run with this step; None where MLflow knows none.
+def latest_speed(experiment: Experiment) -> Speed | None:
+    """Return the speed of the latest run with the same step; None if MLflow has none.
 
     Raises:
         TrackingProblem: MLflow does not answer.
         UsageProblem: as `tracking_uri`.
     """
     storage, tracking = Storage(experiment.storage), experiment.tracking
-    beside = not (tracking.uri or os.environ.get("MLFLOW_TRACKING_URI"))
-    if beside and storage.is_folder and not (Path(storage.path) / layout.MLFLOW_DATABASE).exists():
-        return None  # asking would make it
+    is_local = not (tracking.uri or os.environ.get("MLFLOW_TRACKING_URI"))
+    if (
+        is_local
+        and storage.is_folder
+        and not (Path(storage.path) / layout.MLFLOW_DATABASE).exists()
+    ):
+        return None  # a query would create it
     tracker = open_tracker(tracking, storage)
-    found = tracker.latest_metric(layout.Tag.STEP, step_key(experiment), SPEED)
-    return None if found is None else Speed(found.value, found.run, found.started)
+    latest = tracker.latest_metric(layout.Tag.STEP, step_key(experiment), SPEED)
+    return None if latest is None else Speed(latest.value, latest.run, latest.started)

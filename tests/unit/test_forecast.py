@@ -61,7 +61,7 @@ def test_a_sweep_is_its_trials_baselines_and_one_pretraining() -> None:
 @pytest.mark.filterwarnings("ignore::sqlalchemy.exc.SADeprecationWarning")  # MLflow's own
 def test_the_speed_is_that_of_the_latest_run_with_the_same_step(tmp_path: Path) -> None:
     mine = tiny(storage__uri=str(tmp_path / "runs"))
-    assert forecasts.measured(mine) is None
+    assert forecasts.latest_speed(mine) is None
     assert not (tmp_path / "runs").exists()  # asking made nothing
 
     tracker = open_tracker(mine.tracking, Storage(mine.storage))
@@ -73,7 +73,7 @@ def test_the_speed_is_that_of_the_latest_run_with_the_same_step(tmp_path: Path) 
         time.sleep(0.01)  # MLflow knows milliseconds
     tracker.run("run/d", "d", {Tag.STEP: step_key(mine)})  # has not made a step yet
 
-    found = forecasts.measured(mine.model_copy(update={"seed": 7}))
+    found = forecasts.latest_speed(mine.model_copy(update={"seed": 7}))
     assert found is not None
     assert (found.run, found.images_per_second) == ("c", 20.0)
 
