@@ -4,19 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 from ...trainers.errors import UsageProblem
-from ...trainers.scratch import Scratch
 from ..evaluation.compare import Comparison, compare, read_evaluation
 from ..evaluation.pages.comparison import render_comparison
 from ..generation.shards import short_hash
 from ..runs.evaluator import prefixed
-from ..storage import layout
-from ..storage.layout import comparison_page
+from ..storage.layout import EVALUATION_REPORT, REPLICATES, comparison_page
 from ..storage.store import Storage
-from .target import evaluate_target, find_target
+from .target import evaluated_target, find_target
 
 
 @dataclass(frozen=True)
@@ -57,14 +54,12 @@ def compare_runs(
     evaluations, uris, confidences = [], [], []
     for name in names:
         target = find_target(root, tracking, name, overrides)
-        evaluated, _ = evaluate_target(target, prefixed(f"{name}: ", on_phase))
-        store = target.run.store
-        with Scratch() as scratch:
-            for file in (layout.EVALUATION_REPORT, layout.REPLICATES):
-                store.get_file(f"{evaluated.folder}/{file}", Path(scratch) / file)
-            evaluations.append(read_evaluation(Path(scratch), store.uri_of(evaluated.folder)))
-            confidences.append(target.experiment.evaluation.confidence)
-        uris.append(store.uri_of(evaluated.folder))
+        with evaluated_target(target, prefixed(f"{name}: ", on_phase)) as (evaluator, evaluated):
+            uri = target.run.store.uri_of(evaluated.folder)
+            local = evaluator.files.fetch(evaluated.folder, (EVALUATION_REPORT, REPLICATES))
+            evaluations.append(read_evaluation(local, uri))
+        confidences.append(target.experiment.evaluation.confidence)
+        uris.append(uri)
     comparison = compare(names, evaluations, confidences[0])
     page = comparison_page(short_hash(uris))
     root.write_text(page, render_comparison(comparison))

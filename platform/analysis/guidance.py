@@ -93,7 +93,7 @@ def measure_guidance(
     with target.evaluator(on_phase) as evaluator:
         tried: list[Evaluated] = []
         for values in points:
-            evaluator.say = prefixed(f"{len(tried) + 1}/{len(points)} · ", on_phase)
+            evaluator.report_to(prefixed(f"{len(tried) + 1}/{len(points)} · ", on_phase))
             tried.append(evaluator.evaluate_at(values))
         if not target.experiment.evaluation.keep_samples:
             evaluator.delete_samples(tried)

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 
 from ...trainers.errors import Problem
 from ..config.experiment import Experiment, TrackingConfig
 from ..config.layers import Layer, resolve
 from ..evaluation.metrics import METRICS
-from ..runs.evaluator import Evaluated, Evaluator
+from ..runs.evaluator import Evaluated, Evaluator, open_evaluator
 from ..runs.find_run import StoredRun, find_run
-from ..runs.run import log_evaluation
 from ..storage.layout import EVALUATION_PAGE, VersionTag
 from ..storage.store import Storage
 from ..tracking import registry
@@ -32,9 +32,9 @@ class Target:
     experiment: Experiment
     """The run's experiment with the overrides."""
 
-    def evaluator(self, on_phase: Callable[[str], None]) -> Evaluator:
-        """Return an evaluator of the run's last checkpoint."""
-        return Evaluator(self.experiment, self.run.store, self.run.checkpoint, on_phase)
+    def evaluator(self, on_phase: Callable[[str], None]) -> AbstractContextManager[Evaluator]:
+        """Return an evaluator of the run's last checkpoint, to be used as a context."""
+        return open_evaluator(self.experiment, self.run.store, self.run.checkpoint, on_phase)
 
     def record(self, root: Storage, write: Callable[[Run], None]) -> str | None:
         """Add something to the run's MLflow run; return why that failed, None where it did not."""
@@ -97,11 +97,13 @@ def find_target(root: Storage, tracking: str | None, name: str, overrides: Seque
     return Target(name, run, experiment)
 
 
-def evaluate_target(target: Target, on_phase: Callable[[str], None]) -> tuple[Evaluated, int]:
-    """Evaluate the run's last checkpoint; also return how many images were generated for it."""
+@contextmanager
+def evaluated_target(
+    target: Target, on_phase: Callable[[str], None]
+) -> Iterator[tuple[Evaluator, Evaluated]]:
+    """Evaluate the run's last checkpoint; inside, the evaluation's files are at hand."""
     with target.evaluator(on_phase) as evaluator:
-        evaluated = evaluator.select_best([evaluator.evaluate_at()])
-        return evaluated, evaluator.generated
+        yield evaluator, evaluator.select_best([evaluator.evaluate_at()])
 
 
 def evaluate_run(
@@ -117,7 +119,11 @@ def evaluate_run(
         UsageProblem: as `find_target`.
     """
     target = find_target(root, tracking, name, overrides)
-    evaluated, generated = evaluate_target(target, on_phase)
-    store = target.run.store
-    note = target.record(root, lambda run: log_evaluation(run, store, evaluated, evaluated.folder))
-    return EvaluationResult(target, evaluated, generated, note)
+    with evaluated_target(target, on_phase) as (evaluator, evaluated):
+
+        def log(run: Run) -> None:
+            folder = evaluated.folder
+            evaluator.files.log_to(run, folder, evaluated.provenance, folder)
+
+        note = target.record(root, log)
+        return EvaluationResult(target, evaluated, evaluator.images_generated, note)

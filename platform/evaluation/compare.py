@@ -11,7 +11,7 @@ from zipfile import BadZipFile
 import numpy as np
 
 from ...trainers.errors import DataProblem
-from ..storage import layout
+from ..storage.layout import REPLICATES
 from .arrays import Floats
 from .bootstrap import Estimate, percentile_interval, recentred_interval
 from .extractors.base import Value
@@ -147,7 +147,7 @@ def read_evaluation(folder: Path, name: str | None = None) -> Evaluation:
         report = Report.load(folder)
         # opened here, because NumPy leaves a damaged archive open
         with (
-            (folder / layout.REPLICATES).open("rb") as stream,
+            (folder / REPLICATES).open("rb") as stream,
             np.load(stream, allow_pickle=False) as file,
         ):
             replicates = {key: file[key].astype(np.float64) for key in file.files}

@@ -5,7 +5,6 @@ Functions of what pickles, so that a worker can open its own.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -16,12 +15,11 @@ from ...trainers.export import Exported, load_exported
 from ...trainers.scratch import Scratch
 from ..config.experiment import Experiment, cache_folder
 from ..evaluation.extractors import build_extractor
-from ..evaluation.extractors.base import Extractor
+from ..evaluation.extractors.base import Extractor, OnPhase
 from ..evaluation.metrics.memorisation import TrainingImages
 from ..storage.pretrained import export_run
 from ..storage.store import Storage
 
-Say = Callable[[str], None]
 MOST_UNEVEN = 1.2
 """Real images of the largest class over those of the smallest, from which the larger are cut."""
 
@@ -74,11 +72,13 @@ def describe_reference(experiment: Experiment) -> str:
 
 
 def load_extractor(
-    experiment: Experiment, splits: Splits, root: Storage, say: Say = lambda _line: None
+    experiment: Experiment, splits: Splits, root: Storage, on_phase: OnPhase = lambda _line: None
 ) -> Extractor:
     """The extractor of `evaluation.features`."""
     config = experiment.evaluation.features
-    return build_extractor(config, splits.reference, cache_folder(), root, choose_device(), say)
+    return build_extractor(
+        config, splits.reference, cache_folder(), root, choose_device(), on_phase
+    )
 
 
 def reload_extractor(experiment: Experiment, root: Storage) -> Extractor:

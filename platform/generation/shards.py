@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,25 +21,20 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
+from ...trainers.data import PackedImages, Splits
 from ...trainers.data.batches import to_uint8
 from ...trainers.errors import CheckpointProblem
+from ...trainers.export import Exported
 from ...trainers.randomness import BLOCK
 from ...trainers.samplers import SamplingConfig
 from ...trainers.scratch import Scratch
+from ..evaluation.arrays import Floats, Ints, Pixels
+from ..evaluation.extractors.base import Extracted, Extractor
+from ..evaluation.metrics.memorisation import TrainingImages
 from ..foundation.background import Lazy
 from ..storage import layout
 from ..storage.store import Storage
 
-if TYPE_CHECKING:
-    from ...trainers.data import Splits
-    from ...trainers.data.packed import PackedImages
-    from ...trainers.export import Exported
-    from ..evaluation.extractors.base import Extracted, Extractor
-    from ..evaluation.metrics.memorisation import TrainingImages
-
-Ints = NDArray[np.int64]
-Floats32 = NDArray[np.float32]
-Pixels = NDArray[np.uint8]
 OnImagesDone = Callable[[int], None]
 """Hears how many images of a shard are done."""
 
@@ -245,13 +240,13 @@ def nearest_name(shard: GeneratedShard, training: TrainingImages) -> str:
 
 
 def read_nearest(
-    root: Storage, shards: Sequence[GeneratedShard], training: TrainingImages, place: Ints
-) -> tuple[Ints, NDArray[np.float64]]:
-    """Nearest training image (N,) and ratio (N,) of all shards' images, each in its place (N,)."""
+    root: Storage, shards: Sequence[GeneratedShard], training: TrainingImages, rows: Ints
+) -> tuple[Ints, Floats]:
+    """Nearest training image (N,) and ratio (N,) of all shards' images, each in its row (N,)."""
     parts = [read(root, nearest_name(shard, training)) for shard in shards]
-    nearest, ratio = np.empty(len(place), np.int64), np.empty(len(place))
-    nearest[place] = np.concatenate([part["nearest"] for part in parts])
-    ratio[place] = np.concatenate([part["ratio"] for part in parts])
+    nearest, ratio = np.empty(len(rows), np.int64), np.empty(len(rows))
+    nearest[rows] = np.concatenate([part["nearest"] for part in parts])
+    ratio[rows] = np.concatenate([part["ratio"] for part in parts])
     return nearest, ratio
 
 
@@ -261,25 +256,23 @@ def features_name(shard: Shard, extractor_hash: str) -> str:
 
 
 def read_features(
-    root: Storage, shards: Sequence[Shard], extractor_hash: str, place: Ints | None = None
+    root: Storage, shards: Sequence[Shard], extractor_hash: str, rows: Ints | None = None
 ) -> Extracted:
     """Features (N, d) and logits (N, K) of all shards; no image is read.
 
     Args:
-        place: (N,) where each of the shards' rows goes; in their order where not given.
+        rows: (N,) where each of the shards' rows goes; in their order where not given.
     """
-    from ..evaluation.extractors.base import Extracted
-
     total, done = sum(map(len, shards)), 0
-    place = np.arange(total) if place is None else place
+    rows = np.arange(total) if rows is None else rows
     found: Extracted | None = None
     for shard in shards:
         part = read(root, features_name(shard, extractor_hash))
         if found is None:
             shapes = ((total, part[key].shape[1]) for key in ("features", "logits"))
             found = Extracted(*(np.empty(shape, np.float32) for shape in shapes))
-        rows = place[done : (done := done + len(shard))]
-        found.features[rows], found.logits[rows] = part["features"], part["logits"]
+        part_rows = rows[done : (done := done + len(shard))]
+        found.features[part_rows], found.logits[part_rows] = part["features"], part["logits"]
     assert found is not None
     return found
 

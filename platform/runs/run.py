@@ -8,12 +8,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, TypeVar
 
 from ...trainers.errors import CheckpointProblem, Problem
 from ...trainers.loop import Progress, check_same_run
-from ...trainers.scratch import Scratch
 from ..compute.interrupts import PreemptionWatcher
 from ..config.experiment import CHANGEABLE_ON_RESUME, Experiment, cache_folder
 from ..config.layers import flatten
@@ -24,7 +22,8 @@ from ..storage.checkpoints import CheckpointStore
 from ..storage.layout import PRETRAINED_RECORD
 from ..storage.store import Storage
 from ..tracking.mlflow_runs import Run
-from .evaluator import Evaluated, Evaluator
+from .evaluation_files import EvaluationFiles
+from .evaluator import Evaluated, open_evaluator
 from .guidance_search import search_guidance
 from .local_training import ReportCallback, TrainingResult, train_in_process_group
 from .ray_training import LogProgress, train_on_workers
@@ -148,17 +147,23 @@ def finished_before(plan: Plan) -> TrainingResult | None:
 
 def evaluate(plan: Plan, checkpoint: str, callbacks: RunCallbacks) -> RunResult:
     """Search the sampling settings of a checkpoint, and log the results to MLflow."""
-    with Evaluator(plan.experiment, plan.store, checkpoint, callbacks.on_phase) as evaluator:
+    with open_evaluator(plan.experiment, plan.store, checkpoint, callbacks.on_phase) as evaluator:
         tried = search_guidance(evaluator, plan.space)
         best = evaluator.select_best(tried)
-        images_seen = evaluator.manifest.images_seen
-        _log_results(plan, best, tried, images_seen)
+        images_seen = evaluator.inputs.manifest.images_seen
+        _log_results(plan, evaluator.files, best, tried, images_seen)
         return RunResult(
-            TrainingResult(checkpoint, images_seen, []), best, tried, evaluator.generated
+            TrainingResult(checkpoint, images_seen, []), best, tried, evaluator.images_generated
         )
 
 
-def _log_results(plan: Plan, best: Evaluated, tried: list[Evaluated], images_seen: int) -> None:
+def _log_results(
+    plan: Plan,
+    files: EvaluationFiles,
+    best: Evaluated,
+    tried: list[Evaluated],
+    images_seen: int,
+) -> None:
     """Log the best setting's metrics and files, and the values of all settings."""
     rank_by = plan.experiment.evaluation.rank_by
     plan.run.log_metrics({**best.metrics, "omega": best.sampling.omega}, images_seen)
@@ -169,17 +174,7 @@ def _log_results(plan: Plan, best: Evaluated, tried: list[Evaluated], images_see
     plan.run.log_json({"best": best.values, "tried": points}, layout.Artifact.GUIDANCE_CURVE)
     address = plan.store.uri_of(best.folder)
     plan.run.set_tags({layout.Tag.STORE: plan.store.uri, layout.Tag.EVALUATION: address})
-    log_evaluation(plan.run, plan.store, best, layout.Artifact.EVALUATION)
-
-
-def log_evaluation(run: Run, store: Storage, result: Evaluated, name: str) -> None:
-    """Log an evaluation's files to MLflow, as the folder `name`."""
-    run.log_json(result.provenance, f"{name}/{layout.Artifact.PROVENANCE}")
-    with Scratch() as scratch:
-        folder = Path(scratch)
-        for file in (layout.SAMPLE_GRID, layout.PER_CLASS_TABLE, layout.EVALUATION_PAGE):
-            store.get_file(f"{result.folder}/{file}", folder / file)
-        run.log_folder(folder, name)
+    files.log_to(plan.run, best.folder, best.provenance, layout.Artifact.EVALUATION)
 
 
 def begin(plan: Plan) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +18,8 @@ from sklearn.datasets import load_digits
 
 from whipray.platform.evaluation.metrics import memorisation
 from whipray.platform.evaluation.metrics.memorisation import (
-    Copies,
     MemorisationConfig,
+    NearestImages,
     TrainingImages,
 )
 from whipray.trainers.errors import DataProblem
@@ -32,6 +33,11 @@ Pixels = NDArray[np.uint8]
 Labels = NDArray[np.int64]
 
 
+@dataclass(frozen=True)
+class Found(NearestImages):
+    flagged: NDArray[np.bool_]
+
+
 def find_copies(
     generated: Pixels,
     generated_labels: Labels,
@@ -39,10 +45,10 @@ def find_copies(
     train_labels: Labels,
     ratio: float,
     mirrored: bool = False,
-) -> Copies:
+) -> Found:
     training = TrainingImages(train, train_labels, "", mirrored)
     nearest, ratios = training.find_nearest(generated, generated_labels)
-    return Copies(generated_labels, nearest, ratios, ratios < ratio, training.pooled)
+    return Found(generated_labels, nearest, ratios, training.pooled, mirrored, ratios < ratio)
 
 
 def noisy(images: Pixels, sd: float) -> Pixels:

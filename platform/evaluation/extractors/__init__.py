@@ -5,11 +5,10 @@ PyTorch and the libraries of the published networks are imported by the extracto
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .base import Extractor
+from .base import Extractor, OnPhase
 from .config import AnyExtractor, ClassifierConfig, InceptionConfig
 
 if TYPE_CHECKING:
@@ -25,7 +24,7 @@ def build_extractor(
     cache: Path,
     shared: Storage | None,
     device: torch.device,
-    say: Callable[[str], None] = lambda _line: None,
+    on_phase: OnPhase = lambda _line: None,
 ) -> Extractor:
     """The extractor of a config, ready to use.
 
@@ -35,7 +34,7 @@ def build_extractor(
         shared: a place that all machines of a project see, the top of their store. The classifier
             in it is everybody's; None: each machine has its own.
         device: where the network runs.
-        say: told what takes time, a line at a time.
+        on_phase: takes a line about what is being done.
 
     Raises:
         DataProblem: a reference that no classifier can be trained on.
@@ -46,11 +45,11 @@ def build_extractor(
     if isinstance(config, ClassifierConfig):
         from .classifier import Classifier
 
-        return Classifier.fit_or_load(reference, cache, shared, config, device, say)
+        return Classifier.fit_or_load(reference, cache, shared, config, device, on_phase)
     if isinstance(config, InceptionConfig):
         from .inception import Inception
 
-        return Inception.open(config, cache, device, say)
+        return Inception.open(config, cache, device, on_phase)
     from .torchvision_models import TorchvisionModel
 
-    return TorchvisionModel.open(config, device, say)
+    return TorchvisionModel.open(config, device, on_phase)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -12,6 +12,8 @@ from ....trainers.errors import DataProblem
 from ..arrays import Floats32, Pixels
 
 Value = str | int | float | bool | None
+OnPhase = Callable[[str], None]
+"""Takes a line about what is being done, to be shown."""
 
 
 @dataclass(frozen=True)

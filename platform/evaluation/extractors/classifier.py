@@ -13,7 +13,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -28,7 +28,7 @@ from ....trainers.classification.small_resnet import FEATURES, SmallResNet, trai
 from ....trainers.data.packed import PackedImages
 from ....trainers.errors import CheckpointProblem, DataProblem
 from ...storage import layout
-from .base import ExtractorInfo
+from .base import ExtractorInfo, OnPhase
 from .config import ClassifierConfig
 from .network import NetworkExtractor
 
@@ -42,8 +42,6 @@ VERSION = 2
 CPU = torch.device("cpu")
 SETTLE_S = 0.5
 """The least wait for others' uploads: see `_elect_shared_network`."""
-
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -96,7 +94,7 @@ class Classifier(NetworkExtractor):
         reference: PackedImages,
         config: ClassifierConfig,
         device: torch.device = CPU,
-        say: Say = lambda _line: None,
+        on_phase: OnPhase = lambda _line: None,
     ) -> Classifier:
         """Train on four fifths of every class and measure on the rest.
 
@@ -107,7 +105,7 @@ class Classifier(NetworkExtractor):
             DataProblem: a class with fewer than two reference images, or images under 8 x 8.
         """
         _check_reference(reference)
-        network, trained, held_out = train_small_resnet(reference, config, device, say)
+        network, trained, held_out = train_small_resnet(reference, config, device, on_phase)
         origin = Origin(
             name=NAME,
             hash=_hash(network.state_dict()),
@@ -132,7 +130,7 @@ class Classifier(NetworkExtractor):
         shared: Storage | None = None,
         config: ClassifierConfig | None = None,
         device: torch.device = CPU,
-        say: Say = lambda _line: None,
+        on_phase: OnPhase = lambda _line: None,
     ) -> Classifier:
         """The network for this reference and config: the store's, the cache's, or trained now.
 
@@ -154,7 +152,7 @@ class Classifier(NetworkExtractor):
 
         def own() -> Classifier:
             if not folder.exists():
-                cls.fit(reference, config, device, say).save(folder)
+                cls.fit(reference, config, device, on_phase).save(folder)
             return cls.load(folder, device)
 
         if shared is None:

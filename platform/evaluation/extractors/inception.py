@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import io
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from ....trainers.errors import CheckpointProblem, UsageProblem
-from .base import ExtractorInfo
+from .base import ExtractorInfo, OnPhase
 from .config import InceptionConfig
 from .network import NetworkExtractor, as_rgb
 from .weights import Weights, fetch, fitting, read_weights
@@ -42,7 +41,7 @@ class Inception(NetworkExtractor):
         config: InceptionConfig,
         cache: Path,
         device: torch.device,
-        say: Callable[[str], None] = lambda _line: None,
+        on_phase: OnPhase = lambda _line: None,
     ) -> Inception:
         """The network, its weights found or fetched.
 
@@ -53,7 +52,7 @@ class Inception(NetworkExtractor):
             CheckpointProblem: no weights, or not those of the config's hash or of this network.
             UsageProblem: torch-fidelity is not installed.
         """
-        path = _locate(config, cache, say)
+        path = _locate(config, cache, on_phase)
         weights = read_weights(
             path,
             config.weights_sha256,
@@ -66,7 +65,7 @@ class Inception(NetworkExtractor):
         return features, logits
 
 
-def _locate(config: InceptionConfig, cache: Path, say: Callable[[str], None]) -> Path:
+def _locate(config: InceptionConfig, cache: Path, on_phase: OnPhase) -> Path:
     """The weights' file: the config's, the environment's, the cache's, or fetched now."""
     if given := config.weights or os.environ.get(VARIABLE):
         path = Path(given).expanduser()
@@ -83,7 +82,7 @@ def _locate(config: InceptionConfig, cache: Path, say: Callable[[str], None]) ->
             path,
             PUBLISHED,
             f"put {FILE} (SHA-256 {PUBLISHED}...) into {cache}, or set {VARIABLE} to where it is",
-            say,
+            on_phase,
         )
     return path
 

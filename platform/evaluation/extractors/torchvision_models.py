@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ....trainers.errors import UsageProblem, did_you_mean
-from .base import ExtractorInfo
+from .base import ExtractorInfo, OnPhase
 from .config import TorchvisionConfig
 from .network import NetworkExtractor, as_rgb
 from .weights import fetch, fitting, read_weights
@@ -45,7 +45,7 @@ class TorchvisionModel(NetworkExtractor):
         cls,
         config: TorchvisionConfig,
         device: torch.device,
-        say: Callable[[str], None] = lambda _line: None,
+        on_phase: OnPhase = lambda _line: None,
     ) -> TorchvisionModel:
         """The model, its weights found or fetched.
 
@@ -58,7 +58,9 @@ class TorchvisionModel(NetworkExtractor):
             network: nn.Module = _models().get_model(name, weights=None, **OPTIONS.get(name, {}))
         layer, head = _last_linear(network, name)
         published = _models().get_model_weights(name).DEFAULT
-        path = config.weights.expanduser() if config.weights else _published(published.url, say)
+        path = (
+            config.weights.expanduser() if config.weights else _published(published.url, on_phase)
+        )
         weights = read_weights(path, "" if config.weights else _hash_in(path.name))
         tensors = weights.tensors
         for key in list(tensors):
@@ -99,14 +101,14 @@ def _known(name: str) -> str:
     return name
 
 
-def _published(url: str, say: Callable[[str], None]) -> Path:
+def _published(url: str, on_phase: OnPhase) -> Path:
     """The published file, in torchvision's own cache."""
     path = Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]
     if not path.is_file():
         fix = (
             f"put {path.name} into {path.parent}, or set evaluation.features.weights to where it is"
         )
-        fetch(url, path, _hash_in(path.name), fix, say)
+        fetch(url, path, _hash_in(path.name), fix, on_phase)
     return path
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import http.client
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ....trainers.errors import CheckpointProblem
 from ...storage.local_files import whole_file
+from .base import OnPhase
 
 TIMEOUT_S = 30.0
 BLOCK = 1 << 20
@@ -76,7 +77,7 @@ def fitting(path: Path, network: str) -> Iterator[None]:
         ) from error
 
 
-def fetch(url: str, target: Path, sha256: str, fix: str, say: Callable[[str], None]) -> None:
+def fetch(url: str, target: Path, sha256: str, fix: str, on_phase: OnPhase) -> None:
     """Download a file, which appears at `target` whole and with the right hash, or not at all.
 
     Args:
@@ -86,7 +87,7 @@ def fetch(url: str, target: Path, sha256: str, fix: str, say: Callable[[str], No
     Raises:
         CheckpointProblem: no answer, no https all the way, or another file than expected.
     """
-    say(f"fetching {url}")
+    on_phase(f"fetching {url}")
     digest = hashlib.sha256()
     try:
         with _open(url) as source, whole_file(target) as copy:

@@ -11,7 +11,7 @@ the pairs.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,8 +19,9 @@ from pydantic import Field
 
 from ....trainers.config import Config
 from ....trainers.errors import DataProblem
-from ..arrays import Bools, Floats, Ints, Pixels
+from ..arrays import Floats, Ints, Pixels
 from ..bootstrap import Sample
+from ..extractors.base import Value
 from .base import SHARE, Metric, MetricOutput, Note
 
 MIN_IMAGES = 3
@@ -41,24 +42,36 @@ class MemorisationConfig(Config):
 
 
 @dataclass(frozen=True)
-class Copies:
-    """What was found for each of n generated images."""
+class NearestImages:
+    """The nearest training image of each of n generated images."""
 
     labels: Ints
     """(n,) the class that was asked for."""
     nearest: Ints
-    """(n,) the nearest training image of that class; -1 where it has none."""
+    """(n,) index of the nearest training image of that class; -1 where it has none."""
     ratio: Floats
     """(n,) distance to it over the class's usual distance: 0 for an exact copy, about 1 for a fresh
     image, infinite where there is no training image."""
-    flagged: Bools
-    """(n,) whether the ratio is below the threshold."""
     pooled: tuple[int, ...]
     """Classes with too few training images for a usual distance of their own: theirs is the median
     of the other classes'."""
+    mirrored: bool
+    """Whether mirror images were looked for too."""
+
+    def provenance(self, class_names: Sequence[str]) -> dict[str, Value]:
+        """Return how they were looked for."""
+        return {
+            "copies_mirrored": self.mirrored,
+            "copies_pooled": ", ".join(class_names[c] for c in self.pooled) or None,
+        }
 
     def top(self, count: int = 24, per_class: int = 4) -> Ints:
-        """The images nearest to a training image, the nearest first; some of every class at most."""
+        """Return the rows of the images nearest to a training image, the nearest first.
+
+        Args:
+            count: at most this many.
+            per_class: and at most this many of each class.
+        """
         seen: Counter[int] = Counter()
         rows: list[int] = []
         for row in self.ratio.argsort(kind="stable").tolist():

@@ -1,0 +1,112 @@
+"""The files of a run's evaluations: written to a local folder, and published from there."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ...trainers.scratch import Scratch
+from ..evaluation.extractors.base import OnPhase, Value
+from ..evaluation.pages.content import CurvePoint, Pictures
+from ..evaluation.pages.report import render_report
+from ..evaluation.report import Report
+from ..generation.pictures import load_pictures, save_pictures
+from ..storage.layout import (
+    EVALUATION_PAGE,
+    EVALUATION_REPORT,
+    EVALUATION_RESULT,
+    PER_CLASS_TABLE,
+    REPLICATES,
+    SAMPLE_GRID,
+    SAMPLE_TILES,
+    Artifact,
+)
+from ..storage.store import Storage
+from ..tracking.mlflow_runs import Run
+
+FILES = (
+    EVALUATION_PAGE,
+    EVALUATION_REPORT,
+    PER_CLASS_TABLE,
+    REPLICATES,
+    SAMPLE_GRID,
+    SAMPLE_TILES,
+)
+"""Of an evaluation, besides its result."""
+IN_MLFLOW = (EVALUATION_PAGE, PER_CLASS_TABLE, SAMPLE_GRID)
+
+
+class EvaluationFiles:
+    """Reads and writes evaluations in a run's folder; what was written or read stays at hand.
+
+    Args:
+        store: the run's folder.
+        local: an empty local folder, which lives as long as this object.
+        on_phase: takes a line about a result that is damaged.
+    """
+
+    def __init__(self, store: Storage, local: Path, on_phase: OnPhase) -> None:
+        self.store, self.local, self.on_phase = store, local, on_phase
+
+    def read_result(self, folder: str) -> dict[str, Any] | None:
+        """Return an evaluation's metrics and provenance; None unless all of its files are there."""
+        existing = {name.rpartition("/")[2] for name in self.store.list(folder)}
+        if not {EVALUATION_RESULT, *FILES} <= existing:
+            return None
+        try:
+            result: Any = json.loads(self.store.read_text(f"{folder}/{EVALUATION_RESULT}"))
+        except json.JSONDecodeError:
+            result = None
+        if isinstance(result, dict) and {"metrics", "provenance"} <= result.keys():
+            return result
+        self.on_phase(f"{folder}/{EVALUATION_RESULT} is damaged: evaluating again")
+        return None
+
+    def write(self, folder: str, report: Report, pictures: Pictures) -> dict[str, Any]:
+        """Write all files of an evaluation; return its metrics and provenance."""
+        local = self._local(folder)
+        report.save(local)
+        save_pictures(pictures, local)
+        page = render_report(report, pictures)
+        (local / EVALUATION_PAGE).write_text(page, encoding="utf-8")
+        result = {"metrics": report.metrics(), "provenance": dict(report.provenance)}
+        (local / EVALUATION_RESULT).write_text(json.dumps(result, indent=1))
+        # The result last: an evaluation exists when its result does.
+        for name in (*FILES, EVALUATION_RESULT):
+            self.store.put_file(local / name, f"{folder}/{name}")
+        return result
+
+    def add_curve(self, folder: str, points: Sequence[CurvePoint]) -> None:
+        """Render an evaluation's page again, with the guidance search that it was chosen in."""
+        local = self.fetch(folder, (EVALUATION_REPORT, SAMPLE_GRID, SAMPLE_TILES))
+        report = Report.load(local)
+        page = render_report(report, load_pictures(local, report), points)
+        (local / EVALUATION_PAGE).write_text(page, encoding="utf-8")
+        self.store.put_file(local / EVALUATION_PAGE, f"{folder}/{EVALUATION_PAGE}")
+
+    def fetch(self, folder: str, names: Iterable[str]) -> Path:
+        """Return a local folder in which these files of an evaluation are."""
+        local = self._local(folder)
+        for name in names:
+            if not (local / name).exists():
+                self.store.get_file(f"{folder}/{name}", local / name)
+        return local
+
+    def log_to(
+        self, run: Run, folder: str, provenance: Mapping[str, Value], artifact_folder: str
+    ) -> None:
+        """Log an evaluation to MLflow: its page, the samples, the table of classes, the provenance."""
+        run.log_json(provenance, f"{artifact_folder}/{Artifact.PROVENANCE}")
+        local = self.fetch(folder, IN_MLFLOW)
+        with Scratch() as scratch:  # MLflow takes a whole folder
+            for name in IN_MLFLOW:
+                shutil.copyfile(local / name, Path(scratch) / name)
+            run.log_folder(Path(scratch), artifact_folder)
+
+    def _local(self, folder: str) -> Path:
+        local = self.local / folder
+        local.mkdir(parents=True, exist_ok=True)
+        return local

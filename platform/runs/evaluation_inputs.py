@@ -1,0 +1,133 @@
+"""What an evaluation depends on, and the folders that are named by it.
+
+Results are kept by everything that they depend on (checkpoint, sampling, seed, real images,
+extractor, metrics), so that nothing is generated or computed twice.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ...trainers.checkpoint import Manifest
+from ...trainers.data import Splits
+from ...trainers.errors import DataProblem
+from ...trainers.samplers import SamplingConfig
+from ..config.experiment import Experiment
+from ..evaluation.evaluate import Classes, check_groups
+from ..evaluation.extractors.base import Extractor, OnPhase, Value
+from ..generation.loading import describe_reference, load_extractor, load_splits
+from ..generation.shards import GeneratedShard, generated_shards, samples_folder, short_hash
+from ..storage.checkpoints import CheckpointStore
+from ..storage.layout import evaluation_folder
+from ..storage.pretrained import root_of
+from ..storage.store import Storage
+
+FORMAT = 3
+"""Of an evaluation's files; raise it when their content or the meaning of a value changes."""
+NO_EFFECT_ON_RESULT = {"batch_size", "keep_samples", "rank_by", "shard_images", "workers"}
+"""Settings of an evaluation whose change leaves its results the same."""
+
+
+@dataclass(frozen=True)
+class EvaluationInputs:
+    """One checkpoint, the real images and the extractor; made by `load_inputs`."""
+
+    experiment: Experiment
+    """Says which metrics are computed."""
+    store: Storage
+    """The run's folder."""
+    manifest: Manifest
+    """Of the checkpoint."""
+    splits: Splits
+    extractor: Extractor
+
+    @property
+    def root(self) -> Storage:
+        """The store's top."""
+        return root_of(self.store)
+
+    @property
+    def classes(self) -> Classes:
+        """The classes that the model was trained on."""
+        return Classes(tuple(self.manifest.class_names), self.manifest.class_counts)
+
+    def shards(self, sampling: SamplingConfig) -> list[GeneratedShard]:
+        """Return the shards of the images that one sampling setting is evaluated by."""
+        config = self.experiment.evaluation
+        return generated_shards(
+            self.samples_folder(sampling),
+            sampling,
+            self.experiment.seed,
+            [config.images_per_class] * len(self.manifest.class_names),
+            config.shard_images,
+        )
+
+    def samples_folder(self, sampling: SamplingConfig) -> str:
+        """Return the folder of a setting's images and features, from the store's top."""
+        checkpoint = self.manifest.content_hash()
+        return samples_folder(self.store, checkpoint, sampling, self.experiment.seed)
+
+    def evaluation_folder(self, sampling: SamplingConfig) -> str:
+        """Return the folder of a setting's result, in the run's."""
+        content = [
+            FORMAT,
+            self.samples_folder(sampling).rpartition("/")[2],
+            self.experiment.evaluation.model_dump(
+                mode="json", exclude=NO_EFFECT_ON_RESULT | {"reference", "features"}
+            ),
+            self.splits.train.fingerprint(),
+            self.splits.reference.fingerprint(),
+            self.extractor.info.hash,
+        ]
+        return evaluation_folder(short_hash(content))
+
+    def provenance(self, sampling: SamplingConfig) -> dict[str, Value]:
+        """Return how the images of a setting are made, and what the real ones are."""
+        reference = self.splits.reference
+        counts = reference.class_counts
+        return {
+            "model": self.experiment.name,
+            "checkpoint": self.manifest.content_hash(),
+            "images_seen": self.manifest.images_seen,
+            "sampler": sampling.sampler,
+            "steps": sampling.steps,
+            "eta": sampling.eta,
+            "variance": sampling.variance if sampling.sampler == "ddpm" else None,
+            "omega": sampling.omega,
+            "clip_x0": sampling.clip_x0,
+            "weights": sampling.weights,
+            "seed": self.experiment.seed,
+            "train": self.splits.train.fingerprint(),
+            "reference": reference.fingerprint(),
+            "reference_per_class": f"{counts.min()} to {counts.max()}",
+            "reference_source": describe_reference(self.experiment),
+        }
+
+
+def load_inputs(
+    experiment: Experiment, store: Storage, checkpoint: str, on_phase: OnPhase
+) -> EvaluationInputs:
+    """Load the real images and the extractor for a checkpoint; the extractor may be trained now.
+
+    Raises:
+        DataProblem: the real images have other classes or shapes than the model.
+        UsageProblem: `evaluation.groups` or `evaluation.rank_by` does not fit the classes.
+    """
+    manifest = CheckpointStore(store).read_manifest(checkpoint)
+    splits = load_splits(experiment)
+    _check_data(manifest, splits)
+    check_groups(experiment.evaluation, manifest.class_counts)
+    on_phase("preparing the feature extractor")
+    extractor = load_extractor(experiment, splits, root_of(store), on_phase)
+    return EvaluationInputs(experiment, store, manifest, splits, extractor)
+
+
+def _check_data(manifest: Manifest, splits: Splits) -> None:
+    known, now = manifest, splits.reference
+    if (tuple(known.class_names), known.image_shape) != (now.class_names, now.image_shape):
+        raise DataProblem(
+            f"the model was trained on {len(known.class_names)} classes of {known.image_shape} "
+            f"images, the data have {now.num_classes} classes of {now.image_shape} images, or other "
+            "class names",
+            "restore the data that it was trained on, or train again",
+        )
