@@ -41,9 +41,12 @@ class EarlyStop(Protocol):
     """Asynchronous successive halving (ASHA): rungs at min_images * reduction_factor ** k."""
 
     @property
-    def min_images(self) -> int: ...
+    def min_images(self) -> int:
+        """Images seen at the first rung."""
+
     @property
-    def reduction_factor(self) -> int: ...
+    def reduction_factor(self) -> int:
+        """One of so many trainings goes on after a rung."""
 
 
 class Study:

@@ -1,14 +1,16 @@
-"""A study in a bucket: it outlives the machine that drives the sweep, and needs nothing else.
+"""A study in a bucket: it outlives the machine that drives the sweep, and needs no server.
+
+Optuna 5.0 has no storage for S3.
 
     study/00003.jsonl           the token of the third driver, then all entries until it took over
     study/TOKEN/00000001.jsonl  its own entries, an object for each append
-    study/TOKEN/driver.json     who it is; written again while it lives, gone when it has ended
+    study/TOKEN/driver.json     who it is; rewritten while it lives, deleted when it ends
 
-A driver is the one writer of its folder, so nothing there is contended and no order is disputed:
-it takes over by writing the next numbered file, which makes its folder count and every earlier one
-past. One that was thought dead and is not writes where nobody reads, and is told so.
+A driver is the only writer of its folder, so writes never conflict. It takes over by writing the next
+numbered file: from then on its folder is read and no earlier one. A driver that was taken for dead and
+is not writes where nobody reads, and its next append raises.
 
-Objects are asked for by number, never listed: a listing may be behind what was written.
+Objects are requested by number, never listed: a listing may lag behind the writes.
 """
 
 from __future__ import annotations
@@ -37,12 +39,14 @@ from ..storage.objects import CONNECTIONS, Bucket
 from ..storage.store import Storage
 
 RENEW_S = 10.0
-"""How often a driver says that it lives."""
+"""How often a driver rewrites its `driver.json`."""
 STALE_S = 40.0
-"""A driver that has said nothing for so long is taken for dead."""
-LOOK_AGAIN_S = 1.0
-SETTLE_S = 1.0
-"""Of two that take over in one moment on a server that lets both, the other has written by then."""
+"""Age of a `driver.json` from which its driver is taken for dead: four renewals that are missing."""
+POLL_S = 1.0
+"""How often a driver that waits looks for the `driver.json` of the one before it."""
+TAKEOVER_WAIT_S = 1.0
+"""Between the claim to a study and the check of it. Some servers ignore `If-None-Match`: of two drivers that
+take over at the same moment, the last one to write wins, and has written by then."""
 TOKEN_LENGTH = len(uuid4().hex)
 
 log = logging.getLogger(__name__)
@@ -68,7 +72,7 @@ class BucketStorage(JournalStorage):
 
 
 class BucketJournal(BaseJournalBackend):
-    """Optuna's journal as objects; opening it takes it over.
+    """Optuna's journal as objects; opening it takes the study over.
 
     An append waits `retry_timeout_s` for a store that does not answer.
     """
@@ -80,7 +84,7 @@ class BucketJournal(BaseJournalBackend):
         self._since = datetime.now(UTC).isoformat(" ", "minutes").replace("+00:00", " UTC")
         self._over = Event()
         self._loss: UsageProblem | None = None
-        before = self._while_there(self._driver)
+        before = self._read_consecutive(self._driver)
         self._number = len(before) + 1
         self._lines: list[str] = []
         if before:
@@ -91,14 +95,14 @@ class BucketJournal(BaseJournalBackend):
         self._renewal.start()
 
     def read_logs(self, log_number_from: int) -> Iterable[dict[str, Any]]:
-        """See `BaseJournalBackend`: the one writer has all there is."""
+        """See `BaseJournalBackend`. The only writer has all entries in memory."""
         return [json.loads(line) for line in self._lines[log_number_from:]]
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
         """See `BaseJournalBackend`.
 
-        An append that failed may be there all the same. The next one takes its number, and so its
-        place.
+        An append that failed may be in the store all the same. The next one has its number, and so
+        replaces it.
         """
         lines = [json.dumps(log, separators=(",", ":")) for log in logs]
         retry_during_outage(
@@ -111,7 +115,7 @@ class BucketJournal(BaseJournalBackend):
         """Let another process drive the sweep."""
         self._over.set()
         self._renewal.join()
-        with suppress(StorageProblem):  # then it is soon taken for dead
+        with suppress(StorageProblem):  # then the driver is taken for dead after a while
             self._bucket.delete(layout.study_driver(self._token))
         self._bucket.close()
 
@@ -123,11 +127,11 @@ class BucketJournal(BaseJournalBackend):
     # --- taking over -------------------------------------------------------------------------
 
     def _driver(self, number: int) -> str | None:
-        """Token of the driver who took over as the `number`th."""
+        """Return the token of the driver that took over as the `number`th."""
         return self._bucket.get(layout.study_takeover(number), first=TOKEN_LENGTH)
 
     def _wait_until_free(self, token: str) -> None:
-        """Return when that driver has ended or is dead; raise as soon as it says that it lives."""
+        """Return when that driver has ended or is taken for dead; raise as soon as it shows life."""
         earlier = None
         while (written := self._bucket.written(layout.study_driver(token))) is not None:
             when, seconds_ago = written
@@ -138,61 +142,61 @@ class BucketJournal(BaseJournalBackend):
             elif when != earlier:
                 raise self._driven_by(token)
             earlier = when
-            time.sleep(LOOK_AGAIN_S)
+            time.sleep(POLL_S)
 
     def _read(self, token: str) -> list[str]:
-        """All entries, as the next driver finds them."""
-        until_then = self._bucket.get(layout.study_takeover(self._number - 1))
-        assert until_then is not None
-        since = self._while_there(
+        """Return all entries, as the driver after that one finds them."""
+        before = self._bucket.get(layout.study_takeover(self._number - 1))
+        assert before is not None
+        since = self._read_consecutive(
             lambda number: self._bucket.get(layout.study_entry(token, number))
         )
-        return [*until_then.splitlines()[1:], *"\n".join(since).splitlines()]
+        return [*before.splitlines()[1:], *"\n".join(since).splitlines()]
 
     def _take_over(self) -> None:
-        """All that was read and the claim to go on are one object: a kill leaves both or none."""
-        self._say_alive()
+        """Write the entries of before and the claim as one object: a kill leaves both or none."""
+        self._write_sign_of_life()
         self._bucket.put_once(
             layout.study_takeover(self._number), "\n".join([self._token, *self._lines])
         )
-        time.sleep(SETTLE_S)
+        time.sleep(TAKEOVER_WAIT_S)
         winner = self._driver(self._number)
         if winner != self._token:
             self._bucket.delete(layout.study_driver(self._token))
             raise self._driven_by(winner)
 
-    def _say_alive(self) -> None:
+    def _write_sign_of_life(self) -> None:
         who = {"host": socket.gethostname(), "pid": os.getpid(), "since": self._since}
         self._bucket.put(layout.study_driver(self._token), json.dumps(who))
 
     def _renew(self) -> None:
         while not self._over.wait(RENEW_S):
-            with suppress(StorageProblem):  # the next time may do, and an append says what is wrong
+            with suppress(StorageProblem):  # the next one may succeed; appends raise the problem
                 for number in (self._number + 1, self._number):
                     if (driver := self._driver(number)) not in (None, self._token):
                         self._loss = self._driven_by(driver)
                         return
-                self._say_alive()
+                self._write_sign_of_life()
 
     def _driven_by(self, token: str | None) -> UsageProblem:
         who = self._who(token)
-        return UsageProblem(f"{who} is driving this sweep", "follow that one, or stop it first")
+        return UsageProblem(f"{who} is driving this sweep", "watch that process, or stop it first")
 
     def _who(self, token: str | None) -> str:
-        sign = token and self._bucket.get(layout.study_driver(token))
-        if not sign:
+        text = token and self._bucket.get(layout.study_driver(token))
+        if not text:
             return "another process"
-        said = json.loads(sign)
-        return f"process {said['pid']} on {said['host']}, since {said['since']},"
+        driver = json.loads(text)
+        return f"process {driver['pid']} on {driver['host']}, since {driver['since']},"
 
-    def _while_there(self, get: Callable[[int], str | None]) -> list[str]:
-        """What 1, 2, 3, ... give until one gives nothing; asked for many at a time."""
-        found: list[str] = []
+    def _read_consecutive(self, get: Callable[[int], str | None]) -> list[str]:
+        """Return `get(1)`, `get(2)`, ... up to the first None; many are requested at once."""
+        texts: list[str] = []
         with ThreadPoolExecutor(CONNECTIONS) as pool:
             while True:
-                first = len(found) + 1
+                first = len(texts) + 1
                 several = list(pool.map(get, range(first, first + CONNECTIONS)))
                 complete = several.index(None) if None in several else CONNECTIONS
-                found += [text for text in several[:complete] if text is not None]
+                texts += [text for text in several[:complete] if text is not None]
                 if complete < CONNECTIONS:
-                    return found
+                    return texts

@@ -1,4 +1,4 @@
-"""Where a study lives: a journal file on one machine, a bucket or a database for several."""
+"""Storages of a study: a journal file on one machine, a bucket or a database for several."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from ..storage.store import Storage
 from .study_in_bucket import BucketStorage
 
 StudyLocation = str | Path | Storage
-"""URL of a database, path of a journal file, or a sweep's place in a bucket."""
+"""URL of a database, path of a journal file, or a sweep's folder in a bucket."""
 
 SQLITE_WAIT_S = 60
-"""How long a writer waits for another; sqlite's own 5 s lost trials with 16 writers."""
+"""How long a writer waits for another; with SQLite's default, 5 s, 16 writers lost trials."""
 
 
 def open_storage(location: StudyLocation) -> BaseStorage:
-    """Open a study's storage; in a bucket that takes it over, as one process can have it there.
+    """Open a study's storage. In a bucket one process has it at a time, and takes it over by this.
 
     Raises:
         UsageProblem: another process has the study in the bucket.
@@ -48,7 +48,7 @@ def open_storage(location: StudyLocation) -> BaseStorage:
 
 
 def close_storage(storage: BaseStorage) -> None:
-    """Close the connections that a storage holds, and let go of a bucket."""
+    """Close the connections of a storage, and release a study in a bucket."""
     if isinstance(storage, BucketStorage):
         storage.close()
     if isinstance(storage, RDBStorage):
@@ -57,14 +57,14 @@ def close_storage(storage: BaseStorage) -> None:
 
 
 def journal_path(location: StudyLocation) -> Path | None:
-    """The journal file, or None where the storage is none."""
+    """Return the journal file, or None for another kind of storage."""
     if isinstance(location, Storage) or (isinstance(location, str) and "://" in location):
         return None
     return Path(location)
 
 
 class DriverLock:
-    """Held by the one process that drives a sweep; the kernel lets go of it when that ends."""
+    """Lock of the one process that drives a sweep; the kernel releases it when that process ends."""
 
     def __init__(self, path: Path) -> None:
         self._file = os.open(path, os.O_CREAT | os.O_RDWR, 0o644)
@@ -74,7 +74,7 @@ class DriverLock:
             os.close(self._file)
             raise UsageProblem(
                 f"another process is driving this sweep (it holds {path})",
-                "follow that one, or stop it first",
+                "watch that process, or stop it first",
             ) from error
 
     def release(self) -> None:
@@ -97,7 +97,11 @@ def _journal(location: str | Path) -> JournalStorage:
 
 
 class _KernelLock(BaseJournalFileLock):
-    """Excludes other writers. Optuna's own locks outlive a killed holder by 30 s; this does not."""
+    """Excludes other writers.
+
+    The locks of Optuna 5.0 stay for 30 s when their holder is killed; the kernel releases this one at
+    once. Their base class has no public name.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -114,7 +118,10 @@ class _KernelLock(BaseJournalFileLock):
 
 
 def _cut_unfinished_line(path: Path, lock: _KernelLock) -> None:
-    """A writer that died inside a line would make the next writer's line unreadable."""
+    """Remove what a writer wrote of a line before it died.
+
+    `JournalFileBackend` of Optuna 5.0 would append the next line to it, and could read neither.
+    """
     if not path.exists():
         return
     lock.acquire()

@@ -24,7 +24,7 @@ PROGRESS = Progress(320, 640, {"loss/total": 1.0})
 
 
 class Slow(CheckpointStore):
-    """Takes a shard once it is let."""
+    """A store that takes a shard once `go` is set."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(at(folder))
@@ -45,8 +45,8 @@ def store(tmp_path: Path) -> Slow:
     return Slow(tmp_path / "run")
 
 
-def given(hooks: StoreHooks, images_seen: int) -> Path:
-    """A checkpoint handed over; its folder."""
+def hand_over(hooks: StoreHooks, images_seen: int) -> Path:
+    """Hand a checkpoint to the hooks; return its folder."""
     scratch = TemporaryDirectory()
     made = make_checkpoint(Path(scratch.name) / "made", images_seen)
     for file in made.iterdir():
@@ -59,12 +59,12 @@ def given(hooks: StoreHooks, images_seen: int) -> Path:
 
 
 def test_a_training_goes_on_while_its_checkpoint_is_uploaded(store: Slow) -> None:
-    told = []
-    hooks = StoreHooks(store, lambda progress: bool(told.append(progress)))
-    folder = given(hooks, 320)
+    reports = []
+    hooks = StoreHooks(store, lambda progress: bool(reports.append(progress)))
+    folder = hand_over(hooks, 320)
     hooks.report(PROGRESS)
     hooks.report(PROGRESS)
-    assert len(told) == 2
+    assert len(reports) == 2
     assert store.latest() is None
 
     store.go.set()
@@ -74,13 +74,13 @@ def test_a_training_goes_on_while_its_checkpoint_is_uploaded(store: Slow) -> Non
     assert store.latest() == "images-000000000320"
     store.fetch(store.latest(), folder)  # whole
 
-    given(hooks, 640)
-    given(hooks, 960)
+    hand_over(hooks, 640)
+    hand_over(hooks, 960)
     hooks.wait_for_uploads()
     assert store.names() == ["images-000000000640", "images-000000000960"]
 
 
-def test_a_checkpoint_counts_once_what_was_told_before_it_is_kept(store: Slow) -> None:
+def test_a_checkpoint_counts_once_the_reports_before_it_are_written(store: Slow) -> None:
     known = threading.Event()
 
     def settle() -> None:
@@ -88,7 +88,7 @@ def test_a_checkpoint_counts_once_what_was_told_before_it_is_kept(store: Slow) -
 
     hooks = StoreHooks(store, lambda _progress: False, flush_metrics=settle)
     store.go.set()
-    given(hooks, 320)
+    hand_over(hooks, 320)
     for _ in range(3):
         hooks.report(PROGRESS)
         time.sleep(0.1)  # far longer than it takes to write a manifest
@@ -98,10 +98,10 @@ def test_a_checkpoint_counts_once_what_was_told_before_it_is_kept(store: Slow) -
     assert store.latest() == "images-000000000320"
 
 
-def test_what_is_wrong_with_the_store_is_told_once(store: Slow) -> None:
+def test_a_problem_of_the_store_is_raised_once(store: Slow) -> None:
     hooks = StoreHooks(store, lambda _progress: False)
     store.problem = Problem("the disk is full", "make room")
-    given(hooks, 320)
+    hand_over(hooks, 320)
     store.go.set()
     with pytest.raises(Problem, match="the disk is full"):
         hooks.wait_for_uploads()
@@ -115,7 +115,7 @@ def test_a_checkpoint_is_worth_more_than_the_reports_before_it(store: Slow) -> N
 
     hooks = StoreHooks(store, lambda _progress: False, flush_metrics=refused)
     store.go.set()
-    given(hooks, 320)
+    hand_over(hooks, 320)
     with pytest.raises(Problem, match="MLflow refuses"):
         hooks.wait_for_uploads()
     assert store.latest() == "images-000000000320"

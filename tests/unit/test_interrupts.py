@@ -1,4 +1,4 @@
-"""What a training hears of the end of its host, where nobody but Ray's head could tell."""
+"""The notice of a preemption, which only Ray's head can give."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ def test_a_notice_is_given_once(monkeypatch: pytest.MonkeyPatch) -> None:
     answers = iter([False, True, True])
     monkeypatch.setattr(interrupts, "_is_draining", lambda: next(answers))
     monkeypatch.setattr(interrupts, "HEAD_TIMEOUT_S", WAIT_S)
-    notice = PreemptionWatcher()
-    assert [notice() for _ in range(4)] == [False, True, False, False]
+    watcher = PreemptionWatcher()
+    assert [watcher() for _ in range(4)] == [False, True, False, False]
 
 
-def test_a_head_that_is_stuck_or_fails_holds_no_training_up(
+def test_an_unresponsive_head_does_not_block_a_training(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     go, asked = threading.Event(), []
@@ -32,13 +32,13 @@ def test_a_head_that_is_stuck_or_fails_holds_no_training_up(
 
     monkeypatch.setattr(interrupts, "HEAD_TIMEOUT_S", 0.01)
     monkeypatch.setattr(interrupts, "_is_draining", stuck)
-    notice = PreemptionWatcher()
-    assert [notice() for _ in range(9)] == [False] * 9
+    watcher = PreemptionWatcher()
+    assert [watcher() for _ in range(9)] == [False] * 9
     assert len(asked) == 1
     monkeypatch.setattr(interrupts, "_is_draining", lambda: True)
     go.set()
     deadline = time.monotonic() + WAIT_S
-    while not notice():  # once the answer that failed is there
+    while not watcher():  # once the answer that failed is there
         assert time.monotonic() < deadline
 
 

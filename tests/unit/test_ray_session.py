@@ -1,4 +1,4 @@
-"""Ray of this machine or a cluster's, as far as it needs no Ray that runs."""
+"""A Ray session, as far as it needs no running Ray."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a training starts from: settled once, kept by content, frozen under LoRA, merged at export."""
+"""The pretrained model of a run: resolved once, stored by content, frozen under LoRA, merged at export."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ DIGITS = [str(digit) for digit in range(10)]
 CALL = {"name": "call", "base": {"name": "cbdm"}, "reserve": {"layers": ["up"], "rank": 1}}
 
 
-def settle(
+def resolve(
     experiment: Experiment, run: Storage, names: list[str] = DIGITS
 ) -> PretrainedRecord | None:
     return resolve_pretrained(experiment, run, names, (1, 8, 8))
@@ -76,10 +76,12 @@ def spoil(model: Path) -> None:
     save_file({name: tensor + 1 for name, tensor in weights.items()}, model / WEIGHTS)
 
 
-def test_a_start_is_settled_once_and_kept_by_its_content(model: Path, tmp_path: Path) -> None:
+def test_a_pretrained_model_is_resolved_once_and_stored_by_its_content(
+    model: Path, tmp_path: Path
+) -> None:
     root = at(tmp_path / "store")
     run, experiment = root.child("runs/tuned"), started(model)
-    record = settle(experiment, run)
+    record = resolve(experiment, run)
     digest = hashlib.sha256((model / WEIGHTS).read_bytes()).hexdigest()
     card = json.loads((model / CARD).read_text())
     assert json.loads(run.read_text(PRETRAINED_RECORD)) == {
@@ -92,14 +94,14 @@ def test_a_start_is_settled_once_and_kept_by_its_content(model: Path, tmp_path: 
     }
     before = load_file(model / WEIGHTS)
     spoil(model)
-    assert settle(experiment, run) == record
+    assert resolve(experiment, run) == record
     pretrained = load_pretrained(run, experiment.pretrained)
     assert pretrained is not None
     assert pretrained.hash == digest
     assert all(torch.equal(pretrained.weights[name], tensor) for name, tensor in before.items())
 
-    assert settle(tiny(), root.child("runs/anew")) is None
-    other = settle(experiment, root.child("runs/other"))
+    assert resolve(tiny(), root.child("runs/anew")) is None
+    other = resolve(experiment, root.child("runs/other"))
     assert other is not None
     assert other.sha256 != digest
     kept = {path for path in root.list() if path.startswith("pretrained/")}
@@ -110,32 +112,32 @@ def test_a_start_is_settled_once_and_kept_by_its_content(model: Path, tmp_path: 
     }
 
 
-def test_trials_start_from_what_their_sweep_has_settled(model: Path, tmp_path: Path) -> None:
+def test_trials_start_from_what_their_sweep_resolved(model: Path, tmp_path: Path) -> None:
     root = at(tmp_path / "store")
-    of_sweep = settle(started(model), root.child("sweeps/s"))
+    of_sweep = resolve(started(model), root.child("sweeps/s"))
     spoil(model)
-    assert settle(started(model), root.child("sweeps/s/trials/0003")) == of_sweep
+    assert resolve(started(model), root.child("sweeps/s/trials/0003")) == of_sweep
     assert root.exists("sweeps/s/trials/0003/pretrained.json")
-    assert settle(started(model), root.child("sweeps/t/trials/0003")) != of_sweep
+    assert resolve(started(model), root.child("sweeps/t/trials/0003")) != of_sweep
     with pytest.raises(UsageProblem, match=r"model\.attention_heads=1, this training 3"):
-        settle(started(model, model__attention_heads=3), root.child("sweeps/s/trials/0004"))
+        resolve(started(model, model__attention_heads=3), root.child("sweeps/s/trials/0004"))
 
 
 def test_a_run_that_has_learned_keeps_what_it_started_from(model: Path, tmp_path: Path) -> None:
     elsewhere = Path(shutil.copytree(model, tmp_path / "elsewhere"))
     run, short = tmp_path / "run", {"training__images": BATCH}
-    settle(started(elsewhere), at(run))
-    settle(started(model), at(run))  # changed one's mind: nothing is lost yet
+    resolve(started(elsewhere), at(run))
+    resolve(started(model), at(run))  # changed one's mind: nothing is lost yet
     train(started(model, **short), run)
     with pytest.raises(CheckpointProblem, match=f"the run to resume started from {model}, and"):
-        settle(started(elsewhere), at(run))
+        resolve(started(elsewhere), at(run))
     with pytest.raises(
         CheckpointProblem, match=r"the run to resume has pretrained\.labels=keep, not None"
     ):
         train(tiny(**short), run)
     (run / PRETRAINED_RECORD).unlink()
     with pytest.raises(CheckpointProblem, match=r"the run to resume has no pretrained\.json"):
-        settle(started(model), at(run))
+        resolve(started(model), at(run))
 
 
 def altered(run: Path) -> None:
@@ -177,7 +179,7 @@ def test_a_start_that_is_not_what_the_run_began_with_is_one_line(
     exported: Path, tmp_path: Path, damage: Callable[[Path], object], says: str
 ) -> None:
     experiment = started(exported, lora=True, training__images=BATCH)
-    settle(experiment, at(tmp_path))
+    resolve(experiment, at(tmp_path))
     train(experiment, tmp_path)
     damage(tmp_path)
     with pytest.raises(CheckpointProblem, match=says):
@@ -199,7 +201,7 @@ def test_a_base_of_another_kind_is_refused(
     exported: Path, tmp_path: Path, changes: dict[str, Any], says: str
 ) -> None:
     with pytest.raises(UsageProblem, match=says):
-        settle(started(exported, **changes), at(tmp_path))
+        resolve(started(exported, **changes), at(tmp_path))
     assert at(tmp_path).list() == {}
 
 
@@ -208,14 +210,14 @@ def test_other_classes_and_shapes_are_refused(exported: Path, tmp_path: Path) ->
     with pytest.raises(
         UsageProblem, match=r"10 classes \(0, 1, 2, \.\.\), the data have 3 classes .cat"
     ):
-        settle(started(exported), run, three)
+        resolve(started(exported), run, three)
     with pytest.raises(UsageProblem, match="images of 1 x 8 x 8, the data are 3 x 8 x 8"):
         resolve_pretrained(started(exported), run, DIGITS, (3, 8, 8))
     with pytest.raises(CheckpointProblem, match=r"no model\.json and model\.safetensors"):
-        settle(started("./nowhere"), run)
+        resolve(started("./nowhere"), run)
     assert run.list() == {}
     new = tiny(pretrained={"model": str(exported), "labels": "new"}, model__dropout=0.3)
-    assert settle(new, run, three) is not None
+    assert resolve(new, run, three) is not None
 
 
 # -- LoRA ------------------------------------------------------------------------------------------
@@ -226,7 +228,7 @@ def tuned(exported: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run of adapters of rank 2 with CALL's of rank 1 beside them."""
     run = tmp_path_factory.mktemp("tuned")
     experiment = started(exported, lora=True, objective=CALL)
-    settle(experiment, at(run))
+    resolve(experiment, at(run))
     train(experiment, run)
     return run
 
@@ -321,7 +323,7 @@ def test_a_new_label_embedding_is_trained_beside_the_adapters(
     experiment = tiny(
         pretrained={"model": str(exported), "labels": "new", "lora": {"rank": 2}}, **changes
     )
-    settle(experiment, at(run), names)
+    resolve(experiment, at(run), names)
     train(experiment, run)
     kept = state(run, BATCH)[1]["ema"]
     assert {name for name in kept if ".parts." not in name} == {"labels.weight"}

@@ -1,4 +1,4 @@
-"""The sweep's memory: what comes out of `ask`, in which order, and what survives a kill."""
+"""A study: what `ask` returns, in which order, and what survives a kill."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def location(
     moto: Server = request.getfixturevalue("moto")
     for name, value in moto.environment().items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(study_in_bucket, "SETTLE_S", 0.0)  # it takes a name once only
+    monkeypatch.setattr(study_in_bucket, "TAKEOVER_WAIT_S", 0.0)  # moto honours If-None-Match
     moto.make_bucket("studies")
     return Storage(StorageConfig(uri=f"s3://studies{tmp_path}", endpoint_url=moto.endpoint))
 
@@ -133,7 +133,7 @@ def test_a_finite_space_is_searched_whole_and_no_point_twice(tmp_path, monkeypat
     monkeypatch.setattr("whipray.platform.tuning.point_sampler.TPE_TRIES", 1)
     monkeypatch.setattr("whipray.platform.tuning.point_sampler.UNIFORM_TRIES", 1)
     study = opened(tmp_path / "s.log", FINITE, total=20)
-    # A sampler that is told nothing but 1.0 soon repeats itself; every point must come all the same.
+    # A sampler that knows no value but 1.0 soon repeats itself; every point must come all the same.
     points = drain(study)
     assert sorted((p.values["gamma"], p.values["shared"]) for p in points) == [
         (gamma, shared) for gamma in (0.0, 0.1, 0.2) for shared in (False, True)
@@ -201,7 +201,7 @@ def test_early_stopping_is_recorded_as_pruned_and_spares_baselines(location) -> 
     row = next(row for row in study.table() if row["number"] == bad.number)
     assert (row["state"], row["value"], row["images_seen"]) == ("pruned", 5.0, 100)
     assert study.complete(good.number, 1.0)
-    assert study.complete(good.number, 2.0)  # told twice: the first value stays
+    assert study.complete(good.number, 2.0)  # completed twice: the first value stays
     assert best(study)["value"] == 1.0
     study.close()
 
