@@ -43,7 +43,7 @@ SETTINGS = {
 
 
 class Stamped(SweepStatus):
-    """A status that remembers when it said what, s since the epoch."""
+    """A status that records when it showed which line, in seconds since the epoch."""
 
     def __init__(self, status: SweepStatus) -> None:
         super().__init__(status.total, status.clock)
@@ -55,7 +55,7 @@ class Stamped(SweepStatus):
 
 
 def first_step(client: MlflowClient, run_id: str) -> float:
-    """When it began, s since the epoch: the first report's time less what the step took."""
+    """Return when it began, in seconds since the epoch: the first report's time less the step's."""
     report = min(client.get_metric_history(run_id, "images_per_second"), key=lambda m: m.step)
     return float(report.timestamp / 1000 - BATCH / report.value)
 
@@ -82,7 +82,7 @@ def main() -> None:
         waits = []
         for number in range(TRIALS):
             run = tracker.client.get_run(tracker.find(f"sweep/bench/{number}").run_id)
-            # Points are drawn one ahead: count from when Ray is up and the trial before is done.
+            # Points are sampled one ahead: count from when Ray is up and the trial before is done.
             asked = max(run.info.start_time / 1000, ready)
             waits.append(first_step(tracker.client, run.info.run_id) - asked)
             ready = run.info.end_time / 1000

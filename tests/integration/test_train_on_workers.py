@@ -48,10 +48,10 @@ def test_a_killed_worker_comes_back_at_the_last_checkpoint(tmp_path: Path) -> No
     lines = diary.lines()
     assert sum("lost" in line for line in lines) == 1
     expected = {r.images_seen: r.metrics["loss/total"] for r in undisturbed.reports}
-    told = [line for line in lines if "images" in line]
-    assert {line["images"] for line in told} == expected.keys()
-    assert len(told) > len(expected)  # what came after the checkpoint was done again
-    for line in told:
+    reports = [line for line in lines if "images" in line]
+    assert {line["images"] for line in reports} == expected.keys()
+    assert len(reports) > len(expected)  # what came after the checkpoint was done again
+    for line in reports:
         assert line["losses"] == [expected[line["images"]]] * 2  # to the last bit
     (_, found), (_, reference) = state(tmp_path / "run"), state(tmp_path / "undisturbed")
     for kind in reference:
@@ -59,7 +59,7 @@ def test_a_killed_worker_comes_back_at_the_last_checkpoint(tmp_path: Path) -> No
 
 
 @pytest.mark.usefixtures("_ray")
-def test_a_problem_of_the_workers_is_the_driver_s_and_not_retried(tmp_path: Path) -> None:
+def test_a_problem_of_the_workers_is_raised_in_the_driver_and_not_retried(tmp_path: Path) -> None:
     diary = Diary(tmp_path / "diary")
     absurd = tiny(**TWO, optimizer__lr=1e38, optimizer__warmup_images=0)
     with pytest.raises(DivergenceProblem, match=f"loss/total is nan after {2 * BATCH} images"):

@@ -24,11 +24,11 @@ BIN = Path(sys.executable).parent
 
 
 class RayHead:
-    """One node with its dashboard on loopback. Use as a context.
+    """A head node with its dashboard on loopback. Use as a context.
 
     Args:
         cpus: that it offers.
-        environment: what its processes know besides, such as the keys of a store.
+        environment: further variables of its processes, such as the keys of a store.
     """
 
     def __init__(self, cpus: int = 2, environment: Mapping[str, str] | None = None) -> None:
@@ -62,13 +62,13 @@ class RayHead:
                 time.sleep(0.2)
 
     def join(self) -> subprocess.Popen[bytes]:
-        """A second node, without CPUs; to be ended."""
+        """Start a second node, without CPUs; the caller ends it."""
         # In a folder of its own, or it takes the code of the first one's jobs away.
         own = f"--temp-dir={self.folder / 'second'}"
         return self._start(f"--address=127.0.0.1:{self.port}", "--num-cpus=0", own)
 
     def _start(self, *options: str) -> subprocess.Popen[bytes]:
-        """`ray start`."""
+        """Run `ray start`."""
         own = ("RAY_", "MLFLOW_", "WHIPRAY_", "AWS_")
         environment = {k: v for k, v in os.environ.items() if not k.startswith(own)}
         environment |= {
@@ -89,7 +89,7 @@ class RayHead:
             )
 
     def get(self, path: str) -> str:
-        """What the dashboard answers one who has the token."""
+        """Return what the dashboard answers with the token."""
         asked = urllib.request.Request(
             self.address + path, headers={"Authorization": f"Bearer {self.token}"}
         )
@@ -97,7 +97,7 @@ class RayHead:
             return str(answer.read().decode())
 
     def processes(self) -> Iterator[psutil.Process]:
-        """The head and everything that it started, drivers of jobs included."""
+        """Yield the head and everything that it started, drivers of jobs included."""
         psutil.process_iter.cache_clear()  # or a number that was used before stands for who had it
         for process in psutil.process_iter():
             with suppress(psutil.Error):  # it has ended meanwhile
@@ -105,7 +105,7 @@ class RayHead:
                     yield process
 
     def __exit__(self, *_error: object) -> None:
-        """Kill it all, until nothing starts anything again."""
+        """Kill all processes, until none starts another one."""
         while found := list(self.processes()):
             for process in found:
                 with suppress(psutil.Error):

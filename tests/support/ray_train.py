@@ -1,4 +1,4 @@
-"""What a test hands to Ray Train's own processes, which import it by name.
+"""Callbacks that a test hands to Ray Train's own processes, which import them by name.
 
 Not from a test file: `tests` is a namespace here, and a package of that name which another
 distribution installs (torch-fidelity does) would be found in its place.
@@ -19,7 +19,7 @@ from whipray.trainers.loop import Progress
 
 
 class Diary(UserCallback):
-    """What the controller hears, line by line in a file: it lives in another process."""
+    """The reports that the controller receives, as lines of a file: it is another process."""
 
     def __init__(self, file: Path) -> None:
         self.file = file
@@ -40,7 +40,7 @@ class Diary(UserCallback):
 
 
 class KillTheOther:
-    """Told by worker 0: kills its sibling with SIGKILL, once."""
+    """A report callback of worker 0 that kills the other worker with SIGKILL, once."""
 
     def __init__(self, images_seen: int, once: Path) -> None:
         self.images_seen, self.once = images_seen, once

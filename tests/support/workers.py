@@ -35,12 +35,12 @@ class Workers:
         self._pipes: list[Connection] = []
         self._processes = []
         for rank in range(size):
-            here, there = context.Pipe()
-            process = context.Process(target=_serve, args=(there, rank, size, port), daemon=True)
+            ours, theirs = context.Pipe()
+            process = context.Process(target=_serve, args=(theirs, rank, size, port), daemon=True)
             with patch.dict(os.environ, PYTHONPATH=os.pathsep.join(sys.path)):  # to preload
                 process.start()
-            there.close()
-            self._pipes.append(here)
+            theirs.close()
+            self._pipes.append(ours)
             self._processes.append(process)
 
     def __enter__(self) -> Self:
@@ -54,9 +54,9 @@ class Workers:
             process.kill()
 
     def run(self, action: Callable[..., Any], *args: Any) -> list[Any]:
-        """Call `action(*args)` on every worker at once; what each returned, or raised, by rank.
+        """Call `action(*args)` on every worker at once; return what each returned or raised, by rank.
 
-        In this process's environment: they are forked from one that began with another.
+        Workers get this process's environment: they are forked from one that began with another.
         """
         for pipe in self._pipes:
             pipe.send((dict(os.environ), action, args))
