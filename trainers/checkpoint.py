@@ -23,6 +23,8 @@ from torch import Tensor
 from .errors import CheckpointProblem
 
 MANIFEST = "manifest.json"
+CHECKPOINT_NAME = re.compile(r"images-\d{12}")
+"""As `checkpoint_name` makes them."""
 SAFE_FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 """A file's name that leads nowhere else, wherever it is appended."""
 KINDS = ("weights", "exp_avg", "exp_avg_sq", "ema")
@@ -67,6 +69,11 @@ class Manifest(BaseModel):
         """A name for the content: 16 hex digits over the files' hashes."""
         lines = sorted(f"{name}:{file.sha256}" for name, file in self.files.items())
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
+
+
+def checkpoint_name(images_seen: int) -> str:
+    """Return the name of the checkpoint at this progress; names sort by progress."""
+    return f"images-{images_seen:012d}"
 
 
 def describe(path: Path) -> File:

@@ -19,7 +19,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.nn.functional import pad
 
-from .checkpoint import File, Manifest, describe, read_tensors
+from .checkpoint import File, Manifest, checkpoint_name, describe, read_tensors
 from .data import Splits
 from .data.batches import gather, to_float
 from .data.order import IndexOrder
@@ -260,7 +260,7 @@ class Training:
 
     def _save(self, hooks: Hooks, experiment_config: dict[str, Any]) -> None:
         """A checkpoint of where we are."""
-        name = f"images-{self.images_seen:012d}"
+        name = checkpoint_name(self.images_seen)
         next_loss = self._next_loss()
         self._check_finite({"the next loss": next_loss})
         with ExitStack() as until_handed_over:

@@ -19,7 +19,6 @@ from ..generation.loading import describe_reference, load_extractor, load_splits
 from ..generation.shards import GeneratedShard, generated_shards, samples_folder, short_hash
 from ..storage.checkpoints import CheckpointStore
 from ..storage.layout import evaluation_folder
-from ..storage.pretrained import root_of
 from ..storage.store import Storage
 
 FORMAT = 3
@@ -44,7 +43,7 @@ class EvaluationInputs:
     @property
     def root(self) -> Storage:
         """The store's top."""
-        return root_of(self.store)
+        return self.store.root
 
     @property
     def classes(self) -> Classes:
@@ -118,7 +117,7 @@ def load_inputs(
     _check_data(manifest, splits)
     check_groups(experiment.evaluation, manifest.class_counts)
     on_phase("preparing the feature extractor")
-    extractor = load_extractor(experiment, splits, root_of(store), on_phase)
+    extractor = load_extractor(experiment, splits, store.root, on_phase)
     return EvaluationInputs(experiment, store, manifest, splits, extractor)
 
 

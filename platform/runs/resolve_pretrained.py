@@ -20,7 +20,6 @@ from ..storage.pretrained import (
     export_run,
     fetch_pretrained,
     read_pretrained_record,
-    root_of,
     store_pretrained,
 )
 from ..storage.store import Storage
@@ -94,14 +93,14 @@ def _open_source(
 def _from_registry(
     experiment: Experiment, source: str, run: Storage, scratch: Path
 ) -> tuple[Path, dict[str, Any]]:
-    tracker = open_tracker(experiment.tracking, root_of(run))
+    tracker = open_tracker(experiment.tracking, run.root)
     chosen = resolve(tracker, source)
     origin = {"kind": "registry", "version": chosen.uri, "run_id": chosen.run_id}
     return download(tracker, chosen, scratch), origin
 
 
 def _from_run(experiment: Experiment, source: str, run: Storage) -> tuple[Path, dict[str, Any]]:
-    stored = find_run(root_of(run), source)
+    stored = find_run(run.root, source)
     content = CheckpointStore(stored.store).read_manifest(stored.checkpoint).content_hash()
     # In the cache, so that all trials of a sweep fetch their shared pre-training once.
     folder = cache_folder() / "pretrained" / content
@@ -116,7 +115,7 @@ def _from_run(experiment: Experiment, source: str, run: Storage) -> tuple[Path, 
                 if not folder.exists():  # else another process was first
                     raise
     try:
-        run_id = open_tracker(experiment.tracking, root_of(run)).find(stored.key).run_id
+        run_id = open_tracker(experiment.tracking, run.root).find(stored.key).run_id
     except UsageProblem:  # trained under another tracking server
         run_id = None
     return folder, {"kind": "run", "run_id": run_id}
@@ -125,5 +124,5 @@ def _from_run(experiment: Experiment, source: str, run: Storage) -> tuple[Path, 
 def _record_of_sweep(run: Storage, source: str) -> PretrainedRecord | None:
     """Return what the sweep of a trial resolved for the same source; None for any other run."""
     sweep = layout.sweep_of_trial(run.base)
-    record = read_pretrained_record(root_of(run).child(sweep)) if sweep else None
+    record = read_pretrained_record(run.root.child(sweep)) if sweep else None
     return record if record and record.source == source else None

@@ -1,30 +1,21 @@
-"""The checkpoints of one run in the store: shards first, manifest last, newest usable first.
+"""The checkpoints of one run in the store.
 
-    <run>/checkpoints/images-000000012800/shard-0.safetensors ...
-                                         /manifest.json    the checkpoint exists from here on
-
-A checkpoint without a manifest is invisible to readers, whatever it holds.
+Shards are written first and the manifest last: a checkpoint exists when its manifest does. A folder
+without one is invisible to readers, whatever it holds. Why not PyTorch's distributed checkpoints:
+`docs/design/checkpoints.md`.
 """
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from ...trainers import checkpoint as checkpoint_format
-from ...trainers.checkpoint import MANIFEST, Manifest
+from ...trainers.checkpoint import CHECKPOINT_NAME, MANIFEST, Manifest
 from ...trainers.errors import CheckpointProblem
 from . import layout
 from .errors import MissingObject
 from .store import Storage
-
-NAME = re.compile(r"images-\d{12}")
-
-
-def name_of(images_seen: int) -> str:
-    """A checkpoint's name; names sort by progress."""
-    return f"images-{images_seen:012d}"
 
 
 @dataclass(frozen=True)
@@ -34,7 +25,7 @@ class Fetched:
     name: str
     manifest: Manifest
     damaged: dict[str, CheckpointProblem]
-    """Newer ones that had to be passed over, newest first: name -> what is wrong with it."""
+    """Newer checkpoints that were passed over, newest first: name -> what is wrong with it."""
 
 
 class CheckpointStore:
@@ -49,7 +40,7 @@ class CheckpointStore:
     Every method raises `StorageProblem` when the store fails.
 
     Args:
-        run: the run's place in the store; its folder `checkpoints/` is used.
+        run: the run's folder in the store; its subfolder `checkpoints/` is used.
         keep: how many of the newest `prune` leaves, at least 1; two, so that one may be damaged.
     """
 
@@ -60,7 +51,7 @@ class CheckpointStore:
         self.keep = keep
 
     def put_shard(self, name: str, local_file: Path) -> None:
-        """Add one file to a checkpoint that is being written; it keeps the local file's name."""
+        """Upload one file of a checkpoint that is being written, under the local file's name."""
         if not self._is_committed(name):
             self.storage.put_file(local_file, f"{name}/{local_file.name}")
 
@@ -68,8 +59,8 @@ class CheckpointStore:
         """Make a checkpoint exist, after all its files are in the store.
 
         Raises:
-            CheckpointProblem: a file of the manifest is missing there or has another size; the
-                checkpoint then does not exist.
+            CheckpointProblem: a file of the manifest is missing in the store or has another size;
+                the checkpoint then does not exist.
         """
         if self._is_committed(name):
             return
@@ -78,15 +69,15 @@ class CheckpointStore:
         self.storage.write_text(f"{name}/{MANIFEST}", text)
 
     def names(self) -> list[str]:
-        """Committed checkpoints, oldest first."""
+        """Return the names of the committed checkpoints, oldest first."""
         return _committed(self.storage.list())
 
     def latest(self) -> str | None:
-        """The newest committed checkpoint."""
+        """Return the name of the newest committed checkpoint, None where there is none."""
         return max(self.names(), default=None)
 
     def read_manifest(self, name: str) -> Manifest:
-        """What a committed checkpoint holds.
+        """Return the manifest of a committed checkpoint.
 
         Raises:
             CheckpointProblem: there is none of this name, or its manifest is damaged.
@@ -102,7 +93,7 @@ class CheckpointStore:
         return checkpoint_format.parse_manifest(text, where)
 
     def fetch(self, name: str, local_folder: Path) -> Manifest:
-        """Copy a checkpoint into a local folder and check every byte of it.
+        """Download a checkpoint into a local folder and check every byte of it.
 
         Raises:
             CheckpointProblem: there is none of this name, or a file of it is missing, cut short or
@@ -121,7 +112,7 @@ class CheckpointStore:
             raise
 
     def fetch_latest_usable(self, local_folder: Path) -> Fetched | None:
-        """Fetch the newest checkpoint, or the newest before it that is whole; None if there is none.
+        """Download the newest checkpoint that is whole; None if the run has no checkpoint.
 
         A store that fails is not a damaged checkpoint: it raises, and nothing is passed over.
 
@@ -132,31 +123,31 @@ class CheckpointStore:
         for name in reversed(self.names()):
             try:
                 return Fetched(name, self.fetch(name, local_folder), damaged)
-            except CheckpointProblem as found:
-                damaged[name] = found
+            except CheckpointProblem as problem:
+                damaged[name] = problem
         if damaged:
-            newest, problem = next(iter(damaged.items()))
+            newest, first = next(iter(damaged.items()))
             raise CheckpointProblem(
                 f"none of {len(damaged)} checkpoints in {self.storage.uri} is usable; "
-                f"{newest}: {problem.what}",
+                f"{newest}: {first.what}",
                 "restore that folder from a copy, or start the run under another name",
             )
         return None
 
     def set_aside(self, name: str) -> None:
-        """Take a damaged checkpoint's manifest out of sight, so that its name can be written again.
+        """Rename a damaged checkpoint's manifest, so that the checkpoint can be written again.
 
-        Called by the one who resumes from an earlier one, not by mere readers.
+        Only for a training that resumes from an earlier checkpoint; other readers change nothing.
         """
         text = self.storage.read_text(f"{name}/{MANIFEST}")
         self.storage.write_text(f"{name}/{layout.DAMAGED_MANIFEST}", text)
         self.storage.delete(f"{name}/{MANIFEST}")
 
     def prune(self) -> list[str]:
-        """Delete what is no longer needed; the names deleted, oldest first.
+        """Delete old checkpoints, and return their names, oldest first.
 
-        Stay: the last `keep`, and whatever is newer than the newest committed
-        one, which may be in the middle of being written.
+        The last `keep` stay, and so does anything newer than the newest committed checkpoint, which
+        may be in the middle of being written.
         """
         listing = self.storage.list()
         committed = _committed(listing)
@@ -165,7 +156,9 @@ class CheckpointStore:
         kept = set(committed[-self.keep :])
         present = {path.partition("/")[0] for path in listing}
         old = sorted(
-            name for name in present - kept if NAME.fullmatch(name) and name < committed[-1]
+            name
+            for name in present - kept
+            if CHECKPOINT_NAME.fullmatch(name) and name < committed[-1]
         )
         for name in old:
             # First, so that a prune that is killed never leaves a manifest over missing files.
@@ -174,16 +167,20 @@ class CheckpointStore:
         return old
 
     def _is_committed(self, name: str) -> bool:
-        if not NAME.fullmatch(name):
-            raise ValueError(f"{name} is not a checkpoint's name; see name_of")
+        if not CHECKPOINT_NAME.fullmatch(name):
+            raise ValueError(f"{name} is not a checkpoint's name; see checkpoint_name")
         return self.storage.exists(f"{name}/{MANIFEST}")
 
     def check_sizes(self, name: str, manifest: Manifest) -> None:
-        """Compare the sizes in the store with a manifest: cheap, before gigabytes are moved."""
+        """Compare the sizes in the store with a manifest: cheap, before gigabytes are moved.
+
+        Raises:
+            CheckpointProblem: a file is missing or has another size.
+        """
         for file, expected in manifest.files.items():
             where = self.storage.uri_of(name)
-            if (found := self.storage.size_of(f"{name}/{file}")) != expected.bytes:
-                state = "is missing" if found is None else f"has {found} bytes"
+            if (size := self.storage.size_of(f"{name}/{file}")) != expected.bytes:
+                state = "is missing" if size is None else f"has {size} bytes"
                 raise CheckpointProblem(
                     f"{where}/{file} {state}, the manifest says {expected.bytes} bytes",
                     "choose an earlier checkpoint; this one is incomplete",
@@ -194,4 +191,4 @@ def _committed(listing: dict[str, int]) -> list[str]:
     folders = (
         path.removesuffix(f"/{MANIFEST}") for path in listing if path.endswith(f"/{MANIFEST}")
     )
-    return sorted(folder for folder in folders if NAME.fullmatch(folder))
+    return sorted(folder for folder in folders if CHECKPOINT_NAME.fullmatch(folder))

@@ -1,7 +1,8 @@
 """The model that a run started from: its record, and the weights that the store keeps by content.
 
-`resolve_pretrained` writes both when a run begins. A run that is resumed, evaluated or exported reads them
-here: an alias that has moved meanwhile, or a run that has been trained further, changes nothing.
+`runs/resolve_pretrained.py` writes both when a run begins. A run that is resumed, evaluated or
+exported reads them here: an alias that has moved meanwhile, or a run that has been trained further,
+changes nothing.
 """
 
 from __future__ import annotations
@@ -24,34 +25,34 @@ from .store import Storage
 
 
 class PretrainedRecord(BaseModel):
-    """What a run started from, as it was found when the run began."""
+    """The model that a run started from, as it was when the run began."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     source: str
-    """`pretrained.model`, as typed."""
+    """`pretrained.model`, as the user wrote it."""
     kind: Literal["registry", "run", "folder"]
     version: str | None = None
     """`models:/NAME/VERSION` that an alias meant."""
     run_id: str | None = None
-    """The MLflow run that trained it, where that is known."""
+    """Of the MLflow run that trained it, where that is known."""
     checkpoint: str
     """Content hash of the checkpoint that the model was made from."""
     sha256: str = Field(pattern="^[0-9a-f]{64}$")
     """Of its weights file."""
 
     def tags(self) -> dict[str, str]:
-        """For the MLflow run that starts from it."""
-        found = {
+        """Return the tags of the MLflow run that starts from it."""
+        facts = {
             "model": self.source,
             "version": self.version,
             "run_id": self.run_id,
             "sha256": self.sha256,
         }
-        return {Tag.pretrained(name): text for name, text in found.items() if text}
+        return {Tag.pretrained(name): text for name, text in facts.items() if text}
 
 
 def read_pretrained_record(run: Storage) -> PretrainedRecord | None:
-    """The run's `pretrained.json`, None without one.
+    """Return a run's record, None for a run that started from random weights.
 
     Raises:
         CheckpointProblem: it is damaged.
@@ -70,20 +71,21 @@ def read_pretrained_record(run: Storage) -> PretrainedRecord | None:
 def load_pretrained(
     run: Storage, config: PretrainedConfig | None, checkpoint: Manifest | None = None
 ) -> Pretrained | None:
-    """What a run starts from, as `resolve_pretrained` has kept it; None for a run that starts anew.
+    """Return the model that a run starts from, None for a run that starts from random weights.
 
     Args:
-        checkpoint: one of the run's, to go on from or to export: it started from the same.
+        checkpoint: of the run, to resume or export; it has to have started from the same model.
 
     Raises:
-        CheckpointProblem: it is not there, damaged, or not what the checkpoint started from.
+        CheckpointProblem: the model or its record is missing or damaged, or is not what the
+            checkpoint started from.
     """
     if config is None:
         return None
     record = read_pretrained_record(run)
     if record is None:
         raise CheckpointProblem(
-            f"{run.uri_of(PRETRAINED_RECORD)}: not there, so what the run starts from is not known",
+            f"{run.uri_of(PRETRAINED_RECORD)}: missing, so it is not known what the run started from",
             "restore it, or start a new run under another name",
         )
     if checkpoint and checkpoint.pretrained != record.sha256:
@@ -96,13 +98,13 @@ def load_pretrained(
 
 
 def export_run(run: Storage, checkpoint: str, sampling: SamplingConfig, folder: Path) -> ModelCard:
-    """Fetch a run's checkpoint and export it to `folder / "model"`.
+    """Download a run's checkpoint and export it to `folder / "model"`.
 
     Args:
         sampling: becomes the model's default.
 
     Raises:
-        CheckpointProblem: a checkpoint, or what it started from, that is missing or damaged.
+        CheckpointProblem: the checkpoint, or the model that it started from, is missing or damaged.
         UsageProblem: `sampling.weights=general` of a model without reserved capacity.
     """
     local = folder / "checkpoint"
@@ -114,34 +116,34 @@ def export_run(run: Storage, checkpoint: str, sampling: SamplingConfig, folder: 
     return export(local, manifest, folder / "model", sampling, pretrained)
 
 
-def root_of(run: Storage) -> Storage:
-    return Storage(run.config)
-
-
 def store_pretrained(run: Storage, folder: Path, sha256: str) -> None:
-    """Put a model into the store, unless its content is there; the weights last."""
-    place = root_of(run).child(pretrained_folder(sha256))
-    if place.size_of(WEIGHTS) != (folder / WEIGHTS).stat().st_size:
+    """Put a model into the store, weights last, unless the same content is in it."""
+    folder_in_store = run.root.child(pretrained_folder(sha256))
+    if folder_in_store.size_of(WEIGHTS) != (folder / WEIGHTS).stat().st_size:
         for name in (CARD, WEIGHTS):
-            place.put_file(folder / name, name)
+            folder_in_store.put_file(folder / name, name)
 
 
 def fetch_pretrained(run: Storage, record: PretrainedRecord) -> Pretrained:
-    """The model that a record names."""
-    place = root_of(run).child(pretrained_folder(record.sha256))
+    """Return the model that a record names.
+
+    Raises:
+        CheckpointProblem: it is missing or damaged.
+    """
+    folder_in_store = run.root.child(pretrained_folder(record.sha256))
     fix = "restore it, or delete what is left of it and start a new run under another name"
     with Scratch() as scratch:
         folder = Path(scratch)
         for name in (CARD, WEIGHTS):
             try:
-                place.get_file(name, folder / name)
+                folder_in_store.get_file(name, folder / name)
             except MissingObject as missing:
                 raise CheckpointProblem(
-                    f"{place.uri_of(name)}: not there, and {run.uri} starts from it", fix
+                    f"{folder_in_store.uri_of(name)}: not there, and {run.uri} starts from it", fix
                 ) from missing
         if describe(folder / WEIGHTS).sha256 != record.sha256:
             raise CheckpointProblem(
-                f"{place.uri_of(WEIGHTS)}: its content does not match the {PRETRAINED_RECORD} of {run.uri}",
+                f"{folder_in_store.uri_of(WEIGHTS)}: its content does not match the {PRETRAINED_RECORD} of {run.uri}",
                 fix,
             )
         return read_pretrained(folder)

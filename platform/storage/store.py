@@ -98,6 +98,13 @@ class Storage:
         with self._translate_errors(""):
             return open_filesystem(self.config)
 
+    @property
+    def root(self) -> Storage:
+        """The store's top."""
+        root = Storage(self.config)
+        root._shared = self._shared
+        return root
+
     def child(self, name: str) -> Storage:
         """Return the folder `name` below this one."""
         child = Storage(self.config, "/".join(filter(None, (self.base, _checked(name)))))

@@ -19,7 +19,7 @@ from mlflow.pyfunc.model import PythonModel, PythonModelContext
 
 
 class SamplerModel(PythonModel):
-    """Draws one image for each row of the input.
+    """Generates one image for each row of the input.
 
     Input: a table with an integer column `class_id`.
     Parameters: omega (guidance), steps (of DDIM), seed.
@@ -27,8 +27,8 @@ class SamplerModel(PythonModel):
     """
 
     def load_context(self, context: PythonModelContext) -> None:
-        """Read the EMA weights onto the GPU if there is one."""
-        # Here, because MLflow runs this file once while logging, when the folder is not yet beside.
+        """Load the EMA weights, onto the GPU where there is one."""
+        # Not on top: MLflow runs this file once while logging, before the folder is beside it.
         from whipray_trainers.data.batches import to_uint8  # type: ignore[import-not-found]
         from whipray_trainers.export import load_exported  # type: ignore[import-not-found]
 
@@ -36,14 +36,14 @@ class SamplerModel(PythonModel):
         device = "cuda" if torch.cuda.is_available() else "cpu"
         self.model = load_exported(Path(context.artifacts["model"]), device)
 
-    # A DataFrame is the one hint that MLflow neither reads as a schema nor misses with a warning.
+    # MLflow 3 takes other type hints for a schema, and warns of a missing one.
     def predict(
         self,
         context: PythonModelContext,  # noqa: ARG002
         model_input: pd.DataFrame,
         params: dict[str, Any] | None = None,
     ) -> np.ndarray[Any, np.dtype[np.uint8]]:
-        """Sample; an image depends on the seed, its class and how many of it came before alone."""
+        """Generate images; each depends only on the seed, its class and its index in the class."""
         card, params = self.model.card, params or {}
         ids = np.array(model_input["class_id"], dtype=np.int64)
         outside = ids[(ids < 0) | (ids >= len(card.class_names))]

@@ -1,4 +1,4 @@
-"""The model registry: a sampler with its weights, its best guidance and where it came from."""
+"""The model registry: models with their weights, their best guidance and their origin."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Version:
 
     @property
     def uri(self) -> str:
-        """How MLflow addresses it."""
+        """MLflow's address of it."""
         return f"models:/{self.name}/{self.version}"
 
 
@@ -53,11 +53,11 @@ def register(
     name: str,
     tags: Mapping[str, str],
 ) -> Version:
-    """Export a run's checkpoint and register it as a new version, unless it is there already.
+    """Export a run's checkpoint and return its registered version, made now where it is missing.
 
     Args:
-        run: the MLflow run that it belongs to.
-        store: the run's place in the store.
+        run: the run's MLflow run.
+        store: the run's folder in the store.
         sampling: becomes the model's default.
     """
     with Scratch() as scratch, translate_errors(tracker.uri):
@@ -76,34 +76,36 @@ def register(
 
 
 def set_alias(tracker: Tracker, chosen: Version, alias: str) -> None:
-    """Let an alias point at a version."""
+    """Point an alias at a version."""
     with translate_errors(tracker.uri):
         tracker.client.set_registered_model_alias(chosen.name, alias, chosen.version)
 
 
 def names(tracker: Tracker) -> list[str]:
-    """All registered models."""
+    """Return the names of all registered models."""
     with translate_errors(tracker.uri):
         return sorted(model.name for model in tracker.client.search_registered_models())
 
 
 def versions(tracker: Tracker, name: str) -> list[Version]:
-    """All versions of a model, the newest first; none for an unknown name."""
+    """Return all versions of a model, the newest first; empty for an unknown name."""
     with translate_errors(tracker.uri):
-        found = tracker.client.search_model_versions(f"name = '{name}'")
-        numbers = sorted((int(v.version) for v in found), reverse=True)
+        registered = tracker.client.search_model_versions(f"name = '{name}'")
+        numbers = sorted((int(v.version) for v in registered), reverse=True)
         return [get(tracker, name, str(number)) for number in numbers]
 
 
 def get(tracker: Tracker, name: str, number: str) -> Version:
-    """One version."""
+    """Return one version."""
     with translate_errors(tracker.uri):
         v = tracker.client.get_model_version(name, number)
         return Version(name, str(v.version), tuple(v.aliases), v.run_id, dict(v.tags))
 
 
 def resolve(tracker: Tracker, uri: str) -> Version:
-    """The version that `models:/name@alias`, `models:/name/3` or `models:/name` (newest) means.
+    """Return the version that `models:/name@alias`, `models:/name/3` or `models:/name` means.
+
+    Without an alias or a number it is the newest.
 
     Raises:
         UsageProblem: no such model, version or alias.
@@ -113,10 +115,10 @@ def resolve(tracker: Tracker, uri: str) -> Version:
     name, slash, number = name.partition("/")
     known = versions(tracker, name)
     if not known:
-        there = names(tracker)
+        existing = names(tracker)
         raise UsageProblem(
             f"no registered model is named {name}",
-            f"{did_you_mean(name, there)}there are {', '.join(there) or 'none yet'}: "
+            f"{did_you_mean(name, existing)}there are {', '.join(existing) or 'none yet'}: "
             "see `whipray models`",
         )
     for candidate in known:
@@ -133,17 +135,17 @@ def resolve(tracker: Tracker, uri: str) -> Version:
 
 
 def download(tracker: Tracker, chosen: Version, folder: Path) -> Path:
-    """Fetch a version's exported model, without the code beside it; where it is now.
+    """Download a version's exported model, without the code beside it; return its folder.
 
     Raises:
-        CheckpointProblem: the version holds none.
+        CheckpointProblem: the version holds no exported model.
     """
     from mlflow.artifacts import download_artifacts
     from mlflow.exceptions import MlflowException
 
     with translate_errors(tracker.uri), _quiet_mlflow():
         try:
-            found = download_artifacts(
+            local = download_artifacts(
                 f"{chosen.uri}/artifacts/{layout.Artifact.MODEL}",
                 dst_path=str(folder),
                 tracking_uri=tracker.uri,
@@ -153,11 +155,11 @@ def download(tracker: Tracker, chosen: Version, folder: Path) -> Path:
                 f"{chosen.uri}: holds no model that whipray exported ({type(error).__name__})",
                 "choose a version that a run or a sweep has registered: see `whipray models`",
             ) from error
-    return Path(found)
+    return Path(local)
 
 
 def _log(run: Run, folder: Path, card: ModelCard, name: str) -> str:
-    """Log `folder / model` as a pyfunc of the run, registered as `name`; the version's number."""
+    """Log `folder / "model"` as a pyfunc model of the run, register it, and return its version."""
     import mlflow
     import numpy as np
     from mlflow.models import ModelSignature
@@ -202,7 +204,7 @@ def _log(run: Run, folder: Path, card: ModelCard, name: str) -> str:
 
 @contextmanager
 def _quiet_mlflow() -> Iterator[None]:
-    """Without MLflow's hints on input examples and progress bars for two small files."""
+    """Silence MLflow's hints on input examples and its progress bars for two small files."""
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     logging.getLogger("mlflow").setLevel(logging.ERROR)
     with warnings.catch_warnings():

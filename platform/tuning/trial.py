@@ -14,6 +14,7 @@ from ...trainers.loop import Progress
 from ..compute.interrupts import RemoteStopFlag
 from ..compute.ray_session import run_on_worker
 from ..foundation.logs import quiet_logs
+from ..foundation.text import describe_exception
 from ..runs.local_training import ReportCallback
 from ..runs.run import Plan, RunCallbacks, RunResult, evaluate, run_in_ray_task, train
 from ..storage import layout
@@ -22,8 +23,6 @@ from .pruning import PruningClient
 
 OUTCOME = "outcome"
 FINISHED, STOPPED, FAILED, SAVED = "finished", "stopped", "failed", "saved"
-MAX_ERROR_CHARACTERS = 300
-"""Of an unexpected error's message, for one line of a table."""
 
 
 def run_trial(config: dict[str, Any]) -> None:
@@ -104,8 +103,7 @@ def _unexpected(plan: Plan, error: Exception) -> Problem:
         text = "".join(traceback.format_exception(error))
         plan.run.log_json({"traceback": text}, layout.Artifact.PROBLEM)
         where = f"its traceback is {layout.Artifact.PROBLEM} in its MLflow run"
-    first = (str(error).strip().splitlines() or [""])[0][:MAX_ERROR_CHARACTERS]
-    return Problem(f"unexpected {type(error).__name__}: {first}", where)
+    return Problem(f"unexpected {describe_exception(error)}", where)
 
 
 def _fail(plan: Plan, problem: Problem) -> None:

@@ -11,11 +11,11 @@ import pytest
 from support.checkpoints import make_checkpoint, save
 from support.servers import Server
 
-from whipray.platform.storage.checkpoints import CheckpointStore, name_of
+from whipray.platform.storage.checkpoints import CheckpointStore
 from whipray.platform.storage.config import StorageConfig
 from whipray.platform.storage.errors import StorageProblem
 from whipray.platform.storage.store import Storage
-from whipray.trainers.checkpoint import MANIFEST
+from whipray.trainers.checkpoint import MANIFEST, checkpoint_name
 
 pytestmark = pytest.mark.slow
 
@@ -49,12 +49,12 @@ def test_checkpoints_come_back_and_old_ones_go(
     assert store.latest() is None
     for images_seen in (800, 1600, 2400):
         save(store, make_checkpoint(tmp_path, images_seen))
-    assert store.prune() == [name_of(800), name_of(1600)]
-    assert store.names() == [name_of(2400)]
+    assert store.prune() == [checkpoint_name(800), checkpoint_name(1600)]
+    assert store.names() == [checkpoint_name(2400)]
     fetched = store.fetch_latest_usable(tmp_path / "got")
     assert fetched is not None
     assert fetched.manifest.images_seen == 2400
-    for name in (name_of(800), name_of(1600)):
+    for name in (checkpoint_name(800), checkpoint_name(1600)):
         assert not [path for path in store.storage.list() if path.startswith(name)]
 
 

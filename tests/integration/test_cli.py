@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 from support.shell import TINY, WAIT_S, Shell
 
-from whipray.platform.storage.checkpoints import name_of
+from whipray.trainers.checkpoint import checkpoint_name
 
 pytestmark = pytest.mark.slow
 
@@ -31,7 +31,9 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Shell:
     """A run `tiny` that was interrupted once and then went on to its end."""
     shell = Shell(tmp_path_factory.mktemp("trained"))
     command = ("train", "digits-demo", "--run", "tiny", *TINY)
-    manifest = shell.folder / f"whipray-runs/runs/tiny/checkpoints/{name_of(640)}/manifest.json"
+    manifest = (
+        shell.folder / f"whipray-runs/runs/tiny/checkpoints/{checkpoint_name(640)}/manifest.json"
+    )
     with shell.start(*command, "training.images=6400000") as process:
         deadline = time.monotonic() + WAIT_S
         while not manifest.exists():

@@ -18,7 +18,7 @@ from whipray.platform.config.experiment import Experiment
 from whipray.platform.runs.resolve_pretrained import resolve_pretrained
 from whipray.platform.runs.run import Plan, RunCallbacks, begin
 from whipray.platform.runs.run import train as train_run
-from whipray.platform.storage.checkpoints import CheckpointStore, name_of
+from whipray.platform.storage.checkpoints import CheckpointStore
 from whipray.platform.storage.config import StorageConfig
 from whipray.platform.storage.pretrained import export_run, load_pretrained, read_pretrained_record
 from whipray.platform.storage.store import Storage
@@ -31,7 +31,7 @@ from whipray.platform.tracking.registry import (
     set_alias,
 )
 from whipray.platform.tracking.tracker import Tracker, open_tracker
-from whipray.trainers.checkpoint import describe
+from whipray.trainers.checkpoint import checkpoint_name, describe
 from whipray.trainers.errors import CheckpointProblem, UsageProblem
 from whipray.trainers.export import WEIGHTS, load_exported
 from whipray.trainers.samplers import SamplingConfig
@@ -209,7 +209,7 @@ def test_adapters_are_sampled_with_and_without_the_experts(lab: Lab, tmp_path: P
         sampling = SamplingConfig(weights=weights, steps=2)
         folder = tmp_path / weights
         folder.mkdir()
-        export_run(plan.store, name_of(HALF), sampling, folder)
+        export_run(plan.store, checkpoint_name(HALF), sampling, folder)
         model = load_exported(folder / "model")
         images[weights] = model.sample(torch.arange(10), model.card.sampling, seed=0)
         version = lab.register(plan, sampling, "adapted")
@@ -252,7 +252,7 @@ class Groups:
     def base(self, folder: Path, **changes: Any) -> Path:
         """A model to start from, exported."""
         self.train(1, tiny(training__images=BATCH, **changes), folder)
-        export_run(at(folder), name_of(BATCH), SamplingConfig(), folder / "out")
+        export_run(at(folder), checkpoint_name(BATCH), SamplingConfig(), folder / "out")
         return folder / "out/model"
 
 

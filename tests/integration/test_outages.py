@@ -20,7 +20,7 @@ from support.training import BATCH, at, tiny
 from support.workers import Workers
 
 from whipray.platform.config.experiment import TrackingConfig
-from whipray.platform.storage.checkpoints import CheckpointStore, name_of
+from whipray.platform.storage.checkpoints import CheckpointStore
 from whipray.platform.storage.config import StorageConfig
 from whipray.platform.storage.errors import StorageProblem
 from whipray.platform.storage.store import Storage
@@ -28,6 +28,7 @@ from whipray.platform.tracking import mlflow_runs
 from whipray.platform.tracking.errors import TrackingProblem
 from whipray.platform.tracking.mlflow_runs import Run
 from whipray.platform.tracking.tracker import Tracker, open_tracker
+from whipray.trainers.checkpoint import checkpoint_name
 from whipray.trainers.errors import Problem
 
 pytestmark = [pytest.mark.slow, pytest.mark.faults]
@@ -75,7 +76,11 @@ def test_a_store_that_is_down_for_a_while_costs_a_training_nothing(
         expected = workers.run(*train, undisturbed, 0, request)
     assert losses == expected
     names = CheckpointStore(run).names()
-    assert names == CheckpointStore(undisturbed).names() == [name_of(HALF), name_of(2 * HALF)]
+    assert (
+        names
+        == CheckpointStore(undisturbed).names()
+        == [checkpoint_name(HALF), checkpoint_name(2 * HALF)]
+    )
     for name in names:
         found, wanted = (
             CheckpointStore(where).fetch(name, tmp_path) for where in (run, undisturbed)
@@ -174,7 +179,7 @@ def test_a_training_does_not_wait_for_mlflow_and_ends_with_all_its_metrics(
         wait_until(lambda: list(checkpoints.glob("*/manifest.json")) != [])
         logged_in.kill()
         try:
-            wait_until(lambda: (checkpoints / name_of(6400) / "manifest.json").exists())
+            wait_until(lambda: (checkpoints / checkpoint_name(6400) / "manifest.json").exists())
             time.sleep(DOWN_S)
             assert process.poll() is None
         finally:

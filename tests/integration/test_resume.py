@@ -24,7 +24,8 @@ from support.training import (
 )
 from support.workers import Workers
 
-from whipray.platform.storage.checkpoints import CheckpointStore, name_of
+from whipray.platform.storage.checkpoints import CheckpointStore
+from whipray.trainers.checkpoint import checkpoint_name
 from whipray.trainers.errors import CheckpointProblem, DivergenceProblem
 from whipray.trainers.loop import Progress
 
@@ -274,8 +275,8 @@ def test_a_run_stopped_early_has_a_checkpoint_to_go_on_from(
     stopped = groups.run(2, train, tiny(), tmp_path, stop_at)
     for done in stopped:
         assert done.trained.images_seen == stop_at
-        assert done.trained.checkpoint == name_of(stop_at)
-    assert CheckpointStore(at(tmp_path)).names() == [name_of(stop_at)]
+        assert done.trained.checkpoint == checkpoint_name(stop_at)
+    assert CheckpointStore(at(tmp_path)).names() == [checkpoint_name(stop_at)]
     resumed = groups.train(1, tmp_path)
     assert resumed.losses() == pytest.approx(undisturbed[1].losses()[3:], rel=ROUNDING)
 
@@ -285,7 +286,7 @@ def test_a_checkpoint_without_manifest_is_redone_from_the_one_before(
 ) -> None:
     reference_folder, reference = undisturbed
     run = copy_half_time(reference_folder, tmp_path)
-    torn = run / "checkpoints" / name_of(END)
+    torn = run / "checkpoints" / checkpoint_name(END)
     torn.mkdir()
     (torn / "shard-0.safetensors").write_bytes(b"half of a sha")
     resumed = groups.train(1, run)
@@ -302,7 +303,7 @@ def test_a_resumed_run_that_does_not_continue_stops(
     for problem in groups.run(2, train, tiny(), run):
         assert isinstance(problem, DivergenceProblem)
         assert "does not continue: next loss" in problem.what
-    assert CheckpointStore(at(run)).names() == [name_of(HALF)]
+    assert CheckpointStore(at(run)).names() == [checkpoint_name(HALF)]
 
 
 @pytest.mark.parametrize("kind", ["exp_avg", "exp_avg_sq", "ema"])
@@ -345,7 +346,7 @@ def test_a_loss_that_is_not_a_number_stops_every_worker_and_leaves_what_was_save
     for problem in groups.run(2, train_with_nan, tiny(), tmp_path, 1, HALF):
         assert isinstance(problem, DivergenceProblem)
         assert problem.what == f"loss/total is nan after {HALF + BATCH} images"
-    assert CheckpointStore(at(tmp_path)).names() == [name_of(HALF)]
+    assert CheckpointStore(at(tmp_path)).names() == [checkpoint_name(HALF)]
     resumed = groups.train(2, tmp_path)  # with the images mended
     assert resumed.losses() == pytest.approx(undisturbed[1].losses()[4:], rel=ROUNDING)
 

@@ -7,13 +7,19 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from whipray.platform.storage.checkpoints import CheckpointStore, name_of
-from whipray.trainers.checkpoint import MANIFEST, Manifest, describe, write_manifest
+from whipray.platform.storage.checkpoints import CheckpointStore
+from whipray.trainers.checkpoint import (
+    MANIFEST,
+    Manifest,
+    checkpoint_name,
+    describe,
+    write_manifest,
+)
 
 
 def make_checkpoint(folder: Path, images_seen: int, numbers: int = 64) -> Path:
     """A checkpoint of two shards of `numbers` float32 each, filled by `images_seen`."""
-    folder = folder / name_of(images_seen)
+    folder = folder / checkpoint_name(images_seen)
     folder.mkdir(parents=True)
     tensors = {}
     for shard in range(2):

@@ -18,10 +18,17 @@ from whipray.platform.config.experiment import Experiment
 from whipray.platform.config.layers import Layer, resolve
 from whipray.platform.foundation.versions import local_versions
 from whipray.platform.runs.local_training import TrainingResult, train_in_process_group
-from whipray.platform.storage.checkpoints import CheckpointStore, name_of
+from whipray.platform.storage.checkpoints import CheckpointStore
 from whipray.platform.storage.config import StorageConfig
 from whipray.platform.storage.store import Storage
-from whipray.trainers.checkpoint import KINDS, Manifest, describe, read_tensors, write_manifest
+from whipray.trainers.checkpoint import (
+    KINDS,
+    Manifest,
+    checkpoint_name,
+    describe,
+    read_tensors,
+    write_manifest,
+)
 from whipray.trainers.data import Digits, Splits
 from whipray.trainers.data.batches import to_float
 from whipray.trainers.errors import DataProblem
@@ -89,7 +96,7 @@ def train(experiment: Experiment, folder: Path, stop_at: int | None = None) -> D
 
 def copy_half_time(run: Path, to: Path) -> Path:
     """A run that was interrupted after its checkpoint at half time."""
-    name = name_of(4 * BATCH)
+    name = checkpoint_name(4 * BATCH)
     shutil.copytree(run / "checkpoints" / name, to / "checkpoints" / name)
     return to
 
@@ -98,7 +105,7 @@ def state(run: Path, images_seen: int = 8 * BATCH) -> tuple[Manifest, dict[str, 
     """A checkpoint: kind -> parameter -> tensor."""
     with TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        manifest = CheckpointStore(at(run)).fetch(name_of(images_seen), folder)
+        manifest = CheckpointStore(at(run)).fetch(checkpoint_name(images_seen), folder)
         return manifest, {kind: read_tensors(folder, manifest, kind) for kind in KINDS}
 
 
@@ -114,7 +121,7 @@ def rewrite(run: Path, kind: str, factor: float) -> None:
     """Multiply one kind of tensor in the half-time checkpoint, keeping the hashes in step."""
     from safetensors.torch import load_file, save_file
 
-    folder = run / "checkpoints" / name_of(4 * BATCH)
+    folder = run / "checkpoints" / checkpoint_name(4 * BATCH)
     manifest = Manifest.model_validate_json((folder / "manifest.json").read_text())
     for file in manifest.files:
         tensors = load_file(folder / file)

@@ -13,11 +13,11 @@ import pytest
 import torch
 from support.checkpoints import make_checkpoint, save
 
-from whipray.platform.storage.checkpoints import CheckpointStore, name_of
+from whipray.platform.storage.checkpoints import CheckpointStore
 from whipray.platform.storage.config import StorageConfig
 from whipray.platform.storage.errors import StorageProblem
 from whipray.platform.storage.store import Storage
-from whipray.trainers.checkpoint import MANIFEST, read_tensors
+from whipray.trainers.checkpoint import MANIFEST, checkpoint_name, read_tensors
 from whipray.trainers.errors import CheckpointProblem
 
 
@@ -27,7 +27,7 @@ def store(tmp_path: Path) -> CheckpointStore:
 
 
 def folder_of(store: CheckpointStore, images_seen: int) -> Path:
-    return Path(store.storage.uri, name_of(images_seen))
+    return Path(store.storage.uri, checkpoint_name(images_seen))
 
 
 def truncate(folder: Path) -> None:
@@ -79,7 +79,7 @@ def test_what_ranks_saved_comes_back(store: CheckpointStore, tmp_path: Path) -> 
     save(store, make_checkpoint(tmp_path, 800))
     name = save(store, make_checkpoint(tmp_path, 12_800))
     assert name == "images-000000012800"
-    assert pickle.loads(pickle.dumps(store)).names() == [name_of(800), name]
+    assert pickle.loads(pickle.dumps(store)).names() == [checkpoint_name(800), name]
     fetched = store.fetch_latest_usable(tmp_path / "got")
     assert fetched is not None
     assert (fetched.name, fetched.damaged) == (name, {})
@@ -99,8 +99,8 @@ def test_without_its_manifest_a_checkpoint_is_invisible(
     store.put_shard(unfinished.name, unfinished / "shard-1.safetensors")
     with pytest.raises(CheckpointProblem, match=r"shard-1\.safetensors has \d+ bytes"):
         store.commit(unfinished.name, unfinished / MANIFEST)
-    assert store.latest() == name_of(800)
-    with pytest.raises(CheckpointProblem, match=f"choose one of: {name_of(800)}"):
+    assert store.latest() == checkpoint_name(800)
+    with pytest.raises(CheckpointProblem, match=f"choose one of: {checkpoint_name(800)}"):
         store.fetch(unfinished.name, tmp_path / "got")
 
 
@@ -147,7 +147,9 @@ def test_when_all_are_damaged_it_does_not_start_from_nothing(
     for images_seen in (800, 1600):
         save(store, make_checkpoint(tmp_path, images_seen))
         alter(folder_of(store, images_seen))
-    with pytest.raises(CheckpointProblem, match=f"none of 2 checkpoints .*{name_of(1600)}: "):
+    with pytest.raises(
+        CheckpointProblem, match=f"none of 2 checkpoints .*{checkpoint_name(1600)}: "
+    ):
         store.fetch_latest_usable(tmp_path / "got")
 
 
@@ -157,7 +159,7 @@ def test_a_committed_checkpoint_is_never_rewritten(store: CheckpointStore, tmp_p
     again = make_checkpoint(tmp_path / "again", 800, numbers=3)  # of another size, to be seen
     save(store, again)
     assert {path: path.stat().st_mtime_ns for path in folder_of(store, 800).iterdir()} == before
-    assert store.fetch(name_of(800), tmp_path / "got").images_seen == 800
+    assert store.fetch(checkpoint_name(800), tmp_path / "got").images_seen == 800
 
 
 def test_prune_keeps_the_last_and_the_unfinished_newest(
@@ -167,12 +169,12 @@ def test_prune_keeps_the_last_and_the_unfinished_newest(
         save(store, make_checkpoint(tmp_path, images_seen))
     for images_seen in (0, 6):
         shard = make_checkpoint(tmp_path, images_seen) / "shard-0.safetensors"
-        store.put_shard(name_of(images_seen), shard)
+        store.put_shard(checkpoint_name(images_seen), shard)
     store.storage.write_text("notes/readme.txt", "not a checkpoint")
-    assert store.prune() == [name_of(n) for n in (0, 1, 2, 3)]
-    assert store.names() == [name_of(n) for n in (4, 5)]
+    assert store.prune() == [checkpoint_name(n) for n in (0, 1, 2, 3)]
+    assert store.names() == [checkpoint_name(n) for n in (4, 5)]
     assert {path.split("/")[0] for path in store.storage.list()} == {
-        *(name_of(n) for n in (4, 5, 6)),
+        *(checkpoint_name(n) for n in (4, 5, 6)),
         "notes",
     }
     assert store.prune() == []
@@ -187,7 +189,7 @@ def test_prune_takes_the_manifest_first(
     delete = store.storage.delete
 
     def dies(prefix: str) -> None:
-        if prefix == name_of(1):
+        if prefix == checkpoint_name(1):
             delete(f"{prefix}/shard-0.safetensors")
             raise KeyboardInterrupt
         delete(prefix)
@@ -195,7 +197,7 @@ def test_prune_takes_the_manifest_first(
     monkeypatch.setattr(store.storage, "delete", dies)
     with pytest.raises(KeyboardInterrupt):
         store.prune()
-    assert store.names() == [name_of(2), name_of(3)]
+    assert store.names() == [checkpoint_name(2), checkpoint_name(3)]
 
 
 def test_a_disk_that_fills_up_keeps_the_checkpoint_before(small_disk: Path, tmp_path: Path) -> None:

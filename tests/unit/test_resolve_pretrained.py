@@ -21,13 +21,13 @@ from torch import Tensor
 from whipray.platform.config.experiment import Experiment, load_experiment
 from whipray.platform.config.space_files import parse_space
 from whipray.platform.runs.resolve_pretrained import resolve_pretrained
-from whipray.platform.storage.checkpoints import name_of
 from whipray.platform.storage.layout import PRETRAINED_RECORD
 from whipray.platform.storage.pretrained import PretrainedRecord, export_run, load_pretrained
 from whipray.platform.storage.store import Storage
 from whipray.platform.tuning.sweep import Sweep
 from whipray.trainers.backbones import UNet, UNetConfig
 from whipray.trainers.backbones.low_rank import add_parts
+from whipray.trainers.checkpoint import checkpoint_name
 from whipray.trainers.errors import CheckpointProblem, UsageProblem
 from whipray.trainers.export import CARD, WEIGHTS, load_exported
 from whipray.trainers.samplers import SamplingConfig
@@ -60,7 +60,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def exported(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("exported")
-    export_run(at(trained), name_of(HALF), SamplingConfig(), folder)
+    export_run(at(trained), checkpoint_name(HALF), SamplingConfig(), folder)
     return folder / "model"
 
 
@@ -164,7 +164,7 @@ def of_another_model(run: Path) -> None:
             lambda run: shutil.rmtree(run / "pretrained"),
             r"model\.json: not there, and .* starts from",
         ),
-        (lambda run: (run / PRETRAINED_RECORD).unlink(), r"pretrained\.json: not there"),
+        (lambda run: (run / PRETRAINED_RECORD).unlink(), r"pretrained\.json: missing"),
         (
             lambda run: (run / PRETRAINED_RECORD).write_text('{"source": "x"}'),
             r"pretrained\.json: damaged",
@@ -185,7 +185,7 @@ def test_a_start_that_is_not_what_the_run_began_with_is_one_line(
     with pytest.raises(CheckpointProblem, match=says):
         train(experiment, tmp_path)
     with pytest.raises(CheckpointProblem, match=says):  # LoRA's export needs what is frozen
-        export_run(at(tmp_path), name_of(BATCH), SamplingConfig(), tmp_path / "out")
+        export_run(at(tmp_path), checkpoint_name(BATCH), SamplingConfig(), tmp_path / "out")
 
 
 @pytest.mark.parametrize(
@@ -244,7 +244,7 @@ def test_the_export_of_adapters_is_a_plain_network(
     exported: Path, tuned: Path, tmp_path: Path, weights: str
 ) -> None:
     """W^f + B^g A^g + B^e A^e, or without the last (CALL section 5.3, table 4)."""
-    export_run(at(tuned), name_of(END), SamplingConfig(weights=weights), tmp_path)
+    export_run(at(tuned), checkpoint_name(END), SamplingConfig(weights=weights), tmp_path)
     found, frozen = (load_file(folder / WEIGHTS) for folder in (tmp_path / "model", exported))
     average = state(tuned)[1]["ema"]
     assert found.keys() == frozen.keys()
@@ -273,7 +273,7 @@ def test_the_merged_network_says_what_the_adapted_one_does(
     add_parts(apart, "expert", LoRAConfig(rank=1, layers=("up",)), "")
     missing = apart.load_state_dict(state(tuned)[1]["ema"], strict=False)
     assert not missing.unexpected_keys
-    export_run(at(tuned), name_of(END), SamplingConfig(), tmp_path)
+    export_run(at(tuned), checkpoint_name(END), SamplingConfig(), tmp_path)
     merged = load_exported(tmp_path / "model").network
     given = (torch.randn(4, 1, 8, 8), torch.tensor([0, 10, 500, 999]), torch.tensor([0, 1, 2, -1]))
     with torch.no_grad():
@@ -327,7 +327,7 @@ def test_a_new_label_embedding_is_trained_beside_the_adapters(
     train(experiment, run)
     kept = state(run, BATCH)[1]["ema"]
     assert {name for name in kept if ".parts." not in name} == {"labels.weight"}
-    export_run(at(run), name_of(BATCH), SamplingConfig(), tmp_path / "out")
+    export_run(at(run), checkpoint_name(BATCH), SamplingConfig(), tmp_path / "out")
     card = load_exported(tmp_path / "out/model").card
     assert card.class_names == names
     found = load_file(tmp_path / "out/model" / WEIGHTS)
@@ -351,7 +351,7 @@ def test_lora_fits_as_it_is() -> None:
 def test_theta_g_alone_needs_reserved_capacity(trained: Path, tmp_path: Path) -> None:
     general = SamplingConfig(weights="general")
     with pytest.raises(UsageProblem, match="the model has no reserved capacity"):
-        export_run(at(trained), name_of(HALF), general, tmp_path)
+        export_run(at(trained), checkpoint_name(HALF), general, tmp_path)
     with pytest.raises(UsageProblem, match="objective ddpm reserves no capacity"):
         tiny(sampling__weights="general")
     assert tiny(sampling__weights="general", objective=CALL).sampling.weights == "general"

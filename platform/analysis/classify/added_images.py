@@ -19,7 +19,6 @@ from ...generation.loading import load_model
 from ...generation.shards import ShardSampler, by_class, generated_shards
 from ...generation.workers import Workers
 from ...runs.find_run import StoredRun
-from ...storage.pretrained import root_of
 
 Counts = NDArray[np.int64]
 """Images of each class, (C,)."""
@@ -105,7 +104,7 @@ def generate_images(
         counts: (C,) int64.
     """
     sampler = ShardSampler(
-        root_of(run.store), Lazy(partial(load_model, run.store, run.checkpoint, experiment))
+        run.store.root, Lazy(partial(load_model, run.store, run.checkpoint, experiment))
     )
     shards = generated_shards(
         samples,

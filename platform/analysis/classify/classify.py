@@ -36,7 +36,6 @@ from ...runs.find_run import StoredRun, find_run
 from ...storage.checkpoints import CheckpointStore
 from ...storage.errors import MissingObject
 from ...storage.layout import CLASSIFICATION_RESULT, CLASSIFIERS, classification_folder
-from ...storage.pretrained import root_of
 from ...storage.store import Storage
 from ...tracking.tracker import open_tracker
 from .added_images import AddedImages, Counts, generate_images, repeat_real_images, wanted_counts
@@ -242,7 +241,7 @@ def _train(
     on_phase: OnPhase,
 ) -> tuple[dict[ClassifierRun, Outcome], int]:
     """Train the classifiers that are not in the store; return all outcomes, and how many are new."""
-    root, settings = root_of(inputs.run.store), inputs.settings
+    root, settings = inputs.run.store.root, inputs.settings
     stored = root.list(CLASSIFIERS)
     outcomes = {
         each: json.loads(root.read_text(each.file)) for each in classifiers if each.file in stored
