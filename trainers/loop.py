@@ -189,12 +189,16 @@ class Training:
 
     # -- the pieces ---------------------------------------------------------------------------------
 
-    def _loss(self, images_seen: int, piece: int) -> Loss:
-        """The objective on one piece of this worker's rows of the global batch."""
+    def _loss(self, images_seen: int, piece: int, portable: bool = False) -> Loss:
+        """The objective on one piece of this worker's rows of the global batch.
+
+        Args:
+            portable: sample noise that is the same on every device.
+        """
         step = images_seen // self.config.training.batch_size
         first = self.rank * self.rows + piece * self.micro  # row of the global batch
         batch = self._batch(images_seen, first, self.micro)
-        rng = BatchRandom(self.config.seed, step, first, self.micro, self.device)
+        rng = BatchRandom(self.config.seed, step, first, self.micro, self.device, portable)
         torch.manual_seed(derive_seed(self.config.seed, "dropout", step, first))
         return self.objective(self.engine.predict, batch, self.schedule, rng, images_seen)
 
@@ -225,16 +229,22 @@ class Training:
         return self._whole[1]
 
     def _next_loss(self) -> float:
-        """The objective on the next global batch, dropout off: the same for any world size."""
+        """The objective on the next global batch, dropout off: the same for any world size.
+
+        Also on any device: a run that went on from a CPU to a GPU would not reproduce it otherwise.
+        """
         with self.engine.evaluating():
             pieces = [
-                self._loss(self.images_seen, piece).total
+                self._loss(self.images_seen, piece, portable=True).total
                 for piece in range(self.rows // self.micro)
             ]
             return float(self.engine.mean(torch.stack(pieces).mean()))
 
     def _validation_loss(self) -> float:
-        """Denoising loss on balanced reference images, at fixed t and noise, dropout off."""
+        """Denoising loss on balanced reference images, at fixed t and noise, dropout off.
+
+        The noise is the same on every device, so that these losses can be compared.
+        """
         reference = self.data.reference
         count = min(self.config.training.validation_images, len(reference.labels))
         share = math.ceil(count / self.world)  # the same for all, as ZeRO 3 gathers in step
@@ -245,9 +255,8 @@ class Training:
             for first in range(0, share, self.micro):
                 rows = min(self.micro, share - first)
                 first_row = self.rank * share + first
-                rng = BatchRandom(
-                    derive_seed(self.config.seed, "validation"), 0, first_row, rows, self.device
-                )
+                seed = derive_seed(self.config.seed, "validation")
+                rng = BatchRandom(seed, 0, first_row, rows, self.device, portable=True)
                 indices = picked_and_filled[first_row : first_row + rows]
                 x_0 = to_float(gather(reference, indices, self.device), None)
                 t = rng.integers("t", self.schedule.timesteps).to(self.device)

@@ -37,6 +37,8 @@ class BatchRandom:
         rows: how many rows this worker has.
         device: where the large draws (noise) are made; small ones are made on the CPU, so that
             they are the same on every device.
+        portable: make the noise on the CPU too and move it, which is slower: a GPU's generator
+            draws other numbers from the same seed.
     """
 
     seed: int
@@ -44,14 +46,15 @@ class BatchRandom:
     first_row: int
     rows: int
     device: torch.device
+    portable: bool = False
 
     def normal(self, stream: str, shape: Sequence[int]) -> Tensor:
         """Standard normal noise, (rows, *shape) float32, on the device."""
-        return self._by_block(
-            stream,
-            self.device,
-            lambda g: torch.randn((BLOCK, *shape), generator=g, device=self.device),
+        where = CPU if self.portable else self.device
+        drawn = self._by_block(
+            stream, where, lambda g: torch.randn((BLOCK, *shape), generator=g, device=where)
         )
+        return drawn.to(self.device)
 
     def integers(self, stream: str, high: int) -> Tensor:
         """Uniform integers in [0, high), (rows,) int64, on the CPU."""
