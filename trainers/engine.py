@@ -103,6 +103,15 @@ class Engine:
                 "gradient_clipping": optimizer.clip if config.zero_stage else 0.0,
                 "zero_allow_untested_optimizer": True,
                 "steps_per_print": 10**12,
+                # its throughput timer would wait for the device twice a step
+                "timers": {"throughput": {"enabled": False}},
+                # DeepSpeed switches off an autocast that is entered around it, on a GPU at least.
+                # No module is named safe: that would make it reduce gradients in bf16.
+                "torch_autocast": {
+                    "enabled": config.precision == "bf16",
+                    "dtype": "bfloat16",
+                    "lower_precision_safe_modules": [],
+                },
                 "zero_optimization": {
                     "stage": config.zero_stage,
                     # gathered and reduced in pieces of this many numbers
@@ -112,16 +121,16 @@ class Engine:
             },
             dist_init_required=False,
         )
+        if self.world == 1 and config.zero_stage == 0:
+            # it would flatten all gradients, send them to nobody and copy them back one by one
+            self._ds.enable_backward_allreduce = False
         self.network: nn.Module = self._ds.module
 
     def predict(self, x_t: Tensor, t: Tensor, labels: Tensor, **extra: Any) -> Tensor:
         """The network's output in float32; arguments as `UNet.forward`."""
         if self.config.channels_last:
             x_t = x_t.contiguous(memory_format=torch.channels_last)
-        with torch.autocast(
-            self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16"
-        ):
-            output: Tensor = self._ds(x_t, t, labels, **extra)
+        output: Tensor = self._ds(x_t, t, labels, **extra)  # in bf16 under DeepSpeed's autocast
         return output.float()
 
     @contextmanager
