@@ -1,93 +1,180 @@
-"""Training throughput on a GPU at the CIFAR size: images a second and MFU. No GPU, no results."""
+"""`make gpu-bench`: all that is to be known of a GPU, in one command of some eight minutes.
+
+    gpu.py [--images FILE] [--json FILE] [--minutes 8] [--parts agree,speed] [--profile] [--toy]
+
+Needs PyTorch, DeepSpeed and Pydantic; neither Ray nor MLflow nor a network. Every part is a process
+of its own with a time limit, tells its rows as they come, and is ended if it runs over. Where there
+is no GPU, or with --toy, the sizes are tiny: that proves the script and measures nothing.
+"""
 
 from __future__ import annotations
 
+import argparse
+import json
+import os
+import queue
+import signal
+import subprocess
+import sys
+import threading
 import time
-from itertools import product
-from typing import Any
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
 
-import torch
-from measure import Result, hand_over
-from torch.utils.flop_counter import FlopCounterMode
-from workload import build, step
+from gpu_parts.rows import Row, read, table
 
-from whipray.trainers.backbones import UNet
-from whipray.trainers.backbones.unet import UNetConfig
-from whipray.trainers.loop import Training
-
-ROUNDS = 5
-STEPS = 20  # a round
-CHANNELS = 128
-BATCH = 128
-
-# Dense peak in FLOP/s from the makers' data sheets: (bf16, TF32, which fp32 runs in here).
-PEAKS = {
-    "H200": (989e12, 494e12),
-    "H100": (989e12, 494e12),
-    "A100": (312e12, 156e12),
-    "L4": (121e12, 60e12),
-}
-# Objectives, and the passes of the network that each image needs; CALL's second one shares the
-# down path, 27 % of it.
-OBJECTIVES: dict[str, tuple[dict[str, Any], float]] = {
-    "DDPM": ({"name": "ddpm"}, 1),
-    "CBDM": ({"name": "cbdm"}, 2),
-    "OC": ({"name": "oc"}, 1),
-    "CALL over DDPM": ({"name": "call", "base": {"name": "ddpm", "label_drop": 0.0}}, 1.73),
-}
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
 
 
-def flop_of_forward() -> int:
-    """For one image, counted operator by operator; nothing is computed."""
-    with torch.device("meta"):
-        network = UNet(UNetConfig(base_channels=CHANNELS), (3, 32, 32), 10)
-        one = torch.zeros(1, dtype=torch.int64)
-        with FlopCounterMode(display=False) as counter:
-            network(torch.zeros(1, 3, 32, 32), one, one)
-    return counter.get_total_flops()
+@dataclass(frozen=True)
+class Part:
+    """A module of `gpu_parts` and the seconds that it may take."""
+
+    name: str
+    module: str
+    seconds: float
 
 
-def images_per_second(training: Training) -> list[float]:
-    """By round, after one round to compile and choose convolutions."""
-    speeds = []
-    for number in range(ROUNDS + 1):
-        torch.cuda.synchronize()
-        start = time.perf_counter()
-        for i in range(STEPS):
-            step(training, number * STEPS + i)
-        torch.cuda.synchronize()
-        speeds.append(STEPS * BATCH / (time.perf_counter() - start))
-    return speeds[1:]
+PARTS = (
+    Part("about", "about", 60),
+    Part("agree", "agree", 75),
+    Part("ceilings", "ceilings", 30),
+    Part("speed", "speed", 170),
+    Part("plain", "plain", 75),
+    Part("waits", "waits", 45),
+    Part("sampling", "sampling", 60),
+    Part("large", "large", 60),
+    Part("profile", "gaps", 60),
+    Part("agree_compiled", "agree_compiled", 75),
+    Part("speed_rest", "speed_rest", 600),
+)
+"""What is most wanted comes first; the last takes the time that is left."""
+LEAST_S = 10.0
+"""A part that would have less is not begun."""
+GRACE_S = 3.0
+"""Between the time at which a part should be done and its end."""
+TOY_S = 900.0
+"""Of every part of a toy run, which may be on a slow machine."""
+
+
+def environment() -> dict[str, str]:
+    """For the parts: this package, the helpers of the tests, and whatever was there."""
+    paths = [str(ROOT / ".dev"), str(HERE), str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")]
+    quiet = {"PYTHONUNBUFFERED": "1", "TOKENIZERS_PARALLELISM": "false"}
+    return os.environ | quiet | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
+
+
+def run(part: Part, seconds: float, arguments: list[str], show: bool = True) -> list[Row]:
+    """A part's rows, each shown as it comes; what it complains of goes to stderr."""
+    asked = max(1.0, seconds - GRACE_S)
+    process = subprocess.Popen(
+        [sys.executable, "-m", f"gpu_parts.{part.module}", "--seconds", f"{asked:.0f}", *arguments],
+        env=environment(),
+        cwd=HERE,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,  # so that a data loader's workers end with it
+    )
+    lines: queue.Queue[str | None] = queue.Queue()
+    threading.Thread(target=_read_lines, args=(process, lines), daemon=True).start()
+    rows: list[Row] = []
+    ends = time.monotonic() + seconds
+    stopped = False
+    while True:
+        try:
+            line = lines.get(timeout=max(0.0, ends - time.monotonic()))
+        except queue.Empty:
+            stopped = True
+            break
+        if line is None:
+            break
+        if row := read(line):
+            rows.append(row)
+            if show:
+                print(f"{row.part:>14}  {row.what}: {row.result()} {row.verdict()}", flush=True)
+    _end(process)
+    if stopped:
+        rows.append(Row(part.name, "stopped", {}, f"it had run for its {seconds:.0f} s"))
+    elif process.returncode:
+        rows.append(Row(part.name, "failed", {}, f"exit code {process.returncode}", False))
+    return rows
+
+
+def _read_lines(process: subprocess.Popen[str], lines: queue.Queue[str | None]) -> None:
+    assert process.stdout is not None
+    for line in process.stdout:
+        lines.put(line)
+    lines.put(None)
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    """End a part and whatever it started."""
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(timeout=GRACE_S)
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Measure Whipray's training on a GPU.")
+    parser.add_argument("--images", type=Path, help="real images, as carry.sh makes them")
+    parser.add_argument(
+        "--json", type=Path, default=Path("gpu-bench.json"), help="the full numbers"
+    )
+    parser.add_argument("--minutes", type=float, default=8.0, help="for everything")
+    names = ", ".join(part.name for part in PARTS)
+    parser.add_argument("--parts", help=f"some of {names}; default all but profile")
+    parser.add_argument("--profile", action="store_true", help="also the longest gaps")
+    parser.add_argument("--toy", action="store_true", help="tiny sizes, on any device")
+    options = parser.parse_args()
+    wanted = options.parts.split(",") if options.parts else []
+    if unknown := set(wanted) - {part.name for part in PARTS}:
+        parser.error(f"no part {', '.join(sorted(unknown))}: there are {names}")
+    if not wanted:
+        wanted = [part.name for part in PARTS if part.name != "profile" or options.profile]
+    options.chosen = [part for part in PARTS if part.name in {"about", *wanted}]
+    return options
+
+
+def write(file: Path, began: datetime, toy: bool, rows: list[Row]) -> None:
+    """All numbers so far."""
+    about = {"began": began.isoformat(timespec="seconds"), "toy": toy, "command": sys.argv}
+    file.write_text(json.dumps({**about, "rows": [asdict(row) for row in rows]}, indent=1))
 
 
 def main() -> None:
-    if not torch.cuda.is_available():
-        hand_over([])
-        return
-    device = torch.device("cuda", 0)
-    gpu = torch.cuda.get_device_name(device)
-    peaks = next((peaks for known, peaks in PEAKS.items() if known in gpu), None)
-    flop = 3 * flop_of_forward()  # a backward is two forwards
-    results = []
-    for name, precision, compiled in product(OBJECTIVES, ("fp32", "bf16"), (False, True)):
-        objective, passes = OBJECTIVES[name]
-        torch.compiler.reset()
-        training = build(
-            objective,
-            {"precision": precision, "compile": compiled},
-            channels=CHANNELS,
-            batch=BATCH,
-            device=device,
-        )
-        speeds = images_per_second(training)
-        training.engine.close()
-        how = f"{gpu}, {name}, {precision}, {'compiled' if compiled else 'eager'}"
-        results.append(Result(how, speeds, "images/s"))
-        if peaks:
-            peak = peaks[0] if precision == "bf16" else peaks[1]
-            used = [100 * speed * flop * passes / peak for speed in speeds]
-            results.append(Result(how, used, "% MFU"))
-    hand_over(results)
+    options = parse()
+    began, start = datetime.now(UTC), time.monotonic()
+    toy: bool = options.toy
+    rows: list[Row] = []
+    took: list[str] = []
+    arguments = ["--images", str(options.images.resolve())] if options.images else []
+    for part in options.chosen:
+        left = 60 * options.minutes - (time.monotonic() - start)
+        seconds = TOY_S if toy else min(part.seconds, left)
+        if seconds < LEAST_S:
+            rows.append(Row(part.name, "not begun", {}, "no time was left"))
+            continue
+        began_part = time.monotonic()
+        rows += run(part, seconds, [*arguments, *["--toy"] * toy])
+        took.append(f"{part.name} {time.monotonic() - began_part:.0f} s")
+        if part.name == "about" and not toy and Row("about", "GPU", {}, "none") in rows:
+            toy = True
+            print("no GPU: tiny sizes, which prove the script and measure nothing", flush=True)
+        write(options.json, began, toy, rows)
+    write(options.json, began, toy, rows)
+    images = "real CIFAR images" if options.images else "random images"
+    rows.append(Row("time", "of the parts", {}, ", ".join(took)))
+    print(f"\n{began:%Y-%m-%d %H:%M} UTC, {images}, {' '.join(sys.argv)}")
+    if toy:
+        print("A toy run: no number below says anything of a GPU.")
+    print(f"\n{table(rows)}", flush=True)
+    if any(row.met is False for row in rows):
+        sys.exit(1)
 
 
 if __name__ == "__main__":

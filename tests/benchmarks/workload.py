@@ -32,23 +32,35 @@ def build(
     batch: int,
     device: torch.device,
 ) -> Training:
-    """The U-Net of the papers at a width, ready to step.
-
-    No label is dropped: every row pays for its whole loss, so that ratios can be compared with
-    what the arithmetic asks for.
-    """
+    """The U-Net of the papers at a width, ready to step on random images."""
+    images = random_images(8 * batch)
+    config = config_of(objective, engine, model={"base_channels": channels}, batch=batch)
     join_workers(device)
-    config = TrainerConfig.model_validate(
+    return Training(config, Splits(images, images), device, None)
+
+
+def config_of(
+    objective: dict[str, Any],
+    engine: dict[str, Any],
+    *,
+    model: dict[str, Any],
+    batch: int,
+    micro_batch: int | None = None,
+) -> TrainerConfig:
+    """A training's config.
+
+    Unless the objective says so, no label is dropped: every row pays for its whole loss, so that
+    ratios can be compared with what the arithmetic asks for.
+    """
+    return TrainerConfig.model_validate(
         {
             "data": {"source": "digits", "flip": True},  # its images are replaced
-            "model": {"base_channels": channels},
+            "model": {**model, "guidance_embedding": objective["name"] == "tcfg"},
             "objective": objective if "base" in objective else {"label_drop": 0.0, **objective},
             "engine": engine,
-            "training": {"images": batch, "batch_size": batch},
+            "training": {"images": batch, "batch_size": batch, "micro_batch": micro_batch},
         }
     )
-    images = random_images(8 * batch)
-    return Training(config, Splits(images, images), device, None)
 
 
 def step(training: Training, number: int) -> None:

@@ -1,0 +1,55 @@
+"""Floating-point operations of a training step, counted operator by operator; nothing is computed."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from whipray.trainers.backbones import UNet, UNetConfig
+from whipray.trainers.diffusion import build_schedule
+from whipray.trainers.objectives import Batch
+from whipray.trainers.randomness import Draws
+from whipray.trainers.trainer_config import TrainerConfig
+
+ROWS = 8
+"""Rows of the counted batch: one whole block, so that thinning has its share of it."""
+META = torch.device("meta")
+
+
+def of_training(config: TrainerConfig, side: int) -> float:
+    """Of forward and backward for one image of `side` x `side` pixels.
+
+    Counted are convolutions, matrix products and attention, a multiplication and an addition as two.
+    """
+    return _of_training(config.model_dump_json(), side)
+
+
+@cache
+def _of_training(config_json: str, side: int) -> float:
+    config = TrainerConfig.model_validate_json(config_json)
+    classes = 10
+    with META:
+        network = UNet(config.model, (3, side, side), classes)
+        config.objective.prepare(network)
+        images = torch.zeros(ROWS, 3, side, side)
+        labels = torch.zeros(ROWS, dtype=torch.int64)
+    network.to(META)  # the parts of CALL are made on the CPU
+    schedule = build_schedule(config.diffusion, META)
+    objective = config.objective.build([10] * classes)
+    draws = Draws(0, 0, 0, ROWS, META, portable=True)
+    with FlopCounterMode(display=False) as counter:
+        loss = objective(network, Batch(images, labels), schedule, draws, 0)
+        loss.total.backward()
+    return counter.get_total_flops() / ROWS
+
+
+def of_prediction(config: UNetConfig, side: int) -> float:
+    """Of one evaluation of a network for one image."""
+    with META:
+        network = UNet(config, (3, side, side), 10)
+        one = torch.zeros(1, dtype=torch.int64)
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            network(torch.zeros(1, 3, side, side), one, one)
+    return float(counter.get_total_flops())
