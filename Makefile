@@ -4,7 +4,7 @@ UV := .tools/bin/uv
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: setup machine demo quick test soak check bench clean
+.PHONY: setup machine demo quick test soak check bench gpu-bench clean
 
 setup: $(READY)
 
@@ -56,6 +56,11 @@ check: $(READY)
 
 bench: $(READY)
 	$(BIN)/python tests/benchmarks/bench.py
+
+# What a GPU does: eight minutes. docs/gpu.md says how to run it where nothing can be installed.
+GPU_BENCH ?=
+gpu-bench: $(READY)
+	$(BIN)/python tests/benchmarks/gpu.py $(GPU_BENCH)
 
 clean:
 	rm -rf whipray-runs

@@ -1,8 +1,9 @@
 """`make bench`: run the parts, each in a process of its own, and print one table.
 
-    bench.py [--json] [steps] [data] [evaluation] [gpu] [overhead] [writing]
+    bench.py [--json] [steps] [data] [evaluation] [overhead] [writing]
 
 Ratios are of CPU time, which other work on the machine disturbs little; wall times need it idle.
+A GPU is measured by `make gpu-bench`.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-PARTS = ("steps", "data", "evaluation", "gpu", "overhead", "writing")
+PARTS = ("steps", "data", "evaluation", "overhead", "writing")
 ON_CPU = {"CUDA_VISIBLE_DEVICES": ""}
 
 
@@ -29,7 +30,7 @@ def run(part: str) -> list[Result] | None:
     script = Path(__file__).with_name(f"{part}.py")
     done = subprocess.run(
         [sys.executable, str(script)],
-        env=os.environ | ({} if part == "gpu" else ON_CPU),
+        env=os.environ | ON_CPU,
         stdout=subprocess.PIPE,
         text=True,
         check=False,
@@ -77,8 +78,6 @@ def main() -> None:
         out.print(table(results))
         busy = "; busy, so the wall times (s) say little" if load > cores / 2 else ""
         out.print(f"{cores} cores, load average {load:.1f} at the start{busy}")
-    if "gpu" in parts and not any(r.unit == "images/s" for r in results):
-        talk.print("not measured on a GPU")
     if failed:
         sys.exit(f"not measured, it failed: {', '.join(failed)}")
 

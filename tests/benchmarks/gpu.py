@@ -18,6 +18,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -42,13 +43,13 @@ PARTS = (
     Part("about", "about", 60),
     Part("agree", "agree", 75),
     Part("ceilings", "ceilings", 30),
-    Part("speed", "speed", 170),
-    Part("plain", "plain", 75),
-    Part("waits", "waits", 45),
-    Part("sampling", "sampling", 60),
-    Part("large", "large", 60),
-    Part("profile", "gaps", 60),
-    Part("agree_compiled", "agree_compiled", 75),
+    Part("speed", "speed", 150),
+    Part("plain", "plain", 60),
+    Part("waits", "waits", 40),
+    Part("agree_compiled", "agree_compiled", 60),
+    Part("sampling", "sampling", 50),
+    Part("large", "large", 50),
+    Part("profile", "gaps", 50),
     Part("speed_rest", "speed_rest", 600),
 )
 """What is most wanted comes first; the last takes the time that is left."""
@@ -67,7 +68,7 @@ def environment() -> dict[str, str]:
     return os.environ | quiet | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
 
 
-def run(part: Part, seconds: float, arguments: list[str], show: bool = True) -> list[Row]:
+def run(part: Part, seconds: float, arguments: list[str]) -> list[Row]:
     """A part's rows, each shown as it comes; what it complains of goes to stderr."""
     asked = max(1.0, seconds - GRACE_S)
     process = subprocess.Popen(
@@ -78,24 +79,17 @@ def run(part: Part, seconds: float, arguments: list[str], show: bool = True) -> 
         text=True,
         start_new_session=True,  # so that a data loader's workers end with it
     )
-    lines: queue.Queue[str | None] = queue.Queue()
-    threading.Thread(target=_read_lines, args=(process, lines), daemon=True).start()
     rows: list[Row] = []
-    ends = time.monotonic() + seconds
     stopped = False
-    while True:
-        try:
-            line = lines.get(timeout=max(0.0, ends - time.monotonic()))
-        except queue.Empty:
-            stopped = True
-            break
-        if line is None:
-            break
-        if row := read(line):
-            rows.append(row)
-            if show:
+    try:
+        for line in _lines_until(process, time.monotonic() + seconds):
+            if row := read(line):
+                rows.append(row)
                 print(f"{row.part:>14}  {row.what}: {row.result()} {row.verdict()}", flush=True)
-    _end(process)
+    except TimeoutError:
+        stopped = True
+    finally:  # also where this process is told to end
+        _end(process)
     if stopped:
         rows.append(Row(part.name, "stopped", {}, f"it had run for its {seconds:.0f} s"))
     elif process.returncode:
@@ -103,11 +97,25 @@ def run(part: Part, seconds: float, arguments: list[str], show: bool = True) -> 
     return rows
 
 
-def _read_lines(process: subprocess.Popen[str], lines: queue.Queue[str | None]) -> None:
-    assert process.stdout is not None
-    for line in process.stdout:
-        lines.put(line)
-    lines.put(None)
+def _lines_until(process: subprocess.Popen[str], ends: float) -> Iterator[str]:
+    """What a process prints; TimeoutError where it still runs at the time of `time.monotonic`."""
+    lines: queue.Queue[str | None] = queue.Queue()
+
+    def read_all() -> None:
+        assert process.stdout is not None
+        for line in process.stdout:
+            lines.put(line)
+        lines.put(None)
+
+    threading.Thread(target=read_all, daemon=True).start()
+    while True:
+        try:
+            line = lines.get(timeout=max(0.0, ends - time.monotonic()))
+        except queue.Empty:
+            raise TimeoutError from None
+        if line is None:
+            return
+        yield line
 
 
 def _end(process: subprocess.Popen[str]) -> None:
@@ -147,12 +155,14 @@ def write(file: Path, began: datetime, toy: bool, rows: list[Row]) -> None:
 
 
 def main() -> None:
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     options = parse()
     began, start = datetime.now(UTC), time.monotonic()
     toy: bool = options.toy
     rows: list[Row] = []
     took: list[str] = []
-    arguments = ["--images", str(options.images.resolve())] if options.images else []
+    arguments = ["--so-far", str(options.json.resolve())]
+    arguments += ["--images", str(options.images.resolve())] if options.images else []
     for part in options.chosen:
         left = 60 * options.minutes - (time.monotonic() - start)
         seconds = TOY_S if toy else min(part.seconds, left)

@@ -7,7 +7,7 @@ is left to differ is arithmetic.
 
 DeepSpeed serves one kind of device a process: the CPU's side runs in a process that sees no GPU,
 
-    python -m support.devices FUNCTION '{"argument": ...}'
+    python -m support.devices '[["FUNCTION", {"argument": ...}], ...]'
 """
 
 from __future__ import annotations
@@ -84,10 +84,10 @@ def portable_noise() -> Iterator[None]:
     """Inside, all noise is drawn on the CPU, whatever the device."""
     normal = Draws.normal
 
-    def on_the_cpu(draws: Draws, stream: str, shape: Sequence[int]) -> Tensor:
+    def drawn_on_the_cpu(draws: Draws, stream: str, shape: Sequence[int]) -> Tensor:
         return normal(replace(draws, portable=True), stream, shape)
 
-    with patch.object(Draws, "normal", on_the_cpu):
+    with patch.object(Draws, "normal", drawn_on_the_cpu):
         yield
 
 
@@ -276,14 +276,20 @@ def _where(stack: traceback.StackSummary) -> str:
 
 def on_the_cpu(function: str, **arguments: Any) -> Any:
     """What one of these functions returns in a process that has only the CPU."""
+    return several_on_the_cpu([(function, arguments)])[0]
+
+
+def several_on_the_cpu(calls: list[tuple[str, dict[str, Any]]]) -> list[Any]:
+    """What some of these functions return, one after another in one such process."""
     done = subprocess.run(
-        [sys.executable, "-m", "support.devices", function, json.dumps(arguments)],
+        [sys.executable, "-m", "support.devices", json.dumps(calls)],
         env=os.environ | {"CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": os.pathsep.join(sys.path)},
         stdout=subprocess.PIPE,
         text=True,
         check=True,
     )
-    return json.loads(done.stdout.splitlines()[-1])
+    found: list[Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
 
 
 FUNCTIONS = {"all_losses": all_losses, "go_on": go_on, "sampled": sampled}
@@ -291,8 +297,8 @@ FUNCTIONS = {"all_losses": all_losses, "go_on": go_on, "sampled": sampled}
 
 def main() -> None:
     torch.set_num_threads(min(8, len(os.sched_getaffinity(0))))
-    function, arguments = sys.argv[1:]
-    print(json.dumps(FUNCTIONS[function](**json.loads(arguments))), flush=True)
+    calls = json.loads(sys.argv[1])
+    print(json.dumps([FUNCTIONS[name](**arguments) for name, arguments in calls]), flush=True)
 
 
 if __name__ == "__main__":

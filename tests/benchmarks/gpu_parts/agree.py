@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -44,49 +45,57 @@ def first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [""])[0][:160]
 
 
-def compare_checkpoints(setting: Setting) -> None:
-    """From the CPU to the device and back: the next loss is what the checkpoint told."""
-    for precision in ("fp32", "bf16"):
-        engine = {"precision": precision}
-        with TemporaryDirectory() as folder:
-            try:
-                devices.on_the_cpu("go_on", folder=folder, steps=2, engine={})
-                there = devices.go_on(folder, 4, engine)
-                back = devices.on_the_cpu("go_on", folder=folder, steps=6, engine={})
-            except Exception as error:  # noqa: BLE001  (a row as well)
-                note = f"{type(error).__name__}: {first_line(error)}"
-                setting.say(f"checkpoint to the GPU and back, {precision}", {}, note, False)
-                continue
-        limit = devices.TOLERANCES[precision]
-        for what, losses in (("CPU to GPU", there), ("GPU to CPU", back)):
-            gap = devices.apart([losses["found"]], [losses["told"]])
-            note = f"at most {limit:g}"
-            setting.say(
-                f"checkpoint {what}, {precision}: next loss", {"relative": gap}, note, gap <= limit
-            )
+def compare_checkpoints(setting: Setting, folders: dict[str, str]) -> None:
+    """From the CPU to the device and back: the next loss is what the checkpoint told.
 
-
-def compare_images(setting: Setting) -> None:
-    """Guided DDIM from the same noise."""
-    expected, found = devices.on_the_cpu("sampled"), devices.sampled()
-    gap = max(abs(a - b) for a, b in zip(found, expected, strict=True))
-    note = f"of [-1, 1], at most {devices.IMAGE_TOLERANCE:g}"
-    setting.say(
-        "images from the CPU's noise: largest difference",
-        {"": gap},
-        note,
-        gap <= devices.IMAGE_TOLERANCE,
+    Args:
+        folders: precision -> a folder with a checkpoint of the CPU's.
+    """
+    there: dict[str, dict[str, float]] = {}
+    for precision, folder in folders.items():
+        try:
+            there[precision] = devices.go_on(folder, 4, {"precision": precision})
+        except Exception as error:  # noqa: BLE001  (a row as well)
+            note = f"{type(error).__name__}: {first_line(error)}"
+            setting.say(f"checkpoint CPU to GPU, {precision}", {}, note, False)
+    back = devices.several_on_the_cpu(
+        [("go_on", {"folder": folders[name], "steps": 6, "engine": {}}) for name in there]
     )
+    for precision, returned in zip(there, back, strict=True):
+        limit = devices.TOLERANCES[precision]
+        for what, losses in (("CPU to GPU", there[precision]), ("GPU to CPU", returned)):
+            gap = devices.apart([losses["found"]], [losses["told"]])
+            what = f"checkpoint {what}, {precision}: next loss"
+            setting.say(what, {"relative": gap}, f"at most {limit:g}", gap <= limit)
+
+
+def compare_images(setting: Setting, expected: list[float]) -> None:
+    """Guided DDIM from the same noise."""
+    gap = max(abs(a - b) for a, b in zip(devices.sampled(), expected, strict=True))
+    limit = devices.IMAGE_TOLERANCE
+    what = "images from the CPU's noise: largest difference of a pixel in [-1, 1]"
+    setting.say(what, {"": gap}, f"at most {limit:g}", gap <= limit)
 
 
 def main(setting: Setting) -> None:
-    reference = devices.on_the_cpu("all_losses")
-    for precision in ("fp32", "bf16"):
-        compare_losses(setting, reference, {"precision": precision}, f"{precision} eager")
-    some = {"cbdm": reference["cbdm"]}
-    compare_losses(setting, some, {"zero_stage": 1}, "fp32 eager, ZeRO 1")
-    compare_checkpoints(setting)
-    compare_images(setting)
+    with TemporaryDirectory() as scratch:
+        folders = {precision: f"{scratch}/{precision}" for precision in devices.TOLERANCES}
+        for folder in folders.values():
+            Path(folder).mkdir()
+        # in one process of the CPU: each takes seconds to start
+        reference, images, *_ = devices.several_on_the_cpu(
+            [
+                ("all_losses", {}),
+                ("sampled", {}),
+                *[("go_on", {"folder": f, "steps": 2, "engine": {}}) for f in folders.values()],
+            ]
+        )
+        for precision in ("fp32", "bf16"):
+            compare_losses(setting, reference, {"precision": precision}, f"{precision} eager")
+        some = {"cbdm": reference["cbdm"]}
+        compare_losses(setting, some, {"zero_stage": 1}, "fp32 eager, ZeRO 1")
+        compare_images(setting, images)
+        compare_checkpoints(setting, folders)
     refused = sorted(set(sys.modules) & {"ray", "mlflow", "optuna", "boto3", "typer"})
     setting.say("imported beside the trainers", {}, ", ".join(refused) or "nothing", not refused)
 

@@ -33,6 +33,7 @@ class Setting:
 
     Args:
         toy: tiny sizes, on any device, which prove that the script runs and measure nothing.
+        so_far: what the driver has written of the parts before, if it did.
         images: a file of real images as `pack_images.py` writes it, None for random ones.
         ends: when this process has to be done, s of `time.monotonic`.
     """
@@ -41,6 +42,7 @@ class Setting:
     device: torch.device
     toy: bool
     images: Path | None
+    so_far: Path | None
     ends: float
 
     @property
@@ -110,10 +112,11 @@ def parse(part: str) -> Setting:
     parser = argparse.ArgumentParser(description=f"The part {part} of the GPU benchmark.")
     parser.add_argument("--toy", action="store_true")
     parser.add_argument("--images", type=Path)
+    parser.add_argument("--so-far", type=Path)
     parser.add_argument("--seconds", type=float, default=600.0, help="until it has to be done")
     options = parser.parse_args()
     if options.toy:
         torch.set_num_threads(1)
         compile_without_kernels()
     ends = time.monotonic() + options.seconds
-    return Setting(part, choose_device(), options.toy, options.images, ends)
+    return Setting(part, choose_device(), options.toy, options.images, options.so_far, ends)

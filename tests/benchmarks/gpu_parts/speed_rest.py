@@ -1,16 +1,30 @@
-"""The rest of the matrix of `speed`, for as long as there is time."""
+"""The rest of the matrix of `speed`, and what that did not reach, for as long as there is time."""
 
 from __future__ import annotations
 
-from .cells import other_cells
+import json
+
+from .cells import first_cells, other_cells
 from .setting import Setting, parse
 from .speed import measure_cells
 
 
+def measured_before(setting: Setting) -> set[str]:
+    """Cells that have a row already."""
+    if setting.so_far is None or not setting.so_far.exists():
+        return set()
+    rows = json.loads(setting.so_far.read_text())["rows"]
+    return {row["what"] for row in rows if row["part"] == "speed"}
+
+
 def main(setting: Setting) -> None:
-    cells = other_cells(setting.batches)
-    # in a toy run the kinds of cells that `speed` has not shown
-    measure_cells(setting, cells[:2] + cells[5:6] if setting.toy else cells)
+    if setting.toy:  # two kinds of cells that `speed` does not have
+        others = other_cells(setting.batches)
+        measure_cells(setting, [others[1], others[5]])
+        return
+    done = measured_before(setting)
+    cells = first_cells(setting.batches) + other_cells(setting.batches)
+    measure_cells(setting, [cell for cell in cells if str(cell) not in done])
 
 
 if __name__ == "__main__":
