@@ -103,8 +103,9 @@ def _lines_until(process: subprocess.Popen[str], ends: float) -> Iterator[str]:
 
     def read_all() -> None:
         assert process.stdout is not None
-        for line in process.stdout:
-            lines.put(line)
+        with process.stdout as output:
+            for line in output:
+                lines.put(line)
         lines.put(None)
 
     threading.Thread(target=read_all, daemon=True).start()
