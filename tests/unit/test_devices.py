@@ -14,10 +14,12 @@ import torch
 import torch.distributed as dist
 from support.training import BATCH, TINY
 from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
 
 from whipray.platform.layers import Layer, resolve
 from whipray.trainers.augmentations import ADAConfig, AugmentationConfig, DiffAugConfig
 from whipray.trainers.backbones import UNet, UNetConfig
+from whipray.trainers.backbones.unet import Attention
 from whipray.trainers.checkpoint import Manifest, verify, write_manifest
 from whipray.trainers.data import Splits
 from whipray.trainers.diffusion import DiffusionConfig, build_schedule
@@ -228,3 +230,24 @@ def test_an_augmentation_keeps_to_the_device(config: AugmentationConfig) -> None
     images, numbers = config(batch_elsewhere().images, Draws(0, 0, 0, ROWS, META))
     assert images.device.type == "meta"
     assert numbers is None or numbers.device.type == "meta"
+
+
+# -- kernels that a GPU chooses by the layout of their inputs ------------------------------------------
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
+def test_attention_can_be_fused(layout: torch.memory_format) -> None:
+    """A GPU's GroupNorm gives channels first, and its fused kernels take no strided last dimension."""
+    config = UNetConfig(base_channels=8, norm_groups=4, attention_heads=2)
+    x = torch.randn(2, 8, 4, 4).contiguous(memory_format=layout)
+    attention = Attention(8, config)
+    seen: list[Tensor] = []
+
+    def note(*inputs: Tensor) -> Tensor:
+        seen.extend(inputs)
+        return scaled_dot_product_attention(*inputs)
+
+    with patch("torch.nn.functional.scaled_dot_product_attention", note):
+        attention(x)
+    assert [tuple(tensor.shape) for tensor in seen] == [(2, 2, 16, 4)] * 3
+    assert [tensor.stride(-1) for tensor in seen] == [1] * 3

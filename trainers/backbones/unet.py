@@ -295,7 +295,8 @@ class Attention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         b, c, height, width = x.shape
         qkv = self.qkv(self.norm(x)).reshape(b, 3, self.heads, c // self.heads, height * width)
-        q, k, v = qkv.transpose(-1, -2).unbind(1)  # each (B, heads, H W, C / heads)
+        # each (B, heads, H W, C / heads); fused attention on a GPU needs the last dimension dense
+        q, k, v = qkv.transpose(-1, -2).contiguous().unbind(1)
         h = F.scaled_dot_product_attention(q, k, v)
         out: Tensor = self.out(h.transpose(-1, -2).reshape(b, c, height, width))
         return x + out
