@@ -267,8 +267,10 @@ def waits_of(training: Training, warm: int = 3, steps: int = 3) -> list[str]:
 
 def _where(stack: traceback.StackSummary) -> str:
     """The innermost line outside of PyTorch."""
-    frames = [frame for frame in stack if "/torch/" not in frame.filename]
-    return f"{Path(frames[-1].filename).name}:{frames[-1].lineno} {frames[-1].line}"
+    pytorch = str(Path(torch.__file__).parent)
+    frames = [frame for frame in stack if not frame.filename.startswith(pytorch)]
+    frame = (frames or stack)[-1]
+    return f"{Path(frame.filename).name}:{frame.lineno} {frame.line}"
 
 
 # -- a process that sees no GPU ----------------------------------------------------------------------

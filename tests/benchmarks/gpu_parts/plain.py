@@ -77,12 +77,18 @@ def main(setting: Setting) -> None:
     compare(setting, "bf16 eager over its defaults", speeds["bf16"], default, None)
     compare(setting, "eager, both in bf16", speeds["bf16"], speeds["plain bf16"], EQUAL_TARGET)
     compare(setting, "eager, both in TF32", speeds["tf32"], speeds["plain tf32"], EQUAL_TARGET)
-    best = speeds["bf16"]
-    if setting.toy or setting.left() > COMPILING_S:
-        numbers = measure(setting, Cell("CBDM", batch, mode="compiled"), ceiling)
-        note("compiled", "CBDM, bf16, compiled", numbers)
-        best = max(best, speeds["compiled"])
+    best = max(speeds["bf16"], compiled_speed(setting, batch, ceiling))
     compare(setting, "its best mode over the loop's defaults", best, default, DEFAULT_TARGET)
+
+
+def compiled_speed(setting: Setting, batch: int, ceiling: float) -> float:
+    """Images/s of the compiled training: as `speed` found it, or measured here if there is time."""
+    cell = Cell("CBDM", batch, mode="compiled")
+    numbers = setting.rows_before("speed").get(str(cell), {})
+    if not numbers and (setting.toy or setting.left() > COMPILING_S):
+        numbers = measure(setting, cell, ceiling)
+        setting.say(f"{cell}", numbers)
+    return numbers.get("images/s", 0.0)
 
 
 if __name__ == "__main__":

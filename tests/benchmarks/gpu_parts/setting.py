@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,6 +84,13 @@ class Setting:
     ) -> None:
         """Print a row of this part."""
         say(Row(self.part, what, numbers or {}, note, met))
+
+    def rows_before(self, part: str) -> dict[str, dict[str, float]]:
+        """What a part before has told: what -> numbers."""
+        if self.so_far is None or not self.so_far.exists():
+            return {}
+        rows = json.loads(self.so_far.read_text())["rows"]
+        return {row["what"]: row["numbers"] for row in rows if row["part"] == part}
 
     def splits(self) -> Splits:
         """Real CIFAR images where they were brought along, or random ones."""

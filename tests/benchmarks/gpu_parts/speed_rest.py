@@ -2,19 +2,9 @@
 
 from __future__ import annotations
 
-import json
-
 from .cells import first_cells, other_cells
 from .setting import Setting, parse
 from .speed import measure_cells
-
-
-def measured_before(setting: Setting) -> set[str]:
-    """Cells that have a row already."""
-    if setting.so_far is None or not setting.so_far.exists():
-        return set()
-    rows = json.loads(setting.so_far.read_text())["rows"]
-    return {row["what"] for row in rows if row["part"] == "speed"}
 
 
 def main(setting: Setting) -> None:
@@ -22,7 +12,7 @@ def main(setting: Setting) -> None:
         others = other_cells(setting.batches)
         measure_cells(setting, [others[1], others[5]])
         return
-    done = measured_before(setting)
+    done = setting.rows_before("speed")
     cells = first_cells(setting.batches) + other_cells(setting.batches)
     measure_cells(setting, [cell for cell in cells if str(cell) not in done])
 
