@@ -35,10 +35,10 @@ class BatchRandom:
         step: number of the global batch, or another index that names this set of draws.
         first_row: where this worker's rows start in the global batch.
         rows: how many rows this worker has.
-        device: where the large draws (noise) are made; small ones are made on the CPU, so that
+        device: where noise is sampled; small samples are made on the CPU, so that
             they are the same on every device.
-        portable: make the noise on the CPU too and move it, which is slower: a GPU's generator
-            draws other numbers from the same seed.
+        portable: sample noise on the CPU too and move it, which is slower: a GPU's generator
+            gives other numbers from the same seed.
     """
 
     seed: int
@@ -51,10 +51,10 @@ class BatchRandom:
     def normal(self, stream: str, shape: Sequence[int]) -> Tensor:
         """Standard normal noise, (rows, *shape) float32, on the device."""
         where = CPU if self.portable else self.device
-        drawn = self._by_block(
+        noise = self._by_block(
             stream, where, lambda g: torch.randn((BLOCK, *shape), generator=g, device=where)
         )
-        return drawn.to(self.device)
+        return noise.to(self.device)
 
     def integers(self, stream: str, high: int) -> Tensor:
         """Uniform integers in [0, high), (rows,) int64, on the CPU."""

@@ -90,7 +90,7 @@ def run(part: Part, seconds: float, arguments: list[str]) -> list[Row]:
                 print(f"{row.part:>14}  {row.what}: {row.result()} {row.verdict()}", flush=True)
     except TimeoutError:
         stopped = True
-    finally:  # also where this process is told to end
+    finally:  # also where this process is asked to end
         _end(process)
     if stopped:
         rows.append(Row(part.name, "stopped", {}, f"it had run for its {seconds:.0f} s"))

@@ -50,7 +50,7 @@ def test_a_run_moves_to_the_gpu_and_back(tmp_path: Path, precision: str) -> None
     back = devices.on_the_cpu("go_on", folder=folder, steps=6, engine={})
     for losses in (there, back):
         tolerance = devices.TOLERANCES[precision]
-        assert losses["found"] == pytest.approx(losses["told"], rel=tolerance)
+        assert losses["reproduced"] == pytest.approx(losses["saved"], rel=tolerance)
 
 
 def test_images_are_the_cpus() -> None:

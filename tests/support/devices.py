@@ -1,8 +1,8 @@
 """The same small trainings on a GPU and on the CPU: losses, checkpoints, images.
 
-Small random numbers (t, labels, flips) are drawn on the CPU wherever a training runs. The noise is
-drawn on the training's device, whose generator gives other numbers from the same seed; here it is
-`portable`, drawn on the CPU for both. Dropout is off, since its masks come from the device too. What
+Small random numbers (t, labels, flips) are sampled on the CPU wherever a training runs. The noise is
+sampled on the training's device, whose generator gives other numbers from the same seed; here it is
+`portable`, sampled on the CPU for both. Dropout is off, since its masks come from the device too. What
 is left to differ is arithmetic.
 
 DeepSpeed serves one kind of device a process: the CPU's side runs in a process that sees no GPU,
@@ -35,9 +35,9 @@ from whipray.trainers.data import Splits
 from whipray.trainers.data.packed import PackedImages
 from whipray.trainers.diffusion import DiffusionConfig, build_schedule
 from whipray.trainers.engine import choose_device, join_workers
-from whipray.trainers.loop import Progress, Resume, Training
+from whipray.trainers.loop import Progress, ResumePoint, Training
 from whipray.trainers.network import build_network
-from whipray.trainers.randomness import Draws
+from whipray.trainers.randomness import BatchRandom
 from whipray.trainers.samplers import SamplingConfig, sample
 from whipray.trainers.trainer_config import TrainerConfig
 
@@ -81,13 +81,13 @@ def long_tailed() -> Splits:
 
 @contextmanager
 def portable_noise() -> Iterator[None]:
-    """Inside, all noise is drawn on the CPU, whatever the device."""
-    normal = Draws.normal
+    """Inside, all noise is sampled on the CPU, whatever the device."""
+    normal = BatchRandom.normal
 
-    def drawn_on_the_cpu(draws: Draws, stream: str, shape: Sequence[int]) -> Tensor:
-        return normal(replace(draws, portable=True), stream, shape)
+    def sampled_on_the_cpu(rng: BatchRandom, stream: str, shape: Sequence[int]) -> Tensor:
+        return normal(replace(rng, portable=True), stream, shape)
 
-    with patch.object(Draws, "normal", drawn_on_the_cpu):
+    with patch.object(BatchRandom, "normal", sampled_on_the_cpu):
         yield
 
 
@@ -105,7 +105,7 @@ def liven(network: nn.Module) -> None:
 
 @contextmanager
 def opened(
-    config: TrainerConfig, device: torch.device, resume: Resume | None = None
+    config: TrainerConfig, device: torch.device, resume: ResumePoint | None = None
 ) -> Iterator[Training]:
     """A training, closed at the end."""
     join_workers(device)
@@ -166,7 +166,7 @@ class _Keep:
     def report(self, progress: Progress) -> bool:  # noqa: ARG002
         return False
 
-    def hurry(self) -> bool:
+    def checkpoint_now(self) -> bool:
         return False
 
     def checkpoint(
@@ -177,7 +177,7 @@ class _Keep:
         write_manifest(self.folder / name, manifest)
         scratch.cleanup()
 
-    def settle(self) -> None:
+    def wait_for_uploads(self) -> None:
         pass
 
 
@@ -185,15 +185,15 @@ def go_on(folder: str, steps: int, engine: dict[str, Any]) -> dict[str, float]:
     """Train CBDM from the newest checkpoint in a folder, or the beginning, up to so many steps.
 
     Returns:
-        the next loss that the checkpoint told, and the one found here; none at the beginning.
+        the next loss that the checkpoint recorded, and the one computed now; none at the beginning.
     """
     found: dict[str, float] = {}
     newest = max(Path(folder).iterdir(), default=None)
-    resume = Resume(newest, verify(newest)) if newest else None
+    resume = ResumePoint(newest, verify(newest)) if newest else None
     config = config_of("cbdm", engine, steps * BATCH)
     with opened(config, choose_device(), resume) as training:
         if resume:
-            found = {"told": resume.manifest.next_loss, "found": training._next_loss()}
+            found = {"saved": resume.manifest.next_loss, "reproduced": training._next_loss()}
         training.run(_Keep(Path(folder)), config.model_dump(mode="json"))
     return found
 

@@ -16,7 +16,7 @@ from support.training import BATCH, TINY
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
-from whipray.platform.layers import Layer, resolve
+from whipray.platform.config.layers import Layer, resolve
 from whipray.trainers.augmentations import ADAConfig, AugmentationConfig, DiffAugConfig
 from whipray.trainers.backbones import UNet, UNetConfig
 from whipray.trainers.backbones.unet import Attention
@@ -24,7 +24,7 @@ from whipray.trainers.checkpoint import Manifest, verify, write_manifest
 from whipray.trainers.data import Splits
 from whipray.trainers.diffusion import DiffusionConfig, build_schedule
 from whipray.trainers.engine import join_workers
-from whipray.trainers.loop import Progress, Resume, Training
+from whipray.trainers.loop import Progress, ResumePoint, Training
 from whipray.trainers.objectives import (
     Batch,
     CALLConfig,
@@ -34,7 +34,7 @@ from whipray.trainers.objectives import (
     OCConfig,
     TCFGConfig,
 )
-from whipray.trainers.randomness import Draws
+from whipray.trainers.randomness import BatchRandom
 from whipray.trainers.trainer_config import TrainerConfig
 
 CPU, META = torch.device("cpu"), torch.device("meta")
@@ -55,7 +55,7 @@ class Keep:
     def report(self, progress: Progress) -> bool:  # noqa: ARG002
         return False
 
-    def hurry(self) -> bool:
+    def checkpoint_now(self) -> bool:
         return False
 
     def checkpoint(
@@ -66,7 +66,7 @@ class Keep:
         write_manifest(self.folder / name, manifest)
         scratch.cleanup()
 
-    def settle(self) -> None:
+    def wait_for_uploads(self) -> None:
         pass
 
 
@@ -85,7 +85,7 @@ def training_of(data: Splits) -> Iterator[Open]:
     """A training, closed after the test."""
     opened: list[Training] = []
 
-    def make(resume: Resume | None = None, **changes: Any) -> Training:
+    def make(resume: ResumePoint | None = None, **changes: Any) -> Training:
         opened.append(Training(config_of(**changes), data, CPU, resume))
         return opened[-1]
 
@@ -154,24 +154,24 @@ def test_one_worker_sends_its_gradients_to_nobody(training_of: Open) -> None:
 # -- the same numbers on every device ----------------------------------------------------------------
 
 
-def other_noise(draws: Draws, stream: str, shape: Sequence[int]) -> Tensor:
-    """What a device with a generator of its own draws, portable noise apart."""
-    return NORMAL(draws if draws.portable else replace(draws, seed=draws.seed + 1), stream, shape)
+def other_noise(rng: BatchRandom, stream: str, shape: Sequence[int]) -> Tensor:
+    """Sample other noise, as a device with its own generator does, unless it is portable."""
+    return NORMAL(rng if rng.portable else replace(rng, seed=rng.seed + 1), stream, shape)
 
 
-NORMAL = Draws.normal
+NORMAL = BatchRandom.normal
 
 
-def test_a_run_goes_on_where_the_generator_draws_other_noise(
+def test_a_run_goes_on_where_the_generator_samples_other_noise(
     training_of: Open, tmp_path: Path
 ) -> None:
     """As on a GPU after a CPU: the next loss and the validation loss are those of the CPU."""
     first = training_of()
     first.run(Keep(tmp_path), first.config.model_dump(mode="json"))
     folder = max(tmp_path.iterdir())
-    resume = Resume(folder, verify(folder))
+    resume = ResumePoint(folder, verify(folder))
     on_cpu = first._loss(0, 0).total.item()
-    with patch.object(Draws, "normal", other_noise):
+    with patch.object(BatchRandom, "normal", other_noise):
         second = training_of(resume)
         assert second._next_loss() == pytest.approx(resume.manifest.next_loss, rel=1e-6)
         assert second._validation_loss() == pytest.approx(first._validation_loss(), rel=1e-6)
@@ -179,9 +179,9 @@ def test_a_run_goes_on_where_the_generator_draws_other_noise(
 
 
 def test_portable_noise_is_the_cpus_on_every_device() -> None:
-    cpu = Draws(1, 2, 3, 10, CPU)
+    cpu = BatchRandom(1, 2, 3, 10, CPU)
     assert torch.equal(replace(cpu, portable=True).normal("s", (2,)), cpu.normal("s", (2,)))
-    elsewhere = Draws(1, 2, 3, 10, META, portable=True).normal("s", (2,))
+    elsewhere = BatchRandom(1, 2, 3, 10, META, portable=True).normal("s", (2,))
     assert elsewhere.device.type == "meta"
     assert elsewhere.shape == (10, 2)
 
@@ -219,15 +219,15 @@ def test_an_objective_keeps_to_the_device(config: Any) -> None:
         config.prepare(network)
     network.to(META)
     schedule = build_schedule(DiffusionConfig(), META)
-    draws = Draws(0, 0, 0, ROWS, META, portable=True)
-    loss = config.build(COUNTS)(network, batch_elsewhere(), schedule, draws, 0)
-    assert {value.device.type for value in (loss.total, *loss.parts.values())} == {"meta"}
+    rng = BatchRandom(0, 0, 0, ROWS, META, portable=True)
+    loss = config.build(COUNTS)(network, batch_elsewhere(), schedule, rng, 0)
+    assert {value.device.type for value in (loss.total, *loss.terms.values())} == {"meta"}
     loss.total.backward()
 
 
 @pytest.mark.parametrize("config", [ADAConfig(probability=1.0), DiffAugConfig()])
 def test_an_augmentation_keeps_to_the_device(config: AugmentationConfig) -> None:
-    images, numbers = config(batch_elsewhere().images, Draws(0, 0, 0, ROWS, META))
+    images, numbers = config(batch_elsewhere().images, BatchRandom(0, 0, 0, ROWS, META))
     assert images.device.type == "meta"
     assert numbers is None or numbers.device.type == "meta"
 

@@ -46,7 +46,7 @@ def first_line(error: Exception) -> str:
 
 
 def compare_checkpoints(setting: Setting, folders: dict[str, str]) -> None:
-    """From the CPU to the device and back: the next loss is what the checkpoint told.
+    """From the CPU to the device and back: the next loss is what the checkpoint recorded.
 
     Args:
         folders: precision -> a folder with a checkpoint of the CPU's.
@@ -64,7 +64,7 @@ def compare_checkpoints(setting: Setting, folders: dict[str, str]) -> None:
     for precision, returned in zip(there, back, strict=True):
         limit = devices.TOLERANCES[precision]
         for what, losses in (("CPU to GPU", there[precision]), ("GPU to CPU", returned)):
-            gap = devices.apart([losses["found"]], [losses["told"]])
+            gap = devices.apart([losses["reproduced"]], [losses["saved"]])
             what = f"checkpoint {what}, {precision}: next loss"
             setting.say(what, {"relative": gap}, f"at most {limit:g}", gap <= limit)
 

@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from whipray.trainers.backbones import UNet, UNetConfig
 from whipray.trainers.diffusion import build_schedule
 from whipray.trainers.objectives import Batch
-from whipray.trainers.randomness import Draws
+from whipray.trainers.randomness import BatchRandom
 from whipray.trainers.trainer_config import TrainerConfig
 
 ROWS = 8
@@ -40,9 +40,9 @@ def _counted(parts: str, side: int) -> float:
         labels = torch.zeros(ROWS, dtype=torch.int64)
     schedule = build_schedule(config.diffusion, META)
     objective = config.objective.build([10] * classes)
-    draws = Draws(0, 0, 0, ROWS, META, portable=True)
+    rng = BatchRandom(0, 0, 0, ROWS, META, portable=True)
     with FlopCounterMode(display=False) as counter:
-        loss = objective(network, Batch(images, labels), schedule, draws, 0)
+        loss = objective(network, Batch(images, labels), schedule, rng, 0)
         loss.total.backward()
     return float(counter.get_total_flops() / ROWS)
 

@@ -41,7 +41,7 @@ def shown(value: float) -> str:
 
 
 def say(row: Row) -> None:
-    """Print a row at once, so that a run which is cut short has told it."""
+    """Print a row at once, so that a run which is cut short has shown it."""
     print(MARK + json.dumps(asdict(row)), flush=True)
 
 

@@ -33,7 +33,7 @@ def images_per_second(setting: Setting, network: UNet, *, bf16: bool, batch: int
     schedule = build_schedule(DiffusionConfig(), device)
     labels = torch.arange(batch) % CLASSES
 
-    def draw(steps: int, seed: int) -> float:
+    def generate(steps: int, seed: int) -> float:
         config = SamplingConfig(steps=steps, omega=OMEGA, batch_size=batch)
         synchronize(device)
         begin = time.perf_counter()
@@ -41,8 +41,8 @@ def images_per_second(setting: Setting, network: UNet, *, bf16: bool, batch: int
         return time.perf_counter() - begin  # the images are on the CPU by now
 
     steps = 4 if setting.toy else 50
-    draw(3, 0)
-    seconds = sorted(draw(steps, seed) for seed in range(1, 1 + ROUNDS))
+    generate(3, 0)
+    seconds = sorted(generate(steps, seed) for seed in range(1, 1 + ROUNDS))
     return batch / seconds[ROUNDS // 2]
 
 

@@ -86,7 +86,7 @@ class Setting:
         say(Row(self.part, what, numbers or {}, note, met))
 
     def rows_before(self, part: str) -> dict[str, dict[str, float]]:
-        """What a part before has told: what -> numbers."""
+        """Return the values that an earlier part reported, by name."""
         if self.so_far is None or not self.so_far.exists():
             return {}
         rows = json.loads(self.so_far.read_text())["rows"]

@@ -13,7 +13,7 @@ from workload import config_of
 from whipray.trainers.data.batches import gather
 from whipray.trainers.engine import join_workers
 from whipray.trainers.loop import Training
-from whipray.trainers.randomness import Draws
+from whipray.trainers.randomness import BatchRandom
 
 from .cells import OBJECTIVES, Cell
 from .setting import Setting, parse
@@ -94,7 +94,7 @@ def parts_of(setting: Setting, running: Running, batch: int) -> dict[str, float]
         gather(training.data.train, training.order.indices(0, batch), device)
 
     def noise() -> None:
-        Draws(0, 0, 0, batch, device).normal("eps", training.image_shape)
+        BatchRandom(0, 0, 0, batch, device).normal("eps", training.image_shape)
 
     return {"ms for images": issue_ms(images, device), "ms for noise": issue_ms(noise, device)}
 
