@@ -13,21 +13,17 @@ from torch import Tensor, nn
 
 from whipray.platform.analysis.classify.added_images import repeat_real_images, wanted_counts
 from whipray.platform.analysis.classify.summary import student_interval, summarise
-from whipray.trainers.classification import (
-    ClassificationConfig,
-    Outcome,
-    ResNet32,
-    score,
-    train_and_test,
-)
-from whipray.trainers.classification.fit import predict
+from whipray.trainers.classification.fit import Outcome, predict, train_and_test
 from whipray.trainers.classification.recipe import (
+    ClassificationConfig,
     Normaliser,
     class_weights,
     crop_and_flip,
     learning_rate,
     weighted_loss,
 )
+from whipray.trainers.classification.resnet32 import ResNet32
+from whipray.trainers.classification.scores import score
 from whipray.trainers.data import Digits, PackedImages, Splits
 from whipray.trainers.errors import DataProblem, DivergenceProblem, UsageProblem
 from whipray.trainers.randomness import BatchRandom

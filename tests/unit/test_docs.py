@@ -20,7 +20,7 @@ from whipray.platform.config.recipes import recipe_names
 from whipray.platform.config.schema import known_keys
 from whipray.platform.config.space_files import load_space
 from whipray.platform.tuning.sweep import Sweep
-from whipray.trainers.classification import ClassificationConfig
+from whipray.trainers.classification.recipe import ClassificationConfig
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted(

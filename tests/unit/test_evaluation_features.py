@@ -201,7 +201,7 @@ class TestClassifier:
             "flips": False,
             "seed": 0,
         }
-        made_from = json.dumps(["whipray-resnet-64", 1, reference.fingerprint(), settings])
+        made_from = json.dumps(["whipray-resnet-64", 2, reference.fingerprint(), settings])
         key = hashlib.sha256(made_from.encode()).hexdigest()[:16]
         assert [path.name for path in tmp_path.iterdir()] == [f"features-{key}"]
 

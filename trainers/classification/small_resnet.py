@@ -12,38 +12,14 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from pydantic import Field
 from torch import Tensor, nn
 
-from ..config import Config
 from ..data.batches import crop
 from ..data.packed import PackedImages
+from .small_resnet_config import SmallResNetConfig
 
 WIDTH, FEATURES = 32, 64
 BATCH = 64
-
-
-class SmallResNetConfig(Config):
-    """How the network is trained."""
-
-    epochs: int = Field(30, ge=1)
-    """Passes over the reference images; 30 are seconds for 740 digits, minutes for 10,000 CIFAR
-    images on a CPU."""
-
-    learning_rate: float = Field(2e-3, gt=0)
-    """Peak of the one-cycle schedule of AdamW."""
-
-    weight_decay: float = Field(0.05, ge=0)
-    """Of AdamW."""
-
-    shift: int = Field(1, ge=0)
-    """Largest shift of an image while training, pixels."""
-
-    flips: bool = False
-    """Mirror images while training; off, because digits and letters have a left and a right."""
-
-    seed: int = Field(0, ge=0)
-    """Of the split, the first weights, the order and the augmentation."""
 
 
 class SmallResNet(nn.Module):
@@ -161,7 +137,6 @@ def _augment(images: Tensor, config: SmallResNetConfig, generator: torch.Generat
     mirrored = None
     if config.flips:
         mirrored = torch.rand(rows, generator=generator).to(images.device) < 0.5
-    # replicated as float32: PyTorch pads bytes with constants only
     padded = F.pad(images.float(), (config.shift,) * 4, mode="replicate")
     return crop(padded, top, left, (height, width), mirrored)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ....trainers.classification import ClassificationConfig
+from ....trainers.classification.recipe import ClassificationConfig
 from ....trainers.config import Config
 from ....trainers.samplers import SamplingConfig
 from ...config.experiment import Experiment, ScalingConfig

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from ....trainers.classification import ClassificationConfig, train_and_test
+from ....trainers.classification.fit import train_and_test
+from ....trainers.classification.recipe import ClassificationConfig
 from ....trainers.data import PackedImages, Splits
 from ....trainers.engine import choose_device
 from ...compute.actor_pool import ActorPool

@@ -1,4 +1,4 @@
-"""Which extractor makes the features, and its settings."""
+"""Which extractor makes the features, and its settings; read without PyTorch."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
-from ....trainers.classification.small_resnet import SmallResNetConfig
+from ....trainers.classification.small_resnet_config import SmallResNetConfig
 from ....trainers.config import Config
 
 
