@@ -41,7 +41,7 @@ PYTEST := $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 test: $(READY) .venv-s3/.ready
 	$(PYTEST) --cov --cov-report=term $(TEST)
 
-# The tests that start no server, no Ray and no other processes: some minutes.
+# The quick tests: no Ray, no MLflow server, nothing that is killed. Some minutes.
 quick: $(READY)
 	$(PYTEST) -m "not slow and not faults" $(TEST)
 
