@@ -22,8 +22,7 @@ from ..storage.store import Storage
 from .target import Target, find_target
 
 METRICS = ("kid", "fid", "precision_recall")
-"""What is measured at every point, and what `evaluation.rank_by` needs."""
-
+"""Metrics of every point, besides that of `evaluation.rank_by`."""
 
 TYPES: dict[str, Callable[[str], str | int | float]] = {
     "omega": float,

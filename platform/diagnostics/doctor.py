@@ -90,15 +90,15 @@ def _check(name: str, probe: Callable[[], str], fix: str) -> Check:
 
 
 def _libraries() -> str:
-    """Compare the installed libraries with the package's requirements, extras of extras included."""
+    """Check the installed libraries against the package's requirements; return the main versions."""
     wanted = {
         "python": importlib.metadata.metadata("whipray")["Requires-Python"],
         "libraries": [f"{of.name}{of.specifier}" for of in _wanted("whipray", {"run"})],
     }
-    if wrong := unsatisfied(wanted):
-        raise Problem("; ".join(wrong), "pip install 'whipray[run]', in a fresh environment")
-    there = local_versions()
-    return ", ".join(f"{name} {there[name]}" for name in PINNED_LIBRARIES)
+    if problems := unsatisfied(wanted):
+        raise Problem("; ".join(problems), "pip install 'whipray[run]', in a fresh environment")
+    versions = local_versions()
+    return ", ".join(f"{name} {versions[name]}" for name in PINNED_LIBRARIES)
 
 
 def _wanted(distribution: str, extras: set[str]) -> Iterator[Requirement]:
@@ -110,7 +110,9 @@ def _wanted(distribution: str, extras: set[str]) -> Iterator[Requirement]:
         if wanted.marker is None or any(wanted.marker.evaluate({"extra": e}) for e in extras):
             yield wanted
             if wanted.extras:
-                with suppress(importlib.metadata.PackageNotFoundError):  # already said
+                with suppress(
+                    importlib.metadata.PackageNotFoundError
+                ):  # reported already, as a requirement that is not met
                     yield from _wanted(wanted.name, wanted.extras)
 
 
@@ -171,10 +173,10 @@ def _tracking(uri: str, config: StorageConfig) -> str:
     storage = Storage(config)
     name = f"doctor-{uuid4().hex}"
     # A server has its own location for artifacts; those of a plain database go to the store.
-    place = None if uri.startswith("http") else storage.uri_of(name)
+    location = None if uri.startswith("http") else storage.uri_of(name)
     with _environment(QUICK_MLFLOW | s3_environment(storage.config)), _quiet():
         client = MlflowClient(tracking_uri=uri, registry_uri=uri)
-        experiment = client.create_experiment(name, artifact_location=place)
+        experiment = client.create_experiment(name, artifact_location=location)
         try:
             run = client.create_run(experiment).info
             client.log_metric(run.run_id, "answer", 42.0)
@@ -192,7 +194,7 @@ def _tracking(uri: str, config: StorageConfig) -> str:
             client.delete_run(run.run_id)
         finally:
             client.delete_experiment(experiment)
-            if place:
+            if location:
                 storage.delete(name)
     return f"logged a run with an artifact and asked the registry at {redact(uri)}"
 

@@ -41,7 +41,8 @@ def summarise(
     tests = {"overall": int(test_counts.sum())}
     tests |= {name: int(test_counts[list(classes)].sum()) for name, classes in groups.items()}
     columns = {
-        arm: _columns([one["figures"] for one in of_arm]) for arm, of_arm in outcomes.items()
+        arm: _columns([outcome["figures"] for outcome in of_arm])
+        for arm, of_arm in outcomes.items()
     }
     one_seed = any(len(of_arm) == 1 for of_arm in outcomes.values())
 

@@ -119,7 +119,7 @@ def _explain(document: dict[str, Any], trained: int) -> str:
         )
     best = []
     for arm, entry in document["arms"].items():
-        accuracies = [one["best_accuracy_chosen_on_test"] for one in entry["trained"]]
+        accuracies = [each["best_accuracy_chosen_on_test"] for each in entry["trained"]]
         best.append(f"{CLASSIFIER_TITLES[arm]} {fmean(accuracies):.3f}")
     lines.append(
         "accuracy at the best epoch, chosen on the test images and so too high: " + ", ".join(best)
