@@ -48,7 +48,7 @@ def compare_runs(
     """
     if len(names) < 2 or len(set(names)) < len(names):
         raise UsageProblem(
-            f"compare needs two or more different runs, not {', '.join(names) or 'none'}",
+            f"compare needs at least two different runs, not {', '.join(names) or 'none'}",
             "name the runs, the one to compare with first",
         )
     evaluations, uris, confidences = [], [], []

@@ -67,12 +67,12 @@ def parse_classes(text: str, names: list[str]) -> list[int]:
         else:
             hint = did_you_mean(word, names)
             raise UsageProblem(
-                f"--classes: no class {word}",
+                f"--classes: there is no class {word}",
                 f"{hint}give ids from 0 to {len(names) - 1}, or names",
             )
     if not ids:
         raise UsageProblem(
-            "--classes is empty", "give ids or names, or omit the option for all classes"
+            "--classes names no class", "give ids or names, or omit the option for all classes"
         )
     return ids
 

@@ -120,7 +120,7 @@ def _defect(error: Exception, as_json: bool) -> int:
         traceback.print_exception(error, file=log)
     print_error(
         f"unexpected {describe_exception(error)}",
-        f"please report this bug of whipray; its traceback is in {log.name}",
+        f"please report this defect of whipray; its traceback is in {log.name}",
         exit_codes.FAILURE,
         as_json,
     )
