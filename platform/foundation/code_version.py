@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 GIT_TIMEOUT_S = 20
-"""A network file system can be slow; a run does not wait for git much longer than for MLflow."""
+"""Git can be slow on a network file system; a run must not hang on it."""
 
 
 @dataclass(frozen=True)

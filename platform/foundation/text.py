@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 LINE_LENGTH = 300
-"""Characters of an exception that are shown: about three lines of a terminal."""
+"""Characters of an exception that are shown: three lines of a terminal."""
 
 # A password may hold a slash, a colon or an @ (SQLAlchemy and MLflow take them as they are), so a
 # login with a password extends to the last @ before white space. Hiding too much does no harm.

@@ -87,7 +87,7 @@ class CheckpointStore:
             text = self.storage.read_text(f"{name}/{MANIFEST}")
         except MissingObject:
             raise CheckpointProblem(
-                f"{where}: not there, so there is no finished checkpoint {name}",
+                f"{where}: missing, so there is no finished checkpoint {name}",
                 f"choose one of: {', '.join(self.names()) or 'none yet'}",
             ) from None
         return checkpoint_format.parse_manifest(text, where)

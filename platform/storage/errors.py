@@ -40,7 +40,7 @@ def local_problem(error: OSError, where: str) -> StorageProblem:
             "free space, or point storage.uri elsewhere; what was saved before is intact",
         )
     if isinstance(error, FileNotFoundError):
-        return MissingObject(f"{where}: not there", "check the name and storage.uri")
+        return MissingObject(f"{where}: not found", "check the name and storage.uri")
     if isinstance(error, PermissionError) or error.errno == errno.EROFS:
         return StorageProblem(
             f"{where}: permission denied", "make the folder writable, or choose another storage.uri"

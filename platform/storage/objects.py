@@ -1,10 +1,10 @@
 """The few S3 requests that a study in a bucket is made of, each one round trip.
 
-`Storage` is made for files. Through pyarrow 25 a small write is a multipart upload of three
-requests, it cannot ask for a name to be taken once only (`If-None-Match`), and it tells neither an
-object's age by the server's clock. boto3 does all three. For files of gigabytes, in turn, pyarrow
-is the better client: it streams in C++, and one interface covers folders and buckets. So both stay;
-their settings are in `s3.py`, their errors in `errors.py`.
+`Storage` is made for files. Through pyarrow 25 a small write takes several requests, and it can
+neither write a name only if it does not exist (`If-None-Match`) nor return the server's clock, by
+which a driver's last sign of life is judged. boto3 does all of this. For large files, in turn,
+pyarrow is the better client: it streams in C++, and one interface covers folders and buckets. So both
+stay; their settings are in `s3.py`, their errors in `errors.py`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from .s3 import open_client
 from .store import Storage
 
 CONNECTIONS = 16
-"""Objects of a study that are read at a time; more gain nothing where a round trip is 20 ms."""
+"""Objects of a study that are read at a time."""
 ABSENT = ("NoSuchKey", "404")
 TAKEN = ("PreconditionFailed", "ConditionalRequestConflict")
 

@@ -139,7 +139,7 @@ def fetch_pretrained(run: Storage, record: PretrainedRecord) -> Pretrained:
                 folder_in_store.get_file(name, folder / name)
             except MissingObject as missing:
                 raise CheckpointProblem(
-                    f"{folder_in_store.uri_of(name)}: not there, and {run.uri} starts from it", fix
+                    f"{folder_in_store.uri_of(name)}: missing, and {run.uri} starts from it", fix
                 ) from missing
         if describe(folder / WEIGHTS).sha256 != record.sha256:
             raise CheckpointProblem(

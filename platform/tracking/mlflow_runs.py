@@ -35,12 +35,12 @@ RETRY_TIMEOUT_S = 300.0
 store's by default. Training itself does not wait."""
 
 VALUE_CHARACTERS = 6000
-"""Of a parameter's value that MLflow keeps, and of a tag's."""
+"""The most that MLflow 3 keeps of a parameter's value; a tag may have more."""
 PARAMS_PER_REQUEST = 100
 METRICS_PER_REQUEST = 1000
-"""The most that MLflow's `log_batch` takes."""
+"""The most that `log_batch` of MLflow 3 takes."""
 MAX_WAITING_METRICS = 100_000
-"""While the server is down: thousands of reports, some ten megabytes."""
+"""While the server is down: those of thousands of reports."""
 WRITE_INTERVAL_S = 5.0
 """Between two requests with metrics; a request costs the same for one metric or for a thousand."""
 DIFF_CHARACTERS = 1_000_000
@@ -70,7 +70,7 @@ def _retried(write: Callable[Concatenate[Run, P], None]) -> Callable[Concatenate
 class Run:
     """One MLflow run, written by one process at a time. Pickles as its address.
 
-    Metrics are written by a thread, in order and in batches of some seconds: a training goes on while
+    Metrics are written by a thread, in order and in batches of some seconds: a training continues while
     the server is slow or down, and all metrics arrive when it is back. A request whose answer was lost
     is sent again, which is safe: MLflow's databases hold a metric's value once for each step and
     time. A process that is killed loses what it has not written yet; whoever has to know that it is

@@ -9,7 +9,7 @@ from .mlflow_runs import Run
 
 SAMPLING_INTERVAL_S = 5
 SAMPLES_PER_VALUE = 2
-"""A value every ten seconds: a training of a day has 8,640, which MLflow's pages still show."""
+"""A value every ten seconds, 8,640 in a training of a day."""
 
 
 @contextmanager

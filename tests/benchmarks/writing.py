@@ -1,7 +1,7 @@
-"""What a training loses to what it writes: checkpoints to S3, metrics to MLflow. Wall time.
+"""Wall time that a training spends on writing: checkpoints to S3, metrics to MLflow.
 
-Real servers on the same machine, so that they take part of its CPUs: OpenStack Swift, behind a network
-of 20 MiB/s, and MLflow with basic auth on PostgreSQL. Without them there is nothing to measure.
+The servers are real and run on the same machine, so they take part of its CPUs: OpenStack Swift, behind
+a network of 20 MiB/s, and MLflow with basic auth on PostgreSQL.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from support.proxy import Proxy
 from support.servers import MLflowServer, Postgres, Swift
 
 from whipray.platform.config.experiment import Experiment, TrackingConfig, load_experiment
+from whipray.platform.runs import hooks
 from whipray.platform.runs.hooks import StoreHooks
 from whipray.platform.runs.local_training import ReportCallback, train_in_process_group
-from whipray.platform.runs.run import hooks
 from whipray.platform.storage.config import StorageConfig
 from whipray.platform.storage.store import Storage
 from whipray.platform.tracking.tracker import open_tracker
@@ -53,11 +53,11 @@ class InTheWay(StoreHooks):
         self, name: str, scratch: TemporaryDirectory[str], file: str, manifest: Manifest
     ) -> None:
         super().checkpoint(name, scratch, file, manifest)
-        self.settle()
+        self.wait_for_uploads()
 
 
 class AtTheEnd(StoreHooks):
-    """Uploads the last checkpoint alone."""
+    """Uploads only the last checkpoint."""
 
     def checkpoint(
         self, name: str, scratch: TemporaryDirectory[str], file: str, manifest: Manifest
@@ -69,17 +69,17 @@ class AtTheEnd(StoreHooks):
 
 
 def seconds(
-    experiment: Experiment, run: Storage, kind: type[StoreHooks], tell: ReportCallback
+    experiment: Experiment, run: Storage, kind: type[StoreHooks], on_report: ReportCallback
 ) -> float:
-    """From the first report to the last, so without the start and the last checkpoint."""
+    """Return the seconds from the first report to the last, without start and last checkpoint."""
     at = []
 
-    def told(progress: Progress) -> bool:
+    def timed(progress: Progress) -> bool:
         at.append(time.perf_counter())
-        return tell(progress)
+        return on_report(progress)
 
     with patch.object(hooks, "StoreHooks", kind):
-        train_in_process_group(experiment, run, told)
+        train_in_process_group(experiment, run, timed)
     return at[-1] - at[0]
 
 
@@ -117,7 +117,12 @@ def main() -> None:
         network.seconds_a_mebibyte = NETWORK
         root = Storage(StorageConfig(uri="s3://runs", endpoint_url=network.endpoint))
         tracker = open_tracker(TrackingConfig(uri=mlflow.endpoint), root)
-        kinds = {"none": AtTheEnd, "in the way": InTheWay, "behind": StoreHooks, "told": AtTheEnd}
+        kinds = {
+            "none": AtTheEnd,
+            "in the way": InTheWay,
+            "behind": StoreHooks,
+            "metrics": AtTheEnd,
+        }
         took: dict[str, list[float]] = {name: [] for name in kinds}
         order = list(kinds)
         for number in range(ROUNDS + 1):  # the first warms up
@@ -125,18 +130,18 @@ def main() -> None:
             for name in order:
                 run = tracker.run(f"{name}/{number}", name, {})
 
-                def tell(progress: Progress, run=run, name=name) -> bool:
-                    if name == "told":
+                def on_report(progress: Progress, run=run, name=name) -> bool:
+                    if name == "metrics":
                         run.log_metrics(progress.metrics, progress.images_seen)
                     return False
 
                 store = root.child(f"{name.replace(' ', '-')}/{number}")
-                took[name].append(seconds(experiment, store, kinds[name], tell))
+                took[name].append(seconds(experiment, store, kinds[name], on_report))
                 run.finish("FINISHED")
-    none, way, behind, told = (took[name][1:] for name in kinds)
+    none, way, behind, logged = (took[name][1:] for name in kinds)
     uploads = [w - n for w, n in zip(way, none, strict=True)]
     hidden = [1 - (b - n) / u for b, n, u in zip(behind, none, uploads, strict=True)]
-    metrics = [100 * (t / n - 1) for t, n in zip(told, none, strict=True)]
+    metrics = [100 * (t / n - 1) for t, n in zip(logged, none, strict=True)]
     hand_over(
         [
             Result(

@@ -26,7 +26,7 @@ from typing import Any, Self
 
 import psutil
 
-from whipray.tests.support.shell import WAIT_S
+from .shell import WAIT_S
 
 NAMESPACES = ["unshare", "--net", "--mount", "--uts", "--pid", "--fork"]
 OWN_FILES = """

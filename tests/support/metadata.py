@@ -1,4 +1,4 @@
-"""A stand-in for the metadata servers of AWS and Google Cloud, as far as spot machines ask them."""
+"""A fake of the metadata servers of AWS and Google Cloud: the part that spot machines ask."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Literal, Self
 
 
 class Metadata(ThreadingHTTPServer):
-    """One cloud's. Use as a context; gives notice once `notice` is true."""
+    """The metadata server of one cloud, as a context manager; it announces a preemption once `notice` is true."""
 
     def __init__(self, cloud: Literal["aws", "gcp"], host: str = "127.0.0.1") -> None:
         super().__init__((host, 0), _Answers)
@@ -18,12 +18,12 @@ class Metadata(ThreadingHTTPServer):
 
     @property
     def environment(self) -> dict[str, str]:
-        """What makes a client ask here."""
+        """Variables that make a client ask this server."""
         place = f"{self.server_address[0]!s}:{self.server_port}"
         return {"AWS_EC2_METADATA_SERVICE_ENDPOINT": f"http://{place}", "GCE_METADATA_HOST": place}
 
     def answer(self, path: str, headers: dict[str, str]) -> str | None:
-        """The page, where there is one."""
+        """Return the page at a path, None where there is none."""
         match self.cloud, path:
             case "aws", "/latest/api/token" if "x-aws-ec2-metadata-token-ttl-seconds" in headers:
                 return self.token
@@ -31,8 +31,8 @@ class Metadata(ThreadingHTTPServer):
                 action = '{"action": "terminate", "time": "2026-01-01T00:00:00Z"}'
                 return action if headers.get("x-aws-ec2-metadata-token") == self.token else None
             case "gcp", "/computeMetadata/v1/instance/preempted":
-                told = "TRUE" if self.notice else "FALSE"
-                return told if headers.get("metadata-flavor") == "Google" else None
+                preempted = "TRUE" if self.notice else "FALSE"
+                return preempted if headers.get("metadata-flavor") == "Google" else None
         return None
 
     def __enter__(self) -> Self:

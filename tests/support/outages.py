@@ -1,4 +1,4 @@
-"""Trainings whose store or tracking server goes away in the middle."""
+"""Trainings whose store or tracking server fails in the middle."""
 
 from __future__ import annotations
 
@@ -16,11 +16,14 @@ from whipray.trainers.loop import Progress
 def train_until_asked_to_wait(
     experiment: Experiment, run: Storage, pause_at: int, request: Path
 ) -> list[float]:
-    """Train; at the report of `pause_at` worker 0 makes the file `request`, and all of them go on
-    when it is gone. The losses of all reports."""
+    """Train, and return the losses of all reports.
+
+    At the report of `pause_at` images, worker 0 makes the file `request`; all workers continue when
+    the file is deleted.
+    """
     losses = []
 
-    def tell(progress: Progress) -> bool:
+    def on_report(progress: Progress) -> bool:
         losses.append(progress.metrics["loss/total"])
         if progress.images_seen == pause_at and dist.get_rank() == 0:
             request.touch()
@@ -29,5 +32,5 @@ def train_until_asked_to_wait(
         return False
 
     run.try_write()
-    train_in_process_group(experiment, run, tell)
+    train_in_process_group(experiment, run, on_report)
     return losses

@@ -1,4 +1,4 @@
-"""A network that fails: a TCP proxy before a server, which cuts connections when it is told to."""
+"""A network that fails: a TCP proxy in front of a server, which cuts connections on request."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ CHUNK = 1 << 16
 
 
 class Proxy:
-    """Listens on a port of its own; use as a context manager.
+    """Forwards a port of its own to a server; a context manager.
 
     Args:
         port: of the server behind it, on this machine.
@@ -23,12 +23,12 @@ class Proxy:
     def __init__(self, port: int) -> None:
         self.behind = port
         self.uploads_to_cut = 0
-        """Connections to cut still, each once it has carried `cut_after` bytes to the server."""
+        """Connections still to cut, each after `cut_after` bytes to the server."""
         self.cut_after = 1 << 20
         self.answers_to_lose = 0
-        """Answers to lose still: the server has done what was asked, and nobody hears of it."""
+        """Answers still to drop: the server has done the request, the client never hears of it."""
         self.seconds_a_mebibyte = 0.0
-        """What an upload takes on its way, of each connection."""
+        """Delay of uploads, on each connection."""
         self._down = False
         self._changed = threading.Lock()
         self._open: list[socket.socket] = []
@@ -53,7 +53,7 @@ class Proxy:
         _end(self._listener)
 
     def go_down(self) -> None:
-        """Cut everything, and take no more until `come_back`."""
+        """Cut all connections, and accept none until `come_back`."""
         self._down = True
         for end in self._open:
             _end(end)
@@ -91,7 +91,7 @@ class Proxy:
             threading.Thread(target=_carry, args=(source, target, passes), daemon=True).start()
 
     def _take(self, what: str) -> bool:
-        """Whether there is one more to fail, which is then used up."""
+        """Count down a number of faults; return whether one was left."""
         with self._changed:
             left = int(getattr(self, what))
             setattr(self, what, max(0, left - 1))

@@ -18,7 +18,8 @@ from typing import Self
 import psutil
 
 from whipray.tests.support.servers import free_port
-from whipray.tests.support.shell import WAIT_S
+
+from .shell import WAIT_S
 
 BIN = Path(sys.executable).parent
 

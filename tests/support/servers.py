@@ -17,13 +17,13 @@ from pathlib import Path
 from secrets import token_hex
 from typing import Any
 
-from whipray.tests.support.shell import WAIT_S
+from .shell import WAIT_S
 
 ROOT = Path(__file__).parents[2]
 
 
 def free_port() -> int:
-    """A TCP port of this machine that nothing listens on right now."""
+    """Return a TCP port of this machine that is free at the moment."""
     with closing(socket.socket()) as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
@@ -44,7 +44,7 @@ def wait_for(url: str, processes: list[subprocess.Popen[bytes]], log: Path) -> N
 
 
 class Server:
-    """Some processes behind one S3 endpoint, which can be killed and started again."""
+    """A server of one or several processes, which can be killed and started again."""
 
     access_key = "test-key"
     secret_key = "test-secret-0123456789"
@@ -64,7 +64,7 @@ class Server:
         raise NotImplementedError
 
     def start(self) -> None:
-        """Return when it answers."""
+        """Start it, and return when it answers."""
         self._run(self.commands())
         wait_for(self.endpoint + self.health, self.processes, self.log)
 
@@ -76,14 +76,14 @@ class Server:
                 )
 
     def kill(self) -> None:
-        """End every process with its children at once, as a power cut would."""
+        """Kill every process with its children at once, as a power cut would."""
         for process in self.processes:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
         self.processes.clear()
 
     def environment(self) -> dict[str, str]:
-        """What a client needs beside the endpoint; no profile and no cloud's metadata is read."""
+        """Return the variables that a client needs; no profile and no metadata service is read."""
         return {
             "AWS_ACCESS_KEY_ID": self.access_key,
             "AWS_SECRET_ACCESS_KEY": self.secret_key,
@@ -106,7 +106,7 @@ class Server:
 
 
 class Moto(Server):
-    """moto_server: quick, forgets everything when it ends, accepts every key."""
+    """moto_server: fast, in memory, accepts every key."""
 
     health = "/moto-api/"
 
@@ -151,7 +151,7 @@ class Swift(Server):
         ]
 
     def start(self) -> None:
-        """The proxy last: while those behind it do not listen, it denies what there is."""
+        """Start the proxy last: while its backends do not listen, it answers 404 for existing objects."""
         *behind, proxy = self.commands()
         self._run(behind)
         deadline = time.monotonic() + WAIT_S
@@ -213,18 +213,18 @@ class Swift(Server):
 
 
 class Postgres(Server):
-    """PostgreSQL in a folder of its own, which it runs as another user where this one is root."""
+    """PostgreSQL in a folder of its own; run as another user where this one is root."""
 
     @staticmethod
     def binaries() -> Path | None:
-        """The folder of `initdb` and `postgres`; distributions keep it off the PATH."""
+        """Return the folder of `initdb` and `postgres`; distributions keep it off the PATH."""
         if found := shutil.which("initdb"):
             return Path(found).resolve().parent
         return max(Path("/usr/lib/postgresql").glob("*/bin"), default=None)
 
     @staticmethod
     def unprivileged() -> str | None:
-        """Whom to run as; None where this user will do. The server refuses root."""
+        """Return the user to run as, None for the current one. The server refuses root."""
         return None if os.getuid() else pwd.getpwnam("nobody").pw_name
 
     def __init__(self, folder: Path, binaries: Path) -> None:
@@ -265,14 +265,14 @@ class Postgres(Server):
             time.sleep(0.1)
 
     def kill(self) -> None:
-        """End it at once, without tidying up its data; only what it holds of the machine goes."""
+        """End it at once, without a clean shutdown of its data; SIGQUIT frees its shared memory."""
         for process in self.processes:
             process.send_signal(signal.SIGQUIT)
             process.wait()
         self.processes.clear()
 
     def make_database(self, name: str) -> str:
-        """Its URL."""
+        """Make a database, and return its URL."""
         with closing(self._connect()) as connection:
             connection.autocommit = True
             connection.cursor().execute(f"CREATE DATABASE {name}")
@@ -296,7 +296,7 @@ class Postgres(Server):
 
 
 class MLflowServer(Server):
-    """MLflow as a team has it: on PostgreSQL, artifacts through the server, basic auth."""
+    """MLflow as a team runs it: on PostgreSQL, artifacts through the server, basic auth."""
 
     health = "/health"
     username = "admin"
@@ -332,7 +332,7 @@ class MLflowServer(Server):
         ]
 
     def environment(self) -> dict[str, str]:
-        """What a client needs beside the address."""
+        """Return the variables that a client needs beside the address."""
         return {
             "MLFLOW_TRACKING_USERNAME": self.username,
             "MLFLOW_TRACKING_PASSWORD": self.secret_key,

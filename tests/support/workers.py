@@ -16,8 +16,9 @@ from typing import Any, Self
 from unittest.mock import patch
 
 from whipray.tests.support.servers import free_port
-from whipray.tests.support.shell import WAIT_S
 from whipray.trainers.engine import _quiet_deepspeed
+
+from .shell import WAIT_S
 
 _quiet_deepspeed()
 for slow in ("torch._dynamo", "deepspeed.runtime.zero.muon.muon_optimizer", "sklearn.datasets"):

@@ -1,6 +1,6 @@
 """Many processes that write to one server at once: `python -m support.writers WHAT ADDRESS NAME`.
 
-They are forked from one that has imported what they need, and begin together.
+They are forked from one process, which has imported everything, and start at the same moment.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ TRIALS = 2
 
 
 def key(writer: int) -> str:
-    """Of the run that a writer makes."""
+    """Return the key of a writer's run."""
     return f"writer/{writer}"
 
 
 def value(writer: int, report: int) -> float:
-    """Of the metric `loss` that a writer gives at a report; no two are the same."""
+    """Return the `loss` of a writer at a report; no two are the same."""
     return writer + report / 100
 
 
 def runs(address: str, name: str, writer: int, start: Barrier) -> None:
-    """A run of its own, in an experiment that nobody has made before."""
+    """Write a run of its own, in an experiment that does not exist yet."""
     with TemporaryDirectory() as folder:
         start.wait()
         config = TrackingConfig(uri=address, experiment=name)
@@ -48,7 +48,7 @@ def runs(address: str, name: str, writer: int, start: Barrier) -> None:
 
 
 def trials(address: str, name: str, writer: int, start: Barrier) -> None:
-    """Some trials of one study."""
+    """Write some trials of one study."""
     storage = open_storage(address)
     study = optuna.load_study(
         study_name=name, storage=storage, sampler=optuna.samplers.TPESampler(seed=writer)
@@ -78,12 +78,12 @@ def main(what: str, address: str, name: str) -> int:
 
 
 def start(what: str, address: str, name: str) -> list[str]:
-    """The command."""
+    """Return the command that starts the writers."""
     return [sys.executable, "-m", "support.writers", what, address, name]
 
 
 def environment() -> dict[str, str]:
-    """Where Python finds this module."""
+    """Return variables by which Python finds this module."""
     return {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
 
 

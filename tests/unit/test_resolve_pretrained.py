@@ -162,7 +162,7 @@ def of_another_model(run: Path) -> None:
         (cut, r"model\.safetensors: its content does not match"),
         (
             lambda run: shutil.rmtree(run / "pretrained"),
-            r"model\.json: not there, and .* starts from",
+            r"model\.json: missing, and .* starts from",
         ),
         (lambda run: (run / PRETRAINED_RECORD).unlink(), r"pretrained\.json: missing"),
         (

@@ -74,9 +74,9 @@ def test_an_interrupted_write_leaves_no_half_file(storage: Storage) -> None:
 
 
 def test_what_is_not_there_is_said_with_its_name(storage: Storage, tmp_path: Path) -> None:
-    with pytest.raises(MissingObject, match=r"x/none\.bin: not there"):
+    with pytest.raises(MissingObject, match=r"x/none\.bin: not found"):
         storage.get_file("x/none.bin", tmp_path / "none.bin")
-    with pytest.raises(MissingObject, match=r"x/none\.txt: not there"):
+    with pytest.raises(MissingObject, match=r"x/none\.txt: not found"):
         storage.read_text("x/none.txt")
     assert not (tmp_path / "none.bin").exists()
 
