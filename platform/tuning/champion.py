@@ -83,12 +83,12 @@ def reason_not_promoted(config: EvaluationConfig, tracker: Tracker, new: Version
     if field := comparable(its, ours):
         return (
             f"version {before.version} stays champion: its score was measured differently "
-            f"({field.replace('_', ' ')} {its.get(field)}, here {ours.get(field)})"
+            f"({field.replace('_', ' ')} {its.get(field)}, not {ours.get(field)})"
         )
     was, now = float(before.tags[score]), float(new.tags[score])
     if config.goal.is_better(now, was):
         return None
-    return f"version {before.version} stays champion: its {config.rank_by} is {was:g}, here {now:g}"
+    return f"version {before.version} stays champion: its {config.rank_by} is {was:g}, not {now:g}"
 
 
 def _generate_grid(tracker: Tracker, version: Version, result: SweepResult) -> str:

@@ -4,7 +4,7 @@ Ray Tune's own schedulers kill a trial's process; in Ray 2.60 a killed trial lea
 of its Ray Train workers behind (ray-project/ray#58515).
 
 The study has one writer, the sweep's driver. So trainings put their questions to an actor; the driver
-fetches the questions there and leaves the answers.
+fetches the questions from it and sends it the answers.
 """
 
 from __future__ import annotations

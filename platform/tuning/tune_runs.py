@@ -31,7 +31,7 @@ def train_all(
         points: what to train.
         experiment: the sweep's.
         status: shows what happens; its event is set by Ctrl-C.
-        features: done when the feature network is there, which every trial needs.
+        features: done when the feature network exists, which every trial needs.
 
     Raises:
         KeyboardInterrupt: trainings were interrupted, and have saved a checkpoint each.

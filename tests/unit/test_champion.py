@@ -44,8 +44,8 @@ def test_a_champion_goes_only_to_a_better_one_measured_alike(
     assert reason_not_promoted(lower, tracker, first) is None  # it is the champion
     assert reason_not_promoted(lower, tracker, version(tracker, tmp_path, 0.014)) is None
     worse = reason_not_promoted(lower, tracker, version(tracker, tmp_path, 0.016))
-    assert worse == "version 1 stays champion: its kid/overall is 0.015, here 0.016"
+    assert worse == "version 1 stays champion: its kid/overall is 0.015, not 0.016"
     hasty = reason_not_promoted(lower, tracker, version(tracker, tmp_path, 0.001, generated=40))
     assert hasty == (
-        "version 1 stays champion: its score was measured differently (n generated 400, here 40)"
+        "version 1 stays champion: its score was measured differently (n generated 400, not 40)"
     )
