@@ -1,4 +1,7 @@
-"""Folders for files on their way; those of a process that was killed go with the next one's first."""
+"""Temporary directories that are cleaned up even after a SIGKILL.
+
+The next process removes the unlocked ones that it finds.
+"""
 
 from __future__ import annotations
 
@@ -12,23 +15,23 @@ from pathlib import Path
 from tempfile import TemporaryDirectory, gettempdir
 
 PREFIX = "whipray-scratch-"
-YOUNG_S = 60.0
-"""A folder is not locked in the moment in which it is made."""
+UNLOCKED_GRACE_S = 60.0
+"""A younger folder may just have been made, and not be locked yet."""
 
 
 class Scratch(TemporaryDirectory[str]):
     """A `TemporaryDirectory` that is locked as long as its process lives."""
 
     def __init__(self) -> None:
-        """Also clears away what processes left that are no more."""
+        """Make the directory, after removing those that ended processes left behind."""
         _clear_once(gettempdir())
         super().__init__(prefix=PREFIX)
         self._lock = os.open(self.name, os.O_RDONLY)
-        with suppress(OSError):  # a file system without locks, where `clear` takes all to be held
+        with suppress(OSError):  # a file system without locks, where `clear` takes all as locked
             fcntl.flock(self._lock, fcntl.LOCK_EX)
 
     def cleanup(self) -> None:
-        """Remove it, once."""
+        """Remove the directory; nothing where that was done before."""
         if self._lock >= 0:
             os.close(self._lock)
             self._lock = -1
@@ -41,7 +44,7 @@ def _clear_once(parent: str) -> None:
 
 
 def clear(parent: Path) -> None:
-    """Remove the folders that nobody holds."""
+    """Remove the scratch directories in `parent` that no process has locked."""
     for folder in parent.glob(f"{PREFIX}*"):
         try:
             lock = os.open(folder, os.O_RDONLY | os.O_NOFOLLOW)
@@ -49,9 +52,9 @@ def clear(parent: Path) -> None:
             continue
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if time.time() - os.fstat(lock).st_mtime > YOUNG_S:
+            if time.time() - os.fstat(lock).st_mtime > UNLOCKED_GRACE_S:
                 shutil.rmtree(folder, ignore_errors=True)
-        except OSError:  # held
+        except OSError:  # locked
             pass
         finally:
             os.close(lock)

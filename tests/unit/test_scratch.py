@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from whipray.trainers.scratch import YOUNG_S, Scratch, clear
+from whipray.trainers.scratch import UNLOCKED_GRACE_S, Scratch, clear
 
 HOLD = """
 from pathlib import Path
@@ -25,7 +25,7 @@ input()
 
 
 def age(folder: Path) -> None:
-    then = time.time() - 2 * YOUNG_S
+    then = time.time() - 2 * UNLOCKED_GRACE_S
     os.utime(folder, (then, then))
 
 
