@@ -1,9 +1,9 @@
-"""How sure a number is: resampled images as weights, and the intervals that come of them.
+"""Uncertainty of metrics: resampled images as weights, and the intervals that follow from them.
 
-A measure takes two `Sample`s and returns draws (1 + B,): draw 0 is the estimate on the images as
-they are, the others are the same estimate on B resamples. Two evaluations whose classes have the
-same numbers of images, under one seed, are resampled alike, so that the draws of their difference
-are the differences of their draws (the paired bootstrap).
+A metric takes two `Sample`s and returns replicates (1 + B,): replicate 0 is the estimate on the
+images as they are, the others are the same estimate on B resamples. Two evaluations whose classes
+have the same numbers of images, under one seed, are resampled alike, so that the replicates of
+their difference are the differences of their replicates (the paired bootstrap).
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Sample:
     """One side of a comparison, generated or real, with the weights of its resamples.
 
     Args:
-        features: (n, d) float32; measures compute in float64, a block at a time.
+        features: (n, d) float32; metrics compute in float64, a block at a time.
         logits: (n, K) float32.
         labels: (n,) int64, the strata.
         weights: (n, 1 + B) float32; column 0 is all ones, column b says how often each image is in
@@ -53,23 +53,23 @@ class Sample:
 
     @property
     def num_replicates(self) -> int:
-        """1 + B."""
+        """Number of replicates, 1 + B."""
         return int(self.weights.shape[1])
 
     def of(self, classes: Sequence[int]) -> Sample:
-        """The images of these classes, resampled as in the whole; itself where that is all."""
+        """Return the images of these classes, resampled as in the whole; itself where that is all."""
         rows = np.isin(self.labels, classes)
         return self if rows.all() else self.at(rows)
 
     def at(self, rows: Bools | Ints) -> Sample:
-        """The images at these rows, by index or by mask."""
+        """Return the images at these rows, by index or by mask."""
         ratios = None if self.copy_ratios is None else self.copy_ratios[rows]
         return Sample(
             self.features[rows], self.logits[rows], self.labels[rows], self.weights[rows], ratios
         )
 
     def by_class(self) -> Iterator[Sample]:
-        """One sample a class, for the classes that are there."""
+        """Yield one sample for each class that has images."""
         return (self.of([int(c)]) for c in np.unique(self.labels))
 
 
@@ -81,7 +81,7 @@ def resample(
     seed: int,
     side: Literal["generated", "real"],
 ) -> Sample:
-    """Draw resamples with replacement within each class: the design fixed the classes' numbers.
+    """Resample with replacement within each class: how many images a class has is not random.
 
     A class's weights are a function of (seed, side, class, its number of images) alone.
     """
@@ -89,13 +89,13 @@ def resample(
     for c in np.unique(labels):
         rows = np.flatnonzero(labels == c)
         equal = np.full(len(rows), 1 / len(rows))
-        generator = np.random.default_rng([seed, side == "real", int(c)])
-        weights[rows, 1:] = generator.multinomial(len(rows), equal, size=resamples).T
+        rng = np.random.default_rng([seed, side == "real", int(c)])
+        weights[rows, 1:] = rng.multinomial(len(rows), equal, size=resamples).T
     return Sample(features, logits, labels, weights)
 
 
 def percentile_interval(replicates: Floats, confidence: float) -> Estimate | None:
-    """The middle `confidence` of the resampled values; None where the metric is undefined."""
+    """Return the middle `confidence` of the replicates; None where the metric is undefined."""
     estimate, resampled = replicates[0], replicates[1:][np.isfinite(replicates[1:])]
     if not np.isfinite(estimate) or not len(resampled):
         return None
@@ -107,9 +107,9 @@ def percentile_interval(replicates: Floats, confidence: float) -> Estimate | Non
 def recentred_interval(
     replicates: Floats, confidence: float, bounds: tuple[float, float]
 ) -> Estimate | None:
-    """The percentile interval, moved so that its draws' mean is the estimate, within `bounds`.
+    """Return the percentile interval, moved so that the replicates' mean is the estimate.
 
-    For metrics that resampling shifts as well as spreads. FID grows as the number of different
+    It is cut to `bounds`. For metrics that resampling shifts as well as spreads. FID grows as the number of different
     images falls (its mean and covariance carry more noise, and noise only adds distance), and a
     resample has about 63 % of them; recall's balls grow for the same reason. That shift is the
     resampling's own, so only the spread is used. It is the interval of the metric at this number
@@ -126,7 +126,9 @@ def recentred_interval(
 
 
 def wilson_interval(successes: int, trials: int, confidence: float) -> Estimate | None:
-    """A proportion with its score interval (Wilson 1927), which holds for few trials and at 0 or 1.
+    """Return a proportion with its score interval (Wilson 1927).
+
+    It holds for few trials and at proportions of 0 and 1.
 
     Resampling a proportion of 1 gives an interval of no width; this one does not.
     """

@@ -1,4 +1,4 @@
-"""Evaluations side by side: their differences, and which of them are within noise."""
+"""Evaluations compared: their differences, and which of them are within noise."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PAIRED = {
     "bootstrap_seed": "it was resampled with another seed",
     "bootstrap_resamples": "it was resampled another number of times",
 }
-"""Provenance in which two reports must agree besides, for their draws to be pairs."""
+"""Provenance in which two reports must agree besides, for their replicates to be pairs."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Difference:
 
     @property
     def noise(self) -> bool:
-        """Whether 0 is in the interval: these images cannot tell the two runs apart."""
+        """Whether 0 is in the interval: these images do not distinguish the two runs."""
         return self.low <= 0 <= self.high
 
 
@@ -82,7 +82,7 @@ class Comparison:
 def compare(
     names: Sequence[str], evaluations: Sequence[Evaluation], confidence: float
 ) -> Comparison:
-    """Differences to the first run, with paired intervals.
+    """Compare evaluations with the first one, with paired intervals.
 
     Args:
         names: of the runs, all different.
@@ -108,11 +108,11 @@ def compare(
 def difference(
     metric: str, replicates: Floats, first: Floats, confidence: float
 ) -> Difference | None:
-    """A number's difference between two evaluations that were resampled alike.
+    """Return a metric's difference between two evaluations that were resampled alike.
 
-    Resample b takes the same real images in both, and the same places of the generated ones. What
-    that does to both numbers alike cancels in the difference of their draws (the paired bootstrap;
-    Koehn, EMNLP 2004), so its interval is narrower than those of the numbers suggest.
+    Resample b takes the same real images in both, and the same rows of the generated ones. What
+    that does to both values alike cancels in the difference of their replicates (the paired
+    bootstrap; Koehn, EMNLP 2004), so its interval is narrower than those of the values suggest.
 
     Args:
         number: a key of `OUTPUTS`.
@@ -167,7 +167,7 @@ def read_evaluation(folder: Path, name: str | None = None) -> Evaluation:
 
 
 def _refusal(first: Evaluation, other: Evaluation) -> str | None:
-    """Why the other run cannot be compared with the first, with the values of both."""
+    """Return why the other run cannot be compared with the first, with the values of both."""
     a, b = first.provenance, other.provenance
     field = comparable(a, b) or next((f for f in PAIRED if a.get(f) != b.get(f)), None)
     if field is not None:

@@ -1,4 +1,4 @@
-"""What one evaluation does: which images, which measures, how sure."""
+"""Settings of an evaluation: which images, which metrics, which intervals."""
 
 from __future__ import annotations
 
@@ -47,8 +47,8 @@ class EvaluationConfig(MetricSettings):
     metrics: tuple[MetricName, ...] = Field(
         ("kid", "fid", "precision_recall", "agreement"), min_length=1
     )
-    """What is measured with every training. `whipray evaluate` measures everything: `prd` fits
-    k-means ten times, `inception_score` tells little on small data, `memorisation` reads the
+    """Metrics that are computed after every training. `whipray evaluate` computes all of them: `prd`
+    fits k-means ten times, `inception_score` says little on small data, `memorisation` reads the
     training images."""
 
     reference: DataConfig | None = None
@@ -57,40 +57,41 @@ class EvaluationConfig(MetricSettings):
     1.2 times the images of another, all are cut to the smallest: samples are balanced too."""
 
     features: AnyExtractor = ClassifierConfig()
-    """What makes features of images."""
+    """The network that turns images into features."""
 
     groups: GroupsConfig = GroupsConfig()
     """How classes are divided into many, medium and few."""
 
     min_real: int = Field(300, ge=2)
-    """Real and generated images from which a single class gets every measure; below it gets KID and
-    label agreement only, since the others are biased by more than they measure."""
+    """Real and generated images from which a single class gets every metric; below it gets KID, label
+    agreement and near copies only, since the bias of the others exceeds what they measure."""
 
     bootstrap_resamples: int = Field(200, ge=20)
-    """Resamples behind each interval. 200 put the ends of a 95 % interval at the 5th draw."""
+    """Resamples behind each interval. With 200, the ends of a 95 % interval are at the 5th replicate."""
 
     confidence: float = Field(0.95, gt=0.5, lt=1.0)
     """Level of every interval."""
 
     seed: int = Field(0, ge=0)
-    """Of resampling, subsets, splits and k-means: the same images and seed give the same numbers."""
+    """Of resampling, subsets, splits and k-means: the same images and seed give the same values."""
 
     batch_size: int = Field(256, ge=1)
     """Images that go through the extractor at a time; changes memory and speed only."""
 
     shard_images: int = Field(512, ge=1)
-    """About how many images are drawn and kept together: what a lost worker does again."""
+    """About how many images are generated and kept together: what a lost worker repeats."""
 
     workers: Annotated[int, Field(ge=1)] | Literal["all"] = 1
-    """Processes that draw images and make features. 1: the calling one; more, or `all` that the
-    cluster has room for, run on Ray. The images do not depend on it."""
+    """Processes that generate images and extract features. 1: the calling one; more, or `all` that
+    fit into the cluster, run on Ray. The images do not depend on it."""
 
     keep_samples: bool = True
-    """Keep images and features, so that other measures need no new images. When a search over
+    """Keep images and features, so that other metrics need no new images. When a search over
     guidance ends, those of the other settings that it tried are deleted all the same."""
 
     rank_by: str = Field("kid/overall", pattern=rf"^({RANKING})/(overall|many|medium|few)$")
-    """The number that orders models. KID, for its estimate has no bias from the number of images."""
+    """The value that models are ordered by. KID, since its estimate is unbiased at any number of
+    images."""
 
     @model_validator(mode="after")
     def _rank_by_is_computed(self) -> Self:

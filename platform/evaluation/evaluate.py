@@ -114,7 +114,7 @@ class _Images:
 
 
 def check_groups(config: EvaluationConfig, train_counts: Sequence[int]) -> None:
-    """Find out before the work that the groups do not fit the classes, or lack the one to rank by.
+    """Check that the groups fit the classes, and that there is a group to rank by.
 
     Raises:
         UsageProblem: naming the class, or the group that is empty.

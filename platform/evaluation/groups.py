@@ -1,4 +1,4 @@
-"""Many, medium and few: classes grouped by how many training images they have, or as they are told."""
+"""Many, medium and few: classes grouped by number of training images, by class id or by lists."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class GroupsConfig(Config):
 
 
 def group_classes(train_counts: Sequence[int], config: GroupsConfig) -> dict[str, list[int]]:
-    """Class ids of each group, head first; a group without classes is absent.
+    """Return the class ids of each group, head first; a group without classes is absent.
 
     Args:
         train_counts: training images of each class, by class id.
@@ -116,12 +116,12 @@ def _as_listed(classes: range, config: GroupsConfig) -> list[str]:
     if missing := [c for c in classes if c not in group_of]:
         raise UsageProblem(f"class {missing[0]} is in no group", fix)
     if unknown := [c for c in group_of if c not in classes]:
-        raise UsageProblem(f"the groups list class {unknown[0]}, which is not there", fix)
+        raise UsageProblem(f"the groups list class {unknown[0]}, which does not exist", fix)
     return [group_of[c] for c in classes]
 
 
 def _spans(ids: Sequence[int]) -> str:
-    """`0-2, 5`: ids in ascending order, neighbours together."""
+    """Return ids in ascending order, neighbours together: `0-2, 5`."""
     runs: list[list[int]] = []
     for c in sorted(ids):
         if runs and runs[-1][-1] == c - 1:

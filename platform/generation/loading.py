@@ -1,6 +1,6 @@
-"""What an evaluation needs, opened from an experiment: the model, the real images, the extractor.
+"""Load what an evaluation needs from an experiment: the model, the real images, the extractor.
 
-Functions of what pickles, so that a worker can open its own.
+The arguments pickle, so that each worker can load its own.
 """
 
 from __future__ import annotations
@@ -21,18 +21,22 @@ from ..storage.pretrained import export_run
 from ..storage.store import Storage
 
 MOST_UNEVEN = 1.2
-"""Real images of the largest class over those of the smallest, from which the larger are cut."""
+"""Images of the largest class over those of the smallest, above which the larger are cut:
+cutting classes that are nearly even would only cost images."""
 
 
 def load_model(store: Storage, checkpoint: str, experiment: Experiment) -> Exported:
-    """A checkpoint's EMA model, ready to sample from, on the device that there is."""
+    """Return a checkpoint's EMA model, ready to sample from, on this machine's device."""
     with Scratch() as scratch:
         export_run(store, checkpoint, experiment.sampling, Path(scratch))
         return load_exported(Path(scratch) / "model", choose_device())
 
 
 def load_splits(experiment: Experiment) -> Splits:
-    """What was trained on, and what is compared with: `evaluation.reference` where it is given."""
+    """Return the training images, and the real ones to compare with, balanced.
+
+    These are of `evaluation.reference` where that is set.
+    """
     cache, other = cache_folder(), experiment.evaluation.reference
     own = experiment.data.load(cache)
     reference = (other.load(cache) if other else own).reference
@@ -40,7 +44,7 @@ def load_splits(experiment: Experiment) -> Splits:
 
 
 def balanced(images: PackedImages) -> PackedImages:
-    """All of them where the classes have about as many; else as many of each as the smallest has.
+    """Return all images where classes are about even, else as many of each as the smallest has.
 
     Images are generated for every class alike: against uneven real images, even a perfect generator
     would be far off.
@@ -49,23 +53,23 @@ def balanced(images: PackedImages) -> PackedImages:
     least = int(counts.min())
     if counts.max() <= MOST_UNEVEN * least:
         return images
-    generator = np.random.default_rng(0)
+    rng = np.random.default_rng(0)
     rows = [
-        generator.permutation(np.flatnonzero(images.labels == c))[:least]
+        rng.permutation(np.flatnonzero(images.labels == c))[:least]
         for c in range(images.num_classes)
     ]
     return images.select(np.sort(np.concatenate(rows)))
 
 
 def load_training_images(experiment: Experiment) -> TrainingImages:
-    """What copies are looked for in; mirrored too where the model has seen mirror images."""
+    """Return what copies are searched in; mirrored too where the model has seen mirror images."""
     train = experiment.data.load(cache_folder()).train
     mirrored = experiment.data.flip or experiment.augmentation.flips
     return TrainingImages(train.images, train.labels, train.fingerprint(), mirrored)
 
 
 def describe_reference(experiment: Experiment) -> str:
-    """The reference images' source in a few words, without paths."""
+    """Return the reference images' source in a few words, without paths."""
     source = experiment.evaluation.reference or experiment.data
     split = getattr(source, "reference", None) or getattr(source, "reference_split", "reference")
     return f"{source.source}, {split}"
@@ -74,7 +78,7 @@ def describe_reference(experiment: Experiment) -> str:
 def load_extractor(
     experiment: Experiment, splits: Splits, root: Storage, on_phase: OnPhase = lambda _line: None
 ) -> Extractor:
-    """The extractor of `evaluation.features`."""
+    """Return the extractor of `evaluation.features`."""
     config = experiment.evaluation.features
     return build_extractor(
         config, splits.reference, cache_folder(), root, choose_device(), on_phase
@@ -82,5 +86,5 @@ def load_extractor(
 
 
 def reload_extractor(experiment: Experiment, root: Storage) -> Extractor:
-    """The same in another process."""
+    """Return the same in another process."""
     return load_extractor(experiment, load_splits(experiment), root)

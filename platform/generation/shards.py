@@ -1,8 +1,8 @@
-"""Images in shards: drawn, seen by the extractor and kept, each shard on its own.
+"""Images in shards: each shard is generated, its features extracted, and both kept.
 
 A generated image is a function of (checkpoint, sampling, seed, class, index), so shards can be made
 anywhere, in any order, and again. What is in the store is not made again: a job that was stopped
-goes on, more images a class only add shards, and another extractor draws nothing.
+goes on, more images per class only add shards, and another extractor needs no new images.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from ..storage import layout
 from ..storage.store import Storage
 
 OnImagesDone = Callable[[int], None]
-"""Hears how many images of a shard are done."""
+"""Takes the number of images that are done so far."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ Shard = GeneratedShard | RealShard
 
 
 def samples_folder(run: Storage, checkpoint: str, sampling: SamplingConfig, seed: int) -> str:
-    """Where a run keeps the images of one setting, from the store's top.
+    """Return the folder of the images of one setting, from the store's top.
 
     Args:
         checkpoint: content hash.
@@ -114,7 +114,7 @@ def samples_folder(run: Storage, checkpoint: str, sampling: SamplingConfig, seed
 
 
 def short_hash(content: Any) -> str:
-    """16 hex digits over JSON."""
+    """Return 16 hex digits of a hash over JSON."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -146,16 +146,16 @@ def real_shards(reference: PackedImages, shard_images: int) -> list[RealShard]:
 
 
 def batched_range(stop: int, size: int) -> Iterator[range]:
-    """0 .. stop in ranges of at most `size`."""
+    """Yield 0 .. stop in ranges of at most `size`."""
     return (range(first, min(first + size, stop)) for first in range(0, stop, size))
 
 
 class ShardSampler:
-    """Draws shards; pickles into workers, which open the model themselves.
+    """Generates shards; pickles into workers, which load the model themselves.
 
     Args:
         root: the store's top.
-        model: what draws.
+        model: what generates.
     """
 
     def __init__(self, root: Storage, model: Lazy[Exported]) -> None:
@@ -164,7 +164,7 @@ class ShardSampler:
     def generate(
         self, shard: GeneratedShard, on_progress: OnImagesDone = lambda _done: None
     ) -> Pixels:
-        """A shard's images, (n, C, H, W); from the store, or drawn and kept there."""
+        """Return a shard's images (n, C, H, W), from the store, or generated and kept there."""
         name = layout.shard_images(shard.stem)
         if self.root.exists(name):
             return self._images(name)
@@ -185,12 +185,12 @@ class ShardSampler:
 
 
 class ShardWorker(ShardSampler):
-    """Draws shards, and makes of them what an evaluation reads.
+    """Generates shards, and computes what an evaluation reads of them.
 
     Args:
-        extractor: what sees.
+        extractor: what makes features.
         splits: the real images.
-        training: what generated images are held against, to find copies.
+        training: training images that generated ones are compared with.
         batch_size: images that go through the extractor at a time.
     """
 
@@ -210,7 +210,7 @@ class ShardWorker(ShardSampler):
     def extract_features(
         self, shard: Shard, on_progress: OnImagesDone = lambda _done: None
     ) -> None:
-        """Keep what the extractor sees in a shard's images."""
+        """Write the features and logits of a shard's images."""
         name = features_name(shard, self.extractor().info.hash)
         if self.root.exists(name):
             return
@@ -218,13 +218,13 @@ class ShardWorker(ShardSampler):
             images = self.generate(shard, on_progress)
         else:
             images = self.splits().reference.images[shard.first : shard.first + shard.count]
-        seen = self.extractor().extract(images, self.batch_size)
-        write(self.root, name, {"features": seen.features, "logits": seen.logits})
+        extracted = self.extractor().extract(images, self.batch_size)
+        write(self.root, name, {"features": extracted.features, "logits": extracted.logits})
 
     def find_nearest(
         self, shard: GeneratedShard, on_progress: OnImagesDone = lambda _done: None
     ) -> None:
-        """Keep how near a shard's images come to training images of their class."""
+        """Write the nearest training image of each of a shard's images, and their distance."""
         training = self.training()
         name = nearest_name(shard, training)
         if self.root.exists(name):
@@ -234,7 +234,7 @@ class ShardWorker(ShardSampler):
 
 
 def nearest_name(shard: GeneratedShard, training: TrainingImages) -> str:
-    """Where a shard's nearest training images are."""
+    """Return the file of a shard's nearest training images."""
     mirrored = "-mirrored" if training.mirrored else ""
     return layout.shard_nearest(shard.stem, f"{training.fingerprint}{mirrored}")
 
@@ -242,7 +242,7 @@ def nearest_name(shard: GeneratedShard, training: TrainingImages) -> str:
 def read_nearest(
     root: Storage, shards: Sequence[GeneratedShard], training: TrainingImages, rows: Ints
 ) -> tuple[Ints, Floats]:
-    """Nearest training image (N,) and ratio (N,) of all shards' images, each in its row (N,)."""
+    """Return the nearest training image (N,) and ratio (N,) of all shards' images, each in its row (N,)."""
     parts = [read(root, nearest_name(shard, training)) for shard in shards]
     nearest, ratio = np.empty(len(rows), np.int64), np.empty(len(rows))
     nearest[rows] = np.concatenate([part["nearest"] for part in parts])
@@ -251,14 +251,14 @@ def read_nearest(
 
 
 def features_name(shard: Shard, extractor_hash: str) -> str:
-    """Where a shard's features are."""
+    """Return the file of a shard's features."""
     return layout.shard_features(shard.stem, extractor_hash)
 
 
 def read_features(
     root: Storage, shards: Sequence[Shard], extractor_hash: str, rows: Ints | None = None
 ) -> Extracted:
-    """Features (N, d) and logits (N, K) of all shards; no image is read.
+    """Return features (N, d) and logits (N, K) of all shards; no image is read.
 
     Args:
         rows: (N,) where each of the shards' rows goes; in their order where not given.
@@ -278,7 +278,7 @@ def read_features(
 
 
 def by_class(shards: Sequence[GeneratedShard]) -> tuple[Ints, Ints, Ints]:
-    """Labels (N,) and indices (N,), class by class, and where each row of the shards goes (N,)."""
+    """Return labels (N,) and indices (N,) class by class, and the row (N,) of each image there."""
     labels = np.concatenate([shard.labels for shard in shards])
     indices = np.concatenate([shard.indices for shard in shards])
     order = np.lexsort((indices, labels))
@@ -286,7 +286,7 @@ def by_class(shards: Sequence[GeneratedShard]) -> tuple[Ints, Ints, Ints]:
 
 
 def read_images(root: Storage, shards: Sequence[GeneratedShard], wanted: Ints) -> Pixels:
-    """Some generated images, by (class, index) rows (n, 2); only their shards are read."""
+    """Return the generated images at (class, index) rows (n, 2); only their shards are read."""
     images: dict[int, Pixels] = {}
     for shard in shards:
         here = {
@@ -301,7 +301,7 @@ def read_images(root: Storage, shards: Sequence[GeneratedShard], wanted: Ints) -
 
 
 def write(root: Storage, name: str, tensors: dict[str, NDArray[Any]]) -> None:
-    """One file, whole or not at all."""
+    """Write one file, whole or not at all."""
     with Scratch() as scratch:
         file = Path(scratch) / "shard.safetensors"
         save_file({key: np.ascontiguousarray(value) for key, value in tensors.items()}, file)
@@ -309,7 +309,7 @@ def write(root: Storage, name: str, tensors: dict[str, NDArray[Any]]) -> None:
 
 
 def read(root: Storage, name: str) -> dict[str, NDArray[Any]]:
-    """What `write` wrote.
+    """Read what `write` wrote.
 
     Raises:
         CheckpointProblem: a damaged file.

@@ -1,6 +1,6 @@
 """The second level of a search: guidance and sampler, on a finished checkpoint, without training.
 
-Every point starts from the same noise, and what the evaluator knows already costs nothing.
+Every point starts from the same noise, and results in the store are reused.
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ STARTUP_POINTS = 4
 
 
 def search_guidance(evaluator: Evaluator, space: Space | None) -> list[Evaluated]:
-    """All points tried, in order; without a `sample:` level the experiment's own settings.
+    """Evaluate the points of the `sample:` level and return them in order.
 
-    A level with few points is tried whole, a larger one by TPE.
+    Without such a level, the experiment's own settings are the only point. A level with few points is
+    tried whole, a larger one by TPE.
     """
     if space is None or not space.sample:
         return [evaluator.evaluate_at()]

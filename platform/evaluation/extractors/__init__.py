@@ -1,4 +1,4 @@
-"""Feature extractors: one file each, one contract, opened by their config.
+"""Feature extractors: one file each, one contract, built from their config.
 
 PyTorch and the libraries of the published networks are imported by the extractor that needs them.
 """
@@ -26,13 +26,13 @@ def build_extractor(
     device: torch.device,
     on_phase: OnPhase = lambda _line: None,
 ) -> Extractor:
-    """The extractor of a config, ready to use.
+    """Build the extractor of a config, ready to use.
 
     Args:
-        reference: real images; the classifier is trained on them, the others do not look.
+        reference: real images; the classifier is trained on them, the others ignore them.
         cache: this machine's folder for networks and weights.
-        shared: a place that all machines of a project see, the top of their store. The classifier
-            in it is everybody's; None: each machine has its own.
+        shared: the top of the store that all machines of a project share. They use the classifier in
+            it; None: each machine has its own.
         device: where the network runs.
         on_phase: takes a line about what is being done.
 

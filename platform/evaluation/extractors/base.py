@@ -18,11 +18,11 @@ OnPhase = Callable[[str], None]
 
 @dataclass(frozen=True)
 class ExtractorInfo:
-    """What an extractor is: goes into every result that it had a part in."""
+    """Describes an extractor, in the provenance of every result that it was used for."""
 
     name: str
     hash: str
-    """16 hex digits over weights and preprocessing: numbers compare only within one hash."""
+    """16 hex digits over weights and preprocessing: values compare only within one hash."""
     dimensions: int
     """Length of a feature vector."""
     preprocessing: str
@@ -30,12 +30,12 @@ class ExtractorInfo:
     class_names: tuple[str, ...] | None
     """The classes of its logits where those are the data set's own; None for other classes."""
     facts: Mapping[str, Value] = field(default_factory=dict)
-    """What else a reader should know: what it was trained on, its accuracy, its layer."""
+    """Further facts for the reader: what it was trained on, its accuracy, its layer."""
 
 
 @dataclass(frozen=True)
 class Extracted:
-    """What an extractor sees in N images."""
+    """Features and logits of N images."""
 
     features: Floats32  # (N, d)
     logits: Floats32  # (N, K), before the softmax
@@ -44,8 +44,8 @@ class Extracted:
 class Extractor(ABC):
     """Turns images into features; made by `extractors.build_extractor`.
 
-    One that is new gives its card, the number of its logits and `_extract`; what it is given and
-    what it gives back is checked here, the same for all.
+    A subclass sets its info and number of logits, and implements `_extract`. Its inputs and outputs
+    are checked here, in the same way for all.
     """
 
     info: ExtractorInfo
@@ -55,9 +55,9 @@ class Extractor(ABC):
     """(channels, height, width) of the images that it takes; None: grey or RGB of any size."""
 
     def extract(self, images: Pixels, batch_size: int = 256) -> Extracted:
-        """Features and logits of uint8 images (N, C, H, W) with values 0 to 255.
+        """Return features and logits of uint8 images (N, C, H, W) with values 0 to 255.
 
-        The same image gives the same numbers whatever it is batched with, up to rounding.
+        The same image gives the same values whatever it is batched with, up to rounding.
 
         Raises:
             DataProblem: images of another type or shape than the extractor takes, or features or
@@ -74,7 +74,7 @@ class Extractor(ABC):
 
     @abstractmethod
     def _extract(self, images: Pixels) -> tuple[Floats32, Floats32]:
-        """Features (n, d) and logits (n, K) of one batch of images that are as they should be."""
+        """Return features (n, d) and logits (n, K) of one batch of checked images."""
 
     def _check_images(self, images: Pixels) -> None:
         taken = self.image_shape

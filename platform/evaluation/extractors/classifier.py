@@ -1,8 +1,8 @@
 """A small classifier trained on the reference images, and its features.
 
 Published Inception weights are made for photographs of 299 x 299 pixels and cannot always be had.
-This network fits the data set at hand, needs nothing but its reference images, and names itself in
-every result. Numbers are comparable only with those made by the same network (the same hash).
+This network fits the data set, needs only its reference images, and is named in every result.
+Values are comparable only with those made by the same network (the same hash).
 """
 
 from __future__ import annotations
@@ -41,12 +41,12 @@ VERSION = 2
 
 CPU = torch.device("cpu")
 SETTLE_S = 0.5
-"""The least wait for others' uploads: see `_elect_shared_network`."""
+"""Shortest wait for the uploads of others: see `_elect_shared_network`."""
 
 
 @dataclass(frozen=True)
 class Origin:
-    """Where a network comes from: `info.json`, beside its weights."""
+    """How a network was made: `info.json`, beside its weights."""
 
     name: str
     hash: str
@@ -62,7 +62,7 @@ class Origin:
     class_names: tuple[str, ...]
 
     def info(self) -> ExtractorInfo:
-        """As every extractor shows itself."""
+        """Return what every extractor says about itself."""
         return ExtractorInfo(
             name=self.name,
             hash=self.hash,
@@ -80,7 +80,7 @@ class Origin:
 
 
 class Classifier(NetworkExtractor):
-    """A trained network with its card. Make one with `fit_or_load`."""
+    """A trained network and its origin; made by `fit_or_load`."""
 
     _network: SmallResNet
 
@@ -96,7 +96,7 @@ class Classifier(NetworkExtractor):
         device: torch.device = CPU,
         on_phase: OnPhase = lambda _line: None,
     ) -> Classifier:
-        """Train on four fifths of every class and measure on the rest.
+        """Train on four fifths of every class, and compute the accuracy on the rest.
 
         The same reference, config, device and number of threads give the same bits; the global
         random state is left as it was.
@@ -132,11 +132,11 @@ class Classifier(NetworkExtractor):
         device: torch.device = CPU,
         on_phase: OnPhase = lambda _line: None,
     ) -> Classifier:
-        """The network for this reference and config: the store's, the cache's, or trained now.
+        """Return the network for this reference and config: the store's, the cache's, or trained now.
 
-        All who share the cache folder or the store get one network, also when several train it at
-        the same time. Two machines that train alike may differ in the last bits and so in the hash:
-        what is in the store counts, and a cache then only saves fetching it.
+        All who share the cache folder or the store get the same network, even if several train it at
+        once. Networks of two machines may differ in the last bits and so in the hash: the one in the
+        store is used, and a cache only saves fetching it.
 
         Args:
             shared: the network is kept in it below `extractors/`.
@@ -167,7 +167,7 @@ class Classifier(NetworkExtractor):
     def _fetched(
         cls, place: Storage, chosen: str, folder: Path, device: torch.device
     ) -> Classifier:
-        """The network `chosen` of the store, kept in `folder`."""
+        """Return the network `chosen` of the store, kept in `folder`."""
         if not folder.exists():
             with _atomic_folder(folder) as partial:
                 for name in (layout.EXTRACTOR_WEIGHTS, layout.EXTRACTOR_INFO):
@@ -180,7 +180,7 @@ class Classifier(NetworkExtractor):
         return cls.load(folder, device)
 
     def save(self, folder: Path) -> None:
-        """Write `network.safetensors` and `info.json`; a folder that is there already is kept."""
+        """Write `network.safetensors` and `info.json`; an existing folder is kept."""
         with _atomic_folder(folder) as partial:
             weights = {k: v.cpu().contiguous() for k, v in self._network.state_dict().items()}
             save_file(weights, partial / layout.EXTRACTOR_WEIGHTS)
@@ -191,7 +191,7 @@ class Classifier(NetworkExtractor):
         """Read what `save` wrote.
 
         Raises:
-            CheckpointProblem: files that are missing, damaged or not those of the card.
+            CheckpointProblem: files that are missing, damaged or not those of `info.json`.
         """
         try:
             found: dict[str, Any] = json.loads((folder / layout.EXTRACTOR_INFO).read_text())
@@ -206,7 +206,7 @@ class Classifier(NetworkExtractor):
         except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
             raise _damaged(folder, type(error).__name__) from error
         if not intact:
-            raise _damaged(folder, "its weights do not match its card")
+            raise _damaged(folder, "its weights do not match info.json")
         return cls(network, origin, device)
 
     def _forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -215,13 +215,13 @@ class Classifier(NetworkExtractor):
 
 
 def _key(reference: PackedImages, config: ClassifierConfig) -> str:
-    """16 hex digits over all that a network is made from."""
+    """Return 16 hex digits over everything that a network is made from."""
     made_from = [NAME, VERSION, reference.fingerprint(), config.model_dump(exclude={"extractor"})]
     return hashlib.sha256(json.dumps(made_from).encode()).hexdigest()[:16]
 
 
 def _first(place: Storage) -> str | None:
-    """The hash of the network that all use, None where there is none yet."""
+    """Return the hash of the network that all use; None where there is none yet."""
     whole = [
         name.removesuffix(f"/{layout.EXTRACTOR_INFO}")
         for name in place.list()
@@ -231,12 +231,12 @@ def _first(place: Storage) -> str | None:
 
 
 def _elect_shared_network(place: Storage, own: str, folder: Path) -> str:
-    """Offer a network to the store, and say which one all use.
+    """Upload a network to the store, and return the hash of the one that all use.
 
-    A store cannot write "unless there is one". So each network has its own folder, whose card comes
-    last, and the one with the smallest hash counts. Whoever uploads waits for several times as long
-    as that took before looking: all who found the store empty at the same time have uploaded by
-    then, and choose from the same list. Later ones find a network and upload none.
+    A store has no conditional write. So each network has its own folder, in which `info.json` is
+    written last, and the one with the smallest hash is used. Whoever uploads waits for several times
+    as long as the upload took before listing: all who listed an empty store at the same time have
+    uploaded by then, and choose from the same list. Later ones list a network and upload none.
     """
     if (chosen := _first(place)) is not None:  # while this one was trained
         return chosen
@@ -249,7 +249,7 @@ def _elect_shared_network(place: Storage, own: str, folder: Path) -> str:
 
 @contextmanager
 def _atomic_folder(folder: Path) -> Iterator[Path]:
-    """A folder to fill, which appears as `folder` whole, or is dropped if there is one by then."""
+    """Yield a folder to fill, which becomes `folder` at once, or is deleted if that exists by then."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
@@ -265,7 +265,7 @@ def _atomic_folder(folder: Path) -> Iterator[Path]:
 
 
 def _hash(weights: Mapping[str, Tensor]) -> str:
-    """16 hex digits over names, shapes and values."""
+    """Return 16 hex digits over names, shapes and values."""
     digest = hashlib.sha256(NAME.encode())
     for name, tensor in sorted(weights.items()):
         digest.update(f"{name}{tuple(tensor.shape)}".encode())
@@ -279,7 +279,7 @@ def _check_reference(reference: PackedImages) -> None:
         c = int(counts.argmin())
         raise DataProblem(
             f"the reference has {counts[c]} images of class {c} ({reference.class_names[c]})",
-            "give at least 2 real images of every class; 50 and more make the numbers useful",
+            "give at least 2 real images of every class; 50 and more make the metrics useful",
         )
     if min(reference.images.shape[2:]) < 8:
         raise DataProblem(

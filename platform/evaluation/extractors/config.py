@@ -1,4 +1,4 @@
-"""Which extractor makes the features, and its settings; read without PyTorch."""
+"""Which extractor computes the features, and its settings; read without PyTorch."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ class TorchvisionConfig(Config):
     fetched into it."""
 
 
-def _classifier_unless_said(value: Any) -> Any:
-    """Runs that were saved when there was one extractor do not name it."""
+def _default_to_classifier(value: Any) -> Any:
+    """Add the extractor's name for runs that were saved when there was only one."""
     untagged = isinstance(value, dict) and "extractor" not in value
     return {"extractor": "classifier", **value} if untagged else value
 
@@ -52,5 +52,5 @@ def _classifier_unless_said(value: Any) -> Any:
 AnyExtractor = Annotated[
     ClassifierConfig | InceptionConfig | TorchvisionConfig,
     Field(discriminator="extractor"),
-    BeforeValidator(_classifier_unless_said),
+    BeforeValidator(_default_to_classifier),
 ]

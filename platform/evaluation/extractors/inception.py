@@ -1,4 +1,4 @@
-"""Inception-V3 with the weights of FID: the extractor that published numbers come from.
+"""Inception-V3 with the weights of FID: the extractor behind published scores.
 
 The network, its weights (converted from TensorFlow's of 2015-12-05) and the resizing are those of
 torch-fidelity, so that FID and KID are the ones that other papers report. Its 1008 logits come
@@ -43,10 +43,10 @@ class Inception(NetworkExtractor):
         device: torch.device,
         on_phase: OnPhase = lambda _line: None,
     ) -> Inception:
-        """The network, its weights found or fetched.
+        """Open the network with its weights, which may be fetched.
 
         Args:
-            cache: where the published file is looked for, and kept once it is fetched.
+            cache: folder of the published file.
 
         Raises:
             CheckpointProblem: no weights, or not those of the config's hash or of this network.
@@ -66,7 +66,7 @@ class Inception(NetworkExtractor):
 
 
 def _locate(config: InceptionConfig, cache: Path, on_phase: OnPhase) -> Path:
-    """The weights' file: the config's, the environment's, the cache's, or fetched now."""
+    """Return the weights' file: the config's, the environment's, the cache's, or fetched now."""
     if given := config.weights or os.environ.get(VARIABLE):
         path = Path(given).expanduser()
         if not path.is_file():

@@ -14,8 +14,8 @@ from .base import Extractor, ExtractorInfo
 class NetworkExtractor(Extractor):
     """Runs a network in evaluation mode, without gradients and in full float32.
 
-    TensorFloat-32 is off: a GPU would round convolutions to 10 bits, and the hash of a card says
-    that the numbers are those of any other machine.
+    TensorFloat-32 is off: a GPU would round convolutions to 10 bits, and the hash of an extractor
+    promises the same values on every machine.
     """
 
     def __init__(
@@ -41,9 +41,9 @@ class NetworkExtractor(Extractor):
 
     @abstractmethod
     def _forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """uint8 (n, C, H, W) -> float32 features (n, d) and logits (n, K)."""
+        """Return float32 features (n, d) and logits (n, K) of uint8 images (n, C, H, W)."""
 
 
 def as_rgb(images: Tensor) -> Tensor:
-    """(n, 1 or 3, H, W) -> (n, 3, H, W): a grey image is the same in all three."""
+    """Return images (n, 1 or 3, H, W) with three channels; those of a grey image are the same."""
     return images.expand(-1, 3, -1, -1)

@@ -37,8 +37,8 @@ class TorchvisionModel(NetworkExtractor):
     ) -> None:
         super().__init__(network, info, head.out_features, device)
         self._transform = transform
-        self._seen: list[Tensor] = []
-        head.register_forward_pre_hook(lambda _head, inputs: self._seen.append(inputs[0]))
+        self._features: list[Tensor] = []
+        head.register_forward_pre_hook(lambda _head, inputs: self._features.append(inputs[0]))
 
     @classmethod
     def open(
@@ -47,7 +47,7 @@ class TorchvisionModel(NetworkExtractor):
         device: torch.device,
         on_phase: OnPhase = lambda _line: None,
     ) -> TorchvisionModel:
-        """The model, its weights found or fetched.
+        """Open the model with its weights, which may be fetched.
 
         Raises:
             UsageProblem: an unknown model, or one whose classes do not come from a linear layer.
@@ -64,7 +64,7 @@ class TorchvisionModel(NetworkExtractor):
         weights = read_weights(path, "" if config.weights else _hash_in(path.name))
         tensors = weights.tensors
         for key in list(tensors):
-            tensors[_today(key)] = tensors.pop(key)
+            tensors[_present_name(key)] = tensors.pop(key)
         with fitting(path, name):
             network.load_state_dict(tensors)
         transform = published.transforms()
@@ -85,9 +85,9 @@ class TorchvisionModel(NetworkExtractor):
         return cls(network, head, transform, info, device)
 
     def _forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        self._seen.clear()
+        self._features.clear()
         logits = self._network(self._transform(as_rgb(images)))
-        return self._seen.pop(), logits
+        return self._features.pop(), logits
 
 
 def _known(name: str) -> str:
@@ -102,7 +102,7 @@ def _known(name: str) -> str:
 
 
 def _published(url: str, on_phase: OnPhase) -> Path:
-    """The published file, in torchvision's own cache."""
+    """Return the published file, in torchvision's own cache."""
     path = Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]
     if not path.is_file():
         fix = (
@@ -113,13 +113,13 @@ def _published(url: str, on_phase: OnPhase) -> Path:
 
 
 def _hash_in(name: str) -> str:
-    """resnet50-11ad3fa6.pth -> 11ad3fa6, the first digits of its SHA-256."""
+    """Return the first digits of a file's SHA-256: resnet50-11ad3fa6.pth -> 11ad3fa6."""
     found = re.search(r"-([0-9a-f]{8,})\.", name)
     return found[1] if found else ""
 
 
-def _today(key: str) -> str:
-    """A DenseNet's published names have a dot that modules no longer may have: norm.1 -> norm1."""
+def _present_name(key: str) -> str:
+    """Return the present name of a tensor; DenseNet's files have norm.1 for norm1."""
     return re.sub(r"(denselayer\d+\.(?:norm|conv))\.(\d\.)", r"\1\2", key)
 
 
@@ -134,7 +134,7 @@ def _last_linear(network: nn.Module, name: str) -> tuple[str, nn.Linear]:
 
 
 def _in_words(preset: Any) -> str:
-    """torchvision's preset of a classifier, with every number in it."""
+    """Return torchvision's preprocessing in words, with every number in it."""
     return (
         f"uint8 RGB; shorter side to {preset.resize_size[0]} ({preset.interpolation.value}, "
         f"antialias {preset.antialias}); middle {preset.crop_size[0]} x {preset.crop_size[0]}; "

@@ -25,10 +25,10 @@ FETCH_AGAIN = "delete it, so that it is fetched again, or give the right file"
 
 @dataclass(frozen=True)
 class Weights:
-    """What a file holds."""
+    """The contents of a file."""
 
     tensors: dict[str, Tensor]
-    """As saved, with the modules' versions that PyTorch hangs on it."""
+    """As saved, with the modules' versions that PyTorch adds as an attribute."""
     sha256: str
     """Of the file, 64 hex digits."""
 
@@ -62,7 +62,7 @@ def read_weights(path: Path, sha256: str = "", fix: str = FETCH_AGAIN) -> Weight
 
 @contextmanager
 def fitting(path: Path, network: str) -> Iterator[None]:
-    """Where a network takes up the weights of a file.
+    """Translate the errors of loading a file's weights into a network.
 
     Raises:
         CheckpointProblem: a name or a shape that differs; the first is named.
@@ -79,6 +79,9 @@ def fitting(path: Path, network: str) -> Iterator[None]:
 
 def fetch(url: str, target: Path, sha256: str, fix: str, on_phase: OnPhase) -> None:
     """Download a file, which appears at `target` whole and with the right hash, or not at all.
+
+    Not `torch.hub.download_url_to_file`: in PyTorch 2.15 it has no timeout, and follows a redirect to
+    an address without https.
 
     Args:
         sha256: first digits of its SHA-256.

@@ -27,8 +27,10 @@ from .products import blocks, to_device
 def compute(
     generated: Sample, real: Sample, _settings: NoSettings, _seed: int
 ) -> dict[str, Floats]:
-    """Return `fid`, at least 0 but for rounding; its draws are linear in the weights, so that their mean
-    is the estimate. NaN below two images a side."""
+    """Return `fid`, at least 0 but for rounding; NaN below two images a side.
+
+    Its replicates are linear in the weights, so that their mean is the estimate.
+    """
     if min(len(generated), len(real)) < 2:
         return {"fid": np.full(generated.num_replicates, np.nan)}
     distance, *influences = frechet_distance(generated.features, real.features)
@@ -39,7 +41,9 @@ def compute(
 
 
 def frechet_distance(x: Floats32, y: Floats32) -> tuple[float, Floats, Floats]:
-    """|m_x - m_y|^2 + tr(S_x + S_y - 2 (S_x S_y)^(1/2)) (Heusel et al., equation 6).
+    """Return the Fréchet distance and its derivatives (Heusel et al., equation 6).
+
+        |m_x - m_y|^2 + tr(S_x + S_y - 2 (S_x S_y)^(1/2))
 
     With roots X^T X = S_x and Y^T Y = S_y, tr (S_x S_y)^(1/2) is the sum of the singular values of
     X Y^T. Centred rows over (n - 1)^(1/2) are such a root, so that few images need no d x d matrix,
@@ -78,7 +82,7 @@ class _Side:
 
     @classmethod
     def of(cls, x: Floats32, most: int) -> _Side:
-        """With the rows as the root if there are at most so many."""
+        """Return a set's side, with the rows as the root if there are at most `most`."""
         if len(x) <= most:
             raw = to_device(x)
             mean = raw.mean(0)
@@ -95,7 +99,7 @@ class _Side:
         return cls(mean, covariance.trace(), (vectors * roots).T, vectors / roots)
 
     def influences(self, x: Floats32, between: Tensor, half: Tensor) -> Floats:
-        """d FID / d w_i at w = 1, less what a constant adds, (n,).
+        """Return d FID / d w_i at w = 1, less its mean, (n,).
 
         FID changes by 2 (m_x - m_y)·dm_x + tr (I - T) dS_x, where T S_x T = S_y is the optimal
         transport between the Gaussians. With X Y^T = U s V^T one has X T X^T = U s U^T, so T is

@@ -44,7 +44,7 @@ def compute(
 
 
 def _score(sample: Sample) -> Floats:
-    """exp (H(p(y)) - E H(p(y|x))), which is exp E KL(p(y|x) || p(y)), per resample, (1 + B,)."""
+    """Return exp (H(p(y)) - E H(p(y|x))) = exp E KL(p(y|x) || p(y)), per resample, (1 + B,)."""
     log_p = to_device(sample.logits).log_softmax(1)  # (n, K)
     p = log_p.exp()
     # NaN for a resample without an image of this part.

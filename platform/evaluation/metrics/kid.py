@@ -30,8 +30,8 @@ class KIDConfig(Config):
 def compute(generated: Sample, real: Sample, settings: KIDConfig, seed: int) -> dict[str, Floats]:
     """Return `kid`, over all pairs of images, and `kid_subsets`, as it is published.
 
-    The mean over random subsets only adds noise to the same expectation, so its draws are those of
-    `kid`, moved. It is absent where a side has fewer images than a subset; `kid` is NaN where a
+    The mean over random subsets only adds noise to the same expectation, so its replicates are those
+    of `kid`, moved. It is absent where a side has fewer images than a subset; `kid` is NaN where a
     side has no two different images.
     """
     replicates = {"kid": resampled_kid(generated, real)}
@@ -43,10 +43,12 @@ def compute(generated: Sample, real: Sample, settings: KIDConfig, seed: int) -> 
 
 
 def resampled_kid(generated: Sample, real: Sample) -> Floats:
-    """Squared MMD of two stratified samples, as draws (1 + B,); negative at times for like sets.
+    """Return the squared MMD of two stratified samples as replicates (1 + B,).
+
+    It is negative at times for sets that are alike.
 
     For one class it is the U-statistic of Bińkowski et al. (equation 4). For several, images were
-    not drawn independently: each class has a fixed number of them, so a random pair is of one class
+    not sampled independently: each class has a fixed number of them, so a random pair is of one class
     less often than in the mixture, by about 1/n, and the plain U-statistic falls below zero for a
     perfect generator. The mean kernel is therefore put together from unbiased means within and
     between classes.
@@ -58,9 +60,9 @@ def resampled_kid(generated: Sample, real: Sample) -> Floats:
 
 
 def kid_of_subsets(x: Floats32, y: Floats32, subsets: int, size: int, seed: int) -> float:
-    """Mean U-statistic of random subsets without replacement, of (n, d) and (m, d).
+    """Return the mean U-statistic of random subsets without replacement, of (n, d) and (m, d).
 
-    The order of draws is that of the authors' code, which torch-fidelity keeps.
+    The order of the random numbers is that of the authors' code, which torch-fidelity keeps.
     """
     generator = np.random.RandomState(seed)
     total = 0.0
@@ -75,13 +77,13 @@ def kid_of_subsets(x: Floats32, y: Floats32, subsets: int, size: int, seed: int)
 
 
 def _cubic(inner: Tensor, d: int) -> Tensor:
-    """k(x, y) = (x·y / d + 1)^3 (their section 4) of the inner products; overwrites them."""
+    """Return k(x, y) = (x·y / d + 1)^3 (their section 4) of the inner products; overwrites them."""
     base = inner.div_(d).add_(1)
     return base * base * base
 
 
 def _mean_kernel_between(x: Sample, y: Sample) -> Floats:
-    """Mean kernel of an image of each side, per resample, (1 + B,)."""
+    """Return the mean kernel of an image of each side, per resample, (1 + B,)."""
     u, v = to_device(x.weights), to_device(y.weights)
     total = u.new_zeros(x.num_replicates)
     for rows, columns, inner in products(x.features, y.features):
@@ -91,7 +93,7 @@ def _mean_kernel_between(x: Sample, y: Sample) -> Floats:
 
 
 def _mean_kernel(sample: Sample) -> Floats:
-    """Mean kernel of two different images of the classes' mixture, per resample, (1 + B,).
+    """Return the mean kernel of two different images of the classes' mixture, per resample, (1 + B,).
 
     Copies of one original are no pair: k(x, x) would count as the distance of two images.
     """
@@ -118,7 +120,7 @@ def _mean_kernel(sample: Sample) -> Floats:
     pairs = of_class.square() - squares  # of different originals, (C, 1 + B)
     means = within / pairs  # of each class, (C, 1 + B)
     # A resample may have one original of a class of few: that class then has the mean of all of its
-    # images. Left out, it would take its large kernels with it, and shift the draw.
+    # images. Left out, it would take its large kernels with it, and shift the replicate.
     means = torch.where(pairs > 0, means, means[:, :1])
     share = (of_class / n).square()  # of the mixture's pairs, (C, 1)
     lone = pairs[:, :1] == 0  # a class of one image has no pair at all, and is left out

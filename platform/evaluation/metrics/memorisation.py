@@ -83,7 +83,7 @@ class NearestImages:
 
 
 class TrainingImages:
-    """What generated images are held against.
+    """The training images that generated images are compared with.
 
     Args:
         images: uint8 (m, C, H, W).
@@ -103,7 +103,7 @@ class TrainingImages:
         self.usual, self.pooled = _usual_distances(images, labels)
 
     def find_nearest(self, generated: Pixels, labels: Ints) -> tuple[Ints, Floats]:
-        """Index of each image's nearest training image of its class, and its ratio.
+        """Return the index of each image's nearest training image of its class, and its ratio.
 
         Args:
             generated: uint8 (n, C, H, W).
@@ -134,9 +134,9 @@ class TrainingImages:
 
 
 def _usual_distances(train: Pixels, labels: Ints) -> tuple[dict[int, float], tuple[int, ...]]:
-    """Median distance of a class's images to their nearest different one, and who borrowed it.
+    """Return the usual distance of each class, and the classes that have that of the others.
 
-    Copies within the training set do not count: half a class in duplicate would make it 0.
+    It is the median distance of a class's images to their nearest different one. Copies within the training set do not count: half a class in duplicate would make it 0.
     """
     usual, few = {}, []
     for c in np.unique(labels).tolist():
@@ -157,7 +157,7 @@ def _usual_distances(train: Pixels, labels: Ints) -> tuple[dict[int, float], tup
 
 
 def _nearest(images: Pixels, others: Pixels, different: bool = False) -> tuple[Ints, Floats]:
-    """Index of and squared distance to each image's nearest, (n,) and (n,).
+    """Return the index of and the squared distance to each image's nearest, (n,) and (n,).
 
     Pixels are whole numbers, and so is every sum here, below 2^53: the distances are exact in
     float64, and that of a copy is 0.
@@ -185,7 +185,7 @@ def _nearest(images: Pixels, others: Pixels, different: bool = False) -> tuple[I
 
 
 def _blocks(images: Pixels) -> Iterator[tuple[slice, Floats, Floats]]:
-    """Rows, the pixels of their images (rows, C·H·W), and the sums of their squares (rows,)."""
+    """Yield rows, the pixels of their images (rows, C·H·W), and the sums of their squares (rows,)."""
     size = int(np.prod(images.shape[1:]))
     step = min(ROWS, max(1, BYTES // (8 * size)))
     for start in range(0, len(images), step):

@@ -58,7 +58,7 @@ def compute(generated: Sample, real: Sample, settings: PRDConfig, seed: int) -> 
 
 
 def precisions(p: Floats, q: Floats) -> Floats:
-    """alpha(lambda) = sum_c min(lambda q_c, p_c) (Sajjadi et al., section 3.2), for all slopes.
+    """Return alpha(lambda) = sum_c min(lambda q_c, p_c) for all slopes (their section 3.2).
 
     Args:
         p: (C, 1 + B) shares of generated images in each cluster.
@@ -83,7 +83,9 @@ def precisions(p: Floats, q: Floats) -> Floats:
 
 
 def best_f(precision: Floats, beta: float) -> Floats:
-    """The greatest F_beta = (1 + beta^2) P R / (beta^2 P + R) on each curve, (A, 1 + B) -> (1 + B,).
+    """Return the greatest F_beta on each curve, (A, 1 + B) -> (1 + B,).
+
+        F_beta = (1 + beta^2) P R / (beta^2 P + R)
 
     A beta above 1 weighs recall.
     """
@@ -95,7 +97,7 @@ def best_f(precision: Floats, beta: float) -> Floats:
 
 
 def _cluster(features: Floats32, clusters: int, seed: int) -> Ints:
-    """The cluster of each image, (n,)."""
+    """Return the cluster of each image, (n,)."""
     # Imported late, for it takes a second.
     from sklearn.cluster import MiniBatchKMeans  # type: ignore[import-untyped]
 
@@ -104,7 +106,7 @@ def _cluster(features: Floats32, clusters: int, seed: int) -> Ints:
 
 
 def _histograms(bins: Ints, weights: Floats32, clusters: int) -> Floats:
-    """Share of the images in each cluster, per resample, (C, 1 + B)."""
+    """Return the share of the images in each cluster, per resample, (C, 1 + B)."""
     sums = np.zeros((clusters, weights.shape[1]))
     np.add.at(sums, bins, weights)
     shares: Floats = sums / sums.sum(0)
@@ -112,7 +114,7 @@ def _histograms(bins: Ints, weights: Floats32, clusters: int) -> Floats:
 
 
 def _cut(sample: Sample, n: int, generator: np.random.Generator) -> Sample:
-    """n of the images at random, as many of each class as is its part of the whole, but for one."""
+    """Return n of the images at random, in each class its share of the whole within one image."""
     position = np.empty(len(sample))  # in its class's random order, in [0, 1)
     for c in np.unique(sample.labels):
         rows = generator.permutation(np.flatnonzero(sample.labels == c))

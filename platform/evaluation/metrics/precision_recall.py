@@ -75,7 +75,7 @@ class _Balls:
 
 
 def _distance_to_kth(x: Floats32, norms: Tensor, k: int) -> Tensor:
-    """Squared distance of each row to the k-th nearest other row, (n,)."""
+    """Return the squared distance of each row to the k-th nearest other row, (n,)."""
     near = norms.new_full((len(x), k), torch.inf)
 
     def keep(rows: slice, distances: Tensor) -> None:
@@ -93,12 +93,12 @@ def _distance_to_kth(x: Floats32, norms: Tensor, k: int) -> Tensor:
 
 
 def _squared_distances(inner: Tensor, x_norms: Tensor, y_norms: Tensor) -> Tensor:
-    """|x - y|^2 from the inner products (b, c); overwrites them."""
+    """Return |x - y|^2 from the inner products (b, c); overwrites them."""
     return inner.mul_(-2).add_(x_norms[:, None]).add_(y_norms).clamp_(min=0)
 
 
 def _share(points: Sample, inside: Tensor, defined: bool) -> Floats:
-    """Weighted share of the points that are inside, (1 + B,)."""
+    """Return the weighted share of the points that are inside, (1 + B,)."""
     if not defined:
         return np.full(points.num_replicates, np.nan)
     found: Floats = (to_device(points.weights) * inside).sum(0).cpu().numpy()

@@ -23,17 +23,17 @@ Tile = tuple[slice, slice, Tensor]
 
 
 def to_device(x: Floats | Floats32 | Bools) -> Tensor:
-    """The array as float64 where products are computed."""
+    """Return the array as float64 on the device that computes products."""
     return torch.from_numpy(np.ascontiguousarray(x)).to(choose_device()).double()
 
 
 def blocks(n: int) -> Iterator[slice]:
-    """The rows of n in tiles."""
+    """Yield the rows of n in tiles."""
     return (slice(start, min(start + TILE, n)) for start in range(0, n, TILE))
 
 
 def products(x: Floats32, y: Floats32) -> Iterator[Tile]:
-    """x y^T of (n, d) and (m, d), in tiles that cover it."""
+    """Yield x y^T of (n, d) and (m, d), in tiles that cover it."""
     for rows in blocks(len(x)):
         left = to_device(x[rows])
         for columns in blocks(len(y)):
@@ -41,7 +41,7 @@ def products(x: Floats32, y: Floats32) -> Iterator[Tile]:
 
 
 def self_products(x: Floats32) -> Iterator[Tile]:
-    """x x^T of (n, d), only the tiles on and above its diagonal: the others are their transposes."""
+    """Yield the tiles of x x^T of (n, d) on and above its diagonal; the others are transposes."""
     for rows in blocks(len(x)):
         left = to_device(x[rows])
         for columns in blocks(len(x)):
@@ -52,5 +52,5 @@ def self_products(x: Floats32) -> Iterator[Tile]:
 
 
 def squared_norms(x: Floats32) -> Tensor:
-    """|x_i|^2 of (n, d), (n,) float64."""
+    """Return |x_i|^2 of (n, d), (n,) float64."""
     return torch.cat([to_device(x[rows]).square().sum(1) for rows in blocks(len(x))])

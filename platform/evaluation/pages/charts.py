@@ -1,7 +1,8 @@
-"""Where the marks of a chart are; `templates/charts.html.jinja` draws them.
+"""Coordinates of the marks of a chart; `templates/charts.html.jinja` renders them.
 
 A plot is an SVG stretched over its panel, so x and y have their own units in it (`viewBox`), lines
-keep their thickness, and text stands beside it as HTML, legible at every width.
+keep their thickness, and text is HTML beside it, legible at every width. A plotting library such as
+plotly would add 3 MB of script to every page.
 """
 
 from __future__ import annotations
@@ -20,13 +21,13 @@ from .content import CurvePoint
 from .formatting import Axis, digits, ends
 
 NAMED = 40
-"""So many classes have their names at the axis; more are numbered."""
+"""Up to this many classes have their names at the axis; with more they are numbered."""
 LEVEL = 12
-"""So many names stand level; more stand upright."""
+"""Up to this many class names are horizontal; with more they are rotated."""
 WHISKERS = 150
-"""So many classes have whiskers; more have a running median instead."""
+"""Up to this many classes have whiskers; with more there is a running median instead."""
 HOVERS = 125
-"""So many strips at most tell their numbers under the pointer: narrower ones cannot be hit."""
+"""At most this many strips show their values under the pointer: narrower ones cannot be hit."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class Tick:
 
 @dataclass(frozen=True)
 class Hover:
-    """A strip of a plot that says what it holds; units of the plot."""
+    """A strip of a plot that shows its values under the pointer; units of the plot."""
 
     left: float
     width: float
@@ -63,7 +64,7 @@ class Band:
 
 @dataclass(frozen=True)
 class ClassChart:
-    """One number of every class above its training images, from head to tail."""
+    """One value of every class above its training images, from head to tail."""
 
     title: str
     better: str
@@ -92,7 +93,7 @@ class ClassChart:
 
 
 def class_chart(rows: Sequence[ClassRow]) -> ClassChart | None:
-    """KID of every class, or the first number that any class has; None without one.
+    """Return KID of every class, or the first value that any class has; None without one.
 
     Args:
         rows: from the most to the fewest training images.
@@ -101,64 +102,85 @@ def class_chart(rows: Sequence[ClassRow]) -> ClassChart | None:
     if name is None:
         return None
     output, n = OUTPUTS[name], len(rows)
-    found = [row.values.get(name) for row in rows]
-    known = [e for e in found if e]
+    estimates = [row.values.get(name) for row in rows]
+    known = [e for e in estimates if e]
     whiskers = n <= WHISKERS
     reach = [end for e in known for end in ((e.low, e.high) if whiskers else (e.value,))]
     axis = Axis.over([0.0, *reach, *(e.value for e in known)])
     counts = Axis.over([0.0, max(row.train_count for row in rows)], about=2)
     neighbours = 1 if whiskers else ceil(n / 50)
-    zero = _up(axis, 0.0)
-
-    def bars(group: str) -> str:
-        gap = 0.12 if whiskers else 0.0
-        width = f"h{1 - 2 * gap:g}"
-        return "".join(
-            f"M{i + gap:g} {zero:g}V{_up(axis, e.value):g}{width}V{zero:g}z"
-            for i, (row, e) in enumerate(zip(rows, found, strict=True))
-            if e and row.group == group
-        )
-
-    bands = []
-    for group, start, stop in _places([row.group for row in rows]):
-        of = [e for row, e in zip(rows, found, strict=True) if row.group == group]
-        middle = _median(of)
-        text = "undefined" if middle is None else digits(middle, output.decimals)
-        bands.append(Band(group, 100 * start, 100 * (stop - start), bars(group), text))
-    running = "".join(
-        f"{'L' if i else 'M'}{i} {_up(axis, middle):g}H{min(n, i + neighbours)}"
-        for i in range(0, n, neighbours)
-        if (middle := _median(found[i : i + neighbours])) is not None
-    )
-    wide = ceil(n / HOVERS)
+    strip = ceil(n / HOVERS)
     return ClassChart(
         title=output.title,
         better=output.better,
         classes=n,
-        undefined=found.count(None),
+        undefined=estimates.count(None),
         y=_ticks(axis),
-        zero=zero,
-        bands=tuple(bands),
-        whiskers="".join(
-            f"M{i + 0.5} {_up(axis, e.low):g}V{_up(axis, e.high):g}"
-            for i, e in enumerate(found)
-            if e and whiskers
-        ),
-        running="" if whiskers else running,
+        zero=_up(axis, 0.0),
+        bands=_bands(rows, estimates, axis, output.decimals),
+        whiskers=_whiskers(estimates, axis) if whiskers else "",
+        running="" if whiskers else _running_median(estimates, axis, neighbours),
         neighbours=neighbours,
         hovers=tuple(
-            Hover(i, min(n, i + wide) - i, _about(rows[i : i + wide], i, name))
-            for i in range(0, n, wide)
+            Hover(i, min(n, i + strip) - i, _about(rows[i : i + strip], i, name))
+            for i in range(0, n, strip)
         ),
-        counts="M0 100"
-        + "".join(f"V{_up(counts, row.train_count):g}H{i + 1}" for i, row in enumerate(rows))
-        + "V100z",
+        counts=_area([row.train_count for row in rows], counts),
         counts_y=_ticks(counts),
         head=rows[0].train_count,
         tail=rows[-1].train_count,
         names=tuple(row.name for row in rows) if n <= NAMED else (),
         x=_ranks(n) if n > LEVEL else (),
     )
+
+
+def _bands(
+    rows: Sequence[ClassRow], estimates: Sequence[Estimate | None], axis: Axis, decimals: int
+) -> tuple[Band, ...]:
+    """Return each group's bars and median."""
+    gap = 0.12 if len(rows) <= WHISKERS else 0.0
+    zero, width = _up(axis, 0.0), f"h{1 - 2 * gap:g}"
+    bands = []
+    for group, start, stop in _group_spans([row.group for row in rows]):
+        of_group = [
+            (i, e)
+            for i, (row, e) in enumerate(zip(rows, estimates, strict=True))
+            if row.group == group
+        ]
+        bars = "".join(
+            f"M{i + gap:g} {zero:g}V{_up(axis, e.value):g}{width}V{zero:g}z"
+            for i, e in of_group
+            if e
+        )
+        middle = _median([e for _, e in of_group])
+        text = "undefined" if middle is None else digits(middle, decimals)
+        bands.append(Band(group, 100 * start, 100 * (stop - start), bars, text))
+    return tuple(bands)
+
+
+def _whiskers(estimates: Sequence[Estimate | None], axis: Axis) -> str:
+    """Return the path of the classes' intervals."""
+    return "".join(
+        f"M{i + 0.5} {_up(axis, e.low):g}V{_up(axis, e.high):g}"
+        for i, e in enumerate(estimates)
+        if e
+    )
+
+
+def _running_median(estimates: Sequence[Estimate | None], axis: Axis, neighbours: int) -> str:
+    """Return the path of the medians of so many neighbouring classes each."""
+    n = len(estimates)
+    return "".join(
+        f"{'L' if i else 'M'}{i} {_up(axis, middle):g}H{min(n, i + neighbours)}"
+        for i in range(0, n, neighbours)
+        if (middle := _median(estimates[i : i + neighbours])) is not None
+    )
+
+
+def _area(counts: Sequence[int], axis: Axis) -> str:
+    """Return the path of the area below the classes' numbers of training images."""
+    steps = "".join(f"V{_up(axis, count):g}H{i + 1}" for i, count in enumerate(counts))
+    return f"M0 100{steps}V100z"
 
 
 @dataclass(frozen=True)
@@ -175,7 +197,7 @@ class Line:
 
 @dataclass(frozen=True)
 class CurveChart:
-    """One number over omega, a line for each sampler and number of steps."""
+    """One value over omega, a line for each sampler and number of steps."""
 
     title: str
     better: str
@@ -192,7 +214,7 @@ class CurveChart:
 
 
 def curve_chart(points: Sequence[CurvePoint], key: str) -> CurveChart | None:
-    """The curve of `fid/overall`, `kid/few`, ...; None where fewer than two points have it."""
+    """Return the curve of `fid/overall`, `kid/few`, ...; None where fewer than two points have it."""
     points = [p for p in points if key in p.values]
     if len(points) < 2:
         return None
@@ -210,7 +232,7 @@ def curve_chart(points: Sequence[CurvePoint], key: str) -> CurveChart | None:
         text += f"; {alike} of {len(others)} others have that value inside their intervals"
 
     def path(line: Sequence[CurvePoint], end: Callable[[Estimate], float]) -> str:
-        at = (f"{x.place(p.omega):g} {_up(y, end(p.values[key])):g}" for p in line)
+        at = (f"{x.position(p.omega):g} {_up(y, end(p.values[key])):g}" for p in line)
         return "L".join(at)
 
     lines = []
@@ -228,20 +250,20 @@ def curve_chart(points: Sequence[CurvePoint], key: str) -> CurveChart | None:
         lines=tuple(lines),
         hovers=tuple(
             (
-                x.place(p.omega),
-                y.place(p.values[key].value),
+                x.position(p.omega),
+                y.position(p.values[key].value),
                 f"{setting(p)}: {_words(p.values[key], output.decimals)}",
             )
             for p in points
         ),
-        best=(x.place(best.omega), y.place(found.value)),
+        best=(x.position(best.omega), y.position(found.value)),
         best_text=text,
-        chosen=x.place(chosen.omega) if chosen else None,
+        chosen=x.position(chosen.omega) if chosen else None,
     )
 
 
 def curve_lines(points: Sequence[CurvePoint]) -> list[tuple[str, list[CurvePoint]]]:
-    """Points by sampler and steps, in the order of their first, each by omega."""
+    """Return points by sampler and steps, in the order of their first, each by omega."""
     lines: dict[str, list[CurvePoint]] = {}
     for point in points:
         lines.setdefault(f"{point.sampler}, {point.steps} steps", []).append(point)
@@ -249,38 +271,38 @@ def curve_lines(points: Sequence[CurvePoint]) -> list[tuple[str, list[CurvePoint
 
 
 def best_point(points: Sequence[CurvePoint], key: str) -> CurvePoint:
-    """The point with the best `fid/overall`, `kid/few`, ...; the earliest of equals."""
+    """Return the point with the best `fid/overall`, `kid/few`, ...; the earliest of equal ones."""
     return Goal.parse(key).best(
         (p for p in points if key in p.values), lambda p: p.values[key].value
     )
 
 
 def setting(point: CurvePoint) -> str:
-    """A point in words."""
+    """Return a point in words."""
     return f"omega {point.omega:g} ({point.sampler}, {point.steps} steps)"
 
 
 def _up(axis: Axis, x: float) -> float:
-    """Per cent from the top: SVG's y grows downwards."""
-    return round(100 - axis.place(x), 2)
+    """Return per cent from the top: SVG's y grows downwards."""
+    return round(100 - axis.position(x), 2)
 
 
 def _ticks(axis: Axis) -> tuple[Tick, ...]:
     return tuple(
-        Tick(axis.place(x), f"{x:,.0f}" if not axis.decimals else digits(x, axis.decimals))
+        Tick(axis.position(x), f"{x:,.0f}" if not axis.decimals else digits(x, axis.decimals))
         for x in axis.ticks
     )
 
 
 def _ranks(n: int) -> tuple[Tick, ...]:
-    """The first class, the last and round ones between, under the middle of their bars."""
+    """Return the first class, the last and round ones between, under the middle of their bars."""
     axis = Axis.over([0, n], about=5)
     between = [int(x) for x in axis.ticks if x > 1 and x < n - 0.4 * axis.ticks[1]]
     return tuple(Tick(100 * (rank - 0.5) / n, str(rank)) for rank in [1, *between, n])
 
 
-def _places(groups: Sequence[str]) -> Iterator[tuple[str, float, float]]:
-    """Each group's share of the axis, from and to; equal shares where groups lie scattered."""
+def _group_spans(groups: Sequence[str]) -> Iterator[tuple[str, float, float]]:
+    """Yield each group's share of the axis, from and to; equal shares where groups are scattered."""
     runs = [(group, len(list(members))) for group, members in groupby(groups)]
     names = list(dict.fromkeys(groups))
     if len(runs) > len(names):  # grouped otherwise than by training images

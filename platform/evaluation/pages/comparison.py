@@ -1,4 +1,4 @@
-"""Runs side by side as a page: every number with its difference to the first run."""
+"""Compared runs as a page: every value with its difference to the first run's."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Verdict = Literal["better", "worse", "noise"]
 
 @dataclass(frozen=True)
 class ComparedCell:
-    """A run's number, and its difference to the first run's."""
+    """A run's value, and its difference to the first run's."""
 
     estimate: Cell | None
     difference: Cell | None
@@ -29,7 +29,7 @@ class ComparedCell:
 
 @dataclass(frozen=True)
 class Table:
-    """One number: groups by runs."""
+    """One metric: groups by runs."""
 
     name: str
     output: MetricOutput
@@ -37,7 +37,7 @@ class Table:
 
 
 def render_comparison(comparison: Comparison) -> str:
-    """The comparison as one HTML page that needs nothing else."""
+    """Return the comparison as one self-contained HTML page."""
     shown = [i for i, name in enumerate(comparison.names) if name not in comparison.refused]
     names = [comparison.names[i] for i in shown]
     tables = [
@@ -99,6 +99,6 @@ def _verdict(difference: Difference, goal: Goal) -> Verdict:
 
 
 def _tally(tables: Sequence[Table], run: int) -> dict[str, int]:
-    """How many differences of a run are better, worse and within noise."""
+    """Return how many differences of a run are better, worse and within noise."""
     found = [row[run].verdict for table in tables for _, row in table.rows]
     return {verdict: found.count(verdict) for verdict in ("better", "worse", "noise")}

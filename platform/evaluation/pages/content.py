@@ -1,4 +1,4 @@
-"""What a page shows besides a report's numbers: pictures, and points of a guidance search."""
+"""Content of a page besides a report's values: pictures, and points of a guidance search."""
 
 from __future__ import annotations
 
@@ -46,12 +46,12 @@ class Pictures:
 
 @dataclass(frozen=True)
 class CurvePoint:
-    """One sampling setting of a finished checkpoint, and what it gave."""
+    """One sampling setting of a finished checkpoint, and its values."""
 
     sampler: str
     steps: int
     omega: float
     values: Mapping[str, Estimate]
-    """By number and group: `fid/overall`, `kid/few`, ..."""
+    """By metric and group: `fid/overall`, `kid/few`, ..."""
     chosen: bool = False
     """This is the setting that the search chose."""

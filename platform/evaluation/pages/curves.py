@@ -13,7 +13,7 @@ from .formatting import Cell, cells
 
 @dataclass(frozen=True)
 class Curves:
-    """What a search found, ready to draw."""
+    """A search, ready to be rendered."""
 
     charts: tuple[CurveChart, ...]
     labels: tuple[str, ...]
@@ -21,13 +21,13 @@ class Curves:
     chosen: bool
     """Whether a point is the chosen one."""
     columns: tuple[tuple[str, str], ...]
-    """Title and direction of each number of the table."""
+    """Title and better direction of each column of the table."""
     rows: tuple[tuple[CurvePoint, tuple[tuple[Cell | None, bool], ...]], ...]
-    """Each point with its numbers, and whether they are the best of their column."""
+    """Each point with its values, and whether they are the best of their column."""
 
 
 def curves(points: Sequence[CurvePoint], keys: Sequence[str]) -> Curves | None:
-    """Curves of those `keys` that two points have; None where no number has a curve.
+    """Return the curves of those `keys` that two points have; None where no key has a curve.
 
     Args:
         points: in the order in which their samplers are listed.

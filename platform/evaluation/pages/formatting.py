@@ -1,4 +1,4 @@
-"""How numbers look: digits, intervals, and where they lie on an axis."""
+"""Formatting of numbers: digits, intervals, and positions on an axis."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ MINUS = "\N{MINUS SIGN}"
 
 
 def digits(x: float, decimals: int, sign: bool = False) -> str:
-    """Fixed decimals with a true minus sign; -0.0000 is 0.0000."""
+    """Return fixed decimals with a true minus sign; -0.0000 is 0.0000."""
     text = f"{x:{'+' if sign else ''}.{decimals}f}"
     if not text.strip("+-0."):
         text = text.lstrip("+-")
@@ -22,12 +22,12 @@ def digits(x: float, decimals: int, sign: bool = False) -> str:
 
 
 def ends(low: float, high: float, decimals: int, sign: bool = False) -> str:
-    """An interval in words: `0.12 to 0.34`."""
+    """Return an interval in words: `0.12 to 0.34`."""
     return f"{digits(low, decimals, sign)} to {digits(high, decimals, sign)}"
 
 
 def plain(value: Value) -> str:
-    """A setting as it is read: 6 significant digits, yes and no."""
+    """Return a setting as text: 6 significant digits, yes and no."""
     if value is None:
         return "none"
     if isinstance(value, bool):
@@ -43,11 +43,11 @@ class Axis:
     high: float
     ticks: tuple[float, ...] = ()
     decimals: int = 0
-    """That the ticks need."""
+    """How many the ticks need."""
 
     @classmethod
     def over(cls, values: Iterable[float], about: int = 4) -> Axis:
-        """The shortest axis between round numbers that holds all values, with `about` steps."""
+        """Return the shortest axis between round numbers that holds all values, with `about` steps."""
         values = list(values)
         low, high = min(values), max(values)
         if high - low < 1e-12:
@@ -62,7 +62,7 @@ class Axis:
 
     @classmethod
     def of(cls, output: MetricOutput, found: Iterable[Estimate | None]) -> Axis:
-        """From the number's least value to its greatest, or as far as the intervals reach."""
+        """Return an axis from the least possible value to the greatest, or as far as intervals reach."""
         known = [e for e in found if e]
         least, most = output.bounds
         low = min([least, *(min(e.low, e.value) for e in known)])
@@ -71,14 +71,14 @@ class Axis:
             high = most
         return cls(low, high)
 
-    def place(self, x: float) -> float:
-        """Per cent of the axis."""
+    def position(self, x: float) -> float:
+        """Return a value's position, per cent of the axis."""
         return round(100 * (x - self.low) / (self.high - self.low), 2)
 
 
 @dataclass(frozen=True)
 class Cell:
-    """An estimate's text, and in per cent of its column's axis where it is drawn."""
+    """An estimate's text, and its position in per cent of its column's axis."""
 
     value: str
     interval: str
@@ -90,19 +90,19 @@ class Cell:
 
 
 def cell(e: Estimate, axis: Axis, decimals: int, sign: bool = False) -> Cell:
-    """One estimate on an axis."""
-    low = axis.place(e.low)
+    """Return one estimate on an axis."""
+    low = axis.position(e.low)
     return Cell(
         value=digits(e.value, decimals, sign),
         interval=ends(e.low, e.high, decimals, sign),
         low=low,
-        width=round(axis.place(e.high) - low, 2),
-        at=axis.place(e.value),
-        zero=axis.place(0.0) if axis.low < 0 < axis.high else None,
+        width=round(axis.position(e.high) - low, 2),
+        at=axis.position(e.value),
+        zero=axis.position(0.0) if axis.low < 0 < axis.high else None,
     )
 
 
 def cells(output: MetricOutput, found: Sequence[Estimate | None]) -> list[Cell | None]:
-    """Estimates on one axis; None stays None."""
+    """Return estimates on one axis; None stays None."""
     axis = Axis.of(output, found)
     return [cell(e, axis, output.decimals) if e else None for e in found]

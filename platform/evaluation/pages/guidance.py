@@ -19,7 +19,7 @@ KEYS = tuple(
 def render_guidance(
     run_name: str, points: Sequence[CurvePoint], best: Mapping[str, CurvePoint]
 ) -> str:
-    """The search as one HTML page that needs nothing else.
+    """Return the search as one self-contained HTML page.
 
     Args:
         run_name: of the checkpoint's run.
@@ -37,7 +37,7 @@ def render_guidance(
 
 
 def _of(group: str, point: CurvePoint) -> list[tuple[str, str, str]]:
-    """(title, value, interval) of the point's numbers for this group."""
+    """Return (title, value, interval) of the point's values for this group."""
     found = ((output, point.values.get(f"{name}/{group}")) for name, output in OUTPUTS.items())
     return [
         (n.title, digits(e.value, n.decimals), ends(e.low, e.high, n.decimals))

@@ -1,4 +1,4 @@
-"""The frame of every page: one file with its style, pictures and script in it, and no address."""
+"""The frame of every page: one file with style, pictures and script in it, and no external URL."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ TEMPLATES = Path(__file__).with_name("templates")
 def render(template: str, **content: object) -> str:
     """Fill a template of `templates/`; every text in it is escaped.
 
-    The page's policy allows no request, and no script but its own.
+    The content security policy allows no request, and no script but the page's own.
     """
     return _environment().get_template(template).render(**content)
 

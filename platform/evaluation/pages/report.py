@@ -1,4 +1,4 @@
-"""One evaluation as a page: the groups, every class, the worst of them, and how it was measured."""
+"""One evaluation as a page: the groups, every class, the worst of them, and how the values were computed."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from .page import render
 from .tiles import Strip, png, strip
 
 GLANCE = ("fid", "kid", "recall", "agreement")
-"""Numbers that open the page, as far as they are there."""
+"""Values at the top of the page, as far as they exist."""
 CURVES = ("fid/overall", "kid/few", "recall/overall")
 OPEN = 40
-"""So many classes have their table open; more have it folded."""
+"""Up to this many classes the table is open; with more it is folded."""
 TILES = 6
 """Images a side of a worst class."""
 PAIRS = 24
@@ -32,7 +32,7 @@ PAIRS = 24
 
 @dataclass(frozen=True)
 class Forest:
-    """One number of every group on one axis."""
+    """One value of every group on one axis."""
 
     name: str
     output: MetricOutput
@@ -40,10 +40,10 @@ class Forest:
 
 
 def render_report(report: Report, pictures: Pictures, curve: Sequence[CurvePoint] = ()) -> str:
-    """The report as one HTML page that needs nothing else; sections without content are left out.
+    """Return the report as one self-contained HTML page; sections without content are left out.
 
     Args:
-        report: what was found.
+        report: the values.
         pictures: samples, worst classes and near copies.
         curve: the guidance search that the setting came from; plotted from two points on.
     """
@@ -76,7 +76,7 @@ def render_report(report: Report, pictures: Pictures, curve: Sequence[CurvePoint
 
 
 def comparability(provenance: Mapping[str, Value]) -> tuple[str, str]:
-    """With what the numbers can be compared: in a few words, and in a sentence or two."""
+    """Return with what the values can be compared: in a few words, and in a sentence or two."""
     name = str(provenance.get("extractor", "an unnamed extractor"))
     if provenance.get("extractor_as_published"):
         about = (
@@ -117,7 +117,7 @@ def _forests(rows: Sequence[Row]) -> list[Forest]:
 
 
 def _glance(rows: Sequence[Row]) -> list[tuple[MetricOutput, Cell, Cell | None]]:
-    """Overall and, below it, the few."""
+    """Return the values of all classes and, with each, those of the few."""
     few = next((row for row in rows if row.name == "few"), None)
     found = []
     for name in GLANCE:
@@ -129,7 +129,7 @@ def _glance(rows: Sequence[Row]) -> list[tuple[MetricOutput, Cell, Cell | None]]
 
 
 def _train_counts(report: Report) -> dict[str, int]:
-    """Training images by row."""
+    """Return the number of training images by row."""
     counts = {row.class_id: row.train_count for row in report.per_class}
     return {row.name: sum(counts.get(c, 0) for c in row.classes) for row in report.rows}
 
@@ -156,7 +156,7 @@ def _worst(worst: WorstClass) -> tuple[ClassRow, str, Strip | None, Strip | None
 
 
 def _copies(rows: Sequence[Row]) -> list[tuple[Row, int, Cell]]:
-    """How many near copies each group has, and their share."""
+    """Return how many near copies each group has, and their share."""
     known = [row for row in rows if "copies" in row.values]
     shares = cells(OUTPUTS["copies"], [row.values["copies"] for row in known])
     return [

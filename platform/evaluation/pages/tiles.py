@@ -12,7 +12,7 @@ from PIL import Image
 from ..arrays import Pixels
 
 SIDE = 56
-"""Width of a tile that is aimed at, CSS pixels."""
+"""Intended width of a tile, CSS pixels; whole multiples of its pixels come near it."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Strip:
 
 
 def strip(tiles: Pixels) -> Strip:
-    """Set tiles side by side with transparent gaps: one PNG, however many tiles.
+    """Return tiles side by side with transparent gaps: one PNG, however many tiles.
 
     Args:
         tiles: uint8 (n, C, H, W), n at least 1, C is 1 or 3.
@@ -44,7 +44,7 @@ def strip(tiles: Pixels) -> Strip:
 
 
 def png(image: Image.Image) -> str:
-    """A picture as a data URI."""
+    """Return a picture as a data URI."""
     stream = io.BytesIO()
     image.save(stream, "PNG", optimize=True)
     return "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode()
