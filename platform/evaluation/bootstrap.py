@@ -21,7 +21,7 @@ from .arrays import Bools, Floats, Floats32, Ints
 
 @dataclass(frozen=True)
 class Estimate:
-    """A number and the ends of its interval."""
+    """A value and the ends of its interval."""
 
     value: float
     low: float
@@ -109,9 +109,9 @@ def recentred_interval(
 ) -> Estimate | None:
     """Return the percentile interval, moved so that the replicates' mean is the estimate.
 
-    It is cut to `bounds`. For metrics that resampling shifts as well as spreads. FID grows as the number of different
-    images falls (its mean and covariance carry more noise, and noise only adds distance), and a
-    resample has about 63 % of them; recall's balls grow for the same reason. That shift is the
+    It is cut to `bounds`. For metrics that resampling shifts as well as spreads: FID grows as the
+    number of different images falls (its mean and covariance carry more noise, and noise only adds
+    distance), and a resample has about 63 % of them; recall's balls grow for the same reason. That shift is the
     resampling's own, so only the spread is used. It is the interval of the metric at this number
     of images: FID's bias from a finite number of images stays in it.
     """

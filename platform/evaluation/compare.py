@@ -38,7 +38,7 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Difference:
-    """A number of one run less that of the first run, and the ends of its interval."""
+    """A value of one run less that of the first run, and the ends of its interval."""
 
     value: float
     low: float
@@ -52,7 +52,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class ComparedRow:
-    """One number of one group in every run; None where it is undefined or the run is refused."""
+    """One value of one group in every run; None where it is undefined or the run is refused."""
 
     metric: str
     group: str
@@ -75,8 +75,8 @@ class Comparison:
     @property
     def by_chance(self) -> float:
         """How many differences would leave 0 out if no run differed from the first at all."""
-        found = sum(d is not None for row in self.rows for d in row.differences)
-        return (1 - self.confidence) * found
+        count = sum(d is not None for row in self.rows for d in row.differences)
+        return (1 - self.confidence) * count
 
 
 def compare(
@@ -115,8 +115,8 @@ def difference(
     bootstrap; Koehn, EMNLP 2004), so its interval is narrower than those of the values suggest.
 
     Args:
-        number: a key of `OUTPUTS`.
-        draws: (1 + B,), those of the other run.
+        metric: a key of `OUTPUTS`.
+        replicates: (1 + B,), those of the other run.
         first: (1 + B,), those of the run that it is compared with.
         confidence: level of the interval.
 
@@ -126,12 +126,12 @@ def difference(
     between: Floats = np.asarray(replicates, np.float64) - np.asarray(first, np.float64)
     about = OUTPUTS[metric]
     low, high = about.bounds
-    found = (
+    interval = (
         recentred_interval(between, confidence, (low - high, high - low))
         if about.interval == "recentred"
         else percentile_interval(between, confidence)
     )
-    return Difference(found.value, found.low, found.high) if found else None
+    return Difference(interval.value, interval.low, interval.high) if interval else None
 
 
 def read_evaluation(folder: Path, name: str | None = None) -> Evaluation:
@@ -198,21 +198,21 @@ def _row(
     metric: str, group: str, compared: Sequence[Evaluation | None], confidence: float
 ) -> ComparedRow:
     key = f"{metric}/{group}"
-    found = [e.replicates.get(key) if e else None for e in compared]
+    of_runs = [e.replicates.get(key) if e else None for e in compared]
     estimates = (
         OUTPUTS[metric].estimate(replicates, sum(e.groups[group].values()), confidence)
         if e is not None and replicates is not None
         else None
-        for e, replicates in zip(compared, found, strict=True)
+        for e, replicates in zip(compared, of_runs, strict=True)
     )
     first = compared[0]
     differences = (
-        difference(metric, replicates, found[0], confidence)
+        difference(metric, replicates, of_runs[0], confidence)
         if e is not None
         and replicates is not None
-        and found[0] is not None
+        and of_runs[0] is not None
         and alike(metric, e, first)
         else None
-        for e, replicates in zip(compared[1:], found[1:], strict=True)
+        for e, replicates in zip(compared[1:], of_runs[1:], strict=True)
     )
     return ComparedRow(metric, group, tuple(estimates), (None, *differences))

@@ -75,10 +75,10 @@ class Report:
         """Return all values flat, for tracking: `kid/overall`, `kid/few`, `kid/few_low`, `kid/few_high`, ..."""
         flat = {}
         for row in self.rows:
-            for name, found in row.values.items():
-                flat[f"{name}/{row.name}"] = found.value
-                flat[f"{name}/{row.name}_low"] = found.low
-                flat[f"{name}/{row.name}_high"] = found.high
+            for name, estimate in row.values.items():
+                flat[f"{name}/{row.name}"] = estimate.value
+                flat[f"{name}/{row.name}_low"] = estimate.low
+                flat[f"{name}/{row.name}_high"] = estimate.high
         return flat
 
     def worst(self, count: int = 10) -> list[ClassRow]:
@@ -121,7 +121,7 @@ def comparable(a: Mapping[str, Value], b: Mapping[str, Value]) -> str | None:
 
 
 def _estimated(row: dict[str, Any]) -> dict[str, Any]:
-    values = {name: Estimate(**found) for name, found in row["values"].items()}
+    values = {name: Estimate(**ends) for name, ends in row["values"].items()}
     lists = {key: tuple(value) for key, value in row.items() if isinstance(value, list)}
     return {**row, **lists, "values": values}
 
@@ -129,8 +129,8 @@ def _estimated(row: dict[str, Any]) -> dict[str, Any]:
 def _schema(names: list[str]) -> pa.Schema:
     about = [("class_id", pa.int64()), ("class_name", pa.string()), ("group", pa.string())]
     counts = [(n, pa.int64()) for n in ("train_count", "n_generated", "n_real")]
-    found = [(f"{n}{end}", pa.float64()) for n in names for end in ("", "_low", "_high")]
-    return pa.schema([*about, *counts, *found])
+    values = [(f"{n}{end}", pa.float64()) for n in names for end in ("", "_low", "_high")]
+    return pa.schema([*about, *counts, *values])
 
 
 def _flat(row: ClassRow, names: list[str]) -> dict[str, Value]:

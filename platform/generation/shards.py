@@ -265,16 +265,19 @@ def read_features(
     """
     total, done = sum(map(len, shards)), 0
     rows = np.arange(total) if rows is None else rows
-    found: Extracted | None = None
+    extracted: Extracted | None = None
     for shard in shards:
         part = read(root, features_name(shard, extractor_hash))
-        if found is None:
+        if extracted is None:
             shapes = ((total, part[key].shape[1]) for key in ("features", "logits"))
-            found = Extracted(*(np.empty(shape, np.float32) for shape in shapes))
+            extracted = Extracted(*(np.empty(shape, np.float32) for shape in shapes))
         part_rows = rows[done : (done := done + len(shard))]
-        found.features[part_rows], found.logits[part_rows] = part["features"], part["logits"]
-    assert found is not None
-    return found
+        extracted.features[part_rows], extracted.logits[part_rows] = (
+            part["features"],
+            part["logits"],
+        )
+    assert extracted is not None
+    return extracted
 
 
 def by_class(shards: Sequence[GeneratedShard]) -> tuple[Ints, Ints, Ints]:
@@ -289,14 +292,14 @@ def read_images(root: Storage, shards: Sequence[GeneratedShard], wanted: Ints) -
     """Return the generated images at (class, index) rows (n, 2); only their shards are read."""
     images: dict[int, Pixels] = {}
     for shard in shards:
-        here = {
+        row_of = {
             (int(c), int(i)): row
             for row, (c, i) in enumerate(zip(shard.labels, shard.indices, strict=True))
         }
-        hits = [n for n, (c, i) in enumerate(wanted.tolist()) if (c, i) in here]
+        hits = [n for n, (c, i) in enumerate(wanted.tolist()) if (c, i) in row_of]
         if hits:
             content = read(root, layout.shard_images(shard.stem))["images"]
-            images |= {n: content[here[tuple(wanted[n].tolist())]] for n in hits}
+            images |= {n: content[row_of[tuple(wanted[n].tolist())]] for n in hits}
     return np.stack([images[n] for n in range(len(wanted))])
 
 
@@ -318,9 +321,9 @@ def read(root: Storage, name: str) -> dict[str, NDArray[Any]]:
         file = Path(scratch) / "shard.safetensors"
         root.get_file(name, file)
         try:
-            found: dict[str, NDArray[Any]] = load_file(file)
+            tensors: dict[str, NDArray[Any]] = load_file(file)
         except SafetensorError as error:
             raise CheckpointProblem(
                 f"{root.uri_of(name)}: damaged", "delete it; it is made again"
             ) from error
-    return found
+    return tensors

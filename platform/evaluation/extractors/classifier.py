@@ -157,25 +157,25 @@ class Classifier(NetworkExtractor):
 
         if shared is None:
             return own()
-        place = shared.child(layout.extractor_folder(key))
-        chosen = _first(place) or _elect_shared_network(place, own().info.hash, folder)
+        networks = shared.child(layout.extractor_folder(key))
+        chosen = _first(networks) or _elect_shared_network(networks, own().info.hash, folder)
         if folder.exists() and (kept := own()).info.hash == chosen:
             return kept
-        return cls._fetched(place, chosen, folder.with_name(f"{folder.name}-{chosen}"), device)
+        return cls._fetched(networks, chosen, folder.with_name(f"{folder.name}-{chosen}"), device)
 
     @classmethod
     def _fetched(
-        cls, place: Storage, chosen: str, folder: Path, device: torch.device
+        cls, networks: Storage, chosen: str, folder: Path, device: torch.device
     ) -> Classifier:
         """Return the network `chosen` of the store, kept in `folder`."""
         if not folder.exists():
             with _atomic_folder(folder) as partial:
                 for name in (layout.EXTRACTOR_WEIGHTS, layout.EXTRACTOR_INFO):
-                    place.get_file(f"{chosen}/{name}", partial / name)
+                    networks.get_file(f"{chosen}/{name}", partial / name)
                 try:
                     cls.load(partial)
                 except CheckpointProblem as problem:
-                    where = place.uri_of(chosen)
+                    where = networks.uri_of(chosen)
                     raise _damaged(where, "its files do not belong together") from problem
         return cls.load(folder, device)
 
@@ -194,10 +194,10 @@ class Classifier(NetworkExtractor):
             CheckpointProblem: files that are missing, damaged or not those of `info.json`.
         """
         try:
-            found: dict[str, Any] = json.loads((folder / layout.EXTRACTOR_INFO).read_text())
-            found["shape"] = tuple(found["shape"])
-            found["class_names"] = tuple(found["class_names"])
-            origin = Origin(**found)
+            content: dict[str, Any] = json.loads((folder / layout.EXTRACTOR_INFO).read_text())
+            content["shape"] = tuple(content["shape"])
+            content["class_names"] = tuple(content["class_names"])
+            origin = Origin(**content)
             weights = load_file(folder / layout.EXTRACTOR_WEIGHTS)
             with torch.random.fork_rng(devices=[]):
                 network = SmallResNet(origin.shape, len(origin.class_names))
@@ -220,17 +220,17 @@ def _key(reference: PackedImages, config: ClassifierConfig) -> str:
     return hashlib.sha256(json.dumps(made_from).encode()).hexdigest()[:16]
 
 
-def _first(place: Storage) -> str | None:
+def _first(networks: Storage) -> str | None:
     """Return the hash of the network that all use; None where there is none yet."""
     whole = [
         name.removesuffix(f"/{layout.EXTRACTOR_INFO}")
-        for name in place.list()
+        for name in networks.list()
         if name.endswith(f"/{layout.EXTRACTOR_INFO}")
     ]
     return min(whole, default=None)
 
 
-def _elect_shared_network(place: Storage, own: str, folder: Path) -> str:
+def _elect_shared_network(networks: Storage, own: str, folder: Path) -> str:
     """Upload a network to the store, and return the hash of the one that all use.
 
     A store has no conditional write. So each network has its own folder, in which `info.json` is
@@ -238,13 +238,13 @@ def _elect_shared_network(place: Storage, own: str, folder: Path) -> str:
     as long as the upload took before listing: all who listed an empty store at the same time have
     uploaded by then, and choose from the same list. Later ones list a network and upload none.
     """
-    if (chosen := _first(place)) is not None:  # while this one was trained
+    if (chosen := _first(networks)) is not None:  # while this one was trained
         return chosen
     began = time.monotonic()
     for name in (layout.EXTRACTOR_WEIGHTS, layout.EXTRACTOR_INFO):
-        place.put_file(folder / name, f"{own}/{name}")
+        networks.put_file(folder / name, f"{own}/{name}")
     time.sleep(max(SETTLE_S, 4 * (time.monotonic() - began)))
-    return _first(place) or own
+    return _first(networks) or own
 
 
 @contextmanager

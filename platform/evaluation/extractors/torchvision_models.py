@@ -114,8 +114,8 @@ def _published(url: str, on_phase: OnPhase) -> Path:
 
 def _hash_in(name: str) -> str:
     """Return the first digits of a file's SHA-256: resnet50-11ad3fa6.pth -> 11ad3fa6."""
-    found = re.search(r"-([0-9a-f]{8,})\.", name)
-    return found[1] if found else ""
+    digits = re.search(r"-([0-9a-f]{8,})\.", name)
+    return digits[1] if digits else ""
 
 
 def _present_name(key: str) -> str:

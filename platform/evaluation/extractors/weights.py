@@ -45,14 +45,14 @@ def read_weights(path: Path, sha256: str = "", fix: str = FETCH_AGAIN) -> Weight
     """
     try:
         with path.open("rb") as stream:  # one open file: what is hashed is what is read
-            found = hashlib.file_digest(stream, "sha256").hexdigest()
-            if not found.startswith(sha256):
+            digest = hashlib.file_digest(stream, "sha256").hexdigest()
+            if not digest.startswith(sha256):
                 raise CheckpointProblem(
-                    f"{path}: its SHA-256 begins with {found[: max(8, len(sha256))]}, not {sha256}",
+                    f"{path}: its SHA-256 begins with {digest[: max(8, len(sha256))]}, not {sha256}",
                     fix,
                 )
             stream.seek(0)
-            return Weights(_tensors(stream, path), found)
+            return Weights(_tensors(stream, path), digest)
     except OSError as error:
         raise CheckpointProblem(
             f"{path}: cannot be read ({error.strerror or type(error).__name__})",
@@ -116,17 +116,17 @@ def _open(url: str) -> http.client.HTTPResponse:
 
 def _tensors(stream: IO[bytes], path: Path) -> dict[str, Tensor]:
     try:
-        found: Any = torch.load(stream, map_location="cpu", weights_only=True)
+        content: Any = torch.load(stream, map_location="cpu", weights_only=True)
     except Exception as error:  # whatever a parser of pickles makes of any bytes
         raise CheckpointProblem(
             f"{path}: not a file of weights alone ({type(error).__name__})",
             "give a state dict saved with torch.save; nothing in the file was executed",
         ) from error
-    if not isinstance(found, dict) or not all(
-        isinstance(name, str) and isinstance(value, Tensor) for name, value in found.items()
+    if not isinstance(content, dict) or not all(
+        isinstance(name, str) and isinstance(value, Tensor) for name, value in content.items()
     ):
         raise CheckpointProblem(
-            f"{path}: not a dict of names and tensors ({type(found).__name__})",
+            f"{path}: not a dict of names and tensors ({type(content).__name__})",
             "save model.state_dict() alone",
         )
-    return found
+    return content

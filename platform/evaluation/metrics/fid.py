@@ -94,8 +94,8 @@ class _Side:
             centred = to_device(x[block]) - mean
             covariance += centred.T @ centred / (len(x) - 1)
         values, vectors = torch.linalg.eigh(covariance)
-        seen = values > values[-1] * len(values) * torch.finfo(values.dtype).eps  # not null
-        roots, vectors = values[seen].sqrt(), vectors[:, seen]
+        nonzero = values > values[-1] * len(values) * torch.finfo(values.dtype).eps  # not null
+        roots, vectors = values[nonzero].sqrt(), vectors[:, nonzero]
         return cls(mean, covariance.trace(), (vectors * roots).T, vectors / roots)
 
     def influences(self, x: Floats32, between: Tensor, half: Tensor) -> Floats:
@@ -110,7 +110,7 @@ class _Side:
             half: U s^(1/2), (r, r') for the root X.
         """
         n = len(x)
-        found = []
+        parts = []
         for block in blocks(n):
             if self.whitening is None:
                 scaled, carried = self.root[block], half[block]
@@ -118,8 +118,8 @@ class _Side:
                 scaled = (to_device(x[block]) - self.mean) / (n - 1) ** 0.5  # (b, d)
                 carried = scaled @ (self.whitening @ half)
             shift = 2 * (n - 1) ** 0.5 * (scaled @ between) / n  # 2 (m_x - m_y)·dm_x
-            found.append(shift + scaled.square().sum(1) - carried.square().sum(1))  # x (I - T) x
-        influences = torch.cat(found)
+            parts.append(shift + scaled.square().sum(1) - carried.square().sum(1))  # x (I - T) x
+        influences = torch.cat(parts)
         centred_on_zero: Floats = (influences - influences.mean()).cpu().numpy()
         return centred_on_zero
 

@@ -72,12 +72,12 @@ class NearestImages:
             count: at most this many.
             per_class: and at most this many of each class.
         """
-        seen: Counter[int] = Counter()
+        taken: Counter[int] = Counter()
         rows: list[int] = []
         for row in self.ratio.argsort(kind="stable").tolist():
             label = int(self.labels[row])
-            if len(rows) < count and seen[label] < per_class and self.nearest[row] >= 0:
-                seen[label] += 1
+            if len(rows) < count and taken[label] < per_class and self.nearest[row] >= 0:
+                taken[label] += 1
                 rows.append(row)
         return np.array(rows, np.int64)
 
@@ -124,12 +124,12 @@ class TrainingImages:
             rows = np.flatnonzero(labels == c)
             candidates = np.flatnonzero(self.labels == c)
             images, others = generated[rows], self.images[candidates]
-            found, squares = _nearest(images, others)
+            closest, squares = _nearest(images, others)
             if self.mirrored:
                 flipped, its_squares = _nearest(images[..., ::-1], others)
-                found = np.where(its_squares < squares, flipped, found)
+                closest = np.where(its_squares < squares, flipped, closest)
                 squares = np.minimum(squares, its_squares)
-            nearest[rows], ratios[rows] = candidates[found], np.sqrt(squares) / scale
+            nearest[rows], ratios[rows] = candidates[closest], np.sqrt(squares) / scale
         return nearest, ratios
 
 
@@ -176,10 +176,10 @@ def _nearest(images: Pixels, others: Pixels, different: bool = False) -> tuple[I
             block += y_squares
             if different:
                 block[block == 0] = np.inf
-            found = block.argmin(1)
-            least = np.take_along_axis(block, found[:, None], 1)[:, 0]
+            closest = block.argmin(1)
+            least = np.take_along_axis(block, closest[:, None], 1)[:, 0]
             closer = least < squares[rows]
-            nearest[rows] = np.where(closer, found + columns.start, nearest[rows])
+            nearest[rows] = np.where(closer, closest + columns.start, nearest[rows])
             squares[rows] = np.where(closer, least, squares[rows])
     return nearest, squares
 

@@ -75,11 +75,11 @@ def precisions(p: Floats, q: Floats) -> Floats:
     # goes to 10^10.
     p_sums = np.concatenate([nothing, p.cumsum(0)])
     q_rests = np.concatenate([q[::-1].cumsum(0)[::-1], nothing])
-    found = np.empty((len(SLOPES), p.shape[1]))
+    alpha = np.empty((len(SLOPES), p.shape[1]))
     for b in range(p.shape[1]):
         smaller = ratios[:, b].searchsorted(SLOPES)  # clusters with p / q < lambda, (A,)
-        found[:, b] = p_sums[smaller, b] + SLOPES * q_rests[smaller, b]
-    return found
+        alpha[:, b] = p_sums[smaller, b] + SLOPES * q_rests[smaller, b]
+    return alpha
 
 
 def best_f(precision: Floats, beta: float) -> Floats:

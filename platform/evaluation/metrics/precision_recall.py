@@ -38,7 +38,7 @@ def compute(
 ) -> dict[str, Floats]:
     """Return `precision` and `recall` in [0, 1]; NaN where the manifold has no more than k images."""
     x, y = (_Balls.of(side, settings.k) for side in (generated, real))
-    in_generated, in_real = torch.zeros_like(y.there) > 0, torch.zeros_like(x.there) > 0
+    in_generated, in_real = torch.zeros_like(y.present) > 0, torch.zeros_like(x.present) > 0
     for rows, columns, inner in products(generated.features, real.features):
         distances = _squared_distances(inner, x.norms[rows], y.norms[columns])
         y.cover(in_real[rows], distances, columns)
@@ -55,15 +55,15 @@ class _Balls:
 
     norms: Tensor  # (n,) float64, |x_i|^2
     radii: Tensor  # (n,) float64, squared; -1, which holds nothing, where n <= k
-    there: Tensor  # (n, 1 + B) float32, 1 where the image is in the resample
+    present: Tensor  # (n, 1 + B) float32, 1 where the image is in the resample
 
     @classmethod
     def of(cls, sample: Sample, k: int) -> _Balls:
         norms = squared_norms(sample.features)
-        there = (to_device(sample.weights) > 0).float()
+        present = (to_device(sample.weights) > 0).float()
         if len(sample) <= k:
-            return cls(norms, torch.full_like(norms, -1), there)
-        return cls(norms, _distance_to_kth(sample.features, norms, k), there)
+            return cls(norms, torch.full_like(norms, -1), present)
+        return cls(norms, _distance_to_kth(sample.features, norms, k), present)
 
     def cover(self, inside: Tensor, distances: Tensor, balls: slice) -> None:
         """Mark in `inside` (b, 1 + B) the points that lie in one of these balls.
@@ -71,7 +71,7 @@ class _Balls:
         Args:
             distances: squared, from the points to these balls' centres, (b, c) float64.
         """
-        inside |= (distances <= self.radii[balls]).float() @ self.there[balls] > 0
+        inside |= (distances <= self.radii[balls]).float() @ self.present[balls] > 0
 
 
 def _distance_to_kth(x: Floats32, norms: Tensor, k: int) -> Tensor:
@@ -101,8 +101,8 @@ def _share(points: Sample, inside: Tensor, defined: bool) -> Floats:
     """Return the weighted share of the points that are inside, (1 + B,)."""
     if not defined:
         return np.full(points.num_replicates, np.nan)
-    found: Floats = (to_device(points.weights) * inside).sum(0).cpu().numpy()
-    return found / len(points)
+    total: Floats = (to_device(points.weights) * inside).sum(0).cpu().numpy()
+    return total / len(points)
 
 
 _NOTE = Note(

@@ -224,10 +224,10 @@ def curve_chart(points: Sequence[CurvePoint], key: str) -> CurveChart | None:
     reach = [end for p in points for e in [p.values[key]] for end in (e.low, e.value, e.high)]
     y = Axis.over(reach)
     best = best_point(points, key)
-    found = best.values[key]
+    top = best.values[key]
     others = [p for p in points if p is not best]
-    alike = sum(p.values[key].low <= found.value <= p.values[key].high for p in others)
-    text = f"Best: {setting(best)}, {_words(found, output.decimals)}"
+    alike = sum(p.values[key].low <= top.value <= p.values[key].high for p in others)
+    text = f"Best: {setting(best)}, {_words(top, output.decimals)}"
     if alike:
         text += f"; {alike} of {len(others)} others have that value inside their intervals"
 
@@ -256,7 +256,7 @@ def curve_chart(points: Sequence[CurvePoint], key: str) -> CurveChart | None:
             )
             for p in points
         ),
-        best=(x.position(best.omega), y.position(found.value)),
+        best=(x.position(best.omega), y.position(top.value)),
         best_text=text,
         chosen=x.position(chosen.omega) if chosen else None,
     )
@@ -313,8 +313,8 @@ def _group_spans(groups: Sequence[str]) -> Iterator[tuple[str, float, float]]:
         start += length
 
 
-def _median(found: Sequence[Estimate | None]) -> float | None:
-    values = [e.value for e in found if e]
+def _median(estimates: Sequence[Estimate | None]) -> float | None:
+    values = [e.value for e in estimates if e]
     return median(values) if values else None
 
 
@@ -323,9 +323,9 @@ def _about(rows: Sequence[ClassRow], first: int, name: str) -> str:
     if len(rows) == 1:
         (row,) = rows
         e = row.values.get(name)
-        found = _words(e, output.decimals) if e else "undefined, too few images"
+        value = _words(e, output.decimals) if e else "undefined, too few images"
         return (
-            f"{row.name} ({row.group}): {output.title} {found}; {row.train_count:,} training images"
+            f"{row.name} ({row.group}): {output.title} {value}; {row.train_count:,} training images"
         )
     values = [row.values[name].value for row in rows if name in row.values]
     counts = f"{rows[0].train_count:,} to {rows[-1].train_count:,} training images"

@@ -100,5 +100,5 @@ def _verdict(difference: Difference, goal: Goal) -> Verdict:
 
 def _tally(tables: Sequence[Table], run: int) -> dict[str, int]:
     """Return how many differences of a run are better, worse and within noise."""
-    found = [row[run].verdict for table in tables for _, row in table.rows]
-    return {verdict: found.count(verdict) for verdict in ("better", "worse", "noise")}
+    verdicts = [row[run].verdict for table in tables for _, row in table.rows]
+    return {verdict: verdicts.count(verdict) for verdict in ("better", "worse", "noise")}

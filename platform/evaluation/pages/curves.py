@@ -40,9 +40,9 @@ def curves(points: Sequence[CurvePoint], keys: Sequence[str]) -> Curves | None:
     ordered = [point for _, line in lines for point in line]
     columns = []
     for key in charts:
-        found = cells(OUTPUTS[key.partition("/")[0]], [p.values.get(key) for p in ordered])
+        column = cells(OUTPUTS[key.partition("/")[0]], [p.values.get(key) for p in ordered])
         best = best_point(ordered, key)
-        columns.append([(c, p is best) for c, p in zip(found, ordered, strict=True)])
+        columns.append([(c, p is best) for c, p in zip(column, ordered, strict=True)])
     return Curves(
         charts=tuple(charts.values()),
         labels=tuple(label for label, _ in lines),

@@ -61,9 +61,9 @@ class Axis:
         return cls(ticks[0], ticks[-1], ticks, decimals)
 
     @classmethod
-    def of(cls, output: MetricOutput, found: Iterable[Estimate | None]) -> Axis:
+    def of(cls, output: MetricOutput, estimates: Iterable[Estimate | None]) -> Axis:
         """Return an axis from the least possible value to the greatest, or as far as intervals reach."""
-        known = [e for e in found if e]
+        known = [e for e in estimates if e]
         least, most = output.bounds
         low = min([least, *(min(e.low, e.value) for e in known)])
         high = max([low + 1e-12, *(max(e.high, e.value) for e in known)])
@@ -102,7 +102,7 @@ def cell(e: Estimate, axis: Axis, decimals: int, sign: bool = False) -> Cell:
     )
 
 
-def cells(output: MetricOutput, found: Sequence[Estimate | None]) -> list[Cell | None]:
+def cells(output: MetricOutput, estimates: Sequence[Estimate | None]) -> list[Cell | None]:
     """Return estimates on one axis; None stays None."""
-    axis = Axis.of(output, found)
-    return [cell(e, axis, output.decimals) if e else None for e in found]
+    axis = Axis.of(output, estimates)
+    return [cell(e, axis, output.decimals) if e else None for e in estimates]

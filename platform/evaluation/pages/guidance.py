@@ -38,9 +38,9 @@ def render_guidance(
 
 def _of(group: str, point: CurvePoint) -> list[tuple[str, str, str]]:
     """Return (title, value, interval) of the point's values for this group."""
-    found = ((output, point.values.get(f"{name}/{group}")) for name, output in OUTPUTS.items())
+    values = ((output, point.values.get(f"{name}/{group}")) for name, output in OUTPUTS.items())
     return [
         (n.title, digits(e.value, n.decimals), ends(e.low, e.high, n.decimals))
-        for n, e in found
+        for n, e in values
         if e
     ]

@@ -91,7 +91,7 @@ def comparability(provenance: Mapping[str, Value]) -> tuple[str, str]:
     elif "extractor_trained_on" in provenance:
         made = "trained on this data set's reference images"
     about = (
-        f"The features come from {name}, {made}. They compare with numbers of the same extractor "
+        f"The features come from {name}, {made}. They compare with values of the same extractor "
         "(the same hash), reference and number of images, and with nothing else."
     )
     return "Not comparable with published Inception scores.", about
@@ -119,13 +119,13 @@ def _forests(rows: Sequence[Row]) -> list[Forest]:
 def _glance(rows: Sequence[Row]) -> list[tuple[MetricOutput, Cell, Cell | None]]:
     """Return the values of all classes and, with each, those of the few."""
     few = next((row for row in rows if row.name == "few"), None)
-    found = []
+    shown = []
     for name in GLANCE:
         estimates = [rows[0].values.get(name), few.values.get(name) if few else None]
         overall, tail = cells(OUTPUTS[name], estimates)
         if overall:
-            found.append((OUTPUTS[name], overall, tail))
-    return found
+            shown.append((OUTPUTS[name], overall, tail))
+    return shown
 
 
 def _train_counts(report: Report) -> dict[str, int]:
