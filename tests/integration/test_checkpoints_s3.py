@@ -68,7 +68,7 @@ def test_checkpoints_come_back_and_old_ones_go(
     ],
     ids=["wrong secret", "unknown key", "no key", "no bucket"],
 )
-def test_a_store_that_refuses_is_told_apart_and_keeps_what_it_has(
+def test_a_refusal_names_its_cause_and_the_store_keeps_what_it_has(
     open_store: Callable[..., CheckpointStore],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,

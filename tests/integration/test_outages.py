@@ -155,7 +155,7 @@ def track(address: str, folder: Path) -> Tracker:
 
 
 def history(tracker: Tracker, run_id: str, name: str) -> list[tuple[int, float]]:
-    """(step, value) of a metric, in the order in which they were told."""
+    """(step, value) of a metric, in the order in which they were logged."""
     found = tracker.client.get_metric_history(run_id, name)
     return [(m.step, m.value) for m in sorted(found, key=lambda m: (m.timestamp, m.step))]
 
@@ -224,7 +224,7 @@ def test_metrics_that_nobody_takes_end_in_a_problem(
             run.finish("FINISHED")
 
 
-def test_a_copy_in_another_process_settles_with_the_server_or_without(
+def test_a_copy_in_another_process_flushes_with_the_server_or_without(
     logged_in: MLflowServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As Ray Train's controller and tasks have it, which do not `finish` the run."""

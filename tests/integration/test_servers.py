@@ -41,7 +41,7 @@ def history(tracker: Tracker, run: Run, name: str) -> list[tuple[int, float]]:
 
 
 @pytest.mark.parametrize("login", [{}, {"MLFLOW_TRACKING_PASSWORD": "hunter2hunter2"}])
-def test_who_is_not_known_is_told_what_to_set(
+def test_a_missing_or_wrong_login_says_what_to_set(
     logged_in: MLflowServer,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,

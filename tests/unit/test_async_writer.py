@@ -17,7 +17,7 @@ from whipray.trainers.errors import Problem
 
 
 class Log:
-    """A place to write to, which fails as often as it is told, before or after it has written."""
+    """A server that fails a given number of times, before or after it has written."""
 
     def __init__(self, failures: int = 0, after: bool = False) -> None:
         self.written: list[list[int]] = []

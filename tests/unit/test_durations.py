@@ -1,4 +1,4 @@
-"""The time left that a person is told."""
+"""The estimate of the remaining time."""
 
 from __future__ import annotations
 
