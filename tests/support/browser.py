@@ -1,4 +1,4 @@
-"""A real headless Chromium for tests of pages; skips where there is none."""
+"""A headless Chromium for tests of pages; tests are skipped where there is none."""
 
 from __future__ import annotations
 
@@ -43,21 +43,21 @@ CONTRASTS = """() => {
 
 @dataclass(frozen=True)
 class Opened:
-    """A page that was opened, and what it said and asked for meanwhile."""
+    """An opened page, with its messages and requests."""
 
     page: Any
     """A `playwright.sync_api.Page`."""
     messages: list[str] = field(default_factory=list)
-    """Of the console, and errors."""
+    """Console messages and errors."""
     requests: list[str] = field(default_factory=list)
-    """Addresses asked for, but for `data:`."""
+    """Requested addresses, without `data:`."""
 
     def contrasts(self) -> list[tuple[float, float, str]]:
-        """Contrast ratio, font size in CSS pixels and text, of every visible text in HTML."""
+        """Return contrast ratio, font size in CSS pixels and text, of every visible text in HTML."""
         return [tuple(found) for found in self.page.evaluate(CONTRASTS)]
 
     def box(self, selector: str) -> dict[str, float]:
-        """x, y, width and height of the first match, CSS pixels."""
+        """Return x, y, width and height of the first match, in CSS pixels."""
         found: dict[str, float] | None = self.page.locator(selector).first.bounding_box()
         assert found, f"{selector} is not on the page, or has no size"
         return found

@@ -45,7 +45,7 @@ read -r _ || true
 
 
 def why_not() -> str | None:
-    """What is missing here to make hosts."""
+    """Return what this machine lacks to make hosts, None if nothing."""
     if os.geteuid() != 0:
         return "hosts out of namespaces need root"
     for tool in ("ip", "unshare", "nsenter"):
@@ -56,7 +56,7 @@ def why_not() -> str | None:
 
 
 class Namespaces:
-    """A process in namespaces of its own, which waits; the parents of whatever runs there."""
+    """A waiting process in namespaces of its own, which other processes enter."""
 
     def __init__(self, *setup: str) -> None:
         self._unshare = subprocess.Popen(
@@ -72,12 +72,12 @@ class Namespaces:
         (self.init,) = psutil.Process(self._unshare.pid).children()
 
     def enter(self, *command: str) -> list[str]:
-        """The command, to be run inside."""
+        """Return the command that runs `command` inside."""
         kinds = ("--net", "--mount", "--uts", "--pid")
         return ["nsenter", f"--target={self.init.pid}", *kinds, "--", *command]
 
     def kill(self) -> None:
-        """SIGKILL to every process inside, at once, by the kernel."""
+        """Kill every process inside at once; the kernel does it."""
         if self._unshare.poll() is None:
             for child in psutil.Process(self._unshare.pid).children():
                 child.kill()
@@ -85,19 +85,19 @@ class Namespaces:
 
 
 class Host:
-    """A machine of a `Network`: `boot` it, run things on it, kill it."""
+    """A machine of a `Network`: boot it, run commands on it, kill it."""
 
     def __init__(self, network: Network, name: str, address: str) -> None:
         self.network, self.name, self.address = network, name, address
         self.disk = network.folder / name
-        """Where its /tmp is, seen from the test."""
+        """Folder of the test that holds its /tmp."""
         (self.disk / "tmp" / "home").mkdir(parents=True)
         self._hardware = f"02:00:00:00:00:{int(address.rpartition('.')[2]):02x}"
         self._inside: Namespaces | None = None
         self._started: list[subprocess.Popen[str]] = []
 
     def boot(self) -> None:
-        """Start it, with the disk as it was left."""
+        """Start the host with the disk as it was left."""
         self._inside = Namespaces("sh", "-c", OWN_FILES, "sh", self.name, str(self.disk))
         self.port = self.network.plug(self._inside.init.pid, "eth0")
         for words in (
@@ -111,7 +111,7 @@ class Host:
     def popen(
         self, *command: str, environment: Mapping[str, str], **options: Any
     ) -> subprocess.Popen[str]:
-        """`subprocess.Popen` of a command on this host; in /tmp, with this environment alone."""
+        """Start a command on this host, in /tmp, with only this environment."""
         assert self._inside is not None, f"{self.name} is down"
         own = {"PATH": os.environ["PATH"], "HOME": "/tmp/home", "PYTHONDONTWRITEBYTECODE": "1"}
         command = ("env", "--chdir=/tmp", *command)
@@ -122,19 +122,19 @@ class Host:
         return process
 
     def ask(self, *command: str, environment: Mapping[str, str]) -> tuple[int, str, str]:
-        """Exit status, stdout and stderr of a command on this host."""
+        """Run a command on this host; return its exit status, stdout and stderr."""
         options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
         with self.popen(*command, environment=environment, **options) as process:
             out, err = process.communicate(timeout=WAIT_S)
         return process.returncode, out, err
 
     def processes(self, title: str = "") -> list[psutil.Process]:
-        """Those whose command line holds `title`."""
+        """Return the processes whose command line contains `title`."""
         if self._inside is None:
             return []
         mine = os.readlink(f"/proc/{self._inside.init.pid}/ns/pid")
         found = []
-        psutil.process_iter.cache_clear()  # or a number that was used before stands for who had it
+        psutil.process_iter.cache_clear()  # a reused process number would stand for the earlier process
         for process in psutil.process_iter():
             try:
                 there = os.readlink(f"/proc/{process.pid}/ns/pid") == mine
@@ -145,7 +145,7 @@ class Host:
         return found
 
     def kill_all(self) -> None:
-        """A power cut: every process at once. The disk stays."""
+        """Cut the power: kill every process at once. The disk stays."""
         if self._inside is not None:
             self._inside.kill()
             self._inside = None
@@ -154,7 +154,7 @@ class Host:
 
 
 class Network:
-    """Some hosts on one bridge; use as a context manager, inside which all are booted."""
+    """Hosts on one bridge; as a context manager it boots all of them."""
 
     def __init__(self, folder: Path, names: Sequence[str]) -> None:
         self.folder = folder
@@ -162,7 +162,7 @@ class Network:
         self._ports = itertools.count()
         self._link = f"wr-{secrets.token_hex(4)}"
         self.address = f"{self._subnet}.254"
-        """This machine's, on the bridge."""
+        """Address of this machine on the bridge."""
         self.hosts = [
             Host(self, name, f"{self._subnet}.{n}") for n, name in enumerate(names, start=1)
         ]
@@ -187,7 +187,7 @@ class Network:
         self._undo.close()
 
     def plug(self, pid: int, name: str) -> str:
-        """A cable from the bridge to where the process is, as `name` there; its port."""
+        """Connect the process's network to the bridge, as the device `name`; return the bridge's port."""
         port = f"port-{next(self._ports)}"
         ip(f"link add {port} type veth peer name {name} netns {pid}", self._switch)
         ip(f"link set {port} master bridge up", self._switch)
@@ -198,11 +198,11 @@ class Network:
         ip(f"link set {host.port} down", self._switch)
 
     def heal(self, host: Host) -> None:
-        """Plug it in again."""
+        """Plug the host's cable in again."""
         ip(f"link set {host.port} up", self._switch)
 
 
 def ip(words: str, inside: Namespaces | None = None) -> None:
-    """iproute2, on this machine's network or that of some namespaces."""
+    """Run iproute2 on this machine's network or in namespaces."""
     where = ["nsenter", f"--target={inside.init.pid}", "--net", "--"] if inside else []
     subprocess.run([*where, "ip", *words.split()], check=True, timeout=300)

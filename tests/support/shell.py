@@ -1,4 +1,4 @@
-"""The command line as a person types it, in a folder of its own."""
+"""Run `whipray` as a user does, in a folder of its own."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ TINY = (
 
 
 class Shell:
-    """Starts the command in a folder of its own."""
+    """Runs the command in a folder of its own."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

@@ -1,7 +1,8 @@
-"""The command line's manners: exit codes, one line of what and one of what to do, one document."""
+"""The command line: exit codes, errors of two lines, one JSON document, options."""
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import subprocess
 import sys
@@ -13,7 +14,9 @@ import pytest
 import yaml
 
 from whipray.platform.cli import main as cli
-from whipray.trainers.errors import Problem
+from whipray.platform.cli.exit_codes import exit_code_of
+from whipray.platform.launching.jobs_client import AuthenticationProblem
+from whipray.trainers.errors import Problem, UsageProblem
 
 
 @dataclass(frozen=True)
@@ -165,3 +168,38 @@ def test_help_does_not_wait_for_pytorch() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "--recipe" in done.stdout
     assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_the_version_is_shown_at_once(whipray: Shell) -> None:
+    answer = whipray("--version")
+    assert (answer.code, answer.err) == (0, "")
+    assert answer.out == f"whipray {importlib.metadata.version('whipray')}\n"
+
+
+def test_exit_codes_follow_the_kind_of_problem() -> None:
+    assert exit_code_of(Problem("a", "b")) == 1
+    assert exit_code_of(UsageProblem("a", "b")) == 2
+    assert exit_code_of(AuthenticationProblem("a", "b")) == 4
+
+
+VERBS = ("evaluate", "compare", "guidance", "classify", "sample", "models", "doctor")
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_a_store_is_named_by_the_same_options_everywhere(whipray: Shell, verb: str) -> None:
+    shown = whipray(verb, "--help").out
+    assert all(option in shown for option in ("--storage", "--endpoint", "--tracking", "--json"))
+    assert "STORE" not in shown
+
+
+@pytest.mark.parametrize(
+    ("options", "what"),
+    [
+        (("--storage", "gs://bucket"), "--storage gs://bucket cannot be used"),
+        (("--storage", "s3://bucket", "--endpoint", "s3"), "--endpoint s3 cannot be used"),
+    ],
+)
+def test_a_wrong_store_option_is_named(whipray: Shell, options: tuple[str, ...], what: str) -> None:
+    answer = whipray("models", *options)
+    assert answer.code == 2
+    assert answer.err.startswith(f"error: {what}\nfix: use ")
