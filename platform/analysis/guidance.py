@@ -128,7 +128,9 @@ def parse_list(key: str, text: str) -> list[str | int | float]:
 
 
 def distinct(target: Target, points: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the points without those that generate the same images as another, such as ddpm in other steps.
+    """Return the points without duplicates, which generate the same images.
+
+    ddpm, for instance, generates the same images whatever the number of steps.
 
     Raises:
         UsageProblem: a value that the sampler does not take.

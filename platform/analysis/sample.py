@@ -41,7 +41,7 @@ def load_target(root: Storage, tracking: str | None, target: str) -> Exported:
 
 
 def load_version(tracker: Tracker, version: Version) -> Exported:
-    """Load the weights and card of a registered version; code that was registered with it is not run.
+    """Load the weights and card of a registered version, without running its code.
 
     Raises:
         CheckpointProblem: a model that Whipray did not register.
@@ -85,7 +85,7 @@ def generate_images(
     steps: int | None,
     seed: int,
 ) -> tuple[Pixels, Ints]:
-    """Generate `per_class` images of each class; return them, (N, C, H, W) uint8, and their ids, (N,)."""
+    """Generate images of each class; return them, (N, C, H, W) uint8, and their ids, (N,)."""
     labels = np.repeat(np.asarray(ids, dtype=np.int64), per_class)
     settings = {"omega": omega, "steps": steps}
     options = {key: value for key, value in settings.items() if value is not None}

@@ -2,8 +2,8 @@
 
     python -m whipray.platform.cli.job_entry JOB -- train recipe.yaml --run NAME
 
-Until the check is done, only the standard library is imported, and `packaging` if it is installed: a
-missing library must be reported, not raise an ImportError.
+Until the check is done, only the standard library is imported, and `packaging` if it is
+installed: a missing library must be reported, not raise an ImportError.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def main() -> None:
     enter_cluster_job(job)
     problems = unsatisfied(json.loads(Path("requirements.json").read_text()))
     if problems:
-        fix = "install the requirements of whipray[run] on the node; infra/Dockerfile builds an image with them"
+        fix = "install whipray[run]'s requirements on the node, or build infra/Dockerfile"
         if "no ray" in problems:
             fix = "put the Python environment of Ray first on PATH before `ray start`"
         print(

@@ -128,7 +128,7 @@ def _defect(error: Exception, as_json: bool) -> int:
 
 
 def _exit_now(code: int) -> None:
-    """Exit without waiting for worker threads, which an interrupt leaves in the middle of things."""
+    """Exit without waiting for worker threads, which an interrupt leaves amid their work."""
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)

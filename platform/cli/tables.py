@@ -71,7 +71,7 @@ def describe_trial(row: Mapping[str, Any]) -> str:
 
 
 def comparison_table(comparison: Comparison) -> Table:
-    """Return one row per metric and group: the first run's value, then each other's and the difference."""
+    """Return one row per metric and group: values, and differences to the first run."""
     table = _table("", *comparison.names)
     for row in comparison.rows:
         cells = []

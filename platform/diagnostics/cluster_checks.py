@@ -14,7 +14,7 @@ MIB = 1 << 20
 REDUCED_BYTES = 64 * MIB
 GROUP_TIMEOUT_S = 60
 CLOCKS_APART_S = 2.0
-"""S3 rejects signatures that are 15 minutes off; seconds already make logs of several nodes misleading."""
+"""S3 rejects signatures that are 15 minutes off; logs of several nodes mislead much earlier."""
 
 Probe = Callable[[], str]
 
@@ -51,7 +51,7 @@ def probes() -> Iterator[dict[str, tuple[Probe, str]]]:
 
 
 def _alike(actors: Sequence[Any]) -> str:
-    """Check that all nodes have the same libraries; also return their GPUs and the least free space."""
+    """Check that all nodes have the same libraries; return their GPUs and least free space."""
     import ray
 
     nodes = ray.get([actor.facts.remote() for actor in actors], timeout=GROUP_TIMEOUT_S)
@@ -96,8 +96,8 @@ def _reduce(actors: Sequence[Any], backend: str) -> str:
     seconds = max(ray.get(calls, timeout=2 * GROUP_TIMEOUT_S))
     # In the ring algorithm each node sends and receives 2 (n - 1) / n of the bytes.
     rate = 2 * (len(actors) - 1) / len(actors) * REDUCED_BYTES / seconds / 1e9
-    size = REDUCED_BYTES // MIB
-    return f"{backend} all-reduce over {len(actors)} nodes: {size} MiB in {seconds:.3g} s, {rate:.2g} GB/s"
+    speed = f"{REDUCED_BYTES // MIB} MiB in {seconds:.3g} s, {rate:.2g} GB/s"
+    return f"{backend} all-reduce over {len(actors)} nodes: {speed}"
 
 
 class _Node:

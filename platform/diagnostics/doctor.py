@@ -1,7 +1,7 @@
 """Preflight checks: does everything that a run needs work?
 
-Each check does a small version of the real thing: write and read an object, log and delete a run, ask
-Ray for its nodes. It leaves nothing behind but MLflow's record of a deleted experiment.
+Each check does a small version of the real thing: write and read an object, log and delete a run,
+ask Ray for its nodes. It leaves nothing behind but MLflow's record of a deleted experiment.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ QUICK_MLFLOW = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "15",
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
 }
-"""MLflow retries for minutes by default; a preflight check has to report soon that a server is down."""
+"""MLflow retries for minutes by default; a preflight check has to report a dead server soon."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ def _check(name: str, probe: Callable[[], str], fix: str) -> Check:
 
 
 def _libraries() -> str:
-    """Check the installed libraries against the package's requirements; return the main versions."""
+    """Check the installed libraries against the requirements; return the main versions."""
     wanted = {
         "python": importlib.metadata.metadata("whipray")["Requires-Python"],
         "libraries": [f"{of.name}{of.specifier}" for of in _wanted("whipray", {"run"})],
@@ -214,7 +214,7 @@ def _ray_checks() -> Iterator[Check]:
 
 
 def _attach(stack: ExitStack, ray_open: AbstractContextManager[None]) -> str:
-    """Check that the State API answers: Ray Train 2.60 frees the resources of a lost run through it."""
+    """Check that the State API answers; Ray Train 2.60 frees a lost run's resources through it."""
     stack.enter_context(ray_open)
     import ray
     from ray.util.state import list_nodes

@@ -1,7 +1,7 @@
 """Cluster files: which tool a file is for, and the tool's commands.
 
-Thin on purpose: Ray's launcher, kubectl and docker compose do the work. Each command is shown before it
-runs, so that it can be typed without Whipray too.
+Thin on purpose: Ray's launcher, kubectl and docker compose do the work. Each command is shown
+before it runs, so that it can be typed without Whipray too.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class ClusterFile:
     name: str
 
     def command(self, action: Action, *, yes: bool = False) -> list[str]:
-        """Return the command; of the three tools only Ray's launcher asks for confirmation, unless `yes`."""
+        """Return the command; only Ray's launcher asks for confirmation, unless `yes`."""
         words = [str(self.file) if w == "FILE" else w for w in COMMANDS[self.tool][action]]
         if self.tool == "ray" and yes and action != "status":
             words.append("--yes")

@@ -101,7 +101,7 @@ class Forecast:
 
     @property
     def _seconds(self) -> float | None:
-        """Seconds from the first training step to the last, in rounds of as many trainings as fit."""
+        """Seconds from the first step to the last, in rounds of as many trainings as fit."""
         if self.speed is None:
             return None
         rounds = math.ceil(self.work.trainings / self._at_once) / self.work.trainings

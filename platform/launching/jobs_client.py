@@ -3,9 +3,9 @@
 The address is that of the dashboard, http://HEAD:8265. Ray reads the token from RAY_AUTH_TOKEN or
 RAY_AUTH_TOKEN_PATH and sends it in a header; it is stored nowhere.
 
-The Jobs API rather than KubeRay's RayJob: it is the same on every cluster (a virtual machine, Slurm,
-compose, Kubernetes), needs no access to Kubernetes from the laptop, and takes the code along.
-`infra/rayjob.yaml` is for those who want a cluster per job.
+The Jobs API rather than KubeRay's RayJob: it is the same on every cluster (a virtual machine,
+Slurm, compose, Kubernetes), needs no access to Kubernetes from the laptop, and takes the code
+along. `infra/rayjob.yaml` is for those who want a cluster per job.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
 STOP_GRACE_S = 600
-"""Time for a job that is asked to stop to save its last checkpoint; Ray's default of 3 s is too short."""
+"""Time for a job to save its last checkpoint when it is asked to stop; Ray's default is 3 s."""
 NOISY_LOGGERS = (
     "ray.dashboard.modules.dashboard_sdk",
     "ray.dashboard.modules.job.sdk",
@@ -41,8 +41,8 @@ NOISY_LOGGERS = (
 HEAD_STARTUP_S = 60.0
 """A head that has just started answers requests before it can start jobs."""
 RESPONSE_TIMEOUT_S = 60.0
-"""Timeout of a request; also how long a log may be silent before its connection is opened anew, since a
-dead connection looks the same."""
+"""Timeout of a request; also how long a log may be silent before its connection is opened anew,
+since a dead connection looks the same."""
 UNREACHABLE_LIMIT_S = 600.0
 """How long the cluster may be unreachable before following a job is given up."""
 NODE_LIMIT = 10_000
@@ -107,7 +107,8 @@ class JobsClient:
         # Ray 2.60 prefers these variables to the address that its clients are given.
         for name in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"):
             os.environ.pop(name, None)
-        # Ray 2.60 reads the mode when it is imported, and defaults to tokens: without one it would make one.
+        # Ray 2.60 reads the mode when it is imported, and defaults to tokens: without one it
+        # would make one.
         in_environment = os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH")
         in_file = Path("~/.ray/auth_token").expanduser().exists()  # Ray's default location
         os.environ.setdefault("RAY_AUTH_MODE", "token" if in_environment or in_file else "disabled")
@@ -133,8 +134,8 @@ class JobsClient:
     def _nodes(self) -> list[NodeState]:
         """Return all nodes, lost ones included.
 
-        Not filtered by the server: Ray 2.60 counts the nodes that a filter leaves out as missing from
-        its answer, and raises (`_raise_on_missing_output` in ray/util/state/api.py).
+        Not filtered by the server: Ray 2.60 counts the nodes that a filter leaves out as missing
+        from its answer, and raises (`_raise_on_missing_output` in ray/util/state/api.py).
         """
         from ray.util.state import list_nodes
 
@@ -148,8 +149,8 @@ class JobsClient:
             answer = self._api()._do_request("GET", "/api/cluster_status").json()
         status = (answer.get("data") or {}).get("clusterStatus") or {}
         types = ((status.get("autoscalerReport") or {}).get("nodeTypeMapping") or {}).values()
-        # An autoscaler's node types have the names in its file. Without one, Ray 2.60 makes a type for
-        # each node, `node_` and the node's id.
+        # An autoscaler's node types have the names in its file. Without one, Ray 2.60 makes a
+        # type for each node, `node_` and the node's id.
         return bool(types) and all(re.fullmatch("node_[0-9a-f]{56}", name) for name in types)
 
     def submit(
@@ -173,7 +174,8 @@ class JobsClient:
                         submission_id=job,
                         runtime_env={"working_dir": folder, "env_vars": env},
                         metadata=facts,
-                        # Each node has 1 of its own resource: a trace of it binds the job to the node.
+                        # Each node has 1 of its own resource: a trace of it binds the job to the
+                        # node.
                         entrypoint_resources={f"node:{node}": 0.001} if node else None,
                     )
                 return
@@ -249,12 +251,12 @@ class JobsClient:
             except UsageProblem as problem:
                 raise ClusterProblem(
                     f"{self.address} was restarted and no longer knows {job}",
-                    "run the command that started the job again: it resumes from the last checkpoint",
+                    "run the job's command again: it resumes from the last checkpoint",
                 ) from problem
             time.sleep(2)
 
     async def _tail(self, job: str, written: int, write: Callable[[str], None]) -> int:
-        """Stream a job's output, without its first `written` characters; return how many are written.
+        """Stream a job's output after its first `written` characters; return how many are written.
 
         Returns when the job ends, the connection breaks or the log is silent for
         `RESPONSE_TIMEOUT_S`; the caller asks for the job's status to learn which.

@@ -23,7 +23,7 @@ from .package import Package, stage
 from .tasks import Task
 
 REJOIN_S = 120.0
-"""Time for nodes to rejoin a head that was restarted: they look for the old one for a minute, then start
+"""Time for nodes to rejoin a restarted head: they look for the old one for a minute, then start
 again."""
 
 
@@ -46,7 +46,7 @@ class Launch:
         self._folder.cleanup()
 
     def check(self) -> None:
-        """Check that the cluster has the same version of Ray, and does not do the same work already.
+        """Check that the cluster has the same version of Ray, and no job with the same work.
 
         Raises:
             ClusterProblem: it does not answer, rejects the token, or runs another version of Ray.
@@ -91,7 +91,8 @@ class Launch:
                 return room
             if self.client.seconds_since_node_change() > REJOIN_S or time.monotonic() > until:
                 raise no_room(scaling, room, alternative=", or join more nodes to it")
-            self.status = f"the cluster has room for {room} of {scaling.required_workers} workers; more may join"
+            wanted = scaling.required_workers
+            self.status = f"the cluster has room for {room} of {wanted} workers; more may join"
             time.sleep(2)
 
     @property
@@ -115,9 +116,10 @@ class Launch:
         command = shlex.join([self.task.verb, *self.task.arguments])
         self.client.submit(
             self.job,
-            # To stop a job, Ray 2.60 signals the command's process and its children and waits for all of
-            # them. Without `exec` the first one is a shell, which ends before the driver does; in a
-            # container without an init nobody reaps the orphaned driver, and Ray waits in vain.
+            # To stop a job, Ray 2.60 signals the command's process and its children and waits for
+            # all of them. Without `exec` the first one is a shell, which ends before the driver
+            # does; in a container without an init nobody reaps the orphaned driver, and Ray waits
+            # in vain.
             f"exec python -m {module} {self.job} -- {command}",
             str(self.package.folder),
             self.facts,

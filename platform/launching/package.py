@@ -1,8 +1,9 @@
 """Whipray's own code as the working directory of a Ray job; nothing is installed on the nodes.
 
-`working_dir` rather than `py_modules` with a wheel: the job's driver and its tasks import the code as it
-is in the checkout, uncommitted changes included, and no node runs pip. The code is the folder `whipray` in
-the working directory, not the directory itself: its `platform` must not shadow Python's module.
+`working_dir` rather than `py_modules` with a wheel: the job's driver and its tasks import the
+code as it is in the checkout, uncommitted changes included, and no node runs pip. The code is the
+folder `whipray` in the working directory, not the directory itself: its `platform` must not
+shadow Python's module.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ PARTS = ("__init__.py", "py.typed", "platform", "trainers", "search_spaces", "in
 """The contents of the wheel; tests, runs and data are not sent."""
 
 MAX_BYTES = 5 << 20
-"""Ten times the size of the code. Ray accepts 100 times as much, and every job would wait for it."""
+"""Ten times the size of the code. Ray accepts 500 MiB, and every job would wait for them."""
 
 REQUIREMENTS = "requirements.json"
 

@@ -2,8 +2,9 @@
 
     python -m whipray.platform.launching.stop_job JOB      # on the job's node: kills its processes
 
-Ray 2.60 fixes the grace period of a job when the job is submitted (`jobs_client.STOP_GRACE_S`); a second
-stop does not shorten it. To kill a job at once, a second job kills the processes of the first.
+Ray 2.60 fixes the grace period of a job when the job is submitted (`jobs_client.STOP_GRACE_S`); a
+second stop does not shorten it. To kill a job at once, a second job kills the processes of the
+first.
 """
 
 from __future__ import annotations
@@ -42,8 +43,8 @@ def kill(client: JobsClient, job: Job) -> Job:
     """Kill a job at once, by a second job on its node that kills its processes.
 
     Raises:
-        ClusterProblem: the second job failed or found no process to kill, or the first one still runs
-            after `KILL_TIMEOUT_S`.
+        ClusterProblem: the second job failed or found no process to kill, or the first one still
+            runs after `KILL_TIMEOUT_S`.
     """
     client.stop(job.id)  # so that Ray records it as stopped, not as failed
     with Scratch() as folder:

@@ -51,8 +51,8 @@ def sweep_task(name: str, experiment: Experiment, space: Space, resume: bool) ->
         UsageProblem: as `for_cluster`.
     """
     experiment = for_cluster(experiment)
-    # The job lays the space's base over the recipe again; overrides restore the values that were resolved
-    # on top of the base.
+    # The job lays the space's base over the recipe again; overrides restore the values that were
+    # resolved on top of the base.
     base_keys = tuple(flatten(space.base))
     overrides = [
         f"{key}={dump_scalar(value)}"

@@ -46,7 +46,7 @@ def wanted_counts(train_counts: Counts, per_class: int | None, fill_to: int | No
     if (per_class is None) == (fill_to is None):
         raise UsageProblem(
             "it is not clear how many images to generate",
-            "give one of --per-class N (N of every class) and --fill-to N (what each class lacks of N)",
+            "give one of --per-class N (N of each class) and --fill-to N (what a class lacks of N)",
         )
     name, number = ("--per-class", per_class) if fill_to is None else ("--fill-to", fill_to)
     assert number is not None
@@ -95,7 +95,7 @@ def generate_images(
     workers: int,
     on_phase: Callable[[str], None],
 ) -> PackedImages:
-    """Generate `counts[c]` images of each class c, class by class, or read those that exist already.
+    """Generate `counts[c]` images of each class c, class by class; reuse those in the store.
 
     Args:
         experiment: the run's, with the sampling settings to use.

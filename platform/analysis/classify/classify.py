@@ -6,11 +6,11 @@ There are three arms of classifiers, each trained with several seeds:
 - `real_repeated`, the control: also on copies of them.
 - `real_and_generated`: also on as many generated images of each class.
 
-Added images balance the classes and lengthen the training, whatever they show. The control gains that
-much too, so only a gain over the control is due to the content of the generated images.
+Added images balance the classes and lengthen the training, whatever they show. The control gains
+that much too, so only a gain over the control is due to the content of the generated images.
 
-A trained classifier is stored under a hash of all that it depends on, at the store's top: runs on the
-same data share the arms that have no generated images.
+A trained classifier is stored under a hash of all that it depends on, at the store's top: runs on
+the same data share the arms that have no generated images.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ from .training import ClassifierRun, ClassifierTraining, Outcome, train_locally,
 OnPhase = Callable[[str], None]
 
 FORMAT = 1
-"""Of a classifier's outcome and of the document; raise it when the recipe or a value changes its meaning."""
+"""Of a classifier's outcome and of the document; raise it when a value changes its meaning."""
 ONLY_WITH_ADDED = {"epoch_of", "generated_weight"}
 """Settings that have no effect where no images are added."""
 
@@ -67,8 +67,8 @@ def classify_and_record(
         options: as `classify`.
 
     Raises:
-        UsageProblem, Problem: as `classify`; or MLflow does not answer, which is found out first, since
-            the work may take hours.
+        UsageProblem, Problem: as `classify`; or MLflow does not answer, which is found out first,
+            since the work may take hours.
     """
     run = find_run(root, name)
     config = TrackingConfig(uri=tracking) if tracking else run.experiment.tracking
@@ -97,13 +97,14 @@ def classify(
     """Train and test the arms with seeds 0, 1, ...; reuse what is in the store already.
 
     The generated images are the same for every seed, as in the papers: the intervals cover the
-    classifier's training, not other generated images or another diffusion model. Copies are trained on
-    like generated images: as many of each class, with the same weight, for as long.
+    classifier's training, not other generated images or another diffusion model. Copies are
+    trained on like generated images: as many of each class, with the same weight, for as long.
 
     Args:
         per_class, fill_to: as `wanted_counts`; not needed for the arm `real` alone.
         workers: 1 trains in this process, more on Ray, each with the resources of `scaling.*`.
-        arms: the arms to train; without `real_repeated`, a gain over `real` may be due to balance alone.
+        arms: the arms to train; without `real_repeated`, a gain over `real` may be due to balance
+            alone.
 
     Raises:
         UsageProblem: impossible counts, seeds or overrides.
@@ -240,7 +241,7 @@ def _train(
     workers: int,
     on_phase: OnPhase,
 ) -> tuple[dict[ClassifierRun, Outcome], int]:
-    """Train the classifiers that are not in the store; return all outcomes, and how many are new."""
+    """Train the classifiers that are not in the store; return all outcomes and the number trained."""
     root, settings = inputs.run.store.root, inputs.settings
     stored = root.list(CLASSIFIERS)
     outcomes = {

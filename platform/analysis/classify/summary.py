@@ -25,10 +25,10 @@ def summarise(
 ) -> dict[str, Any]:
     """Return means over the seeds with their intervals, as JSON types.
 
-    With several seeds, they are Student's intervals, which cover what a seed changes (initial weights,
-    order, crops) but not the finite number of test images. With one seed, an accuracy has Wilson's
-    interval of a proportion of test images; macro precision and recall and differences are not
-    proportions, and have none.
+    With several seeds, they are Student's intervals, which cover what a seed changes (initial
+    weights, order, crops) but not the finite number of test images. With one seed, an accuracy
+    has Wilson's interval of a proportion of test images; macro precision and recall and
+    differences are not proportions, and have none.
 
     Args:
         outcomes: the outcomes of each arm, all in the same order of seeds; each has `figures`.
@@ -96,7 +96,7 @@ def _difference(
     after: Mapping[str, Sequence[float]],
     confidence: float,
 ) -> dict[str, Any]:
-    """Return the difference in each metric, paired by seed; `within_noise` if the interval contains 0."""
+    """Return paired differences of each metric; `within_noise` if the interval contains 0."""
     differences = {}
     for name in before:
         change = [b - a for a, b in zip(before[name], after[name], strict=True)]

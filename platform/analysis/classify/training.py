@@ -111,7 +111,9 @@ def train_on_ray(
     scaling: ScalingConfig,
     on_phase: OnPhase,
 ) -> Results:
-    """Train up to `workers` classifiers at a time, each with one worker's CPUs and GPUs; in a Ray session.
+    """Train up to `workers` classifiers at a time on Ray, each with one worker's resources.
+
+    It has to be called within a Ray session.
 
     Raises:
         UsageProblem: not even one fits on the cluster.

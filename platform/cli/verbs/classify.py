@@ -115,7 +115,7 @@ def _explain(document: dict[str, Any], trained: int) -> str:
     ]
     if "real_repeated" in document["arms"]:
         lines.append(
-            "beyond repetition: the gain over training on as many copies of each class's real images"
+            "beyond repetition: gain over training on as many copies of each class's real images"
         )
     best = []
     for arm, entry in document["arms"].items():

@@ -14,7 +14,8 @@ if TYPE_CHECKING:  # imported on use, so that `--help` is quick
     from ...launching.cluster_files import Action, ClusterFile
 
 app = typer.Typer(
-    help="Start, show or take down the cluster of a file.\n\nRay's launcher, kubectl or docker compose do it.",
+    help="Start, show or take down the cluster of a file.\n\n"
+    "Ray's launcher, kubectl or docker compose do it.",
     no_args_is_help=True,
 )
 File = Annotated[

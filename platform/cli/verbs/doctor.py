@@ -24,8 +24,9 @@ def doctor(
 ) -> None:
     """Check that everything a run needs works.
 
-    The checks are of libraries, devices, memory, disk, storage, MLflow and Ray; each problem comes with
-    a fix. With --on, they run on a cluster, and also cover its nodes, their clocks and their network.
+    The checks are of libraries, devices, memory, disk, storage, MLflow and Ray; each problem
+    comes with a fix. With --on, they run on a cluster, and also cover its nodes, their clocks and
+    their network.
     """
     from ...config.experiment import TrackingConfig
     from ...diagnostics.doctor import checks

@@ -32,8 +32,8 @@ def guidance(
 ) -> None:
     """Measure quality over guidance strength.
 
-    Every combination of omega, steps and sampler is a point, with FID, KID and recall of images that
-    are generated from the same noise; points that are known already are reused.
+    Every combination of omega, steps and sampler is a point, with FID, KID and recall of images
+    that are generated from the same noise; points that are known already are reused.
     """
     from ...analysis.guidance import measure_guidance
     from ..page import show_page

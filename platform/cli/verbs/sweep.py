@@ -19,8 +19,8 @@ if TYPE_CHECKING:  # imported on use, so that `--help` is quick
     from ...tuning.sweep_result import SweepResult
 
 LEGEND = """
-kid, fid: lower is better; agreement: share of images that a classifier trained on real images assigns
-to their class; [95 % interval]. Compare only values of one feature extractor and one reference set."""
+kid, fid: lower is better; agreement: share of images that a classifier trained on real images
+assigns to their class; [95 % interval]. Compare only values of one extractor and reference set."""
 
 SpaceName = Annotated[
     str, typer.Argument(help="Name of a search space, or a YAML file.", metavar="SPACE")
