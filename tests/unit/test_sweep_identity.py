@@ -1,0 +1,38 @@
+"""What a resumed sweep may change, and which stored sweeps are refused."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from whipray.platform.config.experiment import load_experiment
+from whipray.platform.config.space_files import load_space
+from whipray.platform.tuning.sweep_identity import check_same_sweep, identity_of
+from whipray.trainers.errors import UsageProblem
+
+SPACE = load_space("cbdm")
+STORED = identity_of(load_experiment("digits-lt", []).value, SPACE)
+
+
+def test_a_resumed_sweep_may_run_elsewhere_and_have_more_trials() -> None:
+    elsewhere = ["storage.uri=elsewhere", "scaling.workers=2", "tuning.trials=99"]
+    now = identity_of(load_experiment("digits-lt", elsewhere).value, SPACE)
+    check_same_sweep("s", json.dumps(STORED), now)
+
+
+@pytest.mark.parametrize(
+    ("stored", "message"),
+    [
+        ({**STORED, "format": 1}, "begun by another version of Whipray"),
+        ({k: v for k, v in STORED.items() if k != "format"}, "begun by another version"),
+        ({**STORED, "space": {}}, "begun with another search space"),
+        (
+            {**STORED, "experiment": {**STORED["experiment"], "seed": 7}},
+            "begun with seed=7, not 0",
+        ),
+    ],
+)
+def test_another_sweep_is_refused(stored: dict[str, object], message: str) -> None:
+    with pytest.raises(UsageProblem, match=message):
+        check_same_sweep("s", json.dumps(stored), STORED)
