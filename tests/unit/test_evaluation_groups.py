@@ -44,7 +44,7 @@ def test_given_classes_are_taken_as_they_are() -> None:
     assert group_classes([1, 9, 10, 7], config) == {"many": [3, 0], "few": [2, 1]}
     with pytest.raises(UsageProblem, match="class 4 is in no group"):
         group_classes([1] * 5, config)
-    with pytest.raises(UsageProblem, match="list class 3, which is not there"):
+    with pytest.raises(UsageProblem, match="list class 3, which does not exist"):
         group_classes([1] * 3, config)
 
 

@@ -1,8 +1,7 @@
-"""Label agreement: the share of generated images that a classifier of the real images assigns to
-the class that was asked for; higher is better.
+"""Label agreement: the share of generated images classified as the class asked for; higher is better.
 
-The classification accuracy score's idea (Ravuri & Vinyals, NeurIPS 2019) turned round: the
-classifier has seen real images only. It is defined only where the extractor's logits are the data
+The classifier has been trained on real images only: the classification accuracy score (Ravuri &
+Vinyals, NeurIPS 2019) turned round. It is defined only where the extractor's logits are the data
 set's own classes.
 """
 
