@@ -23,7 +23,7 @@ PARTS = ("__init__.py", "py.typed", "platform", "trainers", "search_spaces", "in
 """The contents of the wheel; tests, runs and data are not sent."""
 
 MAX_BYTES = 5 << 20
-"""Ten times the size of the code. Ray accepts 500 MiB, and every job would wait for them."""
+"""Ten times the size of the code. Ray 2.60 accepts 512 MiB, and every job would wait for them."""
 
 REQUIREMENTS = "requirements.json"
 
