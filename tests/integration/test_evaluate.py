@@ -125,7 +125,7 @@ def drawing(driver: int) -> psutil.Process | None:
 def test_runs_side_by_side(shell: Shell) -> None:
     found = answer(shell, "compare", "a", "b", QUICK)
     assert (found["names"], found["refused"]) == (["a", "b"], {})
-    rows = {(row["number"], row["group"]): row for row in found["rows"]}
+    rows = {(row["metric"], row["group"]): row for row in found["rows"]}
     kid = rows["kid", "few"]
     assert kid["differences"][0] is None
     apart = kid["differences"][1]
