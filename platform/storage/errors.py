@@ -13,6 +13,27 @@ from .config import StorageConfig
 from .s3 import has_credentials
 
 UNREACHABLE = ("NETWORK_CONNECTION", "REQUEST_TIMEOUT", "ENDPOINT_RESOLUTION_FAILURE")
+OVERLOADED = frozenset(
+    {
+        "SLOW_DOWN",
+        "SERVICE_UNAVAILABLE",
+        "THROTTLING",
+        "THROTTLING_EXCEPTION",
+        "THROTTLED",
+        "THROTTLED_EXCEPTION",
+        "REQUEST_THROTTLED",
+        "REQUEST_THROTTLED_EXCEPTION",
+        "REQUEST_LIMIT_EXCEEDED",
+        "TOO_MANY_REQUESTS",
+        "TOO_MANY_REQUESTS_EXCEPTION",
+        "BANDWIDTH_LIMIT_EXCEEDED",
+        "PRIOR_REQUEST_NOT_COMPLETE",
+        "BUSY",
+    }
+)
+"""S3's throttling, as AWS and servers like it spell it. Known by its code: pyarrow 25 names the status
+of an answer only where it does not know the code, so a 503 SlowDown of a PUT or LIST has none."""
+FAILED_BY_ITSELF = frozenset({"INTERNAL_FAILURE", "INTERNAL_ERROR", "INTERNAL_SERVER_ERROR"})
 WRONG_CREDENTIALS = (
     "SIGNATURE_DOES_NOT_MATCH",
     "INVALID_ACCESS_KEY_ID",
@@ -54,6 +75,7 @@ def pyarrow_problem(error: OSError, config: StorageConfig, where: str) -> Storag
     # Of pyarrow's text only the code and the status are shown: the rest may name the request.
     match = re.search(r"AWS Error (\w+)(?: \(HTTP status (\d+)\))?", str(error))
     code, status = match.groups() if match else ("", None)
+    code = "" if code == "UNKNOWN" else code
     return _s3_problem(code, int(status) if status else None, config, where)
 
 
@@ -101,11 +123,21 @@ def _s3_problem(code: str, status: int | None, config: StorageConfig, where: str
             f"{where}: the bucket {config.bucket} does not exist at {endpoint}",
             "create the bucket, or correct storage.uri or storage.endpoint_url",
         )
+    if code == "REQUEST_TIME_TOO_SKEWED":
+        return StorageProblem(
+            f"{where}: the clocks of this machine and of the store differ by more than 15 minutes",
+            "set this machine's clock, or let it be set by NTP",
+        )
     if status == 507:
         return StorageProblem(f"{where}: the store is full", "free space there, then try again")
-    if status and status >= 500:
+    if code in OVERLOADED or status == 429:
         return StorageOutage(
-            f"{where}: the store failed ({code or 'unknown error'}, HTTP status {status})",
+            f"{where}: the store is overloaded and asks to slow down ({code or 'HTTP status 429'})",
+            "try again later, or with fewer runs at a time; a longer storage.retry_timeout_s waits longer",
+        )
+    if code in FAILED_BY_ITSELF or (status and status >= 500):
+        return StorageOutage(
+            f"{where}: the store failed ({_reason(code, status)})",
             "try again; if it stays, look into the store's own log",
         )
     if not has_credentials():
@@ -123,8 +155,11 @@ def _s3_problem(code: str, status: int | None, config: StorageConfig, where: str
             f"{where}: access denied: wrong credentials, or a key without this right",
             "check the credentials, and that the key may list, read, write and delete here",
         )
-    reason = f"{code or 'unknown error'}{f', HTTP status {status}' if status else ''}"
     return StorageProblem(
-        f"{where}: the store failed ({reason})",
+        f"{where}: the store failed ({_reason(code, status)})",
         "try again; if it stays, look into the store's own log",
     )
+
+
+def _reason(code: str, status: int | None) -> str:
+    return f"{code or 'unknown error'}{f', HTTP status {status}' if status else ''}"

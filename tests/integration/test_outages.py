@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import re
 import threading
 import time
 from collections.abc import Callable
@@ -22,7 +23,7 @@ from support.workers import Workers
 from whipray.platform.config.experiment import TrackingConfig
 from whipray.platform.storage.checkpoints import CheckpointStore
 from whipray.platform.storage.config import StorageConfig
-from whipray.platform.storage.errors import StorageProblem
+from whipray.platform.storage.errors import StorageOutage, StorageProblem
 from whipray.platform.storage.store import Storage
 from whipray.platform.tracking import mlflow_runs
 from whipray.platform.tracking.errors import TrackingProblem
@@ -102,6 +103,56 @@ def test_an_upload_that_is_cut_is_done_again(
     assert "trying again" in caplog.text
     Storage(bucket).get_file("shard", tmp_path / "back")
     assert (tmp_path / "back").read_bytes() == content
+
+
+THROTTLED = {
+    "PUT": r"^PUT ",
+    "LIST": r"^GET .*list-type=2",
+    "HEAD": r"^HEAD ",
+    "GET": r"^GET (?!.*list-type)",
+    "start of a multipart upload": r"^POST .*uploads",
+    "part of a multipart upload": r"^PUT .*partNumber",
+    "end of a multipart upload": r"^POST .*uploadId",
+}
+
+
+@pytest.mark.parametrize("requests", THROTTLED.values(), ids=THROTTLED)
+def test_throttling_is_waited_for_whatever_is_asked(
+    swift: Server,
+    bucket: StorageConfig,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    requests: str,
+) -> None:
+    content = os.urandom(12 << 20)
+    (tmp_path / "shard").write_bytes(content)
+    with Proxy(swift.port) as proxy:
+        store = Storage(bucket.model_copy(update={"endpoint_url": proxy.endpoint}))
+        store.try_write()
+        proxy.throttled = re.compile(requests.encode())
+        proxy.requests_to_throttle = 5  # the S3 client itself tries three times
+        store.put_file(tmp_path / "shard", "run/shard")
+        store.write_text("run/note.txt", "hello")
+        assert store.list("run") == {"run/note.txt": 5, "run/shard": len(content)}
+        assert store.size_of("run/shard") == len(content)
+        store.get_file("run/shard", tmp_path / "back")
+        assert proxy.requests_to_throttle == 0
+    assert (tmp_path / "back").read_bytes() == content
+    assert "trying again" in caplog.text
+
+
+def test_throttling_that_lasts_is_waited_for_as_long_as_is_asked(
+    swift: Server, bucket: StorageConfig
+) -> None:
+    with Proxy(swift.port) as proxy:
+        changes = {"endpoint_url": proxy.endpoint, "retry_timeout_s": 12}
+        store = Storage(bucket.model_copy(update=changes))
+        store.try_write()
+        proxy.requests_to_throttle = 10**6
+        began = time.monotonic()
+        with pytest.raises(StorageOutage, match="asks to slow down"):
+            store.write_text("note.txt", "hello")
+        assert time.monotonic() - began >= 12
 
 
 def take_the_bucket_away(swift: Server, bucket: StorageConfig, _: pytest.MonkeyPatch) -> None:

@@ -1,7 +1,9 @@
-"""A network that fails: a TCP proxy in front of a server, which cuts connections on request."""
+"""A network that fails: a TCP proxy in front of a server, which cuts connections on request, or
+answers a request in the server's place."""
 
 from __future__ import annotations
 
+import re
 import socket
 import threading
 import time
@@ -11,6 +13,11 @@ from types import TracebackType
 from typing import Self
 
 CHUNK = 1 << 16
+REQUEST = re.compile(rb"[A-Z]+ [^\r\n]* HTTP/1\.1\r\n")
+"""The first line of a request; S3's clients send a request's head in one piece."""
+SLOW_DOWN = (
+    b"<Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>"
+)
 
 
 class Proxy:
@@ -27,6 +34,10 @@ class Proxy:
         self.cut_after = 1 << 20
         self.answers_to_lose = 0
         """Answers still to drop: the server has done the request, the client never hears of it."""
+        self.requests_to_throttle = 0
+        """Requests still to answer with S3's 503 SlowDown, of those whose first line fits."""
+        self.throttled = re.compile(rb".")
+        """Is searched for in the first line of a request, such as `PUT /bucket/name HTTP/1.1`."""
         self.seconds_a_mebibyte = 0.0
         """Delay of uploads, on each connection."""
         self._down = False
@@ -78,13 +89,17 @@ class Proxy:
         self._open += [client, server]
         sent = 0
 
-        def upload(size: int) -> bool:
+        def upload(data: bytes) -> bool:
             nonlocal sent
-            sent += size
-            time.sleep(size * self.seconds_a_mebibyte / (1 << 20))
+            sent += len(data)
+            time.sleep(len(data) * self.seconds_a_mebibyte / (1 << 20))
+            first = REQUEST.match(data)
+            if first and self.throttled.search(first[0]) and self._take("requests_to_throttle"):
+                _answer_slow_down(client, head=first[0].startswith(b"HEAD"))
+                return False
             return sent < self.cut_after or not self._take("uploads_to_cut")
 
-        def answer(_size: int) -> bool:
+        def answer(_data: bytes) -> bool:
             return not self._take("answers_to_lose")
 
         for source, target, passes in ((client, server, upload), (server, client, answer)):
@@ -98,9 +113,21 @@ class Proxy:
         return left > 0
 
 
-def _carry(source: socket.socket, target: socket.socket, passes: Callable[[int], bool]) -> None:
+def _answer_slow_down(client: socket.socket, *, head: bool) -> None:
+    """Answer, then read what the client still sends: closing before would reset the answer away."""
+    headers = f"Content-Type: application/xml\r\nContent-Length: {len(SLOW_DOWN)}\r\n"
+    answer = f"HTTP/1.1 503 Slow Down\r\n{headers}Connection: close\r\n\r\n".encode()
+    with suppress(OSError):
+        client.sendall(answer if head else answer + SLOW_DOWN)
+        client.shutdown(socket.SHUT_WR)
+        client.settimeout(1)
+        while client.recv(CHUNK):
+            pass
+
+
+def _carry(source: socket.socket, target: socket.socket, passes: Callable[[bytes], bool]) -> None:
     with suppress(OSError):  # either side may go at any time: then both do
-        while (data := source.recv(CHUNK)) and passes(len(data)):
+        while (data := source.recv(CHUNK)) and passes(data):
             target.sendall(data)
     for end in (source, target):
         _end(end)

@@ -31,6 +31,11 @@ def asked(code: str, status: int) -> boto.ClientError:
         ("UNKNOWN (HTTP status 403)", asked("403", 403), False, "access denied"),
         ("INVALID_ACCESS_KEY_ID", asked("InvalidAccessKeyId", 403), False, "unknown key or wrong"),
         ("UNKNOWN (HTTP status 507)", asked("507", 507), False, "the store is full"),
+        ("SLOW_DOWN", asked("SlowDown", 503), True, "asks to slow down (SLOW_DOWN)"),
+        ("SERVICE_UNAVAILABLE", asked("ServiceUnavailable", 503), True, "asks to slow down"),
+        ("THROTTLING", asked("Throttling", 400), True, "asks to slow down"),
+        ("UNKNOWN (HTTP status 503)", asked("503", 503), True, "failed"),
+        ("REQUEST_TIME_TOO_SKEWED", asked("RequestTimeTooSkewed", 403), False, "clocks"),
         ("INTERNAL_FAILURE (HTTP status 500)", asked("InternalFailure", 500), True, "failed"),
     ],
 )
@@ -53,3 +58,10 @@ def test_both_clients_errors_read_the_same(
     for problem in problems:
         assert said in problem.what
         assert type(problem) is (StorageOutage if outage else StorageProblem)
+
+
+@pytest.mark.parametrize(
+    "code", ["RequestLimitExceeded", "ThrottlingException", "TooManyRequests", "InternalError"]
+)
+def test_throttling_is_an_outage_by_its_code_whatever_the_status(code: str) -> None:
+    assert type(boto3_problem(asked(code, 400), CONFIG, "x")) is StorageOutage
