@@ -163,7 +163,7 @@ class Engine:
         norm = self._norm if self.config.zero_stage == 0 else self._ds.get_global_grad_norm()
         return float(norm)
 
-    def mean(self, values: Tensor) -> Tensor:
+    def all_reduce_mean(self, values: Tensor) -> Tensor:
         """The mean over workers; every worker calls it."""
         if self.world > 1:
             dist.all_reduce(values)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -21,12 +22,16 @@ from .errors import CheckpointProblem, UsageProblem
 from .samplers import SamplingConfig, sample
 
 WEIGHTS, CARD = "model.safetensors", "model.json"
+FORMAT = 2
+"""Raise it when an exported model could be misread: other fields in the card or in the configs that it
+holds, other names of tensors, or another meaning of one of them."""
 
 
 class ModelCard(BaseModel):
     """What a model is, beside its weights."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+    format: int = FORMAT
     model: UNetConfig
     diffusion: DiffusionConfig
     sampling: SamplingConfig
@@ -138,9 +143,15 @@ def read_exported(folder: Path) -> tuple[ModelCard, dict[str, Tensor]]:
             "give a folder with these two files, or the name of a run",
         )
     try:
-        card = ModelCard.model_validate_json((folder / CARD).read_text())
-        return card, load_file(folder / WEIGHTS)
-    except (ValidationError, SafetensorError, OSError, UnicodeDecodeError) as error:
+        text = (folder / CARD).read_text()
+        stored = json.loads(text).get("format")
+        if stored != FORMAT:
+            raise CheckpointProblem(
+                f"{folder / CARD}: model format {stored}, this version reads {FORMAT}",
+                "use the version of whipray that wrote it, or export the model's run again",
+            )
+        return ModelCard.model_validate_json(text), load_file(folder / WEIGHTS)
+    except (ValueError, AttributeError, SafetensorError, OSError) as error:
         raise CheckpointProblem(
             f"{folder}: cannot be read ({type(error).__name__})", "export the checkpoint again"
         ) from error

@@ -1,4 +1,4 @@
-"""The training loop, one page, read from top to bottom.
+"""The training loop: forward, backward, update; now and then a report and a checkpoint.
 
 Progress is counted in images seen. Tracking, checkpoint stores and early stopping are hooks.
 """
@@ -7,75 +7,26 @@ from __future__ import annotations
 
 import math
 import time
-from contextlib import ExitStack
-from dataclasses import dataclass
-from functools import partial
-from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.nn.functional import pad
 
-from .checkpoint import File, Manifest, checkpoint_name, describe, read_tensors
+from .checkpoint import read_tensors
+from .checkpointing import ResumePoint, check_continues, save_checkpoint
 from .data import Splits
-from .data.batches import gather, to_float
-from .data.order import IndexOrder
 from .diffusion import build_schedule
 from .engine import Engine
-from .errors import CheckpointProblem, DivergenceProblem, Problem, UsageProblem
+from .errors import DivergenceProblem, Problem, UsageProblem
 from .export import Pretrained
+from .global_batches import GlobalBatches
+from .hooks import Hooks, Progress
 from .network import build_network
-from .objectives import Batch, Loss
+from .objectives import Loss
 from .randomness import BatchRandom, derive_seed
-from .scratch import Scratch
 from .trainer_config import LoopConfig, TrainerConfig
-
-
-@dataclass(frozen=True)
-class Progress:
-    """What a report says."""
-
-    images_seen: int
-    total_images: int
-    metrics: dict[str, float]
-    """Means since the last report: `loss/...`, `lr`, `gradient_norm`, `images_per_second`; before a
-    checkpoint also `validation/denoising`."""
-
-
-class Hooks(Protocol):
-    """What a training tells its surroundings. Every worker calls every hook, in the same order."""
-
-    def report(self, progress: Progress) -> bool:
-        """Take note; True (worker 0's answer counts) asks the training to save and stop here."""
-        ...
-
-    def checkpoint_now(self) -> bool:
-        """Asked after each report: whether a checkpoint is wanted now, here soon to be no more."""
-        ...
-
-    def checkpoint(
-        self, name: str, scratch: TemporaryDirectory[str], file: str, manifest: Manifest
-    ) -> None:
-        """Keep this worker's `file` in `scratch`, and after all workers' files the manifest.
-
-        The folder is the hook's to remove. It may be kept while the training goes on.
-        """
-        ...
-
-    def wait_for_uploads(self) -> None:
-        """Wait until what was given to `checkpoint` is kept."""
-        ...
-
-
-@dataclass(frozen=True)
-class ResumePoint:
-    """A verified checkpoint in a local folder."""
-
-    folder: Path
-    manifest: Manifest
+from .validation import validation_loss
 
 
 class Training:
@@ -89,7 +40,7 @@ class Training:
         resume: ResumePoint | None,
         pretrained: Pretrained | None = None,
     ) -> None:
-        """Build everything, from the start or from a checkpoint.
+        """Build everything, anew or from a checkpoint.
 
         Args:
             pretrained: the model that `config.pretrained` names.
@@ -104,25 +55,21 @@ class Training:
         self.rows, self.micro = _shares(config.training, self.world)
         self.schedule = build_schedule(config.diffusion, device)
         self.objective = config.objective.build(data.train.class_counts.tolist())
-        self.order = IndexOrder(
-            data.train.labels, data.train.num_classes, config.data.class_sampling, config.seed
-        )
-        channels, height, width = data.train.images.shape[1:]
-        self.image_shape = (channels, height, width)
-        torch.manual_seed(derive_seed(config.seed, "weights"))
+        self.batches = GlobalBatches(config, data.train, device)
         self.pretrained_hash = pretrained.hash if pretrained else None
+        image_shape = data.train.image_shape
+        torch.manual_seed(derive_seed(config.seed, "weights"))
         self.engine = Engine(
-            build_network(config, self.image_shape, data.train.class_names, pretrained),
+            build_network(config, image_shape, data.train.class_names, pretrained),
             config.engine,
             config.optimizer,
             micro_batch=self.micro,
             accumulation=self.rows // self.micro,
             device=device,
-            image_shape=self.image_shape,
+            image_shape=image_shape,
             weights=read_tensors(resume.folder, resume.manifest, "weights") if resume else None,
         )
         self.images_seen = 0
-        self._whole: tuple[int, Batch] | None = None
         if resume:
             try:
                 self._continue(resume)
@@ -137,17 +84,18 @@ class Training:
             experiment_config: the whole experiment, kept in every checkpoint.
 
         Raises:
-            DivergenceProblem: the loss is not finite; what was saved before stays.
+            DivergenceProblem: the loss is not finite; checkpoints from before stay.
         """
         plan, optimizer = self.config.training, self.config.optimizer
         batch = plan.batch_size
         total = math.ceil(plan.images / batch) * batch
+        pieces = self.rows // self.micro
         sums: dict[str, Tensor] = {}
         steps, since = 0, time.perf_counter()
         progress = Progress(self.images_seen, total, {})
         while self.images_seen < total:
             # one step: forward, backward, update
-            for piece in range(self.rows // self.micro):
+            for piece in range(pieces):
                 loss = self._loss(self.images_seen, piece)
                 self.engine.backward(loss.total)
                 after = self.images_seen + batch
@@ -158,12 +106,12 @@ class Training:
             self.images_seen += batch
             steps += 1
 
-            # once in a while: report, and sometimes save
+            # now and then: report, and sometimes save
             done = self.images_seen >= total
             save = done or _passed(self.images_seen, plan.checkpoint_every_images, batch)
             if not (save or _passed(self.images_seen, plan.report_every_images, batch)):
                 continue
-            means = self._means(sums, steps * (self.rows // self.micro))
+            means = self._means(sums, steps * pieces)
             metrics = {f"loss/{name}": value for name, value in means.items()}
             metrics["lr"] = optimizer.lr_at(self.images_seen)
             metrics["gradient_norm"] = self.engine.gradient_norm()
@@ -172,8 +120,8 @@ class Training:
                 metrics["validation/denoising"] = self._validation_loss()
             self.objective.check(means)
             self._check_finite(metrics)
-            # Told before it is saved: a run that is killed in between and goes on from the last
-            # checkpoint tells it again, while the other order could lose it for good.
+            # Reported before it is saved: a run that is killed in between resumes from the last
+            # checkpoint and reports it again, while the other order could lose the report for good.
             progress = Progress(self.images_seen, total, metrics)
             stop = self._agree(hooks.report(progress))
             urgent = hooks.checkpoint_now()
@@ -190,46 +138,20 @@ class Training:
     # -- the pieces ---------------------------------------------------------------------------------
 
     def _loss(self, images_seen: int, piece: int, portable: bool = False) -> Loss:
-        """The objective on one piece of this worker's rows of the global batch.
+        """Return the objective on one piece of this worker's rows of the global batch.
 
         Args:
             portable: sample noise that is the same on every device.
         """
         step = images_seen // self.config.training.batch_size
         first = self.rank * self.rows + piece * self.micro  # row of the global batch
-        batch = self._batch(images_seen, first, self.micro)
+        batch = self.batches.rows(images_seen, first, self.micro)
         rng = BatchRandom(self.config.seed, step, first, self.micro, self.device, portable)
         torch.manual_seed(derive_seed(self.config.seed, "dropout", step, first))
         return self.objective(self.engine.predict, batch, self.schedule, rng, images_seen)
 
-    def _batch(self, images_seen: int, first: int, rows: int) -> Batch:
-        """Some rows of the global batch, as any worker would have them."""
-        whole = self.config.training.batch_size
-        rng = BatchRandom(self.config.seed, images_seen // whole, first, rows, self.device)
-        indices = self.order.indices(images_seen + first, rows)
-        flip = None
-        if self.config.data.flip:
-            flip = (rng.uniform("flip")[:, 0] < 0.5).to(self.device, non_blocking=True)
-        images = to_float(gather(self.data.train, indices, self.device), flip)
-        images, numbers = self.config.augmentation(images, rng)
-        return Batch(
-            images=images,
-            labels=torch.from_numpy(self.data.train.labels[indices]).to(
-                self.device, non_blocking=True
-            ),
-            extra={} if numbers is None else {"augmentation": numbers},
-            load_whole=None if rows == whole else partial(self._whole_batch, images_seen),
-        )
-
-    def _whole_batch(self, images_seen: int) -> Batch:
-        """The global batch, made once for all pieces of a step."""
-        if self._whole is None or self._whole[0] != images_seen:
-            whole = self._batch(images_seen, 0, self.config.training.batch_size)
-            self._whole = (images_seen, whole)
-        return self._whole[1]
-
     def _next_loss(self) -> float:
-        """The objective on the next global batch, dropout off: the same for any world size.
+        """Return the objective on the next global batch, dropout off: equal for any world size.
 
         Also on any device: a run that went on from a CPU to a GPU would not reproduce it otherwise.
         """
@@ -238,76 +160,33 @@ class Training:
                 self._loss(self.images_seen, piece, portable=True).total
                 for piece in range(self.rows // self.micro)
             ]
-            return float(self.engine.mean(torch.stack(pieces).mean()))
+            return float(self.engine.all_reduce_mean(torch.stack(pieces).mean()))
 
     def _validation_loss(self) -> float:
-        """Denoising loss on balanced reference images, at fixed t and noise, dropout off.
-
-        The noise is the same on every device, so that these losses can be compared.
-        """
-        reference = self.data.reference
-        count = min(self.config.training.validation_images, len(reference.labels))
-        share = math.ceil(count / self.world)  # the same for all, as ZeRO 3 gathers in step
-        picked = torch.linspace(0, len(reference.labels) - 1, count).long()
-        picked_and_filled = pad(picked, (0, share * self.world - count)).numpy()
-        losses = []
-        with self.engine.evaluating():
-            for first in range(0, share, self.micro):
-                rows = min(self.micro, share - first)
-                first_row = self.rank * share + first
-                seed = derive_seed(self.config.seed, "validation")
-                rng = BatchRandom(seed, 0, first_row, rows, self.device, portable=True)
-                indices = picked_and_filled[first_row : first_row + rows]
-                x_0 = to_float(gather(reference, indices, self.device), None)
-                t = rng.integers("t", self.schedule.timesteps).to(self.device)
-                eps = rng.normal("eps", self.image_shape)
-                labels = torch.from_numpy(reference.labels[indices]).to(self.device)
-                output = self.engine.predict(self.schedule.q_sample(x_0, t, eps), t, labels)
-                squares = (output - self.schedule.target(x_0, t, eps)).square().flatten(1).mean(1)
-                losses.append(squares[: max(0, count - first_row)].sum())
-        return float(self.engine.mean(torch.stack(losses).sum())) * self.world / count
+        images, seed = self.config.training.validation_images, self.config.seed
+        return validation_loss(
+            self.engine, self.schedule, self.data.reference, images, self.micro, seed
+        )
 
     def _save(self, hooks: Hooks, experiment_config: dict[str, Any]) -> None:
-        """A checkpoint of where we are."""
-        name = checkpoint_name(self.images_seen)
         next_loss = self._next_loss()
         self._check_finite({"the next loss": next_loss})
-        with ExitStack() as until_handed_over:
-            scratch = Scratch()
-            until_handed_over.callback(scratch.cleanup)
-            folder = Path(scratch.name)
-            file, tensors, norms = self.engine.save_shard(folder)
-            described: list[tuple[str, File] | None] = [None] * self.world
-            dist.all_gather_object(described, (file, describe(folder / file)))
-            manifest = Manifest(
-                images_seen=self.images_seen,
-                optimizer_steps=self.images_seen // self.config.training.batch_size,
-                config=experiment_config,
-                image_shape=self.image_shape,
-                class_names=list(self.data.train.class_names),
-                class_counts=self.data.train.class_counts.tolist(),
-                pretrained=self.pretrained_hash,
-                next_loss=next_loss,
-                state_norms=norms,
-                tensors=tensors,
-                files=dict(entry for entry in described if entry),
-            )
-            until_handed_over.pop_all()
-        hooks.checkpoint(name, scratch, file, manifest)
+        save_checkpoint(
+            self.engine,
+            hooks,
+            images_seen=self.images_seen,
+            batch_size=self.config.training.batch_size,
+            train=self.data.train,
+            experiment_config=experiment_config,
+            pretrained_hash=self.pretrained_hash,
+            next_loss=next_loss,
+        )
 
     def _continue(self, resume: ResumePoint) -> None:
-        """Take up the optimizer's state, and make sure that the losses go on from there."""
-        manifest = resume.manifest
-        self.engine.restore_optimizer(resume.folder, manifest)
-        self.images_seen = manifest.images_seen
-        found, saved = self._next_loss(), manifest.next_loss
-        precisions = {self.config.engine.precision, manifest.config["engine"]["precision"]}
-        tolerance = 1e-3 if precisions == {"fp32"} else 2e-2
-        if not math.isclose(found, saved, rel_tol=tolerance):
-            raise DivergenceProblem(
-                f"the resumed run does not continue: next loss {found:.6g}, saved {saved:.6g}",
-                "resume with the data, seed and objective of the checkpoint, or start a new run",
-            )
+        """Restore the optimizer's state, and check that the losses go on from there."""
+        self.engine.restore_optimizer(resume.folder, resume.manifest)
+        self.images_seen = resume.manifest.images_seen
+        check_continues(resume.manifest, self._next_loss(), self.config.engine.precision)
 
     def _check_finite(self, metrics: dict[str, float]) -> None:
         for name, value in metrics.items():
@@ -315,52 +194,28 @@ class Training:
                 raise DivergenceProblem(
                     f"{name} is {value} after {self.images_seen:,} images",
                     "lower optimizer.lr or the objective's weight, or lengthen the warm-up; "
-                    "checkpoints from before are untouched",
+                    "earlier checkpoints are kept",
                 )
 
     def _means(self, sums: dict[str, Tensor], count: int) -> dict[str, float]:
-        values = self.engine.mean(torch.stack([s.float() for s in sums.values()]) / count).tolist()
-        return dict(zip(sums, values, strict=True))
+        stacked = torch.stack([s.float() for s in sums.values()])
+        means = self.engine.all_reduce_mean(stacked / count).tolist()
+        return dict(zip(sums, means, strict=True))
 
     def _agree(self, stop: bool) -> bool:
-        """Worker 0's answer, for all."""
+        """Return worker 0's answer on every worker."""
         answer = torch.tensor([float(stop)], device=self.device)
         if self.world > 1:
             dist.broadcast(answer, src=0)
         return bool(answer.item())
 
 
-def check_same_run(saved: dict[str, Any], now: dict[str, Any], free: tuple[str, ...]) -> None:
-    """A resumed run is the same experiment, but for the parts named in `free`.
-
-    Args:
-        saved: the flattened config of the checkpoint, dotted key -> value.
-        now: the flattened config that wants to continue it.
-        free: prefixes of keys that may differ (where and how fast it runs).
-
-    Raises:
-        CheckpointProblem: naming the first key that differs.
-    """
-    # What kind of thing it is comes first: with another objective, all of its keys differ.
-    for key in sorted(
-        set(saved) | set(now), key=lambda k: (not k.endswith(DISCRIMINATOR_SUFFIXES), k)
-    ):
-        if saved.get(key) != now.get(key) and not key.startswith(free):
-            raise CheckpointProblem(
-                f"the run to resume has {key}={saved.get(key)}, not {now.get(key)}",
-                "keep its value, or start a new run under another name",
-            )
-
-
-DISCRIMINATOR_SUFFIXES = (".name", ".source", ".kind")
-
-
 def _shares(plan: LoopConfig, world: int) -> tuple[int, int]:
-    """Rows of a worker and of a micro-batch."""
+    """Return the rows of a worker and of a micro-batch."""
     if plan.batch_size % world:
         raise UsageProblem(
             f"training.batch_size {plan.batch_size} cannot be shared by {world} workers",
-            "choose a multiple of scaling.workers",
+            "choose a multiple of the number of workers",
         )
     rows = plan.batch_size // world
     micro = min(plan.micro_batch or rows, rows)
@@ -373,5 +228,5 @@ def _shares(plan: LoopConfig, world: int) -> tuple[int, int]:
 
 
 def _passed(images_seen: int, every: int, batch: int) -> bool:
-    """Did the last batch pass a multiple of `every`?"""
+    """Return whether the last batch passed a multiple of `every`."""
     return images_seen // every > (images_seen - batch) // every

@@ -14,8 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .errors import UsageProblem
-
+CPU = torch.device("cpu")
 BLOCK = 8
 """Rows of the global batch that share one generator."""
 
@@ -47,6 +46,11 @@ class BatchRandom:
     rows: int
     device: torch.device
     portable: bool = False
+
+    @property
+    def whole_blocks(self) -> bool:
+        """Whether these rows start and end on the border of a block."""
+        return self.first_row % BLOCK == 0 and self.rows % BLOCK == 0
 
     def normal(self, stream: str, shape: Sequence[int]) -> Tensor:
         """Standard normal noise, (rows, *shape) float32, on the device."""
@@ -80,15 +84,10 @@ class BatchRandom:
         """Uniform numbers shared by a block's rows, (blocks, columns) float64; whole blocks only.
 
         Raises:
-            UsageProblem: this worker's rows do not start and end on a block's border.
+            ValueError: not `whole_blocks`.
         """
-        if self.first_row % BLOCK or self.rows % BLOCK:
-            raise UsageProblem(
-                f"thinning needs whole blocks of {BLOCK} rows, not {self.rows} rows from row "
-                f"{self.first_row}",
-                f"let every worker take a multiple of {BLOCK} images at once "
-                "(training.batch_size, training.micro_batch), or set objective.thin=1",
-            )
+        if not self.whole_blocks:
+            raise ValueError(f"{self.rows} rows from row {self.first_row} are not whole blocks")
         return self._by_block(
             stream, CPU, lambda g: torch.rand((1, columns), generator=g, dtype=torch.float64), 1
         )
@@ -116,6 +115,3 @@ class BatchRandom:
             return values
         offset = self.first_row - first * BLOCK
         return values[offset : offset + self.rows]
-
-
-CPU = torch.device("cpu")

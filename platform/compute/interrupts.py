@@ -10,7 +10,7 @@ from concurrent.futures import Future, wait
 from contextlib import contextmanager
 from typing import Any
 
-from ...trainers.loop import Progress
+from ...trainers.hooks import Progress
 from ..foundation.background import in_background
 
 HEAD_TIMEOUT_S = 1.0

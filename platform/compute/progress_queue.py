@@ -9,7 +9,7 @@ from typing import Any
 
 from ray.train import UserCallback
 
-from ...trainers.loop import Progress
+from ...trainers.hooks import Progress
 from .ray_session import driver_node_options
 
 POLL_S = 0.5

@@ -17,8 +17,9 @@ import torch.distributed as dist
 
 from ...trainers import checkpoint as checkpoint_format
 from ...trainers.checkpoint import Manifest
+from ...trainers.checkpointing import ResumePoint
 from ...trainers.errors import Problem
-from ...trainers.loop import Progress, ResumePoint
+from ...trainers.hooks import Progress
 from ..foundation.background import in_background
 from ..storage.checkpoints import CheckpointStore, Fetched
 

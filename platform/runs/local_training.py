@@ -6,8 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from ...trainers.checkpointing import check_same_run
 from ...trainers.errors import DivergenceProblem
-from ...trainers.loop import Progress, Training, check_same_run
+from ...trainers.hooks import Progress
+from ...trainers.loop import Training
 from ...trainers.scratch import Scratch
 from ..config.experiment import CHANGEABLE_ON_RESUME, Experiment, cache_folder
 from ..config.layers import flatten

@@ -11,7 +11,7 @@ from uuid import uuid4
 from ray.train import UserCallback
 
 from ...trainers.errors import Problem
-from ...trainers.loop import Progress
+from ...trainers.hooks import Progress
 from ...trainers.scratch import Scratch
 from ..compute.capacity import cluster_capacity, is_single_machine, no_room, waited_in_vain
 from ..config.experiment import Experiment, ScalingConfig

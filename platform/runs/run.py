@@ -10,8 +10,9 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+from ...trainers.checkpointing import check_same_run
 from ...trainers.errors import CheckpointProblem, Problem
-from ...trainers.loop import Progress, check_same_run
+from ...trainers.hooks import Progress
 from ..compute.interrupts import PreemptionWatcher
 from ..config.experiment import CHANGEABLE_ON_RESUME, Experiment, cache_folder
 from ..config.layers import flatten

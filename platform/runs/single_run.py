@@ -6,7 +6,7 @@ import threading
 from dataclasses import replace
 from functools import partial
 
-from ...trainers.loop import Progress
+from ...trainers.hooks import Progress
 from ..compute.interrupts import broadcast_stop, saving_on_interrupt
 from ..config.experiment import Experiment
 from ..foundation.durations import Clock

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
-from ...trainers.loop import Progress
+from ...trainers.hooks import Progress
 from ..compute.ray_session import ray_session, run_on_worker
 from ..runs.run import Plan, RunCallbacks, begin, finished_before, run_in_ray_task, train
 

@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from threading import Thread
 from typing import Any
 
-from ...trainers.loop import Progress
+from ...trainers.hooks import Progress
 from ..compute.ray_session import driver_node_options
 from ..evaluation.goal import Goal
 from .study import Study

@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any
 
 from ...trainers.errors import DivergenceProblem, Problem
-from ...trainers.loop import Progress
+from ...trainers.hooks import Progress
 from ..compute.interrupts import RemoteStopFlag
 from ..compute.ray_session import run_on_worker
 from ..foundation.logs import quiet_logs

@@ -32,7 +32,7 @@ from whipray.platform.storage.config import StorageConfig
 from whipray.platform.storage.store import Storage
 from whipray.platform.tracking.tracker import open_tracker
 from whipray.trainers.checkpoint import Manifest
-from whipray.trainers.loop import Progress
+from whipray.trainers.hooks import Progress
 
 ROUNDS, STEPS, BATCH, SAVES = 5, 60, 16, 3
 NETWORK = 1 / 20  # seconds a MiB

@@ -27,7 +27,7 @@ from support.workers import Workers
 from whipray.platform.storage.checkpoints import CheckpointStore
 from whipray.trainers.checkpoint import checkpoint_name
 from whipray.trainers.errors import CheckpointProblem, DivergenceProblem
-from whipray.trainers.loop import Progress
+from whipray.trainers.hooks import Progress
 
 pytestmark = pytest.mark.slow
 

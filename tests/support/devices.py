@@ -31,11 +31,13 @@ from torch import Tensor, nn
 
 from whipray.trainers.backbones import UNet
 from whipray.trainers.checkpoint import Manifest, verify, write_manifest
+from whipray.trainers.checkpointing import ResumePoint
 from whipray.trainers.data import Splits
 from whipray.trainers.data.packed import PackedImages
 from whipray.trainers.diffusion import DiffusionConfig, build_schedule
 from whipray.trainers.engine import choose_device, join_workers
-from whipray.trainers.loop import Progress, ResumePoint, Training
+from whipray.trainers.hooks import Progress
+from whipray.trainers.loop import Training
 from whipray.trainers.network import build_network
 from whipray.trainers.randomness import BatchRandom
 from whipray.trainers.samplers import SamplingConfig, sample

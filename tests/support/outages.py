@@ -10,7 +10,7 @@ import torch.distributed as dist
 from whipray.platform.config.experiment import Experiment
 from whipray.platform.runs.local_training import train_in_process_group
 from whipray.platform.storage.store import Storage
-from whipray.trainers.loop import Progress
+from whipray.trainers.hooks import Progress
 
 
 def train_until_asked_to_wait(

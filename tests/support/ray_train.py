@@ -15,7 +15,7 @@ from typing import Any
 import psutil
 from ray.train import UserCallback
 
-from whipray.trainers.loop import Progress
+from whipray.trainers.hooks import Progress
 
 
 class Diary(UserCallback):

@@ -32,7 +32,8 @@ from whipray.trainers.checkpoint import (
 from whipray.trainers.data import Digits, Splits
 from whipray.trainers.data.batches import to_float
 from whipray.trainers.errors import DataProblem
-from whipray.trainers.loop import Progress, Training
+from whipray.trainers.hooks import Progress
+from whipray.trainers.loop import Training
 from whipray.trainers.objectives import Loss
 
 BATCH = 32
@@ -141,7 +142,9 @@ def train_with_nan(experiment: Experiment, folder: Path, rank: int, after: int) 
     def spoilt(self: Training, images_seen: int, piece: int, portable: bool = False) -> Loss:
         bad = self.rank == rank and images_seen >= after and self.engine.network.training
         factor = torch.nan if bad else 1.0
-        with patch("whipray.trainers.loop.to_float", lambda *args: to_float(*args) * factor):
+        with patch(
+            "whipray.trainers.global_batches.to_float", lambda *args: to_float(*args) * factor
+        ):
             return loss(self, images_seen, piece, portable)
 
     with patch.object(Training, "_loss", spoilt):

@@ -28,10 +28,12 @@ from whipray.trainers.augmentations import (
 from whipray.trainers.augmentations.ada import condition, transform
 from whipray.trainers.augmentations.diffaug import color, cutout, translation
 from whipray.trainers.checkpoint import Manifest, verify, write_manifest
+from whipray.trainers.checkpointing import ResumePoint
 from whipray.trainers.engine import join_workers
 from whipray.trainers.errors import UsageProblem
 from whipray.trainers.export import WEIGHTS, export, load_exported
-from whipray.trainers.loop import Progress, ResumePoint, Training
+from whipray.trainers.hooks import Progress
+from whipray.trainers.loop import Training
 from whipray.trainers.network import build_network
 from whipray.trainers.randomness import BatchRandom, derive_seed
 from whipray.trainers.samplers import SamplingConfig
@@ -403,8 +405,8 @@ def test_ada_is_learnt_with_and_sampled_without(tmp_path: Path) -> None:
     for half_time in (None, hooks):
         training = Training(config, data, CPU, half_time and half_time.resume(4 * BATCH))
         try:
-            whole = training._batch(BATCH, 0, BATCH)
-            piece = training._batch(BATCH, 8, 8)
+            whole = training.batches.rows(BATCH, 0, BATCH)
+            piece = training.batches.rows(BATCH, 8, 8)
             progress = training.run(
                 hooks if half_time is None else Folder(tmp_path / "again"),
                 config.model_dump(mode="json"),

@@ -242,7 +242,9 @@ def test_y_prime_is_drawn_by_its_label_set(label_set: str, shares: list[float]) 
 
 
 class FixedStart:
-    """Draws whose systematic samples start where they are told."""
+    """Random numbers whose systematic samples begin at a given start."""
+
+    whole_blocks = True
 
     def __init__(self, start: float, blocks: int) -> None:
         self.start, self.blocks = start, blocks

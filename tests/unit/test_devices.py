@@ -21,10 +21,12 @@ from whipray.trainers.augmentations import ADAConfig, AugmentationConfig, DiffAu
 from whipray.trainers.backbones import UNet, UNetConfig
 from whipray.trainers.backbones.unet import Attention
 from whipray.trainers.checkpoint import Manifest, verify, write_manifest
+from whipray.trainers.checkpointing import ResumePoint
 from whipray.trainers.data import Splits
 from whipray.trainers.diffusion import DiffusionConfig, build_schedule
 from whipray.trainers.engine import join_workers
-from whipray.trainers.loop import Progress, ResumePoint, Training
+from whipray.trainers.hooks import Progress
+from whipray.trainers.loop import Training
 from whipray.trainers.objectives import (
     Batch,
     CALLConfig,

@@ -18,7 +18,7 @@ from whipray.platform.storage.checkpoints import CheckpointStore
 from whipray.trainers.checkpoint import MANIFEST, Manifest
 from whipray.trainers.engine import join_workers
 from whipray.trainers.errors import Problem
-from whipray.trainers.loop import Progress
+from whipray.trainers.hooks import Progress
 
 PROGRESS = Progress(320, 640, {"loss/total": 1.0})
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import json
 import shutil
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from torch import Tensor, nn
 from whipray.platform.config.layers import Layer, flatten, resolve
 from whipray.trainers.backbones import UNet
 from whipray.trainers.checkpoint import MANIFEST, Manifest, verify, write_manifest
+from whipray.trainers.checkpointing import ResumePoint, check_same_run
 from whipray.trainers.data import Splits
 from whipray.trainers.data.batches import gather, to_float
 from whipray.trainers.data.order import IndexOrder
@@ -28,18 +30,12 @@ from whipray.trainers.diffusion import build_schedule
 from whipray.trainers.engine import Engine, join_workers
 from whipray.trainers.errors import CheckpointProblem, DivergenceProblem, UsageProblem
 from whipray.trainers.export import CARD, WEIGHTS, export, load_exported
-from whipray.trainers.loop import (
-    LoopConfig,
-    Progress,
-    ResumePoint,
-    Training,
-    _shares,
-    check_same_run,
-)
+from whipray.trainers.hooks import Progress
+from whipray.trainers.loop import Training, _shares
 from whipray.trainers.objectives import Batch
 from whipray.trainers.randomness import BatchRandom, derive_seed
 from whipray.trainers.samplers import SamplingConfig
-from whipray.trainers.trainer_config import TrainerConfig
+from whipray.trainers.trainer_config import LoopConfig, TrainerConfig
 
 CPU = torch.device("cpu")
 
@@ -327,6 +323,20 @@ def test_an_exported_model_is_the_average(train: Train, tmp_path: Path) -> None:
     assert images.shape == (2, 1, 8, 8)
 
 
+def test_a_checkpoint_of_an_earlier_format_is_refused(train: Train) -> None:
+    _, hooks = train(training__images=BATCH)
+    folder = hooks.resume().folder
+    manifest = json.loads((folder / MANIFEST).read_text())
+    earlier = {
+        **manifest,
+        "format": 1,
+        "start": manifest.pop("pretrained"),
+    }  # as it was in format 1
+    (folder / MANIFEST).write_text(json.dumps(earlier))
+    with pytest.raises(CheckpointProblem, match="checkpoint format 1, this version reads 2"):
+        verify(folder)
+
+
 def test_an_export_that_does_not_fit_together_says_so(train: Train, tmp_path: Path) -> None:
     _, hooks = train(training__images=BATCH)
     model = tmp_path / "model"
@@ -339,6 +349,10 @@ def test_an_export_that_does_not_fit_together_says_so(train: Train, tmp_path: Pa
     (model / CARD).write_text(card.replace('"base_channels": 9', '"base_channels": 12'))
     with pytest.raises(CheckpointProblem, match=r"parameter down\.0\.conv_1\.bias is \(9,\)"):
         load_exported(model)
+    for old in (card.replace('"format": 2,', '"format": 1,'), card.replace('"format": 2,', "")):
+        (model / CARD).write_text(old)
+        with pytest.raises(CheckpointProblem, match=r"model format (1|None), this version reads 2"):
+            load_exported(model)
     (model / CARD).write_text(card[: len(card) // 2])
     with pytest.raises(CheckpointProblem, match="cannot be read"):
         load_exported(model)

@@ -8,7 +8,6 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from whipray.trainers.errors import UsageProblem
 from whipray.trainers.randomness import BLOCK, BatchRandom, derive_seed
 
 CPU = torch.device("cpu")
@@ -100,8 +99,10 @@ def test_numbers_of_a_block_are_the_same_for_any_whole_blocks() -> None:
 
 @pytest.mark.parametrize(("first", "rows"), [(4, 8), (0, 12), (8, 4)])
 def test_broken_blocks_are_refused(first: int, rows: int) -> None:
-    with pytest.raises(UsageProblem, match="whole blocks of 8"):
-        BatchRandom(0, 0, first, rows, CPU).for_block("s")
+    rng = BatchRandom(0, 0, first, rows, CPU)
+    assert not rng.whole_blocks
+    with pytest.raises(ValueError, match=f"{rows} rows from row {first} are not whole blocks"):
+        rng.for_block("s")
 
 
 # -- the distributions, over many short generators ----------------------------------------------------

@@ -35,6 +35,10 @@ from .cbdm import CBDMConfig
 from .ddpm import DDPMConfig
 from .oc import OCConfig
 
+RUNAWAY = 10.0
+"""Largest reward of rare classes. A network that knows nothing has a denoising loss of 1, and its
+predictions differ by 2 at most."""
+
 Base = Annotated[DDPMConfig | CBDMConfig | OCConfig, Field(discriminator="name")]
 
 
@@ -107,10 +111,6 @@ class CALL(Objective):
                 "or optimizer.lr; checkpoints from before are untouched",
             )
         self.base.check(means)
-
-
-RUNAWAY = 10.0
-"""A network that knows nothing has a denoising loss of 1, and its predictions differ by 2 at most."""
 
 
 class _Both:

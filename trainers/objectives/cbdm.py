@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.nn.functional import mse_loss
 
 from ..diffusion import Schedule
+from ..errors import UsageProblem
 from ..randomness import BLOCK, BatchRandom
 from .base import Batch, Loss, Noised, Objective, ObjectiveConfig, Predictor, noised
 
@@ -163,6 +164,13 @@ def _systematic(mass: Tensor, rng: BatchRandom, per_block: int) -> tuple[Tensor,
     Returns:
         rows (blocks * per_block,) int64 and the mass that each stands for, float64.
     """
+    if not rng.whole_blocks:
+        raise UsageProblem(
+            f"thinning needs whole blocks of {BLOCK} rows, not {rng.rows} rows from row "
+            f"{rng.first_row}",
+            f"let every worker take a multiple of {BLOCK} images at once "
+            "(training.batch_size, training.micro_batch), or set objective.thin=1",
+        )
     start = rng.for_block("thinning")  # (blocks, 1) in [0, 1)
     by_block = mass.reshape(-1, BLOCK)  # (blocks, BLOCK)
     total = by_block.sum(1, keepdim=True)

@@ -91,10 +91,10 @@ def parts_of(setting: Setting, running: Running, batch: int) -> dict[str, float]
     training, device = running.training, setting.device
 
     def images() -> None:
-        gather(training.data.train, training.order.indices(0, batch), device)
+        gather(training.data.train, training.batches.order.indices(0, batch), device)
 
     def noise() -> None:
-        BatchRandom(0, 0, 0, batch, device).normal("eps", training.image_shape)
+        BatchRandom(0, 0, 0, batch, device).normal("eps", training.data.train.image_shape)
 
     return {"ms for images": issue_ms(images, device), "ms for noise": issue_ms(noise, device)}
 

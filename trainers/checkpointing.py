@@ -1,0 +1,113 @@
+"""From the state of a training to a checkpoint, and back."""
+
+from __future__ import annotations
+
+import math
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch.distributed as dist
+
+from .checkpoint import File, Manifest, checkpoint_name, describe
+from .data import PackedImages
+from .engine import Engine
+from .errors import CheckpointProblem, DivergenceProblem
+from .hooks import Hooks
+from .scratch import Scratch
+
+DISCRIMINATOR_SUFFIXES = (".name", ".source", ".kind")
+"""Config keys that say which of several configs a section holds."""
+LOSS_TOLERANCE = {True: 1e-3, False: 2e-2}
+"""Relative, of the next loss, by whether all is fp32. Another number of workers or ZeRO stage sums in
+another order, which fp32 shows in the sixth digit and bf16 in the second; other data, noise or
+weights show in the first."""
+
+
+@dataclass(frozen=True)
+class ResumePoint:
+    """A verified checkpoint in a local folder."""
+
+    folder: Path
+    manifest: Manifest
+
+
+def save_checkpoint(
+    engine: Engine,
+    hooks: Hooks,
+    *,
+    images_seen: int,
+    batch_size: int,
+    train: PackedImages,
+    experiment_config: dict[str, Any],
+    pretrained_hash: str | None,
+    next_loss: float,
+) -> None:
+    """Write this worker's share of the state and pass it on to the hooks; every worker calls it.
+
+    Args:
+        train: what is trained on, for its shape and classes.
+        experiment_config: the whole experiment.
+        pretrained_hash: SHA-256 of the weights that the training started from, if any.
+        next_loss: the objective on the next global batch.
+    """
+    with ExitStack() as until_handed_over:
+        scratch = Scratch()
+        until_handed_over.callback(scratch.cleanup)
+        folder = Path(scratch.name)
+        file, tensors, norms = engine.save_shard(folder)
+        described: list[tuple[str, File] | None] = [None] * engine.world
+        dist.all_gather_object(described, (file, describe(folder / file)))
+        manifest = Manifest(
+            images_seen=images_seen,
+            optimizer_steps=images_seen // batch_size,
+            config=experiment_config,
+            image_shape=train.image_shape,
+            class_names=list(train.class_names),
+            class_counts=train.class_counts.tolist(),
+            pretrained=pretrained_hash,
+            next_loss=next_loss,
+            state_norms=norms,
+            tensors=tensors,
+            files=dict(entry for entry in described if entry),
+        )
+        until_handed_over.pop_all()
+    hooks.checkpoint(checkpoint_name(images_seen), scratch, file, manifest)
+
+
+def check_continues(manifest: Manifest, next_loss: float, precision: str) -> None:
+    """Check that a resumed training has the loss on its next batch that the checkpoint foretold.
+
+    Raises:
+        DivergenceProblem: it has not.
+    """
+    precisions = {precision, manifest.config["engine"]["precision"]}
+    tolerance = LOSS_TOLERANCE[precisions == {"fp32"}]
+    if not math.isclose(next_loss, manifest.next_loss, rel_tol=tolerance):
+        raise DivergenceProblem(
+            f"the resumed run does not continue: next loss {next_loss:.6g}, "
+            f"saved {manifest.next_loss:.6g}",
+            "resume with the data, seed and objective of the checkpoint, or start a new run",
+        )
+
+
+def check_same_run(saved: dict[str, Any], now: dict[str, Any], changeable: tuple[str, ...]) -> None:
+    """Check that a resumed run is the same experiment, except for what may change.
+
+    Args:
+        saved: the flattened config of the checkpoint, dotted key -> value.
+        now: the flattened config that is to continue it.
+        changeable: prefixes of keys that may differ (where and how fast it runs).
+
+    Raises:
+        CheckpointProblem: naming the first key that differs.
+    """
+    # Discriminators first: with another objective, all of its keys differ.
+    keys = sorted(set(saved) | set(now), key=lambda k: (not k.endswith(DISCRIMINATOR_SUFFIXES), k))
+    for key in keys:
+        if saved.get(key) != now.get(key) and not key.startswith(changeable):
+            raise CheckpointProblem(
+                f"the run to resume has {key}={saved.get(key)}, not {now.get(key)}",
+                "keep its value, or start a new run under another name",
+            )

@@ -1,0 +1,51 @@
+"""What a training calls outside of itself: progress reports and the upload of checkpoints."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from tempfile import TemporaryDirectory
+from typing import Protocol
+
+from .checkpoint import Manifest
+
+
+@dataclass(frozen=True)
+class Progress:
+    """One report of a training."""
+
+    images_seen: int
+    total_images: int
+    metrics: dict[str, float]
+    """Means since the last report: `loss/...`, `lr`, `gradient_norm`, `images_per_second`; before a
+    checkpoint also `validation/denoising`."""
+
+
+class Hooks(Protocol):
+    """Callbacks of a training. Every worker calls every hook, in the same order."""
+
+    def report(self, progress: Progress) -> bool:
+        """Record the progress; return True to make the training save and stop here.
+
+        Worker 0's answer counts.
+        """
+        ...
+
+    def checkpoint_now(self) -> bool:
+        """Return True if a checkpoint should be written immediately, e.g. before a preemption.
+
+        Called after each report; the answer is the same on every worker.
+        """
+        ...
+
+    def checkpoint(
+        self, name: str, scratch: TemporaryDirectory[str], file: str, manifest: Manifest
+    ) -> None:
+        """Store this worker's `file` in `scratch`, and after all workers' files the manifest.
+
+        The hook removes the folder. It may return before it has, while the training goes on.
+        """
+        ...
+
+    def wait_for_uploads(self) -> None:
+        """Return once everything that was passed to `checkpoint` is stored."""
+        ...
