@@ -1,1 +1,1 @@
-"""Ground floor: PyTorch and DeepSpeed. Knows no Ray, MLflow, S3 or command line."""
+"""Training and sampling with PyTorch and DeepSpeed; knows no Ray, MLflow, S3 or command line."""

@@ -1,7 +1,7 @@
 """The checkpoint format: full fp32 tensors by parameter in safetensors, and a manifest, last.
 
-A checkpoint is a folder. It knows neither world size nor ZeRO stage and executes nothing when
-read. It exists when `manifest.json` exists; the manifest names every file with its size and hash.
+A checkpoint is a folder. It depends on neither world size nor ZeRO stage, and reading it executes
+nothing. It exists when `manifest.json` exists; the manifest names every file with its size and hash.
 
     shard-0.safetensors ...   tensors named `<kind>/<parameter>`, kind one of KINDS
     manifest.json             format, images seen, config, tensors -> file, files -> size, sha256
@@ -26,7 +26,7 @@ MANIFEST = "manifest.json"
 CHECKPOINT_NAME = re.compile(r"images-\d{12}")
 """As `checkpoint_name` makes them."""
 SAFE_FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-"""A file's name that leads nowhere else, wherever it is appended."""
+"""Of a file in the folder itself: no separator, no leading dot."""
 KINDS = ("weights", "exp_avg", "exp_avg_sq", "ema")
 FORMAT = 2
 """Raise it when a checkpoint could be misread: another layout, other keys in the manifest or in the
@@ -42,14 +42,14 @@ class File(BaseModel):
 
 
 class Manifest(BaseModel):
-    """What a checkpoint holds."""
+    """The contents of a checkpoint."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     format: int = FORMAT
     images_seen: int
     optimizer_steps: int
     config: dict[str, Any]
-    """The whole experiment, as it was run."""
+    """The whole experiment."""
     image_shape: tuple[int, int, int]
     """(C, H, W)."""
     class_names: list[str]
@@ -58,7 +58,7 @@ class Manifest(BaseModel):
     pretrained: str | None = None
     """SHA-256 of the weights that the training started from, if any."""
     next_loss: float
-    """The objective on the next global batch, dropout off: what a resumed run must reproduce."""
+    """The objective on the next global batch, dropout off; a resumed run must reproduce it."""
     state_norms: dict[str, float]
     """L2 norm of each kind of tensor over all parameters, computed in float64."""
     tensors: dict[str, str]
@@ -66,7 +66,7 @@ class Manifest(BaseModel):
     files: dict[str, File]
 
     def content_hash(self) -> str:
-        """A name for the content: 16 hex digits over the files' hashes."""
+        """Return a name for the content: 16 hex digits over the files' hashes."""
         lines = sorted(f"{name}:{file.sha256}" for name, file in self.files.items())
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
 
@@ -77,7 +77,7 @@ def checkpoint_name(images_seen: int) -> str:
 
 
 def describe(path: Path) -> File:
-    """Size and hash of one file."""
+    """Return size and hash of one file."""
     digest = hashlib.sha256()
     with path.open("rb") as stream:
         while chunk := stream.read(1 << 20):
@@ -86,7 +86,7 @@ def describe(path: Path) -> File:
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
-    """Write the manifest so that it appears whole or not at all."""
+    """Write the manifest atomically."""
     partial = folder / f".{MANIFEST}"
     partial.write_text(manifest.model_dump_json(indent=1))
     partial.replace(folder / MANIFEST)
@@ -99,11 +99,11 @@ def parse_manifest(text: str, where: str) -> Manifest:
         CheckpointProblem: not a manifest, of another format, or naming a file elsewhere.
     """
     try:
-        found = json.loads(text).get("format")
-        if found != FORMAT:
+        stored = json.loads(text).get("format")
+        if stored != FORMAT:
             raise CheckpointProblem(
-                f"{where}: checkpoint format {found}, this version reads {FORMAT}",
-                "use the version of whipray that wrote it",
+                f"{where}: checkpoint format {stored}, this version reads {FORMAT}",
+                "use the version of whipray that wrote it, or start a new run under another name",
             )
         manifest = Manifest.model_validate_json(text)
     except (ValidationError, json.JSONDecodeError, AttributeError) as error:
@@ -151,7 +151,7 @@ def verify(folder: Path) -> Manifest:
 
 
 def read_tensors(folder: Path, manifest: Manifest, kind: str) -> dict[str, Tensor]:
-    """All tensors of one kind, by parameter name, fp32 on the CPU.
+    """Read all tensors of one kind, by parameter name, fp32 on the CPU.
 
     Raises:
         CheckpointProblem: a file that is not safetensors, or lacks a tensor.

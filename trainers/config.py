@@ -1,4 +1,4 @@
-"""The base of every typed config: frozen, checked at birth, no unknown keys.
+"""The base of every typed config: frozen, validated when it is made, without unknown keys.
 
 Each config stands beside the code that it configures; the text under a field is its help.
 """

@@ -1,4 +1,4 @@
-"""The forward process and what a network may predict of it.
+"""The forward process, and what a network may predict of it.
 
 Notation of Ho et al. 2020 (DDPM): t = 0..T-1, x_t = sqrt(abar_t) x_0 + sqrt(1 - abar_t) eps.
 """
@@ -22,13 +22,13 @@ class DiffusionConfig(Config):
     schedule: Literal["linear", "cosine"] = "linear"
     """linear: Ho et al. section 4; cosine: Nichol & Dhariwal 2021, eq. 17."""
     timesteps: int = Field(1000, ge=2)
-    """T."""
+    """T, the number of noise levels."""
     beta_start: float = Field(1e-4, gt=0, lt=1)
     """beta_1 of the linear schedule."""
     beta_end: float = Field(0.02, gt=0, lt=1)
     """beta_T of the linear schedule."""
     prediction: Literal["eps", "x0", "v"] = "eps"
-    """What the network's output means; v: Salimans & Ho 2022, appendix D."""
+    """What the network predicts; v: Salimans & Ho 2022, appendix D."""
 
     @model_validator(mode="after")
     def _ascending(self) -> DiffusionConfig:
@@ -55,11 +55,11 @@ class Schedule:
 
     @property
     def timesteps(self) -> int:
-        """T."""
+        """T, the number of noise levels."""
         return self.config.timesteps
 
     def q_sample(self, x_0: Tensor, t: Tensor, eps: Tensor) -> Tensor:
-        """x_t ~ q(x_t | x_0), Ho et al. eq. 4.
+        """Return x_t ~ q(x_t | x_0), Ho et al. eq. 4, (B, C, H, W).
 
         Args:
             x_0: images in [-1, 1], (B, C, H, W).
@@ -69,7 +69,7 @@ class Schedule:
         return _rows(self.signal[t]) * x_0 + _rows(self.noise[t]) * eps  # (B, C, H, W)
 
     def target(self, x_0: Tensor, t: Tensor, eps: Tensor) -> Tensor:
-        """What the network should say, (B, C, H, W)."""
+        """Return the target of the network's prediction, (B, C, H, W)."""
         match self.config.prediction:
             case "eps":
                 return eps
@@ -79,7 +79,7 @@ class Schedule:
                 return _rows(self.signal[t]) * eps - _rows(self.noise[t]) * x_0
 
     def to_x0(self, output: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
-        """The x_0 that an output stands for, (B, C, H, W)."""
+        """Return the x_0 that an output of the network implies, (B, C, H, W)."""
         match self.config.prediction:
             case "eps":  # x_0 = (x_t - sqrt(1 - abar) eps) / sqrt(abar)
                 return (x_t - _rows(self.noise[t]) * output) / _rows(self.signal[t])
@@ -89,12 +89,12 @@ class Schedule:
                 return _rows(self.signal[t]) * x_t - _rows(self.noise[t]) * output
 
     def to_eps(self, x_0: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
-        """The eps that leads from x_0 to x_t, (B, C, H, W)."""
+        """Return the eps that leads from x_0 to x_t, (B, C, H, W)."""
         return (x_t - _rows(self.signal[t]) * x_0) / _rows(self.noise[t])
 
 
 def build_schedule(config: DiffusionConfig, device: torch.device | str = "cpu") -> Schedule:
-    """The schedule on a device."""
+    """Return the schedule on a device."""
     steps = config.timesteps
     if config.schedule == "linear":
         betas = torch.linspace(config.beta_start, config.beta_end, steps, dtype=torch.float64)

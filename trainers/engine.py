@@ -1,4 +1,4 @@
-"""DeepSpeed around one network: ZeRO, precision, and state that knows neither world nor stage."""
+"""DeepSpeed around one network: ZeRO, precision, and state independent of world size and stage."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from .optimizer import AdamWithEMA, OptimizerConfig
 
 
 class EngineConfig(Config):
-    """How a step is computed; none of it changes what is computed, beyond rounding."""
+    """How a step is computed; nothing here changes what is computed, beyond rounding."""
 
     zero_stage: Literal[0, 1, 2, 3] = 0
     """ZeRO: 1 shards optimizer state and EMA, 2 gradients too, 3 weights too."""
@@ -38,9 +38,9 @@ class EngineConfig(Config):
     """torch.compile of the network: slow to start, faster steps on a GPU."""
     channels_last: bool = True
     """Memory layout of images and activations; the fast one for convolutions. The weights stay
-    contiguous, as ZeRO's flat buffers and DeepSpeed's broadcast need them."""
+    contiguous, which ZeRO's flat buffers and DeepSpeed's broadcast need."""
     tf32: bool = True
-    """Let fp32 matrix products and convolutions of a GPU use TF32."""
+    """Allow TF32 in fp32 matrix products and convolutions on a GPU."""
 
     @model_validator(mode="after")
     def _supported(self) -> EngineConfig:
@@ -69,7 +69,7 @@ class Engine:
     ) -> None:
         """Wrap `network`, first loading `weights` (full fp32 tensors by parameter) into it.
 
-        What requires no gradient is frozen: not optimised, not averaged, not in checkpoints.
+        Parameters that require no gradient are frozen: not optimised, not averaged, not saved.
 
         Raises:
             CheckpointProblem: the weights are of another architecture.
@@ -114,7 +114,8 @@ class Engine:
                 },
                 "zero_optimization": {
                     "stage": config.zero_stage,
-                    # gathered and reduced in pieces of this many numbers
+                    # numbers gathered and reduced at once, 100 MB in fp32; DeepSpeed's default of
+                    # 500 million would allocate buffers larger than the network
                     "reduce_bucket_size": 25_000_000,
                     "allgather_bucket_size": 25_000_000,
                 },
@@ -127,7 +128,7 @@ class Engine:
         self.network: nn.Module = self._ds.module
 
     def predict(self, x_t: Tensor, t: Tensor, labels: Tensor, **extra: Any) -> Tensor:
-        """The network's output in float32; arguments as `UNet.forward`."""
+        """Return the network's output in float32; arguments as `UNet.forward`."""
         if self.config.channels_last:
             x_t = x_t.contiguous(memory_format=torch.channels_last)
         output: Tensor = self._ds(x_t, t, labels, **extra)  # in bf16 under DeepSpeed's autocast
@@ -135,7 +136,7 @@ class Engine:
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
-        """No dropout and no gradients inside."""
+        """Switch dropout and gradients off within this context."""
         self.network.eval()
         try:
             with torch.no_grad():
@@ -148,35 +149,35 @@ class Engine:
         self._ds.backward(loss)
 
     def step(self, lr: float, ema_decay: float) -> None:
-        """After a micro-batch; updates the weights when the last one of a global batch is in."""
+        """Count a micro-batch; after the last one of a global batch, update the weights."""
         for group in self.adam.param_groups:
             group["lr"] = lr
         self.adam.ema_decay = ema_decay
         if self.config.zero_stage == 0 and self._ds.is_gradient_accumulation_boundary():
-            # DeepSpeed clips at stage 0 too, but keeps the norm to itself
+            # DeepSpeed 0.19 clips at stage 0 too, but does not give the norm
             limit = self._clip or math.inf
             self._norm = nn.utils.clip_grad_norm_(self.trained.values(), limit)
         self._ds.step()
 
     def gradient_norm(self) -> float:
-        """L2 norm of the last global gradient, before clipping."""
+        """Return the L2 norm of the last global gradient, before clipping."""
         norm = self._norm if self.config.zero_stage == 0 else self._ds.get_global_grad_norm()
         return float(norm)
 
     def all_reduce_mean(self, values: Tensor) -> Tensor:
-        """The mean over workers; every worker calls it."""
+        """Return the mean over workers; every worker calls it."""
         if self.world > 1:
             dist.all_reduce(values)
             values = values / self.world
         return values
 
     def close(self) -> None:
-        """Let go of DeepSpeed's hooks and buffers, so that a process can train again."""
+        """Release DeepSpeed's hooks and buffers, so that the process can train again."""
         self._ds.destroy()
         if self.config.zero_stage == 3:
             _forget_zero_3()
 
-    # -- state that knows neither world size nor ZeRO stage -------------------------------------
+    # -- state independent of world size and ZeRO stage -----------------------------------------
 
     def save_shard(self, folder: Path) -> tuple[str, dict[str, str], dict[str, float]]:
         """Write this worker's share of the full state; every worker calls it.
@@ -184,22 +185,22 @@ class Engine:
         Each parameter's tensors are assembled on all workers and written by one.
 
         Returns:
-            this worker's file name, all tensors -> file names, L2 norm of each kind.
+            this worker's file name, tensor -> file name for all tensors, the L2 norm of each kind.
         """
         mine: dict[str, Tensor] = {}
-        where: dict[str, str] = {}
+        file_of: dict[str, str] = {}
         squares = dict.fromkeys(KINDS, 0.0)
         for index, (name, parameter) in enumerate(self.trained.items()):
             writer = index % self.world
             for kind in KINDS:
                 full = self._full(parameter, kind).reshape(self.shapes[name])
                 squares[kind] += float(full.double().square().sum())
-                where[f"{kind}/{name}"] = f"shard-{writer}.safetensors"
+                file_of[f"{kind}/{name}"] = f"shard-{writer}.safetensors"
                 if writer == self.rank:
                     mine[f"{kind}/{name}"] = full.detach().float().cpu().contiguous().clone()
         file = f"shard-{self.rank}.safetensors"
         save_file(mine, folder / file)
-        return file, where, {kind: math.sqrt(total) for kind, total in squares.items()}
+        return file, file_of, {kind: math.sqrt(total) for kind, total in squares.items()}
 
     def restore_optimizer(self, folder: Path, manifest: Manifest) -> None:
         """Set Adam's moments and the EMA; the weights went in before DeepSpeed was initialised.
@@ -215,17 +216,16 @@ class Engine:
         for state in self.adam.state.values():
             state["step"].fill_(manifest.optimizer_steps)
         for kind, saved in manifest.state_norms.items():
-            found = math.sqrt(
+            restored = math.sqrt(
                 sum(
                     float(self._full(p, kind).double().square().sum())
                     for p in self.trained.values()
                 )
             )
-            if not math.isclose(found, saved, rel_tol=1e-5, abs_tol=1e-12):
+            if not math.isclose(restored, saved, rel_tol=1e-5, abs_tol=1e-12):
                 raise CheckpointProblem(
-                    f"{kind} restored with norm {found:.9g}, saved with {saved:.9g}",
-                    "report this: the optimizer state does not survive the change of workers or "
-                    "ZeRO stage",
+                    f"{kind} restored with norm {restored:.9g}, saved with {saved:.9g}",
+                    "resume with the workers and ZeRO stage of the checkpoint, and report this",
                 )
 
     def _full(self, parameter: nn.Parameter, kind: str) -> Tensor:
@@ -243,14 +243,14 @@ class Engine:
         return tensor
 
     def _make_states(self) -> None:
-        """Adam makes its states in its first step: take one at learning rate 0."""
+        """Take a step at learning rate 0, in which Adam creates its states."""
         zero = torch.zeros(1, device=self.device, dtype=torch.int64)
         for _ in range(self._accumulation):
             output = self.predict(
                 torch.zeros(1, *self._image_shape, device=self.device), zero, zero
             )
             self.backward((output * 0).sum())
-            for p in self.trained.values():  # what such an input does not reach
+            for p in self.trained.values():  # parameters that such an input does not reach
                 if self.config.zero_stage == 0 and p.grad is None:
                     p.grad = torch.zeros_like(p)
             self.step(lr=0.0, ema_decay=0.0)
@@ -262,7 +262,7 @@ class Engine:
             self.adam.state[parameter][kind].copy_(full)
         elif self.config.zero_stage < 3:
             safe_set_full_optimizer_state(parameter, full, kind)
-        else:  # the full setter fails on sizes that the workers do not divide
+        else:  # DeepSpeed 0.19: the full setter fails on sizes that the workers do not divide
             flat = full.flatten()
             share = math.ceil(len(flat) / self.world)
             padded = torch.nn.functional.pad(flat, (0, share * self.world - len(flat)))
@@ -287,41 +287,44 @@ def join_workers(device: torch.device) -> None:
 
 
 def choose_device() -> torch.device:
-    """This worker's GPU, or the CPU."""
+    """Return this worker's GPU, or the CPU."""
     if not torch.cuda.is_available():
         return torch.device("cpu")
     return torch.device("cuda", int(os.environ.get("LOCAL_RANK", torch.cuda.current_device())))
 
 
 def _quiet_deepspeed() -> Any:
-    """DeepSpeed, imported without its start-up talk."""
+    """Import DeepSpeed without its start-up messages."""
     if not torch.cuda.is_available():
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
-    # DeepSpeed's autotuner, unused here, would import MLflow, which takes longer than the rest.
-    unseen = "mlflow" not in sys.modules
-    if unseen:
-        sys.modules["mlflow"] = None  # type: ignore[assignment]  # "there is none", to an import
+    # DeepSpeed 0.19: its autotuner, which is not used, imports MLflow, which takes longer than the rest.
+    hide_mlflow = "mlflow" not in sys.modules
+    if hide_mlflow:
+        sys.modules["mlflow"] = None  # type: ignore[assignment]  # an import then fails
     try:
         import deepspeed
     finally:
-        if unseen:
+        if hide_mlflow:
             del sys.modules["mlflow"]
     from deepspeed.utils import logger
 
     logger.setLevel(logging.ERROR)
-    # Shared-memory collectives would be compiled at the first start; gloo does without a compiler.
+    # DeepSpeed compiles its shared-memory collectives when it first starts; gloo needs no compiler.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    os.environ.setdefault("LOCAL_RANK", "0")  # DeepSpeed insists on it, also for one process
+    os.environ.setdefault("LOCAL_RANK", "0")  # DeepSpeed needs it, also for one process
     return deepspeed
 
 
 def _forget_zero_3() -> None:
-    """Empty the list and the method's cache in which DeepSpeed would keep the network for good."""
+    """Empty the list and the method cache in which DeepSpeed 0.19 keeps a network after `destroy`.
+
+    The cache belongs to a method defined in a class body and has no public name, hence the search.
+    """
     from deepspeed.runtime.zero import parameter_offload, partitioned_param_coordinator
 
     parameter_offload.FWD_MODULE_STACK.clear()
-    for found in gc.get_objects():
-        if type(found) is functools._lru_cache_wrapper and (
-            found.__module__ == partitioned_param_coordinator.__name__
+    for cached in gc.get_objects():
+        if type(cached) is functools._lru_cache_wrapper and (
+            cached.__module__ == partitioned_param_coordinator.__name__
         ):
-            found.cache_clear()
+            cached.cache_clear()

@@ -1,4 +1,4 @@
-"""What goes wrong for a person: one line of what, one line of what to do."""
+"""Errors for users: one line that says what is wrong, and one that says what to do."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from difflib import get_close_matches
 
 
 class Problem(Exception):
-    """A failure that its reader can act on; shown without a traceback.
+    """A failure that the user can act on; it is shown without a traceback.
 
     Args:
-        what: one line, what is wrong, naming the file, key or value.
-        fix: one line, what to do about it.
+        what: one line that says what is wrong and names the file, key or value.
+        fix: one line that says what to do about it.
     """
 
     def __init__(self, what: str, fix: str) -> None:
@@ -24,7 +24,7 @@ class Problem(Exception):
 
 
 class UsageProblem(Problem):
-    """A wrong key, value or argument: nothing was started."""
+    """A wrong key, value or argument; nothing was started."""
 
 
 class DataProblem(Problem):
@@ -36,10 +36,10 @@ class CheckpointProblem(Problem):
 
 
 class DivergenceProblem(Problem):
-    """A loss that is not a number, or a resumed run that does not continue its losses."""
+    """A loss that is not finite, or a resumed run that does not reproduce its next loss."""
 
 
 def did_you_mean(word: str, known: Iterable[str], most: int = 1) -> str:
-    """The beginning of a fix, `did you mean cbdm? `; nothing where nothing is near."""
+    """Return the beginning of a fix, `did you mean cbdm? `, or "" where no known word is similar."""
     near = get_close_matches(word, list(known), n=most)
     return f"did you mean {' or '.join(near)}? " if near else ""

@@ -1,4 +1,4 @@
-"""From a checkpoint to the one file that is registered: the EMA weights as a plain network."""
+"""Export a checkpoint: its EMA weights as those of a plain network, with a card that describes it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ holds, other names of tensors, or another meaning of one of them."""
 
 
 class ModelCard(BaseModel):
-    """What a model is, beside its weights."""
+    """The description of an exported model."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     format: int = FORMAT
@@ -41,12 +41,12 @@ class ModelCard(BaseModel):
     class_counts: list[int]
     images_seen: int
     checkpoint: str
-    """Content hash of the checkpoint that it was made from."""
+    """Content hash of the checkpoint that was exported."""
 
 
 @dataclass(frozen=True)
 class Pretrained:
-    """A model for a training to start from, read."""
+    """An exported model, read for a training to start from."""
 
     card: ModelCard
     weights: dict[str, Tensor]
@@ -64,7 +64,7 @@ class Exported:
     device: torch.device
 
     def sample(self, labels: Tensor, config: SamplingConfig, seed: int, **options: Any) -> Tensor:
-        """Images (N, C, H, W) float32 in [-1, 1] on the CPU, one for each of `labels` (N,)."""
+        """Generate images (N, C, H, W) float32 in [-1, 1] on the CPU, one for each of `labels` (N,)."""
         return sample(
             self.network,
             labels,
@@ -84,11 +84,11 @@ def export(
     sampling: SamplingConfig,
     pretrained: Pretrained | None = None,
 ) -> ModelCard:
-    """Write a checkpoint's EMA weights, as a plain U-Net's, and card.
+    """Write a checkpoint's EMA weights, as those of a plain U-Net, and the card.
 
     Args:
         sampling: becomes the model's default.
-        pretrained: what the training started from; needed where it trained LoRA's adapters only.
+        pretrained: the model that the training started from; needed if it trained adapters only.
 
     Raises:
         UsageProblem: theta_g alone of a model that has no reserved capacity.
@@ -119,11 +119,11 @@ def export(
 def merged_weights(
     trained: Mapping[str, Tensor], pretrained: Pretrained | None, *, general_only: bool = False
 ) -> dict[str, Tensor]:
-    """The tensors of a plain U-Net, for sampling: parts merged, augmentation's input left out.
+    """Return the tensors of a plain U-Net, for sampling: parts merged, augmentation's input left out.
 
     Args:
         trained: what the training changed; everything, except with LoRA.
-        pretrained: what it started from, needed where parts of it are frozen.
+        pretrained: the model that it started from, needed if parts of it are frozen.
         general_only: theta_g alone (CALL table 4).
     """
     whole = {**(pretrained.weights if pretrained else {}), **trained}
@@ -132,7 +132,7 @@ def merged_weights(
 
 
 def read_exported(folder: Path) -> tuple[ModelCard, dict[str, Tensor]]:
-    """The card and the weights that `export` wrote.
+    """Read the card and the weights that `export` wrote.
 
     Raises:
         CheckpointProblem: files that are missing or cannot be read.
@@ -168,7 +168,7 @@ def read_pretrained(folder: Path) -> Pretrained:
 
 
 def load_exported(folder: Path, device: torch.device | str = "cpu") -> Exported:
-    """Read what `export` wrote.
+    """Read what `export` wrote, as a network ready to sample from.
 
     Raises:
         CheckpointProblem: files that are missing or do not fit together.

@@ -1,4 +1,4 @@
-"""The network of a training: a U-Net, what it starts from, and what its objective adds to it."""
+"""The network of a training: a U-Net, its pre-trained weights, and what the objective adds to it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def build_network(
     class_names: Sequence[str],
     pretrained: Pretrained | None,
 ) -> UNet:
-    """The network at the beginning of a training; with LoRA, what is frozen requires no gradient.
+    """Build the network for the beginning of a training; with LoRA, frozen weights need no gradient.
 
     Args:
         image_shape: (C, H, W).
@@ -43,7 +43,7 @@ def build_network(
         network.load_state_dict(weights)
         if config.pretrained.lora is not None:
             network.requires_grad_(False)
-            network.labels.requires_grad_(new)  # nobody has trained it yet
+            network.labels.requires_grad_(new)  # it is not trained yet
             add_parts(network, "general", config.pretrained.lora, "pretrained.lora")
     config.objective.prepare(network)
     if config.augmentation.numbers:
@@ -57,10 +57,10 @@ def check_fits(
     class_names: Sequence[str],
     image_shape: tuple[int, int, int],
 ) -> None:
-    """Whether a training can start from a model, by what its card says.
+    """Check that a training can start from a model, by the model's card.
 
-    Not all of it shows in the shapes of the weights: attention heads, norm groups and the meaning of
-    the output do not.
+    The shapes of the weights do not show everything: attention heads, norm groups and the meaning of
+    the output are missing.
 
     Args:
         class_names: of the training data.
@@ -83,14 +83,14 @@ def check_fits(
                 )
     if card.image_shape != image_shape:
         raise UsageProblem(
-            f"{source} makes images of {_sizes(card.image_shape)}, the data are "
+            f"{source} generates images of {_sizes(card.image_shape)}, the data are "
             f"{_sizes(image_shape)} (C x H x W)",
             "change data.*, or start from another model",
         )
     if config.pretrained.labels == "keep" and card.class_names != list(class_names):
         raise UsageProblem(
-            f"{source} knows {_some(card.class_names)}, the data have {_some(class_names)}",
-            "set pretrained.labels=new to make the label embedding anew, or use the same classes",
+            f"{source} has {_summary(card.class_names)}, the data have {_summary(class_names)}",
+            "set pretrained.labels=new to initialise the label embedding anew, or use the same classes",
         )
 
 
@@ -98,5 +98,5 @@ def _sizes(shape: tuple[int, ...]) -> str:
     return " x ".join(map(str, shape))
 
 
-def _some(names: Sequence[str]) -> str:
+def _summary(names: Sequence[str]) -> str:
     return f"{len(names)} classes ({', '.join(names[:3])}{', ..' if len(names) > 3 else ''})"

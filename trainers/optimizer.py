@@ -27,22 +27,22 @@ class OptimizerConfig(Config):
     weight_decay: float = Field(0.0, ge=0)
     """Decoupled, as AdamW; 0 is Adam."""
     warmup_images: int = Field(320_000, ge=0)
-    """Images over which the learning rate rises linearly (5,000 steps of 64)."""
+    """Images over which the learning rate rises linearly; 5,000 steps of 64."""
     clip: float = Field(1.0, ge=0)
     """Largest L2 norm of the gradient; 0 does not clip."""
     ema_half_life_images: float = Field(443_600, gt=0)
-    """Images after which a weight counts half in the average (decay 0.9999 at batch 64)."""
+    """Images after which a weight counts half in the average; decay 0.9999 at batch 64."""
     ema_ramp: float = Field(0.0, ge=0, le=1)
-    """Half-life at most this share of the images seen so far, as EDM (0.05); 0 does not ramp."""
+    """Largest half-life as a share of the images seen so far, as in EDM (0.05); 0 sets no limit."""
 
     def lr_at(self, images_seen: int) -> float:
-        """Learning rate of the step that ends at `images_seen`."""
+        """Return the learning rate of the step that ends at `images_seen`."""
         if self.warmup_images == 0:
             return self.lr
         return self.lr * min(1.0, images_seen / self.warmup_images)
 
     def ema_decay_at(self, images_seen: int, batch: int) -> float:
-        """Share of the old average that is kept in the step that ends at `images_seen`."""
+        """Return the share of the old average that the step that ends at `images_seen` keeps."""
         half_life = self.ema_half_life_images
         if self.ema_ramp > 0:
             half_life = min(half_life, self.ema_ramp * images_seen)
@@ -74,10 +74,8 @@ class AdamWithEMA(torch.optim.AdamW):
         stepping = [p for p in parameters if p.grad is not None]
         fresh = {p: p.detach().clone() for p in stepping if "ema" not in self.state[p]}
         result = super().step(closure)
-        for (
-            p,
-            initial,
-        ) in fresh.items():  # after Adam's own states, which it makes for an empty dict
+        # after Adam's own states, which it creates where the dict is empty
+        for p, initial in fresh.items():
             self.state[p]["ema"] = initial
         averages: list[Tensor] = [self.state[p]["ema"] for p in stepping]
         if averages:

@@ -1,7 +1,7 @@
 """Randomness as a function of (seed, step, row of the global batch), never of the rank.
 
-Every draw belongs to a block of `BLOCK` consecutive rows of the global batch, with a generator
-seeded for that block alone. One, two or four workers therefore see the same images, noise and
+Every random number belongs to a block of `BLOCK` consecutive rows of the global batch, with a
+generator seeded for that block alone. One, two or four workers therefore see the same images, noise and
 labels, and a run resumes without saving the state of any generator.
 """
 
@@ -20,7 +20,7 @@ BLOCK = 8
 
 
 def derive_seed(*parts: int | str) -> int:
-    """A 63-bit seed that depends on every part and on their order."""
+    """Return a 63-bit seed that depends on every part and on their order."""
     digest = hashlib.blake2b("\x1f".join(map(str, parts)).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little") >> 1
 
@@ -31,7 +31,7 @@ class BatchRandom:
 
     Args:
         seed: of the experiment.
-        step: number of the global batch, or another index that names this set of draws.
+        step: number of the global batch, or another index that names this set of random numbers.
         first_row: where this worker's rows start in the global batch.
         rows: how many rows this worker has.
         device: where noise is sampled; small samples are made on the CPU, so that
@@ -53,7 +53,7 @@ class BatchRandom:
         return self.first_row % BLOCK == 0 and self.rows % BLOCK == 0
 
     def normal(self, stream: str, shape: Sequence[int]) -> Tensor:
-        """Standard normal noise, (rows, *shape) float32, on the device."""
+        """Sample standard normal noise, (rows, *shape) float32, on the device."""
         where = CPU if self.portable else self.device
         noise = self._by_block(
             stream, where, lambda g: torch.randn((BLOCK, *shape), generator=g, device=where)
@@ -61,17 +61,17 @@ class BatchRandom:
         return noise.to(self.device)
 
     def integers(self, stream: str, high: int) -> Tensor:
-        """Uniform integers in [0, high), (rows,) int64, on the CPU."""
+        """Sample uniform integers in [0, high), (rows,) int64, on the CPU."""
         return self._by_block(stream, CPU, lambda g: torch.randint(high, (BLOCK,), generator=g))
 
     def uniform(self, stream: str, columns: int = 1) -> Tensor:
-        """Uniform numbers in [0, 1), (rows, columns) float64, on the CPU."""
+        """Sample uniform numbers in [0, 1), (rows, columns) float64, on the CPU."""
         return self._by_block(
             stream, CPU, lambda g: torch.rand((BLOCK, columns), generator=g, dtype=torch.float64)
         )
 
     def categorical(self, stream: str, weights: Tensor, columns: int = 1) -> Tensor:
-        """Indices sampled by unnormalised `weights` (C,), (rows, columns) int64, on the CPU."""
+        """Sample indices by unnormalised `weights` (C,), (rows, columns) int64, on the CPU."""
         return self._by_block(
             stream,
             CPU,
@@ -81,7 +81,7 @@ class BatchRandom:
         )
 
     def for_block(self, stream: str, columns: int = 1) -> Tensor:
-        """Uniform numbers shared by a block's rows, (blocks, columns) float64; whole blocks only.
+        """Sample uniform numbers for each block, (blocks, columns) float64; whole blocks only.
 
         Raises:
             ValueError: not `whole_blocks`.
@@ -93,7 +93,7 @@ class BatchRandom:
         )
 
     def for_batch(self, stream: str) -> float:
-        """One uniform number in [0, 1), the same for every worker."""
+        """Sample one uniform number in [0, 1), the same on every worker."""
         generator = torch.Generator().manual_seed(derive_seed(self.seed, stream, self.step))
         return torch.rand((), generator=generator, dtype=torch.float64).item()
 

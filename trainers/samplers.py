@@ -3,7 +3,7 @@
     sampler(denoise, x_T, schedule, noise, config) -> x_0   # (B, C, H, W), not yet clipped
 
 Every random number belongs to an image, the n-th of its class (`image_noise`), so image n of a class
-is the same whatever is sampled with it.
+is the same whatever is generated with it.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ Noise = Callable[[int], Tensor]
 
 
 class SamplingConfig(Config):
-    """How images are drawn from a trained model."""
+    """How images are generated from a trained model."""
 
     sampler: Literal["ddpm", "ddim"] = "ddim"
     """ddpm: ancestral, Ho et al. algorithm 2, all T steps; ddim: Song et al. 2021."""
@@ -50,12 +50,13 @@ class SamplingConfig(Config):
     """Clip the predicted x_0 to [-1, 1] at each step, as Ho et al.; CBDM's released code does not
     (its clipping comes too late to act)."""
     weights: Literal["merged", "general"] = "merged"
-    """Of a CALL model: all of it, or theta_g alone, without the reserved capacity (its table 4)."""
+    """Of a CALL model: merged is all of it, general is theta_g alone, without the reserved capacity
+    (CALL table 4)."""
     batch_size: int = Field(256, ge=1)
-    """Images sampled at once; has no influence on the images."""
+    """Images generated at once; does not change the images."""
 
     def effective(self, timesteps: int) -> SamplingConfig:
-        """The same images in the fewest words: what the sampler does not read is at its default.
+        """Return a config of the same images in which settings that the sampler ignores are at defaults.
 
         Args:
             timesteps: T of the model.
@@ -67,10 +68,10 @@ class SamplingConfig(Config):
 
 
 def guided(model: Model, labels: Tensor, omega: float) -> Denoise:
-    """Classifier-free guidance, Ho & Salimans 2022 as CBDM section 3.1 writes it.
+    """Apply classifier-free guidance, Ho & Salimans 2022 as CBDM section 3.1 writes it.
 
     Both halves go through the network in one batch; at omega = 0 there is no unconditional half. A
-    network that embeds omega (TCFG) is told it, and answers in one call.
+    network that embeds omega (TCFG) takes it as an input and needs one call.
     The outputs may be eps, x_0 or v: the three are affine in one another at a given x_t, so guiding
     one guides them all.
 
@@ -82,7 +83,7 @@ def guided(model: Model, labels: Tensor, omega: float) -> Denoise:
     if getattr(model, "guidance", None) is not None:
         omega_input = torch.where(
             labels == NULL_LABEL, -1.0, omega
-        )  # (B,), nothing guides the null
+        )  # (B,), null labels are not guided
         return lambda x_t, t: model(x_t, t, labels, omega=omega_input)
     both = torch.cat([labels, torch.full_like(labels, NULL_LABEL)])
 
@@ -96,7 +97,7 @@ def guided(model: Model, labels: Tensor, omega: float) -> Denoise:
 def ddpm(
     denoise: Denoise, x_T: Tensor, schedule: Schedule, noise: Noise, config: SamplingConfig
 ) -> Tensor:
-    """Ancestral sampling, Ho et al. algorithm 2, over all T steps."""
+    """Sample ancestrally, Ho et al. algorithm 2, over all T steps."""
     betas, abar = schedule.betas, schedule.alphas_bar
     abar_prev = torch.cat([abar.new_ones(1), abar[:-1]])
     posterior_variance = betas * (1 - abar_prev) / (1 - abar)  # eq. 7
@@ -118,10 +119,10 @@ def ddpm(
 def ddim(
     denoise: Denoise, x_T: Tensor, schedule: Schedule, noise: Noise, config: SamplingConfig
 ) -> Tensor:
-    """DDIM, Song et al. 2021 eq. 12, for any step count up to T.
+    """Sample by DDIM, Song et al. 2021 eq. 12, in any number of steps up to T.
 
-    The first step starts at t = T-1, where x_T is nearly pure noise, and the last one lands on x_0
-    itself (abar = 1) instead of stopping at abar_0.
+    The first step is at t = T-1, where x_T is nearly pure noise, and the last one ends at x_0 itself
+    (abar = 1) instead of at abar_0.
     """
     steps, x_t = min(config.steps, schedule.timesteps), x_T
     abar = torch.cat([schedule.alphas_bar.new_ones(1), schedule.alphas_bar])  # abar[t + 1] = abar_t
@@ -147,7 +148,7 @@ SAMPLERS = {"ddpm": ddpm, "ddim": ddim}
 
 
 def occurrences(labels: Tensor) -> Tensor:
-    """(N,) int64: how many rows before this one have its label. The index within the class."""
+    """Return how many rows before each one have its label, (N,) int64: the index within the class."""
     order = labels.argsort(stable=True)
     of_class = labels[order]
     first = torch.searchsorted(of_class, of_class)  # where each row's class begins
@@ -159,7 +160,7 @@ def occurrences(labels: Tensor) -> Tensor:
 def image_noise(
     seed: int, labels: Tensor, indices: Tensor, shape: Sequence[int], device: torch.device
 ) -> Noise:
-    """Noise in which a row is a function of (seed, its label, its index, step) alone.
+    """Return noise in which a row is a function of (seed, its label, its index, step) alone.
 
     Args:
         labels: (B,) int64.
@@ -167,21 +168,22 @@ def image_noise(
         shape: (C, H, W).
     """
     order = torch.from_numpy(np.lexsort((indices.cpu().numpy(), labels.cpu().numpy())))
-    here, there = order[:-1], order[1:]
-    follows = (labels[here] == labels[there]) & (indices[here] + 1 == indices[there])
+    row, following = order[:-1], order[1:]
+    same_class = labels[row] == labels[following]
+    follows = same_class & (indices[row] + 1 == indices[following])
     breaks = (~follows).nonzero().flatten().add(1).tolist()
     runs = order.tensor_split(breaks)  # rows of one class with consecutive indices
     begins = [(int(labels[run[0]]), int(indices[run[0]])) for run in runs]
 
     def noise(step: int) -> Tensor:
-        drawn = [
+        sampled = [
             BatchRandom(derive_seed(seed, "sampling", label), step, first, len(run), device).normal(
                 "x", shape
             )
             for run, (label, first) in zip(runs, begins, strict=True)
         ]
         rows = torch.empty((len(labels), *shape), device=device)
-        rows[order.to(device)] = torch.cat(drawn)
+        rows[order.to(device)] = torch.cat(sampled)
         return rows
 
     return noise
@@ -198,18 +200,18 @@ def sample(
     seed: int,
     indices: Tensor | None = None,
     device: torch.device | str = "cpu",
-    progress: Callable[[int], None] = lambda _done: None,
+    on_progress: Callable[[int], None] = lambda _done: None,
 ) -> Tensor:
-    """Draw one image a label.
+    """Generate one image for each label.
 
     Args:
         model: in evaluation mode, so that no dropout is active.
         labels: (N,) int64 in [0, num_classes), or `NULL_LABEL`.
         shape: (C, H, W).
-        seed: an image is a function of (seed, its label, its index) alone, whatever else is drawn
-            with it, in whatever order and in however many batches or processes.
+        seed: an image is a function of (seed, its label, its index) alone, whatever else is
+            generated with it, in whatever order and in however many batches or processes.
         indices: (N,) int64, which image of its class each row is; counted from 0 where not given.
-        progress: called with the number of images done.
+        on_progress: called with the number of images generated so far.
 
     Returns:
         (N, C, H, W) float32 in [-1, 1], on the CPU.
@@ -220,9 +222,9 @@ def sample(
     images = []
     for first in range(0, len(labels), config.batch_size):
         rows = slice(first, first + config.batch_size)
-        some = labels[rows].to(device)
+        batch_labels = labels[rows].to(device)
         noise = image_noise(seed, labels[rows], indices[rows], shape, device)
-        x_0 = run(guided(model, some, config.omega), noise(0), schedule, noise, config)
+        x_0 = run(guided(model, batch_labels, config.omega), noise(0), schedule, noise, config)
         images.append(x_0.clamp(-1, 1).cpu())
-        progress(first + len(some))
+        on_progress(first + len(batch_labels))
     return torch.cat(images) if images else torch.empty((0, *shape))

@@ -1,4 +1,8 @@
-"""Everything a training depends on, composed from the configs that stand beside their code."""
+"""The config of a training, composed from the configs that stand beside their code.
+
+Those that describe the training as a whole stand here, since `loop.py` and `network.py` import this
+module: pre-trained weights, LoRA, lengths and intervals.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +26,7 @@ MAX_SIGNAL = 0.1
 
 
 class LoRAConfig(LowRankConfig):
-    """LoRA's general part, B^g A^g; the rest of the network is frozen."""
+    """LoRA's adapters, the general part B^g A^g; the rest of the network is frozen."""
 
     layers: tuple[str, ...] = Field(("embedding", "down", "middle", "up"), min_length=1)
     """As `LowRankConfig.layers`; the default leaves out `conv_in` and `conv_out`, whose matrices, as wide as
@@ -31,40 +35,41 @@ class LoRAConfig(LowRankConfig):
 
 
 class PretrainedConfig(Config):
-    """What a training starts from; its optimizer and warm-up start anew."""
+    """The model that a training starts from; optimizer and warm-up begin anew."""
 
     model: str
     """`models:/NAME@ALIAS` or `models:/NAME/VERSION`, a run's `NAME`, a sweep's `SWEEP/NUMBER` or
-    `SWEEP/pretrain`, or the path of a folder with an exported model (`./NAME` where it could be read as
-    one of these); of a run, its last checkpoint's averaged weights."""
+    `SWEEP/pretrain`, or the path of a folder with an exported model (`./NAME` where it could be taken
+    for one of these). Of a run, the averaged weights of its last checkpoint are used."""
     labels: Literal["keep", "new"] = "keep"
-    """new: make the label embedding anew, for data with other classes (CBDM table 2, third block)."""
+    """new: initialise the label embedding anew, for other classes (CBDM table 2, third block)."""
     lora: LoRAConfig | None = None
-    """Train low-rank adapters only (CALL section 5.3); None trains everything."""
+    """Train low-rank adapters only (CALL section 5.3); None: train everything."""
 
 
 class LoopConfig(Config):
-    """How long to train and how often to look up."""
+    """Training length, and the intervals of reports, checkpoints and validation."""
 
     images: int = Field(ge=1)
     """Training images to see; rounded up to whole batches."""
     batch_size: int = Field(64, ge=1)
     """Images of a global batch, over all workers."""
     micro_batch: int | None = Field(None, ge=1)
-    """Images that a worker takes at once, accumulating the gradients of its share of a batch piece
-    by piece; divides that share. None: the whole share."""
+    """Images that a worker processes at once; the gradients of its share of a batch are accumulated
+    over several. Must divide that share. None: the whole share."""
     report_every_images: int = Field(6_400, ge=1)
+    """Interval of reports: losses, learning rate, gradient norm, images per second."""
     checkpoint_every_images: int = Field(640_000, ge=1)
-    """A checkpoint, and with it a validation loss; one more stands at the end."""
+    """Interval of checkpoints and validation losses; the end of the training has one too."""
     validation_images: int = Field(512, ge=0)
-    """Reference images (balanced over the classes) for the validation loss."""
+    """Reference images, balanced over the classes, for the validation loss; 0: no such loss."""
 
 
 class TrainerConfig(Config):
-    """One training, whole."""
+    """One training."""
 
     seed: int = Field(0, ge=0)
-    """Of data order, flips, t, noise, label drops, y' and the initial weights."""
+    """Seed of data order, flips, t, noise, label drops, y' and the initial weights."""
     data: DataConfig
     augmentation: AnyAugmentation = NoAugmentation()
     pretrained: PretrainedConfig | None = None
@@ -77,8 +82,8 @@ class TrainerConfig(Config):
     sampling: SamplingConfig = SamplingConfig()
 
     @model_validator(mode="after")
-    def _ends_in_noise(self) -> TrainerConfig:
-        """Samplers start from pure noise; a short linear schedule leaves the image in x_T."""
+    def _check_x_T_is_noise(self) -> TrainerConfig:
+        """Refuse a schedule whose x_T still shows the image: samplers start from pure noise."""
         left = float(build_schedule(self.diffusion).signal[-1])
         if left > MAX_SIGNAL:
             raise ValueError(
@@ -88,7 +93,7 @@ class TrainerConfig(Config):
         return self
 
     @model_validator(mode="after")
-    def _flips_once(self) -> TrainerConfig:
+    def _check_single_flip(self) -> TrainerConfig:
         if self.augmentation.flips and self.data.flip:
             raise ValueError(
                 f"augmentation {self.augmentation.name} mirrors images itself: set data.flip=false"
@@ -96,7 +101,7 @@ class TrainerConfig(Config):
         return self
 
     @model_validator(mode="after")
-    def _has_reserve(self) -> TrainerConfig:
+    def _check_theta_g_exists(self) -> TrainerConfig:
         if self.sampling.weights == "general" and self.objective.name != "call":
             raise ValueError(
                 f"sampling.weights=general: objective {self.objective.name} reserves no capacity, "
@@ -105,7 +110,7 @@ class TrainerConfig(Config):
         return self
 
     @model_validator(mode="after")
-    def _told_omega(self) -> TrainerConfig:
+    def _check_omega_input(self) -> TrainerConfig:
         if (self.objective.name == "tcfg") != self.model.guidance_embedding:
             needed = "true" if self.objective.name == "tcfg" else "false"
             raise ValueError(

@@ -173,7 +173,7 @@ class ShardSampler:
             shard.sampling,
             shard.seed,
             indices=torch.from_numpy(shard.indices),
-            progress=on_progress,
+            on_progress=on_progress,
         )
         images: Pixels = to_uint8(floats).numpy()
         write(self.root, name, {"images": images})

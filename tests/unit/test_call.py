@@ -232,7 +232,9 @@ def test_masks_differ_between_rows_and_from_pass_to_pass() -> None:
     assert not torch.equal(first[:2], second[:2])
     assert not torch.equal(first[2:], second[2:])
     assert all(
-        m.kept is None and not m.keeps for m in network.modules() if isinstance(m, RowDropout)
+        m.cached_mask is None and not m.reuse_mask
+        for m in network.modules()
+        if isinstance(m, RowDropout)
     )
 
 

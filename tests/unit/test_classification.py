@@ -346,7 +346,7 @@ def test_it_learns_and_its_last_epoch_counts(digits: Splits) -> None:
     lines: list[str] = []
     config = ClassificationConfig(epochs=6, batch_size=16, flip=False)
     real = digits.reference.select(np.flatnonzero(digits.reference.labels < 2))
-    found = train_and_test(real, real, {"many": [0, 1]}, config, 0, CPU, say=lines.append)
+    found = train_and_test(real, real, {"many": [0, 1]}, config, 0, CPU, on_phase=lines.append)
     assert found.scores.accuracy["overall"] > 0.8
     assert len(lines) == 6
     accuracies = [float(line.rpartition(" ")[2]) for line in lines]

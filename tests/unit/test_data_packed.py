@@ -199,7 +199,7 @@ decoding.decode(images, 8, 1, Path(sys.argv[1]))
     assert left.suffix == ".partial"
     decode(encoded(), 8, 1, tmp_path)
     assert left.exists()  # it might be another worker's
-    os.utime(left, (0, time.time() - 2 * decoding.STALE))
+    os.utime(left, (0, time.time() - 2 * decoding.STALE_S))
     decode(encoded(4), 8, 1, tmp_path)
     assert [entry.suffix for entry in tmp_path.iterdir()] == [".npy", ".npy"]
 

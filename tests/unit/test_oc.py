@@ -276,7 +276,7 @@ def test_with_equal_classes_the_modes_are_one(estimator: str) -> None:
 
 
 def test_tr_tau_goes_without_a_gate() -> None:
-    with pytest.raises(ValidationError, match="tr_tau goes with mode=full"):
+    with pytest.raises(ValidationError, match="tr_tau needs mode=full"):
         OCConfig(tr_tau=1.0)
 
 

@@ -354,7 +354,7 @@ def test_sampling_reports_stays_in_range_and_takes_nothing() -> None:
     done: list[int] = []
     config = SamplingConfig(batch_size=8, clip_x0=False, steps=2)
     shape = (3, 2, 2)
-    images = sample(Network(), MANY, shape, SCHEDULE, config, seed=0, progress=done.append)
+    images = sample(Network(), MANY, shape, SCHEDULE, config, seed=0, on_progress=done.append)
     assert done == [8, 16, 20]
     assert images.min() == -1  # the network above is far from bounded
     assert images.max() == 1

@@ -1,9 +1,9 @@
-"""ADA for diffusion models: geometric augmentations that the network is told of.
+"""ADA for diffusion models: geometric augmentations that the network is conditioned on.
 
 Karras et al. 2020 (ADA) made the operations for GANs, Karras et al. 2022 (EDM, appendix F.2) gave
 diffusion models the geometric ones with their parameters as a condition, and CBDM trains so
 ("CBDM + ADA"). As in CBDM's released code: a fixed probability, nothing adaptive, no colors. A row
-has the parameters a_0 .. a_7, zero for what is not done to it:
+has the parameters a_0 .. a_7, each zero for an operation that is not applied:
 
     a_0, a_1   1: mirrored left to right; 1: upside down
     a_2        enlarged by 2^(0.2 a_2)
@@ -16,8 +16,8 @@ They compose to one map from points of the image to points of the result, about 
 
     M = F_x(a_0) F_y(a_1) S(a_2) R(-a_3) [R(a_4) A(a_5) R(-a_4)] T(a_6, a_7)
 
-in the released code's order: the move touches the image first and the mirrors last. EDM multiplies
-the other way round, which matters only where two operations meet.
+in the released code's order: the shift is applied first and the mirrors last. EDM multiplies in the
+opposite order, which matters only where two operations are applied to one image.
 """
 
 from __future__ import annotations
@@ -34,27 +34,27 @@ from .base import AugmentationConfig
 
 
 class ADAConfig(AugmentationConfig):
-    """Geometric augmentations, told to the network; it samples as if there were none."""
+    """Geometric augmentations as a condition of the network; images are generated without any."""
 
     numbers: ClassVar[int] = 9
     flips: ClassVar[bool] = True
 
     name: Literal["ada"] = "ada"
     probability: float = Field(0.12, ge=0, le=1)
-    """Of each operation on an image; the mirror has 1/2 whatever this is. 0.12 in CBDM and EDM."""
+    """Of each operation on an image, except the mirror, which has 1/2. 0.12 in CBDM and EDM."""
 
     def __call__(self, images: Tensor, rng: BatchRandom) -> tuple[Tensor, Tensor]:
-        """See `AugmentationConfig`; `transform` may overshoot [-1, 1] a little."""
+        """Augment a batch; see `AugmentationConfig`. The result may leave [-1, 1] a little."""
         a = self.sample_parameters(rng)
         return transform(images, a), condition(a).to(images.device, non_blocking=True)
 
     def sample_parameters(self, rng: BatchRandom) -> Tensor:
-        """The parameters a_0 .. a_7 of each row, (B, 8) float64, on the CPU."""
-        done = rng.uniform("ada.done", 5) < self.probability
-        y_flipped, scaled, turned, stretched, moved = done.double().unbind(1)
+        """Sample the parameters a_0 .. a_7 of each row, (B, 8) float64, on the CPU."""
+        applied = rng.uniform("ada.done", 5) < self.probability
+        y_flipped, scaled, turned, stretched, moved = applied.double().unbind(1)
         x_flip, y_flip = (rng.uniform("ada.flip", 2) < 0.5).double().unbind(1)
         angle, direction = (math.pi * (2 * rng.uniform("ada.angle", 2) - 1)).unbind(1)
-        # standard normal; 0, which would be -inf, is as rare as the least other number
+        # standard normal; a uniform 0, which would give -inf, becomes the smallest other number
         size = torch.special.ndtri(rng.uniform("ada.size", 4).clamp(min=2**-53))
         scale, stretch, right, down = size.unbind(1)
         return torch.stack(
@@ -73,10 +73,10 @@ class ADAConfig(AugmentationConfig):
 
 
 def condition(a: Tensor) -> Tensor:
-    """What the network is told, zeros for an image as it is: (B, 8) float64 -> (B, 9) float32.
+    """Return the network's condition, zeros for an unchanged image: (B, 8) float64 -> (B, 9) float32.
 
     As published (EDM, CBDM), a stretch by a_5 along a_4 and one by -a_5 along a_4 + pi, which undo
-    each other, have the same numbers; all else can be read from them.
+    each other, have the same numbers; everything else can be recovered from them.
     """
     a_0, a_1, a_2, a_3, a_4, a_5, a_6, a_7 = a.unbind(1)
     values = [a_0, a_1, a_2, a_3.cos() - 1, a_3.sin(), a_5 * a_4.cos(), a_5 * a_4.sin(), a_6, a_7]
@@ -84,14 +84,14 @@ def condition(a: Tensor) -> Tensor:
 
 
 def transform(images: Tensor, a: Tensor) -> Tensor:
-    """Do to each image what its parameters say; differentiable in the images.
+    """Apply each image's parameters to it; differentiable in the images.
 
-    Mirrors only reorder pixels, which is exact; the other rows, three in five at the default
-    probability, are not resampled and keep their values.
+    Mirrors only reorder pixels, which is exact. Rows without another operation, three in five at the
+    default probability, are not resampled and keep their values.
 
     Args:
         images: (B, C, H, W), on any device.
-        a: (B, 8) float64, on the CPU, where it is known without waiting which rows to resample.
+        a: (B, 8) float64, on the CPU, where the rows to resample are known without waiting for a GPU.
     """
     device = images.device
     rows = (a[:, 2:] != 0).any(1).nonzero()[:, 0]  # (R,)
@@ -105,10 +105,10 @@ def transform(images: Tensor, a: Tensor) -> Tensor:
 
 
 def source_map(a: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
-    """The inverse of M without the mirrors: where in the image a point of the result comes from.
+    """Return the inverse of M without the mirrors, from points of the result to points of the image.
 
     Returns:
-        L (R, 2, 2) and s (R, 2) float32: p comes from L p + s, both (x, y) pixels from the centre.
+        L (R, 2, 2) and s (R, 2) float32: point p is taken from L p + s, in (x, y) pixels from the centre.
     """
     _, _, a_2, a_3, a_4, a_5, a_6, a_7 = a.unbind(1)
     stretch = torch.exp2(0.2 * a_5)
@@ -120,11 +120,11 @@ def source_map(a: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
 
 
 def _warp(images: Tensor, linear: Tensor, shift: Tensor) -> Tensor:
-    """Resample once: bicubic, unclipped, beyond the border the image mirrored at its last pixels.
+    """Resample once: bicubic, unclipped, the image mirrored at its last pixels beyond the border.
 
-    As scikit-image's `warp(order=3, mode="reflect", clip=False)`, which the released code calls an
-    image at a time. Not `grid_sample`: its kernel (a = -0.75) bends even a straight ramp. Not
-    `affine_grid`: its matrix product would be in TF32 on a GPU, a hundredth of a pixel off.
+    As scikit-image's `warp(order=3, mode="reflect", clip=False)`, which the released code calls for
+    one image at a time. Not `grid_sample`: its kernel (a = -0.75) does not even reproduce a linear
+    ramp. Not `affine_grid`: its matrix product is in TF32 on a GPU, an error of 0.01 pixels.
     """
     count, channels, height, width = images.shape
     centre_x, centre_y = (width - 1) / 2, (height - 1) / 2
@@ -145,9 +145,9 @@ def _warp(images: Tensor, linear: Tensor, shift: Tensor) -> Tensor:
 
 
 def _taps(position: Tensor, size: int) -> tuple[Tensor, Tensor]:
-    """The four pixels about each position along one axis, and their weights.
+    """Return the four pixels around each position along one axis, and their weights.
 
-    Cubic convolution (Keys 1981) with a = -1/2, the one that is exact for parabolas.
+    Cubic convolution (Keys 1981) with a = -1/2, which reproduces parabolas exactly.
 
     Args:
         position: (R, H, W) float32, in pixels; may lie outside of [0, size - 1].
@@ -159,18 +159,18 @@ def _taps(position: Tensor, size: int) -> tuple[Tensor, Tensor]:
     offset = torch.arange(-1, 3, device=position.device)[:, None, None]  # (4, 1, 1)
     period = 2 * (size - 1)
     index = (first.long()[:, None] + offset).remainder(period)
-    index = torch.minimum(index, period - index)  # there and back again
+    index = torch.minimum(index, period - index)  # mirrored at both ends
     d = position - first  # in [0, 1)
     weights = [
         ((2 - d) * d - 1) * d / 2,
         ((3 * d - 5) * d * d + 2) / 2,
         ((4 - 3 * d) * d + 1) * d / 2,
         (d - 1) * d * d / 2,
-    ]  # his kernel at the distances 1 + d, d, 1 - d and 2 - d
+    ]  # Keys' kernel at the distances 1 + d, d, 1 - d and 2 - d
     return index, torch.stack(weights, 1)
 
 
 def _rotation(angle: Tensor) -> Tensor:
-    """Of points by an angle from x towards y, (R,) -> (R, 2, 2)."""
+    """Return the matrices that rotate points by an angle from x towards y, (R,) -> (R, 2, 2)."""
     cos, sin = angle.cos(), angle.sin()
     return torch.stack([cos, -sin, sin, cos], 1).reshape(-1, 2, 2)

@@ -12,10 +12,10 @@ from ..randomness import BatchRandom
 
 
 class AugmentationConfig(Config):
-    """An augmentation is its config: a pure function of images and draws."""
+    """An augmentation is its config: a pure function of images and random numbers."""
 
     numbers: ClassVar[int] = 0
-    """How many numbers about each image the network is told; 0 for none."""
+    """Numbers per image that the network is conditioned on; 0 for none."""
     flips: ClassVar[bool] = False
     """Whether it mirrors images itself, so that `data.flip` has to be off."""
 
@@ -25,7 +25,7 @@ class AugmentationConfig(Config):
 
         Args:
             images: (B, C, H, W) float32 in [-1, 1], on the training device.
-            draws: of these B rows; all randomness comes from there.
+            rng: the random numbers of these B rows, and the only ones.
 
         Returns:
             images of the same shape, which may leave [-1, 1] a little, and (B, numbers) float32 on

@@ -1,8 +1,8 @@
 """DiffAug: differentiable augmentation (Zhao et al., NeurIPS 2020), a baseline of CBDM's table 1.
 
-Made for GANs, whose discriminator sees generated images augmented alike. A diffusion model is not
-told what was done and learns to make augmented images: the leak is the baseline's, not a mistake.
-Images may leave [-1, 1], as in the original; 0, the middle of that range, fills what is empty.
+It was made for GANs, whose discriminator sees real and generated images augmented alike. A diffusion
+model that is not conditioned on the augmentation learns to generate augmented images: this leak
+belongs to the baseline. Images may leave [-1, 1], as in the original; gaps are filled with 0.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Operation = Literal["color", "translation", "cutout"]
 
 
 class DiffAugConfig(AugmentationConfig):
-    """Every image is shifted in color and place and loses a rectangle; the network is not told."""
+    """Colour jitter, translation and cutout of every image, without a condition of the network."""
 
     name: Literal["diffaug"] = "diffaug"
     policy: tuple[Operation, ...] = Field(("color", "translation", "cutout"), min_length=1)
@@ -38,17 +38,17 @@ class DiffAugConfig(AugmentationConfig):
         return value
 
     def __call__(self, images: Tensor, rng: BatchRandom) -> tuple[Tensor, None]:
-        """See `AugmentationConfig`."""
+        """Augment a batch; see `AugmentationConfig`."""
         for name in self.policy:
             images = OPERATIONS[name](images, rng)
         return images, None
 
 
 def color(images: Tensor, rng: BatchRandom) -> Tensor:
-    """Brightness + U(-0.5, 0.5), saturation x U(0, 2), contrast x U(0.5, 1.5), in this order.
+    """Add U(-0.5, 0.5) to brightness, scale saturation by U(0, 2) and contrast by U(0.5, 1.5).
 
-    Saturation stretches each pixel about its grey, contrast each image about its mean; a greyscale
-    image has no saturation and keeps its values there.
+    In this order. Saturation scales each pixel about its grey, contrast each image about its mean; a
+    greyscale image has no saturation to change.
     """
     uniform = rng.uniform("diffaug.color", 3).float().to(images.device, non_blocking=True)
     brightness, saturation, contrast = uniform[:, :, None, None, None].unbind(1)  # (B, 1, 1, 1)
@@ -60,7 +60,7 @@ def color(images: Tensor, rng: BatchRandom) -> Tensor:
 
 
 def translation(images: Tensor, rng: BatchRandom) -> Tensor:
-    """Move by whole pixels, each way by up to an eighth of the size (rounded down), filling 0."""
+    """Shift by whole pixels, up to an eighth of the size (rounded down) each way; fill with 0."""
     height, width = images.shape[2:]
     down, right = height // 8, width // 8
     padded = pad(images, (right, right, down, down))
@@ -71,7 +71,7 @@ def translation(images: Tensor, rng: BatchRandom) -> Tensor:
 
 
 def cutout(images: Tensor, rng: BatchRandom) -> Tensor:
-    """Fill a rectangle of half the height and width with 0; it may hang over the border.
+    """Fill a rectangle of half the height and width with 0; part of it may lie outside.
 
     Its centre is uniform over the image, so that it is a quarter of the image at most.
     """
@@ -83,9 +83,9 @@ def cutout(images: Tensor, rng: BatchRandom) -> Tensor:
 
 
 def _covered(rng: BatchRandom, stream: str, size: int) -> Tensor:
-    """Which positions along one axis lie in the rectangle, (B, size) bool, on the CPU."""
+    """Return which positions along one axis lie in the rectangle, (B, size) bool, on the CPU."""
     length = size // 2
-    # an even length is centred between pixels, for which there is one place more
+    # an even length is centred between pixels, of which there is one more position
     centre = rng.integers(stream, size + 1 - length % 2)[:, None]  # (B, 1)
     first = centre - length // 2
     position = torch.arange(size)

@@ -1,4 +1,4 @@
-"""Images as they are."""
+"""No augmentation."""
 
 from __future__ import annotations
 
@@ -16,5 +16,5 @@ class NoAugmentation(AugmentationConfig):
     name: Literal["none"] = "none"
 
     def __call__(self, images: Tensor, rng: BatchRandom) -> tuple[Tensor, Tensor | None]:  # noqa: ARG002
-        """See `AugmentationConfig`."""
+        """Return the images as they are; see `AugmentationConfig`."""
         return images, None

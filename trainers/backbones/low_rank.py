@@ -28,12 +28,12 @@ Part = Literal["general", "expert"]
 
 
 class LowRankConfig(Config):
-    """Which matrices get a part, and of what rank."""
+    """Which matrices get a low-rank part, and of what rank."""
 
     layers: tuple[str, ...] = Field(("up",), min_length=1)
-    """Names of layers or of what holds them, or patterns: `up` is everything in the up path,
+    """Names of layers or of modules that contain them, or patterns: `up` is everything in the up path,
     `conv_out` the last convolution, `up.*.attention.*` only its attention, `*` every Linear and Conv. A list,
-    or one text with commas."""
+    or one string with commas."""
     rank: int | float = 0.1
     """r: a whole number for all layers, or a share below 1 of each layer's min(d, k), rounded down
     but at least 1 (CALL's 1/10; its rounding is not stated)."""
@@ -41,7 +41,7 @@ class LowRankConfig(Config):
     @field_validator("layers", mode="before")
     @classmethod
     def _words(cls, value: Any) -> Any:
-        """One text does as well, which is what a search can choose among: `up,middle`."""
+        """Accept one string too, `up,middle`: a search space chooses among scalars."""
         return tuple(value.replace(",", " ").split()) if isinstance(value, str) else value
 
     @field_validator("rank")
@@ -52,17 +52,17 @@ class LowRankConfig(Config):
         return value
 
     def rank_of(self, d: int, k: int) -> int:
-        """r for a matrix (d, k)."""
+        """Return r for a matrix (d, k)."""
         if isinstance(self.rank, int):
             return self.rank
         return max(1, int(self.rank * min(d, k) + 1e-9))  # 0.29 of 100 is 29, not 28
 
 
 class LowRankPart(nn.Module):
-    """B A, formed anew in each pass; B starts as 0, and so does the product.
+    """B A, computed in each pass; B starts at 0, and so does the product.
 
     Args:
-        matrices: how many (d, k) matrices the layer's weight is made of.
+        matrices: how many (d, k) matrices the layer's weight consists of.
     """
 
     def __init__(self, matrices: int, d: int, k: int, rank: int) -> None:
@@ -72,7 +72,7 @@ class LowRankPart(nn.Module):
         nn.init.uniform_(self.a, -(k**-0.5), k**-0.5)  # as LoRA: Kaiming's bound with a = sqrt 5
 
     def forward(self) -> Tensor:
-        """(matrices d, k)."""
+        """Return the product, (matrices d, k)."""
         product: Tensor = self.b @ self.a
         return product.flatten(0, 1)
 
@@ -83,7 +83,7 @@ class Parts(nn.ModuleDict):
     general_only = False
 
     def add_to(self, weight: Tensor) -> Tensor:
-        """A layer's weight with its parts, or those of theta_g alone."""
+        """Return a layer's weight plus its parts, or plus those of theta_g alone."""
         for name, part in self.items():
             if name == "general" or not self.general_only:
                 product: Tensor = part()
@@ -97,6 +97,7 @@ class LowRankConv2d(nn.Conv2d):
     parts: Parts
 
     def forward(self, x: Tensor) -> Tensor:
+        """Convolve with the weight plus its parts."""
         weight = self.parts.add_to(self.weight)
         output: Tensor = self._conv_forward(x, weight, self.bias)
         return output
@@ -108,14 +109,15 @@ class LowRankLinear(nn.Linear):
     parts: Parts
 
     def forward(self, x: Tensor) -> Tensor:
+        """Multiply by the weight plus its parts."""
         return nn.functional.linear(x, self.parts.add_to(self.weight), self.bias)
 
 
 def add_parts(network: nn.Module, part: Part, config: LowRankConfig, where: str) -> list[str]:
-    """Give the chosen layers a part; their weights stay as they are, and so does the output.
+    """Add a part to the chosen layers; their weights stay as they are, and so does the output.
 
     Args:
-        where: the config's dotted key, for errors.
+        where: the config's dotted key, for error messages.
 
     Returns:
         the names of the layers.
@@ -131,15 +133,15 @@ def add_parts(network: nn.Module, part: Part, config: LowRankConfig, where: str)
     }
     chosen: set[str] = set()
     for pattern in config.layers:
-        either = pattern, f"{pattern}.*"  # a layer, or what holds it
-        found = {name for name in layers if any(fnmatchcase(name, p) for p in either)}
-        if not found:
+        either = pattern, f"{pattern}.*"  # a layer, or a module that contains it
+        matched = {name for name in layers if any(fnmatchcase(name, p) for p in either)}
+        if not matched:
             parts = ", ".join(dict.fromkeys(name.partition(".")[0] for name in layers))
             raise UsageProblem(
                 f"{where}.layers: {pattern} matches no layer of the network",
                 f"give one of {parts}, or a pattern such as up.*.attention.*",
             )
-        chosen |= found
+        chosen |= matched
     for name in sorted(chosen):
         layer = layers[name]
         matrices = 3 if name.endswith("attention.qkv") else 1
@@ -165,28 +167,29 @@ def add_parts(network: nn.Module, part: Part, config: LowRankConfig, where: str)
 
 
 def has_expert(module: nn.Module) -> bool:
-    """Whether a layer within has an expert part."""
+    """Return whether a layer within has an expert part."""
     return any(isinstance(m, Parts) and "expert" in m for m in module.modules())
 
 
 @contextmanager
 def theta_g(network: nn.Module) -> Iterator[None]:
-    """Inside, the layers compute without their expert parts."""
-    found = [module for module in network.modules() if isinstance(module, Parts)]
-    for parts in found:
+    """Compute as theta_g within this context: layers leave their expert parts out."""
+    of_layers = [module for module in network.modules() if isinstance(module, Parts)]
+    for parts in of_layers:
         parts.general_only = True
     try:
         yield
     finally:
-        for parts in found:
+        for parts in of_layers:
             parts.general_only = False
 
 
 def merge(tensors: Mapping[str, Tensor], *, general_only: bool = False) -> dict[str, Tensor]:
-    """Fold all parts into their weights: the tensors of a network that never had any.
+    """Add all parts to their weights; return the tensors of a network without low-rank parts.
 
-    The products are formed from what is given. Of averages (EMA) these are the averages of W, A and
-    B: the average of the product would need another state, and neither paper says which is meant.
+    The products are computed from the tensors as given. With averages (EMA) these are the averages of
+    W, A and B: the average of the product would need another state, and neither paper says which is
+    meant.
 
     Args:
         tensors: parameter -> tensor, fp32.

@@ -21,21 +21,22 @@ from .low_rank import has_expert, theta_g
 
 
 class UNetConfig(Config):
-    """Size of the U-Net; the defaults are the papers' for 32x32 images."""
+    """Size of the U-Net; the defaults are those of the papers for 32x32 images."""
 
     name: Literal["unet"] = "unet"
     base_channels: int = Field(128, ge=2)
+    """Channels of the first level."""
     channel_mult: tuple[int, ...] = Field((1, 2, 2, 2), min_length=1)
-    """Channels of a level over the base; each further level halves the resolution."""
+    """Channels of each level, as multiples of the base; each further level halves the resolution."""
     blocks_per_level: int = Field(2, ge=1)
     attention_resolutions: tuple[int, ...] = (16,)
-    """Image sides at which blocks have self-attention; the middle always has."""
+    """Image heights at which blocks have self-attention; the middle always has it."""
     attention_heads: int = Field(1, ge=1)
     dropout: float = Field(0.1, ge=0, lt=1)
     norm_groups: int = Field(32, ge=1)
     """Groups of each GroupNorm; must divide every level's channels."""
     guidance_embedding: bool = False
-    """Whether the network is told omega and answers with the guided prediction (objective tcfg)."""
+    """Whether the network takes omega as an input and returns the guided prediction (objective tcfg)."""
 
     @model_validator(mode="after")
     def _divisible(self) -> UNetConfig:
@@ -122,9 +123,9 @@ class UNet(nn.Module):
             nn.init.zeros_(module.bias)
 
     def add_augmentation_conditioning(self, numbers: int) -> None:
-        """Take so many numbers with each image that say how it was augmented; zeros say nothing.
+        """Add an input of `numbers` values per image that describe its augmentation; 0 is none.
 
-        Without a bias, so that a network that only samples can do without (`drop_augmentation`).
+        Without a bias, so that zeros change nothing and an exported network needs no such input.
         """
         self.augmentation = nn.Linear(numbers, 4 * self.base_channels, bias=False)
         nn.init.xavier_uniform_(self.augmentation.weight)
@@ -145,20 +146,20 @@ class UNet(nn.Module):
             x_t: (B, C, H, W).
             t: (B,) in [0, T).
             labels: (B,) int64; a negative one is null and adds nothing to the embedding.
-            dropout_rows: (B,) int64: the row whose dropout masks each row wears, so that two
-                copies of an image can share theirs. None: every row its own.
-            augmentation: (B, numbers) float32, where the network listens to them.
-            omega: (B,) float32, where the network is told; a negative one, or None, is not told.
-            num_general: so many of the first rows are predicted by theta_g too (without the expert
-                parts of `low_rank.py`) and stand at the end. Both run through what theta and
-                theta_g share together, and wear the same dropout masks.
+            dropout_rows: (B,) int64: the row whose dropout masks each row shares, for two copies of
+                an image. None: every row has its own.
+            augmentation: (B, numbers) float32, after `add_augmentation_conditioning`.
+            omega: (B,) float32, with `guidance_embedding`; a negative value, or None, is no input.
+            num_general: how many of the first rows theta_g (without the expert parts of
+                `low_rank.py`) predicts as well; they come last. What theta and theta_g have in
+                common is computed once, and both share the same dropout masks.
         """
-        given = _Inputs(x_t, t, labels, dropout_rows, augmentation, omega)
+        inputs = _Inputs(x_t, t, labels, dropout_rows, augmentation, omega)
         if not num_general:
-            output: Tensor = self._decode(self._bottleneck(self._encode(given)))
+            output: Tensor = self._decode(self._bottleneck(self._encode(inputs)))
             return output
-        theta: Any = given
-        of_theta_g: Any = None  # until the two part
+        theta: Any = inputs
+        of_theta_g: Any = None  # until the first layer with an expert part
         for stage, modules in (
             (self._encode, [self.embedding, self.labels, self.conv_in, self.down]),
             (self._bottleneck, [self.middle]),
@@ -174,19 +175,19 @@ class UNet(nn.Module):
                 with theta_g(self):
                     of_theta_g = stage(of_theta_g)
         if of_theta_g is None:
-            raise ValueError("theta_g was asked for, and no layer has an expert part")
+            raise ValueError("num_general is given, but no layer has an expert part")
         return torch.cat([theta, of_theta_g])
 
-    def _encode(self, given: _Inputs) -> _Features:
-        x_t, t, labels, dropout_rows, augmentation, omega = given
-        known = (labels >= 0).to(x_t.dtype)[:, None]  # (B, 1)
+    def _encode(self, inputs: _Inputs) -> _Features:
+        x_t, t, labels, dropout_rows, augmentation, omega = inputs
+        has_label = (labels >= 0).to(x_t.dtype)[:, None]  # (B, 1)
         embedded = self.embedding(timestep_embedding(t, self.base_channels).to(x_t.dtype))
-        embedded = embedded + known * self.labels(labels.clamp(min=0))  # (B, 4 base)
+        embedded = embedded + has_label * self.labels(labels.clamp(min=0))  # (B, 4 base)
         if self.augmentation is not None and augmentation is not None:
             embedded = embedded + self.augmentation(augmentation.to(x_t.dtype))
         if self.guidance is not None and omega is not None:
             has_omega = (omega >= 0).to(x_t.dtype)[:, None]
-            # an omega of 1 turns the sinusoids as far as 1,000 steps of time do
+            # scaled so that omega in [0, 1] spans the same sinusoids as 1,000 timesteps
             waves = timestep_embedding(1000 * omega.clamp(min=0), self.base_channels)
             embedded = embedded + has_omega * self.guidance(waves.to(x_t.dtype))
         h = self.conv_in(x_t)
@@ -214,7 +215,7 @@ class UNet(nn.Module):
 
 
 class _Inputs(NamedTuple):
-    """What goes into the network; see `UNet.forward`."""
+    """The inputs of the network; see `UNet.forward`."""
 
     x_t: Tensor
     t: Tensor
@@ -224,12 +225,12 @@ class _Inputs(NamedTuple):
     omega: Tensor | None
 
     def first(self, rows: int) -> _Inputs:
-        """The first rows."""
+        """Return the first rows."""
         return _Inputs(*(None if value is None else value[:rows] for value in self))  # type: ignore[arg-type]
 
 
 class _Features(NamedTuple):
-    """What the down path hands to the up path."""
+    """What the down path passes to the up path."""
 
     h: Tensor
     embedded: Tensor
@@ -237,15 +238,15 @@ class _Features(NamedTuple):
     dropout_rows: Tensor | None
 
     def first(self, rows: int) -> _Features:
-        """The first rows."""
-        worn = None if self.dropout_rows is None else self.dropout_rows[:rows]
+        """Return the first rows."""
+        dropout_rows = None if self.dropout_rows is None else self.dropout_rows[:rows]
         skips = [skip[:rows] for skip in self.skips]
-        return _Features(self.h[:rows], self.embedded[:rows], skips, worn)
+        return _Features(self.h[:rows], self.embedded[:rows], skips, dropout_rows)
 
 
 @contextmanager
 def _reuse_dropout_masks(network: nn.Module) -> Iterator[None]:
-    """Inside, the first rows of a second pass wear the dropout masks of the first."""
+    """Reuse, in a second pass within this context, the dropout masks of the first pass's first rows."""
     dropouts = [module for module in network.modules() if isinstance(module, RowDropout)]
     for dropout in dropouts:
         dropout.reuse_mask = True
@@ -257,7 +258,7 @@ def _reuse_dropout_masks(network: nn.Module) -> Iterator[None]:
 
 
 class Block(nn.Module):
-    """GroupNorm, SiLU, conv, twice, the embedding added between; then attention where asked."""
+    """Twice GroupNorm, SiLU and a convolution, the embedding added in between; then attention, if any."""
 
     def __init__(
         self, c_in: int, c_out: int, c_embedding: int, attention: bool, config: UNetConfig
@@ -270,11 +271,12 @@ class Block(nn.Module):
         nn.init.zeros_(self.project.bias)
         self.norm_2 = nn.GroupNorm(config.norm_groups, c_out)
         self.dropout = RowDropout(config.dropout)
-        self.conv_2 = _conv(c_out, c_out, 3, gain=1e-5)  # a block starts as its shortcut
+        self.conv_2 = _conv(c_out, c_out, 3, gain=1e-5)  # at first a block is its shortcut
         self.shortcut = _conv(c_in, c_out, 1) if c_in != c_out else nn.Identity()
         self.attention = Attention(c_out, config) if attention else None
 
     def forward(self, x: Tensor, embedded: Tensor, dropout_rows: Tensor | None) -> Tensor:
+        """Return (B, C_out, H, W) from x (B, C_in, H, W) and the embedding (B, C_embedding)."""
         h: Tensor = self.conv_1(F.silu(self.norm_1(x)))
         h = h + self.project(F.silu(embedded))[:, :, None, None]
         h = self.dropout(F.silu(self.norm_2(h)), dropout_rows)
@@ -293,6 +295,7 @@ class Attention(nn.Module):
         self.out = _conv(channels, channels, 1, gain=1e-5)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return x (B, C, H, W) with the attention's output added."""
         b, c, height, width = x.shape
         qkv = self.qkv(self.norm(x)).reshape(b, 3, self.heads, c // self.heads, height * width)
         # each (B, heads, H W, C / heads); fused attention on a GPU needs the last dimension dense
@@ -303,7 +306,7 @@ class Attention(nn.Module):
 
 
 class RowDropout(nn.Module):
-    """Dropout whose rows can wear one another's masks, and a second pass those of the first."""
+    """Dropout whose rows can share masks, also with the rows of a pass before."""
 
     reuse_mask = False
     cached_mask: Tensor | None = None
@@ -313,6 +316,7 @@ class RowDropout(nn.Module):
         self.probability = probability
 
     def forward(self, h: Tensor, rows: Tensor | None) -> Tensor:
+        """Drop values of h (B, ...); `rows` as `dropout_rows` of `UNet.forward`."""
         if not self.training or self.probability == 0:
             return h
         if rows is None and not self.reuse_mask:
@@ -336,6 +340,7 @@ class Downsample(nn.Module):
         self.conv = _conv(channels, channels, 3, stride=2)
 
     def forward(self, x: Tensor, embedded: Tensor, dropout_rows: Tensor | None) -> Tensor:  # noqa: ARG002
+        """Return (B, C, H / 2, W / 2)."""
         h: Tensor = self.conv(x)
         return h
 
@@ -348,12 +353,13 @@ class Upsample(nn.Module):
         self.conv = _conv(channels, channels, 3)
 
     def forward(self, x: Tensor, embedded: Tensor, dropout_rows: Tensor | None) -> Tensor:  # noqa: ARG002
+        """Return (B, C, 2 H, 2 W)."""
         h: Tensor = self.conv(F.interpolate(x, scale_factor=2, mode="nearest"))
         return h
 
 
 def timestep_embedding(t: Tensor, channels: int) -> Tensor:
-    """Sinusoidal embedding (Vaswani et al. 2017, section 3.5), (B, channels) float32."""
+    """Return the sinusoidal embedding of Vaswani et al. 2017, section 3.5, (B, channels) float32."""
     half = channels // 2
     frequencies = torch.exp(
         torch.arange(half, device=t.device, dtype=torch.float32) * (-math.log(10000) / half)
@@ -372,5 +378,8 @@ def _conv(c_in: int, c_out: int, size: int, *, stride: int = 1, gain: float = 1.
 
 
 def _groups(wanted: int, channels: int) -> int:
-    """Skip connections join levels of different width: the sum may need fewer groups."""
+    """Return at most `wanted` groups that divide `channels`.
+
+    Skip connections concatenate levels of different width, and the sum may not be divisible.
+    """
     return math.gcd(wanted, channels)

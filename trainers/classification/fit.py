@@ -1,4 +1,4 @@
-"""Train one classifier and test it."""
+"""Training and test of one classifier."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from torch import Tensor
 from ..data import PackedImages
 from ..data.batches import gather
 from ..data.order import IndexOrder
+from ..data.packed import Indices
 from ..errors import DataProblem, DivergenceProblem
 from ..randomness import BatchRandom, derive_seed
 from .recipe import (
@@ -23,7 +24,7 @@ from .recipe import (
     weighted_loss,
 )
 from .resnet32 import MIN_SIZE, ResNet32
-from .scores import Ints, Scores, score
+from .scores import Scores, score
 
 TEST_BATCH = 500
 
@@ -33,11 +34,11 @@ class Outcome:
     """One trained classifier."""
 
     scores: Scores
-    """After the last epoch: the result."""
+    """Of the network after the last epoch."""
     train_loss: float
     """Mean over the last epoch's batches."""
     best_epoch: int
-    """Counted from 1; the first of equals."""
+    """Counted from 1; the first of those with the best accuracy."""
     best_accuracy: float
     """Overall, after the best epoch. Chosen by the test images themselves, as LDAM-DRW's code and
     many papers do, so it is higher than the truth: for comparison with such papers only."""
@@ -51,21 +52,21 @@ def train_and_test(
     seed: int,
     device: torch.device,
     generated: PackedImages | None = None,
-    say: Callable[[str], None] = lambda _line: None,
+    on_phase: Callable[[str], None] = lambda _line: None,
 ) -> Outcome:
     """Train a ResNet-32 and test it after every epoch.
 
-    First weights, order, crops and flips are functions of the seed: the same seed gives the same
-    numbers on one machine and device, and the same first weights whatever it is trained on. The
-    global random state is left as it was.
+    Initial weights, order, crops and flips are functions of the seed: the same seed gives the same
+    numbers on one machine and device, and the same initial weights for any images. The global random
+    state is left as it was.
 
     Args:
-        real: long-tailed; normalisation is by these alone, also where generated ones are added.
+        real: long-tailed; normalisation uses these alone, also where generated ones are added.
         test: real, class-balanced, of the same classes and shape.
         groups: class ids of each group that gets an accuracy.
         generated: more training images, each weighing `config.generated_weight` in the loss. Batch
             norm sees them alike, whatever their weight.
-        say: told each epoch.
+        on_phase: called with a line after each epoch.
 
     Raises:
         DataProblem: images under 8 x 8, or of other shapes or classes in the three sets.
@@ -73,69 +74,104 @@ def train_and_test(
     """
     everything, weights = _together(real, test, generated, config.generated_weight)
     normalise = Normaliser.of(real, config.normalise, device)
-    order = IndexOrder(
-        everything.labels, everything.num_classes, "natural", derive_seed(seed, "order")
-    )
     per_epoch = len(real.labels) if config.epoch_of == "real" else len(everything.labels)
-    pad = real.image_shape[1] // 8 if config.pad is None else config.pad
-    labels = torch.tensor(everything.labels)
-    counts = torch.bincount(labels, weights.double(), minlength=everything.num_classes)
-    answers, loss, best = np.empty(0, np.int64), 0.0, (0, -1.0)
+    predictions, loss, best = np.empty(0, np.int64), 0.0, (0, -1.0)
     with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True):
         network = _first_network(real.image_shape[0], real.num_classes, seed).to(device)
-        sgd = torch.optim.SGD(
-            network.parameters(),
-            config.lr,
-            momentum=config.momentum,
-            weight_decay=config.weight_decay,
-        )
+        trainer = _Trainer(network, normalise, everything, weights, config, seed, device, per_epoch)
         for epoch in range(config.epochs):
-            for group in sgd.param_groups:
-                group["lr"] = learning_rate(epoch, config)
-            of_class = class_weights(counts, epoch, config).to(device)
-            rows = order.indices(epoch * per_epoch, per_epoch)
-            starts = range(0, per_epoch, config.batch_size)
-            total = torch.zeros((), device=device)
-            network.train()
-            for i, start in enumerate(starts):
-                some = rows[start : start + config.batch_size]
-                rng = BatchRandom(seed, epoch * len(starts) + i, 0, len(some), device)
-                images = crop_and_flip(gather(everything, some, device), rng, pad, config.flip)
-                found = weighted_loss(
-                    network(normalise(images)),
-                    labels[some].to(device),
-                    of_class,
-                    weights[some].to(device),
-                )
-                sgd.zero_grad()
-                found.backward()  # type: ignore[no-untyped-call]
-                sgd.step()
-                total += found.detach()
-            loss = float(total) / len(starts)
+            loss = trainer.train_epoch(epoch)
             if not np.isfinite(loss):
                 raise DivergenceProblem(
                     f"the classifier's loss is {loss} in epoch {epoch + 1}",
                     f"lower classification.lr ({config.lr:g})",
                 )
-            answers = predict(network, test, normalise, device)
-            accuracy = float((answers == test.labels).mean())
-            best = max(best, (epoch + 1, accuracy), key=lambda one: one[1])
-            say(f"epoch {epoch + 1} of {config.epochs}, loss {loss:.3f}, accuracy {accuracy:.3f}")
-    return Outcome(score(test.labels, answers, test.num_classes, groups), loss, *best)
+            predictions = predict(network, test, normalise, device)
+            accuracy = float((predictions == test.labels).mean())
+            best = max(best, (epoch + 1, accuracy), key=lambda result: result[1])
+            on_phase(
+                f"epoch {epoch + 1} of {config.epochs}, loss {loss:.3f}, accuracy {accuracy:.3f}"
+            )
+    return Outcome(score(test.labels, predictions, test.num_classes, groups), loss, *best)
+
+
+class _Trainer:
+    """Trains a network, one epoch at a time.
+
+    Args:
+        images: all training images.
+        weights: (N,) float32, of each image in the loss.
+        per_epoch: images that an epoch has.
+    """
+
+    def __init__(
+        self,
+        network: ResNet32,
+        normalise: Normaliser,
+        images: PackedImages,
+        weights: Tensor,
+        config: ClassificationConfig,
+        seed: int,
+        device: torch.device,
+        per_epoch: int,
+    ) -> None:
+        self.network, self.normalise, self.images = network, normalise, images
+        self.weights, self.config, self.seed, self.device = weights, config, seed, device
+        self.per_epoch = per_epoch
+        self.order = IndexOrder(
+            images.labels, images.num_classes, "natural", derive_seed(seed, "order")
+        )
+        self.pad = images.image_shape[1] // 8 if config.pad is None else config.pad
+        self.labels = torch.tensor(images.labels)
+        self.counts = torch.bincount(self.labels, weights.double(), minlength=images.num_classes)
+        self.sgd = torch.optim.SGD(
+            network.parameters(),
+            config.lr,
+            momentum=config.momentum,
+            weight_decay=config.weight_decay,
+        )
+
+    def train_epoch(self, epoch: int) -> float:
+        """Train for an epoch, counted from 0; return the mean loss of its batches."""
+        config, device = self.config, self.device
+        for group in self.sgd.param_groups:
+            group["lr"] = learning_rate(epoch, config)
+        of_class = class_weights(self.counts, epoch, config).to(device)
+        order = self.order.indices(epoch * self.per_epoch, self.per_epoch)
+        starts = range(0, self.per_epoch, config.batch_size)
+        total = torch.zeros((), device=device)
+        self.network.train()
+        for i, start in enumerate(starts):
+            rows = order[start : start + config.batch_size]
+            rng = BatchRandom(self.seed, epoch * len(starts) + i, 0, len(rows), device)
+            images = gather(self.images, rows, device)
+            images = crop_and_flip(images, rng, self.pad, config.flip)
+            loss = weighted_loss(
+                self.network(self.normalise(images)),
+                self.labels[rows].to(device),
+                of_class,
+                self.weights[rows].to(device),
+            )
+            self.sgd.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            self.sgd.step()
+            total += loss.detach()
+        return float(total) / len(starts)
 
 
 @torch.inference_mode()
 def predict(
     network: ResNet32, images: PackedImages, normalise: Normaliser, device: torch.device
-) -> Ints:
-    """The most likely class of each image, (N,) int64. Leaves the network in evaluation mode."""
+) -> Indices:
+    """Return the most likely class of each image, (N,) int64; leave the network in evaluation mode."""
     network.eval()
-    found = []
+    predictions = []
     for start in range(0, len(images.labels), TEST_BATCH):
         rows = np.arange(start, min(start + TEST_BATCH, len(images.labels)))
-        found.append(network(normalise(gather(images, rows, device))).argmax(1).cpu())
-    answers: Ints = torch.cat(found).numpy()
-    return answers
+        logits = network(normalise(gather(images, rows, device)))
+        predictions.append(logits.argmax(1).cpu())
+    classes: Indices = torch.cat(predictions).numpy()
+    return classes
 
 
 def _first_network(channels: int, classes: int, seed: int) -> ResNet32:
@@ -147,7 +183,7 @@ def _first_network(channels: int, classes: int, seed: int) -> ResNet32:
 def _together(
     real: PackedImages, test: PackedImages, generated: PackedImages | None, weight: float
 ) -> tuple[PackedImages, Tensor]:
-    """All training images in one block, and the weight of each (N,) float32."""
+    """Return all training images in one block, and the weight of each (N,) float32."""
     for name, images in (("test", test), ("generated", generated or real)):
         if (images.image_shape, images.class_names) != (real.image_shape, real.class_names):
             raise DataProblem(

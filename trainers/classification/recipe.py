@@ -1,4 +1,4 @@
-"""The recipe of long-tailed CIFAR classification, as LDAM-DRW's code has it (Cao et al. 2019)."""
+"""The recipe of long-tailed CIFAR classification, from LDAM-DRW's code (Cao et al. 2019)."""
 
 from __future__ import annotations
 
@@ -18,32 +18,32 @@ from ..errors import UsageProblem
 from ..randomness import BatchRandom
 
 CIFAR_MEAN, CIFAR_STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
-"""What the long-tail literature divides CIFAR-10 and CIFAR-100 alike by."""
+"""Normalisation of both CIFAR-10 and CIFAR-100 in the long-tail literature."""
 
 
 class ClassificationConfig(Config):
     """How the classifier is trained; the defaults are LDAM-DRW's with cross entropy."""
 
     epochs: int = Field(200, ge=1)
-    """Passes over the images. The learning rate's borders move with it: warm-up over the first
+    """Passes over the images. The learning rate's schedule scales with it: warm-up over the first
     1/40, x 0.01 after 8/10, x 0.0001 after 9/10, which at 200 are the epochs 5, 160 and 180."""
 
     epoch_of: Literal["all", "real"] = "all"
-    """What an epoch is when images are added (the papers do not say). all: every image trained on,
-    so that more images also mean more steps. real: as many as there are real ones, so that all
-    classifiers take the same number of steps."""
+    """Length of an epoch when images are added (the papers do not say). all: every training image, so
+    that more images also mean more steps. real: the number of real ones, so that all classifiers take
+    the same number of steps."""
 
     lr: float = Field(0.1, gt=0)
-    """Of SGD, at its highest."""
+    """Highest learning rate of SGD."""
 
     momentum: float = Field(0.9, ge=0, lt=1)
-    """Of SGD; not Nesterov's."""
+    """Momentum of SGD; not Nesterov's."""
 
     weight_decay: float = Field(2e-4, ge=0)
-    """Of all parameters."""
+    """Weight decay of all parameters."""
 
     batch_size: int = Field(128, ge=1)
-    """Images a step; an epoch's last batch is what is left."""
+    """Images per step; the last batch of an epoch may be smaller."""
 
     pad: int | None = Field(None, ge=0)
     """Pixels of black around an image before a random crop of its own size. None: an eighth of its
@@ -61,7 +61,7 @@ class ClassificationConfig(Config):
     images after 8/10 of the epochs."""
 
     drw_beta: float = Field(0.9999, ge=0, lt=1)
-    """Of the effective number (Cui et al. 2019)."""
+    """beta of the effective number (Cui et al. 2019)."""
 
     generated_weight: float = Field(1.0, ge=0)
     """omega of DiffuLT eq. 4, the weight of a generated image where a real one has 1; its authors
@@ -69,7 +69,7 @@ class ClassificationConfig(Config):
 
 
 def learning_rate(epoch: int, config: ClassificationConfig) -> float:
-    """Of one epoch, counted from 0: `adjust_learning_rate` of LDAM-DRW, scaled to `epochs`."""
+    """Return the learning rate of an epoch, counted from 0: LDAM-DRW's, scaled to `epochs`."""
     if (epoch + 1) * 40 <= config.epochs:
         return config.lr * (epoch + 1) * 40 / config.epochs  # lr * ep / 5 at 200 epochs
     if epoch * 10 >= config.epochs * 9:
@@ -80,7 +80,7 @@ def learning_rate(epoch: int, config: ClassificationConfig) -> float:
 
 
 def class_weights(counts: Tensor, epoch: int, config: ClassificationConfig) -> Tensor:
-    """Of each class in the loss, (C,) float32, summing to C.
+    """Return the weight of each class in the loss, (C,) float32, summing to C.
 
     Args:
         counts: (C,) images of each class, a generated one counting `generated_weight`.
@@ -94,7 +94,7 @@ def class_weights(counts: Tensor, epoch: int, config: ClassificationConfig) -> T
 
 
 def weighted_loss(logits: Tensor, labels: Tensor, of_class: Tensor, of_image: Tensor) -> Tensor:
-    """Cross entropy, a weighted mean over the batch.
+    """Return the cross entropy, a weighted mean over the batch, () float32.
 
     DiffuLT eq. 4 is a sum over all images. Divided by the batch's class weights (its size, with
     `ce`) and not by its image weights, the steps of an epoch add up to that sum: omega scales what
@@ -112,11 +112,11 @@ def weighted_loss(logits: Tensor, labels: Tensor, of_class: Tensor, of_image: Te
 
 
 def crop_and_flip(images: Tensor, rng: BatchRandom, pad: int, flip: bool) -> Tensor:
-    """Move each image by up to `pad` pixels, black where it was not, and mirror half of them.
+    """Shift each image by up to `pad` pixels, filling with black, and mirror half of them.
 
     Args:
         images: (B, C, H, W) uint8.
-        draws: of these B rows.
+        rng: the random numbers of these B rows.
     """
     chance = rng.uniform("crop and flip", 3).to(images.device)  # (B, 3)
     top, left = (chance[:, :2] * (2 * pad + 1)).long().unbind(1)  # in 0 .. 2 pad
@@ -134,7 +134,7 @@ class Normaliser:
 
     @classmethod
     def of(cls, real: PackedImages, kind: Literal["data", "cifar"], device: torch.device) -> Self:
-        """By the real training images, or by CIFAR's constants.
+        """Build from the real training images, or from CIFAR's constants.
 
         Raises:
             UsageProblem: constants of RGB for other images.
@@ -156,16 +156,16 @@ class Normaliser:
         return cls(ready(mean), ready(deviation))
 
     def __call__(self, images: Tensor) -> Tensor:
-        """(B, C, H, W) uint8 -> float32."""
+        """Normalise (B, C, H, W) uint8 -> float32."""
         return images.float().sub_(self.mean).div_(self.deviation)
 
 
 def _moments(packed: PackedImages, block: int = 1024) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and standard deviation of each channel, (C,) float64 each; whole numbers, so exact."""
+    """Return mean and deviation of each channel, (C,) float64 each; sums of integers, so exact."""
     total = np.zeros((2, packed.image_shape[0]))
     for first in range(0, len(packed.images), block):
-        some = packed.images[first : first + block].astype(np.float64)
-        total += [some.sum((0, 2, 3)), np.square(some).sum((0, 2, 3))]
+        values = packed.images[first : first + block].astype(np.float64)
+        total += [values.sum((0, 2, 3)), np.square(values).sum((0, 2, 3))]
     mean, square = total / (packed.images.size / packed.image_shape[0])
     deviation = np.sqrt(np.maximum(square - mean**2, 0))
     return mean, np.where(deviation > 0, deviation, 1.0)

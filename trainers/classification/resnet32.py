@@ -26,6 +26,7 @@ class BasicBlock(nn.Module):
         self.stride, self.added = stride, out - channels
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return (B, C_out, H / stride, W / stride)."""
         y: Tensor = F.relu(self.norm1(self.conv1(x)))
         y = self.norm2(self.conv2(y))
         before = self.added // 2  # new channels are zeros, half of them on either side
@@ -36,7 +37,7 @@ class BasicBlock(nn.Module):
 class ResNet32(nn.Module):
     """464,154 parameters for ten classes of RGB images.
 
-    Draws its weights from the global generator.
+    Its initial weights come from the global generator.
 
     Args:
         channels: of the images; height and width may be anything from `MIN_SIZE`.
@@ -59,11 +60,11 @@ class ResNet32(nn.Module):
                 nn.init.kaiming_normal_(module.weight)
 
     def features(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) float32 -> (B, 64), each at least zero: what the last layer sees."""
+        """Return the last layer's input, (B, C, H, W) float32 -> (B, 64), each at least zero."""
         y: Tensor = self.blocks(F.relu(self.norm(self.conv(x))))
         return y.mean((2, 3))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) float32 -> logits (B, classes)."""
+        """Return logits, (B, C, H, W) float32 -> (B, classes)."""
         logits: Tensor = self.head(self.features(x))
         return logits

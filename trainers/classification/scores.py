@@ -1,4 +1,4 @@
-"""What a classifier's answers are worth on balanced test images."""
+"""Accuracy, precision and recall of a classifier on balanced test images."""
 
 from __future__ import annotations
 
@@ -6,9 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-Ints = NDArray[np.int64]
+from ..data.packed import Indices
 
 
 @dataclass(frozen=True)
@@ -16,23 +15,23 @@ class Scores:
     """Shares in [0, 1]."""
 
     accuracy: Mapping[str, float]
-    """`overall`, then each group's: the share of right answers among the test images of its classes."""
+    """`overall`, then each group's: the share of its classes' test images that are predicted right."""
     precision: float
-    """Macro: the mean over classes; a class that is never answered counts as 0."""
+    """Macro: the mean over classes; a class that is never predicted counts as 0."""
     recall: float
     """Macro. On a test set with equally many images of each class it is the overall accuracy."""
     per_class_recall: tuple[float, ...]
 
     def values(self) -> dict[str, float]:
-        """Flat: `accuracy/overall`, `accuracy/few`, ..., `precision`, `recall`."""
+        """Return a flat dict: `accuracy/overall`, `accuracy/few`, ..., `precision`, `recall`."""
         accuracy = {f"accuracy/{name}": share for name, share in self.accuracy.items()}
         return {**accuracy, "precision": self.precision, "recall": self.recall}
 
 
 def score(
-    labels: Ints, answers: Ints, num_classes: int, groups: Mapping[str, Sequence[int]]
+    labels: Indices, predictions: Indices, num_classes: int, groups: Mapping[str, Sequence[int]]
 ) -> Scores:
-    """Compare answers (N,) with labels (N,).
+    """Compare predictions (N,) with labels (N,).
 
     Args:
         groups: class ids of each group, such as many, medium and few.
@@ -42,9 +41,9 @@ def score(
     )
 
     precision, recall, _, _ = precision_recall_fscore_support(
-        labels, answers, labels=range(num_classes), average=None, zero_division=0
+        labels, predictions, labels=range(num_classes), average=None, zero_division=0
     )
-    right = labels == answers
+    right = labels == predictions
     accuracy = {"overall": float(right.mean())}
     for name, classes in groups.items():
         accuracy[name] = float(right[np.isin(labels, classes)].mean())

@@ -45,12 +45,12 @@ class SmallResNet(nn.Module):
         self.head = nn.Linear(FEATURES, classes)
 
     def features(self, images: Tensor) -> Tensor:
-        """uint8 (N, C, H, W) -> float32 (N, 64), each at least zero."""
+        """Return features, uint8 (N, C, H, W) -> float32 (N, 64), each at least zero."""
         x = self.blocks(self.stem(images.float() / 127.5 - 1))
         return F.relu(self.norm(x)).mean((2, 3))
 
     def forward(self, images: Tensor) -> Tensor:
-        """uint8 (N, C, H, W) -> logits (N, K)."""
+        """Return logits, uint8 (N, C, H, W) -> (N, K)."""
         return self.head(self.features(images))  # type: ignore[no-any-return]
 
 
@@ -77,9 +77,9 @@ def train_small_resnet(
     reference: PackedImages,
     config: SmallResNetConfig,
     device: torch.device,
-    say: Callable[[str], None],
+    on_phase: Callable[[str], None],
 ) -> tuple[SmallResNet, NDArray[np.int64], NDArray[np.int64]]:
-    """A network trained on four fifths of every class.
+    """Train a network on four fifths of every class.
 
     The same reference, config, device and number of threads give the same bits; the global random
     state is left as it was.
@@ -97,7 +97,7 @@ def train_small_resnet(
         network = SmallResNet(reference.image_shape, reference.num_classes).to(device)
         images = torch.tensor(reference.images, device=device)  # copied: it may be read-only
         labels = torch.tensor(reference.labels, device=device)
-        _optimise(network, images[trained], labels[trained], config, generator, say)
+        _optimise(network, images[trained], labels[trained], config, generator, on_phase)
     return network, trained.numpy(), held_out.numpy()
 
 
@@ -107,9 +107,9 @@ def _optimise(
     labels: Tensor,
     config: SmallResNetConfig,
     generator: torch.Generator,
-    say: Callable[[str], None],
+    on_phase: Callable[[str], None],
 ) -> None:
-    """AdamW with one cycle over all epochs; labels are smoothed, so that features stay graded."""
+    """Train by AdamW with one cycle over all epochs; smoothed labels keep the features graded."""
     batches = max(1, len(images) // BATCH)
     optimizer = torch.optim.AdamW(
         network.parameters(), config.learning_rate, weight_decay=config.weight_decay
@@ -118,7 +118,7 @@ def _optimise(
         optimizer, config.learning_rate, total_steps=config.epochs * batches
     )
     for epoch in range(config.epochs):
-        say(f"training the feature network: epoch {epoch + 1} of {config.epochs}")
+        on_phase(f"training the feature network: epoch {epoch + 1} of {config.epochs}")
         for rows in torch.randperm(len(images), generator=generator).tensor_split(batches):
             batch = _augment(images[rows.to(images.device)], config, generator)
             targets = labels[rows.to(labels.device)]
@@ -130,7 +130,7 @@ def _optimise(
 
 
 def _augment(images: Tensor, config: SmallResNetConfig, generator: torch.Generator) -> Tensor:
-    """Shift every image by its own whole pixels, edges repeated, and flip half if asked."""
+    """Shift every image by whole pixels of its own, edges repeated, and mirror half with `flips`."""
     rows, (height, width) = len(images), images.shape[2:]
     corners = torch.randint(2 * config.shift + 1, (2, rows), generator=generator)
     top, left = corners.to(images.device)
@@ -142,7 +142,7 @@ def _augment(images: Tensor, config: SmallResNetConfig, generator: torch.Generat
 
 
 def _split(labels: NDArray[np.int64], generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Indices of four fifths and one fifth (at least one image) of every class."""
+    """Return the indices of four fifths and one fifth (at least one image) of every class."""
     train, held_out = [], []
     for c in np.unique(labels):
         rows = torch.from_numpy(np.flatnonzero(labels == c))

@@ -22,7 +22,7 @@ DataConfig = Annotated[
     Digits | Cifar | Folder | Parquet | ListFiles,
     Field(discriminator="source"),
 ]
-"""One source of images, told apart by its `source`."""
+"""One source of images, selected by its `source`."""
 
 __all__ = [
     "Cifar",

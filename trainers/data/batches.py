@@ -1,4 +1,4 @@
-"""From packed images to the tensors of a step, and back: whole batches, no loop over images."""
+"""From packed images to the tensors of a step and back, in whole batches."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from .packed import Indices, PackedImages
 
 
 def gather(packed: PackedImages, indices: Indices, device: torch.device) -> Tensor:
-    """The images at `indices` (B,), as (B, C, H, W) uint8 on the device.
+    """Return the images at `indices` (B,), as (B, C, H, W) uint8 on the device.
 
-    To a GPU they go as bytes, through pinned memory, without the CPU waiting for the copy.
+    They are copied to a GPU as bytes, from pinned memory, without the CPU waiting for it.
     """
     images = torch.from_numpy(packed.images[indices])
     if device.type == "cuda":
@@ -45,7 +45,7 @@ def crop(
 
 
 def to_float(images: Tensor, flip: Tensor | None) -> Tensor:
-    """Scale bytes to what a diffusion model sees.
+    """Scale bytes to [-1, 1].
 
     Args:
         images: (B, C, H, W) uint8.
@@ -54,11 +54,11 @@ def to_float(images: Tensor, flip: Tensor | None) -> Tensor:
     Returns:
         (B, C, H, W) float32: 0 becomes exactly -1 and 255 exactly 1.
     """
-    if flip is not None:  # while they are bytes, which is a quarter of the memory traffic
+    if flip is not None:  # as bytes, which is a quarter of the memory traffic
         images = torch.where(flip[:, None, None, None], images.flip(3), images)
     return images.to(torch.float32).div_(127.5).sub_(1.0)
 
 
 def to_uint8(images: Tensor) -> Tensor:
-    """The inverse of `to_float`: clipped to [-1, 1] and rounded to the nearest byte, any shape."""
+    """Invert `to_float`: clip to [-1, 1] and round to the nearest byte, any shape."""
     return images.to(torch.float32).clamp(-1.0, 1.0).add(1.0).mul_(127.5).round_().to(torch.uint8)

@@ -18,7 +18,7 @@ class Cifar(SourceConfig):
 
     source: Literal["cifar10", "cifar100"] = "cifar10"
     root: Path = Path("data")
-    """Folder of the extracted archive, or of the archive, which is then extracted there."""
+    """Folder of the extracted archive, or of the archive, which is then extracted into it."""
     download: bool = False
     """Fetch the archive if it is missing; needs a network."""
     reference: Literal["test", "train"] = "test"
@@ -28,6 +28,7 @@ class Cifar(SourceConfig):
     """The tail to cut; exponential at 100 is CIFAR-LT as LDAM, CBDM and most others use it."""
 
     def load(self, cache: Path) -> Splits:  # noqa: ARG002  (stored decoded already)
+        """Read both splits; see `SourceConfig`."""
         pool = self._read(train=True)
         kept = long_tail_indices(
             pool.labels, pool.num_classes, self.long_tail, class_names=pool.class_names
@@ -49,7 +50,7 @@ class Cifar(SourceConfig):
             data = kind(str(root), train=train, download=self.download or archive.exists())
         except (RuntimeError, OSError) as error:
             raise DataProblem(
-                f"{root}: no {self.source} here, neither {kind.base_folder} nor {kind.filename}"
+                f"{root}: no {self.source}, neither {kind.base_folder} nor {kind.filename}"
                 + (f", and it could not be fetched ({error})" if self.download else ""),
                 f"put {kind.filename} into {root}, or set data.download with a network",
             ) from error

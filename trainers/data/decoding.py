@@ -1,4 +1,4 @@
-"""Decoding image files once into one array on disk, which later runs map into memory."""
+"""Decoding of image files, once, into an array on disk that later runs map into memory."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from .packed import Indices, PackedImages, Pixels, check_every_class, check_labe
 from .source import SourceConfig, Splits
 
 FORMAT = 1
-"""Part of every cache key: raise it when decoding changes."""
+"""Part of every cache key: raise it when decoding gives other pixels."""
 CHUNK = 4096
-"""Images handed to the threads at a time, so that memory stays bounded."""
-STALE = 24 * 3600
-"""Seconds after which an unfinished cache file is taken for a killed run's, and removed."""
+"""Images given to the threads at a time, which bounds the memory."""
+STALE_S = 24 * 3600
+"""Age at which an unfinished cache file is removed: no run decodes that long, so it was killed."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,7 +36,7 @@ class EncodedImages:
     Args:
         items: paths relative to `root`, or the encoded bytes.
         labels: (N,) int64.
-        name: what an error calls the image at an index: its file, line or row.
+        name: gives what error messages call the image at an index: its file, line or row.
         root: folder of the paths.
     """
 
@@ -46,7 +46,7 @@ class EncodedImages:
     root: Path = Path()
 
     def select(self, indices: Indices) -> EncodedImages:
-        """The images at `indices` (M,), in that order, still under their own names."""
+        """Return the images at `indices` (M,), in that order, under their own names."""
         return EncodedImages(
             [self.items[i] for i in indices],
             self.labels[indices],
@@ -55,7 +55,7 @@ class EncodedImages:
         )
 
     def open(self, index: int) -> Path | io.BytesIO:
-        """What PIL reads the image at `index` from."""
+        """Return what PIL reads the image at `index` from."""
         item = self.items[index]
         return io.BytesIO(item) if isinstance(item, bytes) else self.root / item
 
@@ -76,7 +76,7 @@ class EncodedConfig(SourceConfig):
         reference: EncodedImages,
         class_names: Sequence[str] | None,
     ) -> Splits:
-        """Check the labels, cut the tail, and decode only what is left.
+        """Check the labels, cut the tail, and decode the images that are kept.
 
         Args:
             class_names: None to number the classes, from 0 to the largest label.
@@ -106,13 +106,13 @@ class EncodedConfig(SourceConfig):
 
 
 def decode(encoded: EncodedImages, size: int, channels: Literal[1, 3], cache: Path) -> Pixels:
-    """All images as (N, channels, size, size) uint8: from the cache, or decoded in threads.
+    """Return all images as (N, channels, size, size) uint8, from the cache or decoded in threads.
 
-    A cached array appears under its name only when it is whole. Its key is the content: for files
-    their relative paths, sizes and times of change, for bytes the bytes themselves.
+    A cached array gets its name only when it is complete. Its key is the content: for files their
+    relative paths, sizes and modification times, for bytes the bytes themselves.
 
     Args:
-        cache: folder of the arrays; made when needed.
+        cache: folder of the arrays; created when needed.
 
     Returns:
         A read-only memory map.
@@ -139,10 +139,10 @@ def decode(encoded: EncodedImages, size: int, channels: Literal[1, 3], cache: Pa
 
 
 def _numbered(train: EncodedImages, reference: EncodedImages) -> list[str]:
-    """Class names for labels without names: the numbers from 0 to the largest label."""
+    """Return class names for labels without names: the numbers from 0 to the largest label."""
     largest = max(int(split.labels.max(initial=-1)) for split in (train, reference))
     for split in (train, reference):
-        # Then some class must be empty; said here, before a mistyped label fills the memory.
+        # Then a class must be empty; reported before a mistyped label fills the memory with names.
         if largest in split.labels and largest >= len(train.labels):
             raise DataProblem(
                 f"{split.name(int(split.labels.argmax()))}: label {largest}, but there are only "
@@ -170,7 +170,7 @@ def _content_key(encoded: EncodedImages, shape: tuple[int, ...]) -> str:
 
 
 def _read(path: Path, shape: tuple[int, ...]) -> Pixels | None:
-    """A finished array, or None if it is absent, cut short or not what it should be."""
+    """Return a finished array, None if it is absent, cut short or of another shape or type."""
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError):
@@ -182,7 +182,7 @@ def _read(path: Path, shape: tuple[int, ...]) -> Pixels | None:
 def _write(path: Path, images: Iterator[Pixels], shape: tuple[int, ...]) -> None:
     """Write an array row by row under a temporary name, then rename it."""
     for left in path.parent.glob("*.partial"):
-        if time.time() - left.stat().st_mtime > STALE:
+        if time.time() - left.stat().st_mtime > STALE_S:
             left.unlink(missing_ok=True)
     partial = path.with_suffix(f".{uuid.uuid4().hex}.partial")  # workers may write at once
     try:
@@ -199,7 +199,7 @@ def _write(path: Path, images: Iterator[Pixels], shape: tuple[int, ...]) -> None
 
 
 def _decode_all(encoded: EncodedImages, size: int, channels: Literal[1, 3]) -> Iterator[Pixels]:
-    """Each image in turn, (channels, size, size); PIL lets go of the interpreter as it decodes."""
+    """Yield each image, (channels, size, size); PIL releases the interpreter's lock as it decodes."""
     with ThreadPoolExecutor() as pool:
         for start in range(0, len(encoded.items), CHUNK):
             chunk = range(start, min(start + CHUNK, len(encoded.items)))

@@ -28,6 +28,7 @@ class Digits(SourceConfig):
     """Mirror half of the training images; off, since a mirrored digit is no digit."""
 
     def load(self, cache: Path) -> Splits:  # noqa: ARG002  (nothing to decode)
+        """Read both splits; see `SourceConfig`."""
         from sklearn.datasets import load_digits  # type: ignore[import-untyped]
 
         digits = load_digits()

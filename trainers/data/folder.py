@@ -26,6 +26,7 @@ class Folder(EncodedConfig):
     the sorted names."""
 
     def load(self, cache: Path) -> Splits:
+        """Read both splits; see `SourceConfig`."""
         root = self.root.expanduser()
         names = self.class_order or _folders(root / "train")
         train, reference = (_read(root, split, names) for split in ("train", "reference"))
@@ -38,8 +39,8 @@ def _folders(folder: Path) -> list[str]:
             f"{folder}: no such folder",
             "data.root must hold train/<class>/ and reference/<class>/",
         )
-    found = (entry for entry in folder.iterdir() if entry.is_dir())
-    names = sorted(entry.name for entry in found if not entry.name.startswith("."))
+    folders = (entry for entry in folder.iterdir() if entry.is_dir())
+    names = sorted(entry.name for entry in folders if not entry.name.startswith("."))
     if not names:
         raise DataProblem(f"{folder}: no folder in it", "make one folder of images for each class")
     return names
@@ -55,13 +56,13 @@ def _read(root: Path, split: str, names: Sequence[str]) -> EncodedImages:
     paths, labels = [], []
     for label, name in enumerate(names):
         files = (root / split / name).iterdir()
-        found = sorted(
+        images = sorted(
             file.name
             for file in files
             if file.suffix.lower() in SUFFIXES and not file.name.startswith(".")
         )
-        paths += [f"{split}/{name}/{file}" for file in found]
-        labels += [label] * len(found)
+        paths += [f"{split}/{name}/{file}" for file in images]
+        labels += [label] * len(images)
     return EncodedImages(
         paths, np.array(labels, dtype=np.int64), lambda i: str(root / paths[i]), root
     )

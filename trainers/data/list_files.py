@@ -1,4 +1,4 @@
-"""Lists of images, as ImageNet-LT has them: one line `relative/path.JPEG label` for each image."""
+"""Lists of images as ImageNet-LT has them: one line `relative/path.JPEG label` for each image."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class ListFiles(EncodedConfig):
 
     source: Literal["list_files"] = "list_files"
     root: Path
-    """Folder that the paths in the lists start from, and that they stay in."""
+    """Folder that the paths in the lists are relative to; they may not lead out of it."""
     train_list: Path
     """Images to train on."""
     reference_list: Path
@@ -26,6 +26,7 @@ class ListFiles(EncodedConfig):
     """Names of the classes in the order of their labels; by default their numbers."""
 
     def load(self, cache: Path) -> Splits:
+        """Read both splits; see `SourceConfig`."""
         root = self.root.expanduser()
         train, reference = (
             _read(file.expanduser(), root) for file in (self.train_list, self.reference_list)

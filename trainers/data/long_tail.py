@@ -1,4 +1,4 @@
-"""Cutting a long tail out of balanced data: LDAM's subset, index for index."""
+"""A long tail cut out of balanced data: LDAM's subset, index for index."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class LongTail(Config):
     hardest of the usual settings 10, 50 and 100."""
 
     def counts(self, images: int, num_classes: int) -> list[int]:
-        """How many images each class keeps, head first; Cao et al. (2019), LDAM-DRW.
+        """Return how many images each class keeps, head first; Cao et al. (2019), LDAM-DRW.
 
         The expression is theirs to the rounding: the factor 1/ratio is raised to a float power and
         the product is truncated, not rounded.
@@ -50,15 +50,15 @@ def long_tail_indices(
     *,
     class_names: Sequence[str] = (),
 ) -> Indices:
-    """Which images stay, (M,) int64.
+    """Return which images are kept, (M,) int64.
 
-    LDAM-DRW and CBDM draw with NumPy's legacy generator, seeded with 0: for each class in turn
-    its indices are shuffled and the first ones taken. The same sequence gives the same subset. The
+    LDAM-DRW and CBDM use NumPy's legacy generator, seeded with 0: for each class in turn its indices
+    are shuffled and the first ones taken. The same sequence gives the same subset. The
     result is sorted by class, in shuffled order within a class; with `none` it is every index.
 
     Args:
         labels: (N,) int64 of the data to cut.
-        class_names: what an error calls the classes; their numbers if empty.
+        class_names: names of the classes in error messages; their numbers if empty.
 
     Raises:
         DataProblem: a label outside the classes, or a class left without an image.

@@ -1,4 +1,4 @@
-"""In which order training sees the images: a pure function of seed and position."""
+"""The order in which training sees the images: a pure function of seed and position."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class IndexOrder:
     """The endless stream of training images of one run.
 
     natural: every epoch is a fresh permutation, and epochs follow one another without a gap.
-    sqrt, balanced: a class is drawn with probability proportional to the square root of its count
+    sqrt, balanced: a class is sampled with probability proportional to the square root of its count
     (Mahajan et al., 2018) or to 1, then one of its images with equal probability.
 
     Args:
@@ -28,21 +28,21 @@ class IndexOrder:
         self._counts = np.bincount(labels, minlength=num_classes).astype(np.int64)
         self._by_class = np.argsort(labels, kind="stable")
         self._first_of_class = np.cumsum(self._counts) - self._counts
-        self._permutation = (-1, self._by_class)  # epoch, its order: the one read last
+        self._permutation = (-1, self._by_class)  # the last one used: epoch, its order
         power = 0.5 if kind == "sqrt" else 0.0
         weights = np.where(self._counts > 0, self._counts**power, 0.0)
         self._cumulative = np.cumsum(weights) / np.cumsum(weights)[-1]
 
     def indices(self, start: int, count: int) -> Indices:
-        """Which images stand at positions start, ..., start + count - 1; (count,) int64."""
+        """Return the images at positions start, ..., start + count - 1; (count,) int64."""
         if self._kind == "natural":
             return self._natural(start, count)
         words = _words(derive_seed(self._seed, "order", self._kind), start, count)
         uniform = (words[:, 0] >> np.uint64(11)) * 2.0**-53  # in [0, 1)
         classes = np.searchsorted(self._cumulative, uniform, side="right")
         within = (words[:, 1] % self._counts[classes].astype(np.uint64)).astype(np.int64)
-        drawn: Indices = self._by_class[self._first_of_class[classes] + within]
-        return drawn
+        sampled: Indices = self._by_class[self._first_of_class[classes] + within]
+        return sampled
 
     def _natural(self, start: int, count: int) -> Indices:
         size = len(self._by_class)
@@ -61,9 +61,9 @@ class IndexOrder:
 
 
 def _words(key: int, start: int, count: int) -> NDArray[np.uint64]:
-    """Four random words for each position, (count, 4) uint64.
+    """Return four random words for each position, (count, 4) uint64.
 
-    Philox counts: position p owns block p of its stream, so any stretch can be had on its own.
-    NumPy promises a bit generator's raw stream for good, which it does not for its distributions.
+    Philox is counter-based: position p has block p of its stream, so any range can be computed alone.
+    NumPy guarantees a bit generator's raw stream across versions, and its distributions not.
     """
     return np.random.Philox(key=key, counter=start).random_raw(4 * count).reshape(count, 4)

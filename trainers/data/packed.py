@@ -1,4 +1,4 @@
-"""All images of one split in a single uint8 array: decoded once, gathered by index ever after."""
+"""All images of one split in a single uint8 array, decoded once and gathered by index."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class PackedImages:
 
     @property
     def num_classes(self) -> int:
-        """Number of classes, also of those without an image."""
+        """Number of classes, including those without an image."""
         return len(self.class_names)
 
     @property
@@ -66,11 +66,11 @@ class PackedImages:
         return np.bincount(self.labels, minlength=self.num_classes).astype(np.int64)
 
     def select(self, indices: Indices) -> PackedImages:
-        """The images at `indices` (M,), in that order, copied into memory."""
+        """Return the images at `indices` (M,), in that order, copied into memory."""
         return PackedImages(self.images[indices], self.labels[indices], self.class_names)
 
     def fingerprint(self) -> str:
-        """A name for the content: 16 hex digits over shape, images, labels and class names."""
+        """Return a name for the content: 16 hex digits over shape, images, labels and class names."""
         digest = hashlib.blake2b(digest_size=8)
         digest.update(repr((self.images.shape, self.class_names)).encode())
         digest.update(self.images.data)
@@ -81,7 +81,7 @@ class PackedImages:
 def check_labels(
     labels: Indices, num_classes: int, name: Callable[[int], str] = "image {}".format
 ) -> None:
-    """Check that every label is in [0, num_classes); `name` says what to call an image.
+    """Check that every label is in [0, num_classes); `name` gives what messages call an image.
 
     Raises:
         DataProblem: naming the first image with a label outside the classes, and the label.

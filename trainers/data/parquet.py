@@ -32,13 +32,14 @@ class Parquet(EncodedConfig):
     label_column: str = "label"
     """Column of class numbers from 0, integer."""
     split_column: str = "split"
-    """Column that says which split a row belongs to, text."""
+    """Column with the split of each row, text."""
     train_split: str = "train"
-    """What `split_column` says of training images."""
+    """Value of `split_column` for training images."""
     reference_split: str = "test"
-    """What `split_column` says of the balanced images to compare with."""
+    """Value of `split_column` for the balanced images to compare with."""
 
     def load(self, cache: Path) -> Splits:
+        """Read both splits; see `SourceConfig`."""
         path = self.path.expanduser()
         table = self._table(path)
         labels = table[self.label_column].to_numpy().astype(np.int64)
@@ -67,7 +68,7 @@ class Parquet(EncodedConfig):
         )
 
     def _table(self, path: Path) -> pa.Table:
-        """The three columns, without nulls, the splits as text."""
+        """Return the three columns, without nulls, the splits as text."""
         import pyarrow as pa
         from pyarrow import parquet
 
@@ -101,7 +102,8 @@ class Parquet(EncodedConfig):
             if cast.null_count:
                 row = int(np.flatnonzero(cast.is_null().to_numpy())[0])
                 raise DataProblem(
-                    f"{path}, row {row}: nothing in column {column}", "fill it in, or drop the row"
+                    f"{path}, row {row}: nothing in column {column}",
+                    "fill it in, or remove the row",
                 )
             table = table.set_column(position, column, cast)
         return table

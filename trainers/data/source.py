@@ -1,4 +1,4 @@
-"""What every source of images shares: the common settings, and the two splits that it gives."""
+"""The contract of a source of images: the common settings, and the two splits that it returns."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class Splits:
     """The images of one experiment.
 
     Args:
-        train: what is trained on, already long-tailed.
-        reference: class-balanced real images that samples are compared with.
+        train: the training images, already long-tailed.
+        reference: class-balanced real images that generated ones are compared with.
 
     Raises:
         DataProblem: other classes or image shapes in the two, or a class without an image.
@@ -61,8 +61,8 @@ class SourceConfig(Config):
     long_tail: LongTail = LongTail(kind="none")
     """The tail to cut out of the training images; by default they are long-tailed already."""
     class_sampling: ClassSampling = "natural"
-    """In what proportion training sees the classes: natural as they are, sqrt by the square root of
-    their counts, balanced all alike."""
+    """Share of each class in training: natural: by its count; sqrt: by the square root of its count;
+    balanced: the same for all."""
     flip: bool = True
     """Mirror half of the training images left to right, as CBDM does."""
 
@@ -71,7 +71,7 @@ class SourceConfig(Config):
         """Read both splits.
 
         Args:
-            cache: folder for decoded images; made when needed.
+            cache: folder for decoded images; created when needed.
 
         Raises:
             DataProblem: naming the file, row or line that cannot be used.

@@ -1,4 +1,4 @@
-"""Training losses: one file a method, one contract (`base.py`)."""
+"""Training losses: one file per method, one contract (`base.py`)."""
 
 from typing import Annotated
 

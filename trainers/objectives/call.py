@@ -12,8 +12,8 @@ term is 0. theta_g and theta_e are trained together, without a stop-gradient (al
 
 Left open by the paper, and chosen here: the reduction (mean over pixels, as the base loss; a sum
 would outweigh it C H W times); a dropped label has no term (eq. 4 conditions on y); theta and
-theta_g share what comes before the first reserved layer, its dropout masks included, and wear the
-same masks after it, so that the term is 0 while theta_e is.
+theta_g share what comes before the first reserved layer, and the same dropout masks after it, so that
+the term is 0 while theta_e is.
 """
 
 from __future__ import annotations
@@ -47,22 +47,22 @@ class CALLConfig(Config):
 
     name: Literal["call"] = "call"
     base: Base = OCConfig()
-    """What is trained besides; the paper's is OC, its table 5 also has DDPM and CBDM."""
+    """The base loss; the paper's is OC, its table 5 also has DDPM and CBDM."""
     weight: float = Field(1.0, ge=0)
     """lambda, of the allocation term; 1 in the paper."""
     reserve: LowRankConfig = LowRankConfig()
-    """theta_e: where, and of what rank. The paper has the up path, a tenth of each min(d, k)."""
+    """theta_e: its layers and rank. The paper has the up path, and a tenth of each min(d, k)."""
     margin: float | None = Field(None, gt=0)
     """Largest difference (mean square over pixels) that rare classes are rewarded for, per image.
     Ours, not the paper's: without one their term has no lower bound. None is the paper."""
 
     def prepare(self, network: nn.Module) -> None:
-        """Reserve the capacity."""
+        """Add the base loss's layers and the reserved capacity."""
         self.base.prepare(network)
         add_parts(network, "expert", self.reserve, "objective.reserve")
 
     def build(self, class_counts: Sequence[int]) -> CALL:
-        """The objective, for the class counts of the training data."""
+        """Build the objective for the class counts of the training data."""
         return CALL(self, class_counts)
 
 
@@ -82,7 +82,7 @@ class CALL(Objective):
         rng: BatchRandom,
         images_seen: int,
     ) -> Loss:
-        """See `Objective`."""
+        """Return the loss of one batch; see `Objective`."""
         both = _Both(model, len(batch.labels))
         base = self.base(both, batch, schedule, rng, images_seen)
         device = batch.labels.device
@@ -102,19 +102,19 @@ class CALL(Objective):
         )
 
     def check(self, means: Mapping[str, float]) -> None:
-        """See `Objective`."""
+        """Refuse a runaway reward of rare classes; see `Objective`."""
         if not means["allocation_rare"] >= -RUNAWAY:  # also where it is NaN
             raise DivergenceProblem(
-                f"CALL's term for rare classes has run away: {means['allocation_rare']:.3g} beside "
+                f"CALL's term for rare classes has diverged: {means['allocation_rare']:.3g} beside "
                 f"a denoising loss of {means['denoising']:.3g}",
                 "it has no lower bound: set objective.margin or lower it, or lower objective.weight "
-                "or optimizer.lr; checkpoints from before are untouched",
+                "or optimizer.lr; earlier checkpoints are kept",
             )
         self.base.check(means)
 
 
 class _Both:
-    """The network as the base objective sees it; its first call is made for theta_g too."""
+    """The network as the base objective calls it; the first call also predicts by theta_g."""
 
     theta: Tensor
     theta_g: Tensor
@@ -127,13 +127,13 @@ class _Both:
         if self.called:
             return self.model(x_t, t, labels, **extra)
         self.called = True
-        everything = self.model(x_t, t, labels, num_general=self.rows, **extra)
-        self.theta, self.theta_g = everything[: self.rows], everything[len(x_t) :]
-        return everything[: len(x_t)]
+        outputs = self.model(x_t, t, labels, num_general=self.rows, **extra)
+        self.theta, self.theta_g = outputs[: self.rows], outputs[len(x_t) :]
+        return outputs[: len(x_t)]
 
 
 def allocation(class_counts: Sequence[int]) -> Tensor:
-    """omega_con - omega_div of each class, (num_classes,) float64; their mean is 0."""
+    """Return omega_con - omega_div of each class, (num_classes,) float64; their mean is 0."""
     counts = torch.tensor(class_counts, dtype=torch.float64)  # N_c
     consistency = len(counts) * counts / counts.sum()  # omega_con
     diversity = len(counts) / (counts * (1 / counts).sum())  # omega_div

@@ -1,6 +1,6 @@
 """CBDM: class-balancing diffusion models (Qin et al., CVPR 2023).
 
-Eq. 4, with h = e(x_t, y), h' = e(x_t, y'), sg the stop-gradient, y' drawn from a label set Y:
+Eq. 4, with h = e(x_t, y), h' = e(x_t, y'), sg the stop-gradient, y' sampled from a label set Y:
 
     L = || h - eps ||^2 + tau (t / T) ( || h - sg h' ||^2 + gamma || sg h - h' ||^2 )
 
@@ -36,16 +36,16 @@ class CBDMConfig(ObjectiveConfig):
     """Weight of the commitment term, the gradient into h'. At 0 the y' half needs no gradients and
     a step costs a third less."""
     label_set: Literal["train", "sqrt", "balanced"] = "train"
-    """Y, what y' is drawn by: class counts (the released code), their square roots (the paper's
+    """Y, by which y' is sampled: class counts (the released code), their square roots (the paper's
     best from scratch), or uniformly (its best for fine-tuning). The counts are the data's, also
     where the images themselves are re-sampled."""
     label_samples: int = Field(1, ge=1)
-    """y' a sample; the regulariser is their mean (eq. 4 averages over Y, algorithm 1 draws one)."""
+    """Labels y' per image; the regulariser is their mean (eq. 4 averages over Y, algorithm 1 takes one)."""
     dropout_masks: Literal["independent", "shared"] = "independent"
-    """Whether h and h' wear the same dropout masks. Independent ones, as in the released code, put
-    dropout's own noise into the regulariser, also where y' = y."""
+    """Whether h and h' share the same dropout masks. Independent ones, as in the released code, add
+    dropout's own noise to the regulariser, also where y' = y."""
     thin: float = Field(1.0, gt=0, le=1)
-    """Share of the rows that go through the y' half, drawn in proportion to t, so that loss and
+    """Share of the rows that go through the y' half, sampled in proportion to t, so that loss and
     gradient keep their mean and only gain variance. Ours, not the paper's; 1 is exact."""
 
     @field_validator("thin")
@@ -56,7 +56,7 @@ class CBDMConfig(ObjectiveConfig):
         return value
 
     def build(self, class_counts: Sequence[int]) -> CBDM:
-        """The objective, for the class counts of the training data."""
+        """Build the objective for the class counts of the training data."""
         return CBDM(self, class_counts)
 
 
@@ -80,7 +80,7 @@ class CBDM(Objective):
         rng: BatchRandom,
         images_seen: int,  # noqa: ARG002
     ) -> Loss:
-        """See `Objective`."""
+        """Return the loss of one batch; see `Objective`."""
         n = noised(batch, schedule, rng, self.config)
         rows_host, weight_host = self.regularised_rows(n, rng, schedule.timesteps)
         y_prime_host = self.sample_y_prime(rows_host, rng)
@@ -105,11 +105,11 @@ class CBDM(Objective):
     def regularised_rows(
         self, n: Noised, rng: BatchRandom, timesteps: int
     ) -> tuple[Tensor, Tensor]:
-        """Which rows pay for a y' half, and with what weight.
+        """Return the rows that have a y' half, and their weights.
 
         Returns:
             rows (R,) int64, each row `label_samples` times, and weights (R,) float64, tau t / T over
-            `label_samples`, or the constant that makes a thinned draw unbiased. Both on the CPU.
+            `label_samples`, or the constant that makes a thinned sample unbiased. Both on the CPU.
         """
         mass = n.t_host.double() * n.kept  # (B,); t = 0 and dropped labels weigh nothing
         if self.config.thin < 1:
@@ -122,7 +122,7 @@ class CBDM(Objective):
         return rows.repeat_interleave(samples_each), weight.repeat_interleave(samples_each)
 
     def sample_y_prime(self, rows: Tensor, rng: BatchRandom) -> Tensor:
-        """y' for each regularised row, (R,) int64 on the CPU; it may equal y."""
+        """Sample y' for each regularised row, (R,) int64 on the CPU; it may equal y."""
         columns = self.config.label_samples
         y_prime = rng.categorical("y_prime", self.label_weights, columns)  # (B, columns)
         return y_prime[rows, torch.arange(len(rows)) % columns]
@@ -130,11 +130,11 @@ class CBDM(Objective):
     def forward_both(
         self, model: Predictor, n: Noised, rows: Tensor, y_prime: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """h for every row and h' for the regularised ones, same x_t and t."""
+        """Return h for every row and h' for the regularised ones, at the same x_t and t."""
         shared = self.config.dropout_masks == "shared"
-        if self.config.gamma == 0 and not shared:  # h' is a constant: spare its graph
+        if self.config.gamma == 0 and not shared:  # h' is a constant: no graph is needed
             h = model(n.x_t, n.t, n.labels, **n.extra)
-            with torch.no_grad():  # also for no rows: under ZeRO 3 all workers pass in step
+            with torch.no_grad():  # also without rows: ZeRO 3 runs all workers in lockstep
                 return h, model(n.x_t[rows], n.t[rows], y_prime, **n.extra_of(rows))
         own = torch.arange(len(n.x_t), device=rows.device)
         source = torch.cat([own, rows])  # (B + R,): the row that each one copies
@@ -149,20 +149,20 @@ class CBDM(Objective):
 
 
 def _weighted(a: Tensor, b: Tensor, weight: Tensor, batch_size: int) -> Tensor:
-    """sum_r weight_r mean_pixels (a_r - b_r)^2 / B: the mean over the batch, () float32."""
+    """Return sum_r weight_r mean_pixels (a_r - b_r)^2 / B, the mean over the batch, () float32."""
     per_row = (a - b).square().flatten(1).mean(1)  # (R,)
     return (weight * per_row).sum() / batch_size
 
 
 def _systematic(mass: Tensor, rng: BatchRandom, per_block: int) -> tuple[Tensor, Tensor]:
-    """Draw `per_block` rows of each block with inclusion proportional to `mass`.
+    """Sample `per_block` rows of each block with inclusion proportional to `mass`.
 
-    Systematic sampling: row i is drawn per_block * mass_i / sum(mass) times in the mean (a heavy
-    row perhaps twice), so giving each drawn row the mass sum(mass) / per_block keeps every sum's
+    Systematic sampling: row i is sampled per_block * mass_i / sum(mass) times on average (a heavy
+    row perhaps twice), so giving each sampled row the mass sum(mass) / per_block keeps every sum's
     expectation.
 
     Returns:
-        rows (blocks * per_block,) int64 and the mass that each stands for, float64.
+        rows (blocks * per_block,) int64 and the mass that each represents, float64.
     """
     if not rng.whole_blocks:
         raise UsageProblem(

@@ -18,7 +18,7 @@ class DDPMConfig(ObjectiveConfig):
     name: Literal["ddpm"] = "ddpm"
 
     def build(self, class_counts: Sequence[int]) -> DDPM:  # noqa: ARG002  (one signature for all)
-        """The objective; it has no use for the class counts."""
+        """Build the objective; it does not use the class counts."""
         return DDPM(self)
 
 
@@ -36,7 +36,7 @@ class DDPM(Objective):
         rng: BatchRandom,
         images_seen: int,  # noqa: ARG002
     ) -> Loss:
-        """See `Objective`."""
+        """Return the loss of one batch; see `Objective`."""
         n = noised(batch, schedule, rng, self.config)
         denoising = mse_loss(model(n.x_t, n.t, n.labels, **n.extra), n.target)
         return Loss(denoising, {"denoising": denoising.detach()})

@@ -1,7 +1,7 @@
 """Focal denoising, a baseline of CALL's tables.
 
-The paper names it only ("+Focal"); a diffusion loss has no class probability. The reading taken
-here: with l_i the mean squared error of row i, exp(-l_i) stands where the focal loss (Lin et al.
+The paper only names it ("+Focal"); a diffusion loss has no class probability. The interpretation
+here: with l_i the mean squared error of row i, exp(-l_i) takes the place where the focal loss (Lin et al.
 2017, eq. 4) has the probability of the true class:
 
     L = mean_i (1 - exp(-l_i))^gamma l_i
@@ -20,7 +20,7 @@ from .base import Batch, Loss, Objective, ObjectiveConfig, Predictor, noised
 
 
 class FocalConfig(ObjectiveConfig):
-    """Denoising that looks more at rows which are predicted badly."""
+    """Denoising that weighs badly predicted rows more."""
 
     name: Literal["focal"] = "focal"
     gamma: float = Field(1.0, ge=0)
@@ -28,7 +28,7 @@ class FocalConfig(ObjectiveConfig):
     classification baselines' (LDAM)."""
 
     def build(self, class_counts: Sequence[int]) -> Focal:  # noqa: ARG002  (one signature for all)
-        """The objective; it has no use for the class counts."""
+        """Build the objective; it does not use the class counts."""
         return Focal(self)
 
 
@@ -46,7 +46,7 @@ class Focal(Objective):
         rng: BatchRandom,
         images_seen: int,  # noqa: ARG002
     ) -> Loss:
-        """See `Objective`."""
+        """Return the loss of one batch; see `Objective`."""
         n = noised(batch, schedule, rng, self.config)
         h = model(n.x_t, n.t, n.labels, **n.extra)  # (B, C, H, W)
         per_row = (h - n.target).square().flatten(1).mean(1)  # l_i, (B,)

@@ -8,7 +8,7 @@ would lead to x_t from image k of the same global batch (released code, `transfe
     k = j where the gate lets it, else i
     eps'_i = ( x_t - sqrt(abar_t) x_0^k ) / sqrt(1 - abar_t)        L = mean || e(x_t, y_i) - eps'_i ||^2
 
-The gate "t2h" lets a row point at images of its own or a more frequent class. The label of row i
+The gate "t2h" transfers a row to images of its own or a more frequent class only. The label of row i
 stays y_i, and so does its gate where the label is dropped. There is no regulariser, and no second
 forward pass. w depends on the batch, so it is always the global one, whatever the workers' shares.
 """
@@ -33,26 +33,26 @@ class OCConfig(ObjectiveConfig):
 
     name: Literal["oc"] = "oc"
     mode: Literal["t2h", "h2t", "full"] = "t2h"
-    """The gate: t2h lets rows point at images of classes as frequent as theirs or more (the released
-    setting), h2t at those as frequent or less, full at any."""
+    """The gate: t2h transfers to images of classes as frequent as the row's or more (the released
+    setting), h2t to those as frequent or less, full to any."""
     cutoff: int | None = Field(None, ge=0)
-    """Only rows with t below it may point elsewhere; None: all (the released setting)."""
+    """Only rows with t below it are transferred; None: all (the released setting)."""
     tr_tau: float = 0.0
     """Power of the class frequency p(y_j) that weighs w_ij, for mode full only, as released; that
     code's variant has 1. A batch holds classes by their frequency already: 1 squares that prior, -1
     balances it, 0 leaves it."""
     estimator: Literal["sample", "expected"] = "sample"
-    """sample: one k a row (the papers). expected: the mean of that target over k in closed form; the
+    """sample: one k per row (the papers). expected: the mean of that target over k in closed form; the
     gradient keeps its mean and has less variance. Ours."""
 
     @model_validator(mode="after")
     def _ungated(self) -> OCConfig:
         if self.tr_tau != 0 and self.mode != "full":
-            raise ValueError("tr_tau goes with mode=full: that variant has no gate")
+            raise ValueError("tr_tau needs mode=full: that variant has no gate")
         return self
 
     def build(self, class_counts: Sequence[int]) -> OC:
-        """The objective, for the class counts of the training data."""
+        """Build the objective for the class counts of the training data."""
         return OC(self, class_counts)
 
 
@@ -71,7 +71,7 @@ class OC(Objective):
         rng: BatchRandom,
         images_seen: int,  # noqa: ARG002
     ) -> Loss:
-        """See `Objective`."""
+        """Return the loss of one batch; see `Objective`."""
         n = noised(batch, schedule, rng, self.config)
         target, moved = self.transfer(n, batch, schedule, rng)
         h = model(n.x_t, n.t, n.labels, **n.extra)  # (B, C, H, W)
@@ -82,7 +82,7 @@ class OC(Objective):
     def transfer(
         self, n: Noised, batch: Batch, schedule: Schedule, rng: BatchRandom
     ) -> tuple[Tensor, Tensor]:
-        """What the network should say, and the share of rows that points elsewhere.
+        """Return the transferred targets, and the share of rows that is transferred to other images.
 
         Returns:
             target (B, C, H, W) float32, and the share, () float32.
@@ -101,7 +101,7 @@ class OC(Objective):
             away = x_0 - others[k]  # (B, D), exactly 0 where k = i
             moved = (k != own).float().mean()
         else:
-            w = w * open_to  # what the gate holds back stays with i
+            w = w * open_to  # what the gate blocks stays with i
             away = w.sum(1, keepdim=True) * x_0 - w @ others  # (B, D)
             moved = (w.sum(1) - w.gather(1, own[:, None])[:, 0]).mean().float()
         away = away.float().view_as(batch.images)
@@ -113,11 +113,11 @@ class OC(Objective):
     def posterior(
         self, n: Noised, x_0: Tensor, others: Tensor, labels: Tensor, schedule: Schedule
     ) -> Tensor:
-        """w_ij, (B, N) float64; rows sum to 1.
+        """Return w_ij, (B, N) float64; rows sum to 1.
 
-        A row's distances all share || c_i ||^2, which the softmax cancels. What is left is one matrix
-        product, without (B, N, D) differences, and right to 1e-11 in float64 for images of norm 50,
-        where sigma^2 is 1e-4 at t = 0; float32 would not do.
+        All distances of a row contain || c_i ||^2, which the softmax cancels. What remains is one matrix
+        product, without (B, N, D) differences, and accurate to 1e-11 in float64 for images of norm 50;
+        sigma^2 is 1e-4 at t = 0, for which float32 is not accurate enough.
         """
         sigma = (1 / schedule.alphas_bar[n.t] - 1).sqrt()[:, None]  # (B, 1)
         c = x_0 + sigma * n.eps.flatten(1)  # (B, D) float64
@@ -129,7 +129,7 @@ class OC(Objective):
         return exponents.softmax(1)
 
     def gate(self, own: Tensor, labels: Tensor, t: Tensor) -> Tensor:
-        """Which image each row may point at, (B, N) bool.
+        """Return which images each row may be transferred to, (B, N) bool.
 
         Args:
             own: y_i of the rows (B,), also where it is dropped.

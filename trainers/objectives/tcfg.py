@@ -1,15 +1,15 @@
 """TCFG: guidance trained into the network (CBDM's supplement, eq. 32 and 33).
 
-The network also answers for a given omega, e(x, y, omega), and so needs one call where classifier-
-free guidance needs two. With d = e(x, y) - e(x), all norms being means over pixels:
+The network also predicts for a given omega, e(x, y, omega), which takes one call where classifier-
+free guidance takes two. With d = e(x, y) - e(x), all norms being means over pixels:
 
     L = || e(x, y or null) - eps ||^2                             the plain denoising that e(x, y), e(x) need
       + || e(x, y, omega) - omega sg(d) - eps ||^2                eq. 32
       + 1/4 || sg e(x, y, omega) - omega d - eps ||^2             eq. 33, printed without its eps
 
-Left open by the paper: the law of omega, here uniform in [0, omega_max], whose end it tests up to 1;
+Left open by the paper: the distribution of omega, here uniform in [0, omega_max] (it tests up to 1);
 the rows whose label is dropped, which have the first term only; and dropout, whose masks here differ
-between the three answers of a row.
+between the three predictions of a row.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ class TCFGConfig(ObjectiveConfig):
 
     name: Literal["tcfg"] = "tcfg"
     omega_max: float = Field(1.0, gt=0)
-    """Omega is drawn uniformly from 0 to here; sampling beyond it extrapolates."""
+    """Omega is sampled uniformly in [0, omega_max]; generating beyond it extrapolates."""
     gamma: float = Field(0.25, ge=0)
     """Weight of eq. 33, the gradient into e(x, y) - e(x)."""
 
     def build(self, class_counts: Sequence[int]) -> TCFG:  # noqa: ARG002  (one signature for all)
-        """The objective; it has no use for the class counts."""
+        """Build the objective; it does not use the class counts."""
         return TCFG(self)
 
 
@@ -56,7 +56,7 @@ class TCFG(Objective):
         rng: BatchRandom,
         images_seen: int,  # noqa: ARG002
     ) -> Loss:
-        """See `Objective`."""
+        """Return the loss of one batch; see `Objective`."""
         n = noised(batch, schedule, rng, self.config)
         device, size = n.x_t.device, len(n.x_t)
         kept = n.kept.nonzero()[:, 0]  # (K,)
@@ -85,5 +85,5 @@ class TCFG(Objective):
 
 
 def _mean(difference: Tensor, batch_size: int) -> Tensor:
-    """Mean square over pixels, summed over rows, over B: the mean over the batch, () float32."""
+    """Return the mean square over pixels, summed over rows, over B: a mean over the batch, () float32."""
     return difference.square().flatten(1).mean(1).sum() / batch_size
