@@ -97,33 +97,11 @@ class Engine:
         self._ds, *_ = deepspeed.initialize(
             model=network,
             optimizer=self.adam,
-            config={
-                "train_micro_batch_size_per_gpu": micro_batch,
-                "gradient_accumulation_steps": accumulation,
-                "gradient_clipping": optimizer.clip if config.zero_stage else 0.0,
-                "zero_allow_untested_optimizer": True,
-                "steps_per_print": 10**12,
-                # its throughput timer would wait for the device twice a step
-                "timers": {"throughput": {"enabled": False}},
-                # DeepSpeed switches off an autocast that is entered around it, on a GPU at least.
-                # No module is named safe: that would make it reduce gradients in bf16.
-                "torch_autocast": {
-                    "enabled": config.precision == "bf16",
-                    "dtype": "bfloat16",
-                    "lower_precision_safe_modules": [],
-                },
-                "zero_optimization": {
-                    "stage": config.zero_stage,
-                    # numbers gathered and reduced at once, 100 MB in fp32; DeepSpeed's default of
-                    # 500 million would allocate buffers larger than the network
-                    "reduce_bucket_size": 25_000_000,
-                    "allgather_bucket_size": 25_000_000,
-                },
-            },
+            config=_deepspeed_config(config, optimizer, micro_batch, accumulation),
             dist_init_required=False,
         )
         if self.world == 1 and config.zero_stage == 0:
-            # it would flatten all gradients, send them to nobody and copy them back one by one
+            # DeepSpeed 0.19 would flatten all gradients, reduce them over one worker and copy them back
             self._ds.enable_backward_allreduce = False
         self.network: nn.Module = self._ds.module
 
@@ -267,6 +245,34 @@ class Engine:
             share = math.ceil(len(flat) / self.world)
             padded = torch.nn.functional.pad(flat, (0, share * self.world - len(flat)))
             safe_set_local_optimizer_state(parameter, padded[share * self.rank :][:share], kind)
+
+
+def _deepspeed_config(
+    config: EngineConfig, optimizer: OptimizerConfig, micro_batch: int, accumulation: int
+) -> dict[str, Any]:
+    return {
+        "train_micro_batch_size_per_gpu": micro_batch,
+        "gradient_accumulation_steps": accumulation,
+        "gradient_clipping": optimizer.clip if config.zero_stage else 0.0,
+        "zero_allow_untested_optimizer": True,
+        "steps_per_print": 10**12,
+        # DeepSpeed 0.19: its throughput timer would wait for the device twice a step
+        "timers": {"throughput": {"enabled": False}},
+        # DeepSpeed 0.19 switches off an autocast that is entered around it, on a GPU at least.
+        # No module is listed as safe: that would make it reduce gradients in bf16.
+        "torch_autocast": {
+            "enabled": config.precision == "bf16",
+            "dtype": "bfloat16",
+            "lower_precision_safe_modules": [],
+        },
+        "zero_optimization": {
+            "stage": config.zero_stage,
+            # numbers gathered and reduced at once, 100 MB in fp32; DeepSpeed's default of
+            # 500 million would allocate buffers larger than the network
+            "reduce_bucket_size": 25_000_000,
+            "allgather_bucket_size": 25_000_000,
+        },
+    }
 
 
 def join_workers(device: torch.device) -> None:

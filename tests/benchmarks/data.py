@@ -34,7 +34,7 @@ CHAIN = transforms.Compose(
 
 
 def batched(number: int) -> None:
-    """As `Training` does it, the draws included."""
+    """As `Training` does it, random numbers included."""
     for first in range(number * IMAGES, (number + 1) * IMAGES, BATCH):
         indices = ORDER.indices(first, BATCH)
         flip = BatchRandom(0, first // BATCH, 0, BATCH, CPU).uniform("flip")[:, 0] < 0.5

@@ -88,11 +88,11 @@ def train(experiment: Experiment, folder: Path, stop_at: int | None = None) -> D
     """Train in the current process group; worker 0 asks to stop at the report of `stop_at`."""
     reports: list[Progress] = []
 
-    def tell(progress: Progress) -> bool:
+    def on_report(progress: Progress) -> bool:
         reports.append(progress)
         return progress.images_seen == stop_at and dist.get_rank() == 0
 
-    return Done(train_in_process_group(experiment, at(folder), tell), reports)
+    return Done(train_in_process_group(experiment, at(folder), on_report), reports)
 
 
 def copy_half_time(run: Path, to: Path) -> Path:

@@ -1,4 +1,4 @@
-"""What is done to images, how often, and that the network is told exactly that."""
+"""What is done to images, how often, and that the network is conditioned on exactly that."""
 
 from __future__ import annotations
 
@@ -227,8 +227,8 @@ def test_color_is_three_uniform_changes() -> None:
     expected = ((x - grey) * saturation + grey - mean) * contrast + mean + brightness
     torch.testing.assert_close(found, expected, atol=1e-9, rtol=0)
     for size, low, width in ((brightness, -0.5, 1), (saturation, 0, 2), (contrast, 0.5, 1)):
-        drawn = size.flatten().numpy()
-        assert stats.kstest(drawn, stats.uniform(low, width).cdf).pvalue > 1e-3
+        sampled = size.flatten().numpy()
+        assert stats.kstest(sampled, stats.uniform(low, width).cdf).pvalue > 1e-3
 
 
 def _slope(x: Tensor, y: Tensor) -> Tensor:
@@ -283,8 +283,8 @@ def test_cutout_takes_half_the_height_and_width(height: int, width: int) -> None
 def test_the_policy_is_followed_in_its_order() -> None:
     images, rng = images_of(8, 3, 16, 16), rows(8)
     expected = cutout(translation(color(images, rng), rng), rng)
-    found, told = DiffAugConfig()(images, rng)
-    assert told is None
+    found, condition = DiffAugConfig()(images, rng)
+    assert condition is None
     assert torch.equal(found, expected)
     found, _ = DiffAugConfig(policy=("cutout", "color"))(images, rng)
     assert torch.equal(found, color(cutout(images, rng), rng))
@@ -308,10 +308,10 @@ def test_any_share_of_the_rows_is_augmented_alike(
     for share in (24, 12, 1, 5):
         for first in range(0, 48, share):
             count = min(share, 48 - first)
-            piece, told = augmentation(images[first : first + count], rows(count, first))
+            piece, condition = augmentation(images[first : first + count], rows(count, first))
             assert torch.equal(piece, whole[first : first + count])
             if numbers is not None:
-                assert torch.equal(told, numbers[first : first + count])
+                assert torch.equal(condition, numbers[first : first + count])
     other, _ = augmentation(images, rows(48, step=1))
     assert ((other - whole).abs().amax((1, 2, 3)) > 0.1).sum() > 24
 
@@ -412,7 +412,7 @@ def test_ada_is_learnt_with_and_sampled_without(tmp_path: Path) -> None:
                 config.model_dump(mode="json"),
             )
             finals.append(progress.metrics["loss/total"])
-            heard = training.engine.network.augmentation.weight.detach().clone()
+            trained = training.engine.network.augmentation.weight.detach().clone()
         finally:
             training.engine.close()
         (tmp_path / "again").mkdir(exist_ok=True)
@@ -422,7 +422,7 @@ def test_ada_is_learnt_with_and_sampled_without(tmp_path: Path) -> None:
 
     torch.manual_seed(derive_seed(config.seed, "weights"))
     fresh = build_network(config, (1, 8, 8), data.train.class_names, None)
-    moved = (heard - fresh.augmentation.weight).norm(dim=0)  # of each of the nine numbers
+    moved = (trained - fresh.augmentation.weight).norm(dim=0)  # of each of the nine numbers
     assert (moved > 0.01).all()
 
     resume = hooks.resume(8 * BATCH)

@@ -194,7 +194,7 @@ def test_one_shared_pass_is_equation_5(
 @pytest.mark.parametrize("base", [*BASES, "cbdm-independent"])
 @pytest.mark.parametrize("layers", LAYERS)
 def test_at_the_start_the_two_are_one_dropout_included(base: str, layers: tuple[str, ...]) -> None:
-    """B = 0, and theta and theta_g wear the same masks, also where each has its own pass."""
+    """B = 0, and theta and theta_g share the same masks, also where each has its own pass."""
     options = {"name": "cbdm"} if base == "cbdm-independent" else BASES[base]
     config = CALLConfig.model_validate({"base": options, "reserve": {"layers": layers}})
     network = awake(reserved(config)).train()

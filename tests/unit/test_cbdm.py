@@ -130,7 +130,7 @@ def test_ddpm_is_the_denoising_term() -> None:
 
 
 class Outputs:
-    """A model that says what it is told, so that gradients at the outputs can be read."""
+    """A model that returns given outputs, so that gradients at the outputs can be read."""
 
     def __init__(self, rows: int) -> None:
         generator = torch.Generator().manual_seed(0)
@@ -312,7 +312,7 @@ def test_thinned_rows_are_drawn_in_proportion_to_t() -> None:
 
 @pytest.mark.parametrize("options", [{"thin": 0.5}, {"thin": 0.25, "label_samples": 2}])
 def test_thinning_keeps_the_mean_of_loss_and_gradient(options: dict[str, Any]) -> None:
-    """Against the exact loss of the same draws: no mean difference beyond 4 standard errors."""
+    """Against the exact loss of the same random numbers: no mean difference beyond 4 standard errors."""
     network, batch, steps = Tiny(), images_and_labels(16), 200
     exact = CBDMConfig(label_drop=0.2, label_samples=options.get("label_samples", 1)).build(COUNTS)
     thinned = CBDMConfig(label_drop=0.2, **options).build(COUNTS)

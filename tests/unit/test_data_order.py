@@ -43,20 +43,20 @@ def test_each_natural_epoch_is_a_fresh_permutation() -> None:
 
 @pytest.mark.parametrize(("kind", "weights"), [("sqrt", [20, 10, 5]), ("balanced", [1, 1, 1])])
 def test_classes_and_images_come_in_the_promised_proportion(kind: str, weights: list[int]) -> None:
-    draws = 60_000
-    drawn = IndexOrder(LABELS, 3, kind, seed=0).indices(0, draws)
+    count = 60_000
+    sampled = IndexOrder(LABELS, 3, kind, seed=0).indices(0, count)
     share = np.array(weights) / sum(weights)
-    seen = np.bincount(LABELS[drawn], minlength=3)
+    seen = np.bincount(LABELS[sampled], minlength=3)
     # 5 standard deviations of a binomial count
-    np.testing.assert_array_less(np.abs(seen - draws * share), 5 * np.sqrt(draws * share))
-    expected = draws * share[LABELS] / COUNTS[LABELS]  # of each image
-    chi_squared = ((np.bincount(drawn, minlength=525) - expected) ** 2 / expected).sum()
+    np.testing.assert_array_less(np.abs(seen - count * share), 5 * np.sqrt(count * share))
+    expected = count * share[LABELS] / COUNTS[LABELS]  # of each image
+    chi_squared = ((np.bincount(sampled, minlength=525) - expected) ** 2 / expected).sum()
     assert chi_squared == pytest.approx(525, abs=5 * np.sqrt(2 * 525))
 
 
 def test_neighbouring_draws_are_independent() -> None:
-    drawn = LABELS[IndexOrder(LABELS, 3, "balanced", seed=0).indices(0, 30_000)]
-    pairs = np.bincount(drawn[:-1] * 3 + drawn[1:], minlength=9)
+    sampled = LABELS[IndexOrder(LABELS, 3, "balanced", seed=0).indices(0, 30_000)]
+    pairs = np.bincount(sampled[:-1] * 3 + sampled[1:], minlength=9)
     np.testing.assert_allclose(pairs, 30_000 / 9, rtol=0.08)
 
 

@@ -177,7 +177,7 @@ def test_reports_and_checkpoints_come_by_images(train: Train) -> None:
         training__report_every_images=64,
         training__checkpoint_every_images=100,
     )
-    # a report first, so that whoever is killed after a checkpoint has told what led to it
+    # a report first: a run that is killed after a checkpoint has reported what led to it
     end = [224, "images-000000000224", "settled"]
     assert hooks.events == [64, 128, "images-000000000128", 192, *end]
     assert {p.total_images for p in hooks.reports} == {224}

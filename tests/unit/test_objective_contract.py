@@ -89,7 +89,7 @@ def network_for(config: Method) -> UNet:
     return network
 
 
-def told(rows: int) -> Batch:
+def conditioned(rows: int) -> Batch:
     """A batch with three numbers about each row, as an augmentation gives them."""
     batch = images_and_labels(rows)
     numbers = torch.rand(rows, 3, generator=torch.Generator().manual_seed(rows + 1))
@@ -108,7 +108,7 @@ def loss_of(config: Method, model: Any, batch: Batch, step: int = 0, first_row: 
 class TestContract:
     @pytest.mark.parametrize("rows", [8, 24])
     def test_a_scalar_with_named_parts(self, config: Method, rows: int) -> None:
-        loss = loss_of(config, network_for(config), told(rows))
+        loss = loss_of(config, network_for(config), conditioned(rows))
         assert loss.total.shape == ()
         assert loss.total.dtype == torch.float32
         assert loss.total.isfinite()
@@ -128,14 +128,14 @@ class TestContract:
         step = next(
             s for s in range(99) if BatchRandom(3, s, 0, 1, CPU).for_batch("label_drop") > 0.5
         )
-        loss_of(config, network, told(24), step).total.backward()
+        loss_of(config, network, conditioned(24), step).total.backward()
         for name, p in network.named_parameters():
             assert p.grad is not None, name
             assert p.grad.isfinite().all(), name
             assert p.grad.count_nonzero() > 0, name
 
     def test_the_same_draws_give_the_same_loss(self, config: Method) -> None:
-        network, batch = network_for(config), told(16)
+        network, batch = network_for(config), conditioned(16)
         first, again, other = (
             loss_of(config, network, batch, step).total.item() for step in (4, 4, 5)
         )
@@ -145,7 +145,7 @@ class TestContract:
     @pytest.mark.parametrize("workers", [2, 4])
     def test_any_number_of_workers_has_the_same_mean(self, config: Method, workers: int) -> None:
         whole, shared = network_for(config).eval(), network_for(config).eval()  # no dropout
-        batch = told(32)
+        batch = conditioned(32)
         expected = loss_of(config, whole, batch)
         expected.total.backward()
         wanted = {k: v.item() for k, v in {**expected.terms, **expected.metrics}.items()}
@@ -156,7 +156,7 @@ class TestContract:
                 batch.images[own],
                 batch.labels[own],
                 {name: values[own] for name, values in batch.extra.items()},
-                partial(told, 32),
+                partial(conditioned, 32),
             )
             loss = loss_of(config, shared, some, first_row=first)
             (loss.total / workers).backward()
@@ -167,7 +167,7 @@ class TestContract:
             assert (p.grad - q.grad).norm() < 1e-4 * p.grad.norm() + 1e-7
 
     def test_labels_are_dropped_as_asked(self, config: Method) -> None:
-        network, batch = network_for(config), told(16)
+        network, batch = network_for(config), conditioned(16)
         seen = []
         for share in (0.0, 0.5, 1.0):
             for step in range(8):
@@ -187,7 +187,7 @@ class TestContract:
 
     def test_without_labels_no_label_learns(self, config: Method) -> None:
         network = network_for(config)
-        loss = loss_of(dropping(config, 1.0), network, told(8))
+        loss = loss_of(dropping(config, 1.0), network, conditioned(8))
         loss.total.backward()
         assert loss.total.isfinite()
         assert network.labels.weight.grad.count_nonzero() == 0

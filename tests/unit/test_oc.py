@@ -217,7 +217,7 @@ def test_the_posterior_keeps_its_digits(t: int, tr_tau: float) -> None:
             flat[i].numpy(), eps[i], sigma, flat.numpy(), batch.labels.tolist(), tr_tau
         )
         np.testing.assert_allclose(w[i].numpy(), expected, rtol=1e-6, atol=1e-12)
-    if t == 0 and not tr_tau:  # one grey level is less than sigma: the twins are told apart barely
+    if t == 0 and not tr_tau:  # one grey level is less than sigma: the twins hardly differ
         assert 0.2 < w[0, 1] < 0.8
         assert w[8, 9].item() == pytest.approx(0.5, abs=1e-6)
 
@@ -287,17 +287,20 @@ def test_tr_tau_goes_without_a_gate() -> None:
 def test_the_mean_of_many_draws_is_the_expected_target(mode: str) -> None:
     batch, count = images_and_labels(16), 2000
     n = noised_at(batch, np.linspace(400, 999, 16).astype(int).tolist(), X0)
-    draw = OCConfig(mode=mode).build(COUNTS)
-    drawn, moved = zip(
-        *(draw.transfer(n, batch, X0, BatchRandom(2, step, 0, 16, CPU)) for step in range(count)),
+    sampling = OCConfig(mode=mode).build(COUNTS)
+    sampled, moved = zip(
+        *(
+            sampling.transfer(n, batch, X0, BatchRandom(2, step, 0, 16, CPU))
+            for step in range(count)
+        ),
         strict=True,
     )
     closed = OCConfig(mode=mode, estimator="expected").build(COUNTS)
     expected, share = closed.transfer(n, batch, X0, BatchRandom(2, 0, 0, 16, CPU))
-    targets = torch.stack(drawn).double()
+    targets = torch.stack(sampled).double()
     error = targets.std(0) / count**0.5
-    assert error.max() > 0.01  # the draws did vary
-    unseen = 10 / count  # what images too rare to be drawn may add
+    assert error.max() > 0.01  # the samples did vary
+    unseen = 10 / count  # what images too rare to be sampled may add
     assert ((targets.mean(0) - expected).abs() <= 5 * error + unseen).all()
     shares = torch.stack(moved).double()
     error = shares.std() / count**0.5

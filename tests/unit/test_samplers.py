@@ -51,7 +51,7 @@ def impulses(size: int) -> tuple[Tensor, object]:
     """x_T and noise for which row 0 sees zeros and row 1 + k a one in noise k alone.
 
     A sampler is affine in its noises where the denoiser is affine: so row 0 is the mean of what it
-    draws, and the squared distances of the other rows from it add up to the variance, exactly.
+    generates, and the squared distances of the other rows from it add up to the variance, exactly.
     """
 
     def noise(k: int) -> Tensor:
@@ -290,8 +290,8 @@ def test_the_answer_to_a_told_omega_is_taken_as_it_is() -> None:
             return super().__call__(x_t, t, labels) + omega[:, None, None, None]
 
     found = guided(Told(), LABELS, 2)(X_T, TIMES)
-    told = torch.tensor([2.0, 2.0, -1.0])[:, None, None, None]
-    torch.testing.assert_close(found, Network()(X_T, TIMES, LABELS) + told, rtol=0, atol=1e-6)
+    guidance = torch.tensor([2.0, 2.0, -1.0])[:, None, None, None]
+    torch.testing.assert_close(found, Network()(X_T, TIMES, LABELS) + guidance, rtol=0, atol=1e-6)
 
 
 def test_guiding_any_prediction_guides_the_same_image() -> None:
@@ -315,7 +315,7 @@ SCHEDULE = build_schedule(DiffusionConfig(timesteps=20))
 MANY = torch.tensor([0, 1, 2, NULL_LABEL] * 5)
 
 
-def draw(
+def generate(
     labels: Tensor,
     batch_size: int,
     seed: int = 5,
@@ -331,22 +331,22 @@ def draw(
     "options", [{"sampler": "ddpm"}, {"steps": 4, "eta": 1, "omega": 0.5}, {"steps": 4}]
 )
 def test_an_image_depends_on_seed_class_and_index_alone(options: dict[str, object]) -> None:
-    whole = draw(MANY, 20, **options)
+    whole = generate(MANY, 20, **options)
     assert whole.shape == (20, 3, 2, 2)
     assert whole.dtype == torch.float32
     assert len({tuple(image.flatten().tolist()) for image in whole}) == 20
     same = partial(torch.testing.assert_close, rtol=0, atol=1e-6)
     for batch_size in (1, 3, 8):
-        same(draw(MANY, batch_size, **options), whole)
-    same(draw(MANY[:7], 20, **options), whole[:7])
+        same(generate(MANY, batch_size, **options), whole)
+    same(generate(MANY[:7], 20, **options), whole[:7])
     by_class = MANY.argsort(stable=True)
-    same(draw(MANY[by_class], 6, **options), whole[by_class])  # another order
+    same(generate(MANY[by_class], 6, **options), whole[by_class])  # another order
     twos = (MANY == 2).nonzero().flatten()
-    same(draw(MANY[twos], 20, **options), whole[twos])  # one class alone
+    same(generate(MANY[twos], 20, **options), whole[twos])  # one class alone
     rows = torch.tensor([18, 2, 9, 14, 13])  # any of them, by index
-    some = draw(MANY[rows], 20, indices=occurrences(MANY)[rows], **options)
+    some = generate(MANY[rows], 20, indices=occurrences(MANY)[rows], **options)
     same(some, whole[rows])
-    other = draw(MANY, 20, seed=6, **options)
+    other = generate(MANY, 20, seed=6, **options)
     assert ((other - whole).abs().amax((1, 2, 3)) > 1e-6).all()
 
 

@@ -1,4 +1,4 @@
-"""TCFG: eq. 32 and 33, who learns through which, and what the network is told."""
+"""TCFG: eq. 32 and 33, which prediction learns from which, and the omega input."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ class Answers:
         self.said = torch.randn(x_t.shape, generator=generator).requires_grad_()
         return self.said
 
-    def asked(self, x_t: Tensor, label: int, *, told: bool) -> int:
+    def row_of(self, x_t: Tensor, label: int, *, with_omega: bool) -> int:
         """The one row with this question."""
-        same = (self.x_t == x_t).flatten(1).all(1) & ((self.omega >= 0) == told)
+        same = (self.x_t == x_t).flatten(1).all(1) & ((self.omega >= 0) == with_omega)
         [row] = [i for i in same.nonzero()[:, 0].tolist() if self.labels[i] == label]
         return int(row)
 
@@ -73,14 +73,14 @@ def test_value_and_gradients_are_equations_32_and_33(
     scale = 2 / (ROWS * said[0].size)  # of a mean over rows and pixels
     for i in range(ROWS):
         target, label = targets[i].double().numpy(), int(batch.labels[i])
-        own = network.asked(x_t[i], NULL_LABEL if dropped[i] else label, told=False)
+        own = network.row_of(x_t[i], NULL_LABEL if dropped[i] else label, with_omega=False)
         parts["denoising"] += ((said[own] - target) ** 2).mean() / ROWS
         gradient[own] += scale * (said[own] - target)
         assert network.t[own] == t[i]
         if dropped[i]:
             continue  # nothing more for this row
-        null = network.asked(x_t[i], NULL_LABEL, told=False)
-        guided = network.asked(x_t[i], label, told=True)
+        null = network.row_of(x_t[i], NULL_LABEL, with_omega=False)
+        guided = network.row_of(x_t[i], label, with_omega=True)
         assert network.t[null] == network.t[guided] == t[i]
         omega = network.omega[guided].item()
         gap = said[guided] - omega * (said[own] - said[null]) - target
@@ -120,11 +120,11 @@ def test_the_network_hears_omega_row_by_row() -> None:
     network = awake(UNet(config, SHAPE, len(COUNTS))).eval()
     x_t = images_and_labels(1).images.expand(5, -1, -1, -1)
     t, labels = torch.full((5,), 300), torch.full((5,), 2)
-    told = network(x_t, t, labels, omega=torch.tensor([-1.0, 0.0, 0.3, 0.31, 1.0]))
-    untold = network(x_t, t, labels)
-    torch.testing.assert_close(told[0], untold[0], rtol=0, atol=1e-6)
-    gaps = torch.pdist(told.flatten(1))
-    assert gaps.min() > 1e-3  # also 0 is told, and is not the same as nothing
+    with_omega = network(x_t, t, labels, omega=torch.tensor([-1.0, 0.0, 0.3, 0.31, 1.0]))
+    without_omega = network(x_t, t, labels)
+    torch.testing.assert_close(with_omega[0], without_omega[0], rtol=0, atol=1e-6)
+    gaps = torch.pdist(with_omega.flatten(1))
+    assert gaps.min() > 1e-3  # 0 is an input too, and not the same as none
 
 
 BASE = {"data": {"source": "digits"}, "training": {"images": 8}}

@@ -181,7 +181,7 @@ def test_dropout_is_off_in_evaluation_and_on_in_training() -> None:
     assert not torch.equal(network.train()(x_t, t, labels, same), silent)
 
 
-# -- what else the network is told -------------------------------------------------------------------
+# -- further conditions of the network ----------------------------------------------------------------
 
 
 def test_augmentation_is_heard_and_zeros_say_nothing() -> None:
@@ -189,21 +189,21 @@ def test_augmentation_is_heard_and_zeros_say_nothing() -> None:
     network.add_augmentation_conditioning(9)
     awake(network).eval()
     numbers = torch.eye(3, 9)
-    deaf = network(*inputs())
-    heard = network(*inputs(), augmentation=numbers)
-    assert (heard - deaf).abs().amax((1, 2, 3)).min() > 1e-3
-    assert torch.equal(network(*inputs(), augmentation=0 * numbers), deaf)
+    unconditioned = network(*inputs())
+    conditioned = network(*inputs(), augmentation=numbers)
+    assert (conditioned - unconditioned).abs().amax((1, 2, 3)).min() > 1e-3
+    assert torch.equal(network(*inputs(), augmentation=0 * numbers), unconditioned)
     assert network.augmentation.bias is None  # so that a network for sampling can go without
 
 
 def test_omega_is_heard_where_it_is_told() -> None:
     config = SMALL.model_copy(update={"guidance_embedding": True})
     network = awake(UNet(config, (1, 8, 8), 3)).eval()
-    untold = network(*inputs())
-    assert torch.equal(network(*inputs(), omega=torch.full((3,), -1.0)), untold)
-    told = network(*inputs(), omega=torch.tensor([0.0, -1.0, 1.0]))
-    apart = (told - untold).abs().amax((1, 2, 3))
-    assert apart[0] > 1e-3  # 0 is told too: it is the plain prediction that has to be learnt
+    unconditioned = network(*inputs())
+    assert torch.equal(network(*inputs(), omega=torch.full((3,), -1.0)), unconditioned)
+    conditioned = network(*inputs(), omega=torch.tensor([0.0, -1.0, 1.0]))
+    apart = (conditioned - unconditioned).abs().amax((1, 2, 3))
+    assert apart[0] > 1e-3  # 0 is an input too: the plain prediction is to be learnt
     assert apart[1] < 1e-5
     assert apart[2] > 1e-3
     near, far = (network(*inputs(), omega=torch.full((3,), w)) for w in (0.3, 0.8))
@@ -222,12 +222,12 @@ def test_one_pass_predicts_by_theta_and_by_theta_g(layers: str, general: int) ->
     network.add_augmentation_conditioning(2)
     add_parts(network, "expert", LowRankConfig(layers=(layers,), rank=1), "where")
     awake(network).eval()
-    told = {"augmentation": torch.arange(6.0).reshape(3, 2)}
-    both = network(*inputs(), **told, num_general=general)
+    conditioned = {"augmentation": torch.arange(6.0).reshape(3, 2)}
+    both = network(*inputs(), **conditioned, num_general=general)
     assert both.shape == (3 + general, 1, 8, 8)
-    assert torch.equal(both[:3], network(*inputs(), **told))
+    assert torch.equal(both[:3], network(*inputs(), **conditioned))
     with theta_g(network):
-        expected = network(*inputs(), **told)[:general]
+        expected = network(*inputs(), **conditioned)[:general]
     torch.testing.assert_close(both[3:], expected, rtol=1e-4, atol=1e-5)
     assert (both[3:] - both[:general]).abs().amax((1, 2, 3)).min() > 1e-3
 

@@ -57,6 +57,9 @@ class UNet(nn.Module):
         config: sizes.
         image_shape: (C, H, W).
         num_classes: labels are in [0, num_classes); negative ones are null.
+
+    Raises:
+        ValueError: an image size that does not fit the levels.
     """
 
     def __init__(
@@ -64,18 +67,8 @@ class UNet(nn.Module):
     ) -> None:
         super().__init__()
         channels, height, width = image_shape
+        _check_image_size(config, height, width)
         levels = len(config.channel_mult)
-        if height % 2 ** (levels - 1) or width % 2 ** (levels - 1):
-            raise ValueError(
-                f"a {height}x{width} image cannot be halved {levels - 1} times: "
-                f"use fewer entries in model.channel_mult"
-            )
-        sides = [height // 2**level for level in range(levels)]
-        wanted = config.attention_resolutions
-        if wanted and not set(wanted) & set(sides):
-            raise ValueError(
-                f"model.attention_resolutions {list(wanted)} are none of the levels' heights {sides}"
-            )
         base = config.base_channels
         self.base_channels = base
         self.num_classes = num_classes
@@ -367,6 +360,21 @@ def timestep_embedding(t: Tensor, channels: int) -> Tensor:
     angles = t.float()[:, None] * frequencies  # (B, half)
     embedded = torch.cat([angles.sin(), angles.cos()], dim=1)
     return F.pad(embedded, (0, channels - 2 * half))
+
+
+def _check_image_size(config: UNetConfig, height: int, width: int) -> None:
+    levels = len(config.channel_mult)
+    if height % 2 ** (levels - 1) or width % 2 ** (levels - 1):
+        raise ValueError(
+            f"a {height}x{width} image cannot be halved {levels - 1} times: "
+            f"use fewer entries in model.channel_mult"
+        )
+    sides = [height // 2**level for level in range(levels)]
+    wanted = config.attention_resolutions
+    if wanted and not set(wanted) & set(sides):
+        raise ValueError(
+            f"model.attention_resolutions {list(wanted)} are none of the levels' heights {sides}"
+        )
 
 
 def _conv(c_in: int, c_out: int, size: int, *, stride: int = 1, gain: float = 1.0) -> nn.Conv2d:
