@@ -24,6 +24,7 @@ from ..foundation.versions import PINNED_LIBRARIES, local_versions, unsatisfied
 from ..storage.config import StorageConfig
 from ..storage.s3 import environment as s3_environment
 from ..storage.store import Storage
+from ..tracking.server import database_lock
 
 if TYPE_CHECKING:
     from packaging.requirements import Requirement
@@ -175,8 +176,9 @@ def _tracking(uri: str, config: StorageConfig) -> str:
     # A server has its own location for artifacts; those of a plain database go to the store.
     location = None if uri.startswith("http") else storage.uri_of(name)
     with _environment(QUICK_MLFLOW | s3_environment(storage.config)), _quiet():
-        client = MlflowClient(tracking_uri=uri, registry_uri=uri)
-        experiment = client.create_experiment(name, artifact_location=location)
+        with database_lock(uri):
+            client = MlflowClient(tracking_uri=uri, registry_uri=uri)
+            experiment = client.create_experiment(name, artifact_location=location)
         try:
             run = client.create_run(experiment).info
             client.log_metric(run.run_id, "answer", 42.0)

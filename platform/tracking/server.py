@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import logging
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -66,6 +69,50 @@ def configure_mlflow() -> None:
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     # It logs a traceback of each database error that it raises, such as one that Ctrl-C makes.
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
+
+
+@contextmanager
+def database_lock(uri: str) -> Iterator[None]:
+    """Keep other processes from opening the same SQLite database meanwhile.
+
+    Who opens it first makes its tables. MLflow 3.17 locks the making alone: a process that opens the file
+    then finds some tables, takes the schema for outdated, and fails or migrates it a second time. Nothing
+    is locked for a server or another database, nor where the file system has no locks.
+    """
+    path = _sqlite_file(uri)
+    lock = -1
+    if path is not None:
+        with suppress(OSError):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            lock = os.open(path.with_name(f"{path.name}.lock"), os.O_CREAT | os.O_RDWR, 0o644)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+    try:
+        yield
+    finally:
+        if lock >= 0:
+            os.close(lock)
+
+
+def make_database(uri: str) -> None:
+    """Make an SQLite database that does not exist yet; wait for another process that makes it."""
+    path = _sqlite_file(uri)
+    if path is None:
+        return
+    with database_lock(uri):
+        if not path.exists():
+            configure_mlflow()
+            from mlflow import MlflowClient
+
+            MlflowClient(uri).search_experiments(max_results=1)
+
+
+def _sqlite_file(uri: str) -> Path | None:
+    from sqlalchemy.engine import make_url
+
+    if not uri.startswith("sqlite:"):
+        return None
+    name = make_url(uri).database
+    return Path(name) if name and name != ":memory:" else None
 
 
 def user_name() -> str:

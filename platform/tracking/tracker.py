@@ -19,7 +19,13 @@ from ..storage.s3 import environment as s3_environment
 from ..storage.store import Storage
 from .errors import translate_errors
 from .mlflow_runs import Run
-from .server import configure_mlflow, move_login_to_environment, tracking_uri, user_name
+from .server import (
+    configure_mlflow,
+    database_lock,
+    move_login_to_environment,
+    tracking_uri,
+    user_name,
+)
 
 if TYPE_CHECKING:
     from mlflow.entities import Run as MLflowRun
@@ -112,7 +118,7 @@ def open_tracker(config: TrackingConfig, storage: Storage) -> Tracker:
     logging.getLogger("alembic").setLevel(logging.WARNING)
     uri = move_login_to_environment(tracking_uri(config, storage))
     os.environ.update(s3_environment(storage.config))
-    with translate_errors(uri):
+    with translate_errors(uri), database_lock(uri):
         mlflow.set_tracking_uri(uri)
         client: MlflowClient = mlflow.MlflowClient(uri)
         return Tracker(uri, client, _experiment_id(client, uri, config.experiment, storage))

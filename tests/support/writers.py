@@ -1,4 +1,4 @@
-"""Many processes that write to one server at once: `python -m support.writers WHAT ADDRESS NAME`.
+"""Many processes that write to one server at once: `python -m support.writers WHAT ADDRESS NAME COUNT`.
 
 They are forked from one process, which has imported everything, and start at the same moment.
 """
@@ -61,14 +61,14 @@ def trials(address: str, name: str, writer: int, start: Barrier) -> None:
     close_storage(storage)
 
 
-def main(what: str, address: str, name: str) -> int:
+def main(what: str, address: str, name: str, count: str) -> int:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     context = multiprocessing.get_context("fork")
-    start = context.Barrier(WRITERS)
+    start = context.Barrier(int(count))
     action = {"runs": runs, "trials": trials}[what]
     processes = [
         context.Process(target=action, args=(address, name, writer, start))
-        for writer in range(WRITERS)
+        for writer in range(int(count))
     ]
     for process in processes:
         process.start()
@@ -77,14 +77,15 @@ def main(what: str, address: str, name: str) -> int:
     return sum(process.exitcode != 0 for process in processes)
 
 
-def start(what: str, address: str, name: str) -> list[str]:
+def start(what: str, address: str, name: str, count: int = WRITERS) -> list[str]:
     """Return the command that starts the writers."""
-    return [sys.executable, "-m", "support.writers", what, address, name]
+    return [sys.executable, "-m", "support.writers", what, address, name, str(count)]
 
 
 def environment() -> dict[str, str]:
     """Return variables by which Python finds this module."""
-    return {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    path = [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, path))}
 
 
 if __name__ == "__main__":

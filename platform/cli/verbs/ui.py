@@ -20,12 +20,13 @@ def ui(
     """Open MLflow's UI on the store's runs."""
     from ...config.experiment import TrackingConfig
     from ...foundation.text import redact
-    from ...tracking.server import tracking_uri
+    from ...tracking.server import make_database, tracking_uri
 
     uri = tracking_uri(TrackingConfig(uri=tracking), StoreOptions(storage).open())
     if uri.startswith(("http://", "https://")):
         stderr_console.print(f"open {redact(uri)}: MLflow already runs there as a server")
         return
+    make_database(uri)
     stderr_console.print(f"http://127.0.0.1:{port} shows {redact(uri)}; Ctrl-C stops it")
     # MLflow 3.17 starts eight more processes for background jobs, whose features we do not use.
     os.environ.setdefault("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")
