@@ -5,13 +5,15 @@ from __future__ import annotations
 import io
 import logging
 import os
+import secrets
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager, nullcontext, redirect_stdout
 from typing import Any, TypeVar
 
 from ...trainers.errors import Problem
 from ..config.experiment import ScalingConfig
+from ..foundation.environment import environment
 from ..foundation.logs import quiet_logs
 from ..foundation.text import last_line
 
@@ -52,46 +54,89 @@ class TruncatingStderr(io.TextIOBase):
 
 @contextmanager
 def ray_session() -> Iterator[None]:
-    """Connect to a cluster, or start a Ray that ends with the block.
+    """Connect to the cluster that RAY_ADDRESS names, or start a Ray that ends with the block.
 
     Raises:
         Problem: the cluster does not answer, or Ray does not start.
     """
-    address = os.environ.get("RAY_ADDRESS")
+    # "local" and not None: by None, Ray 2.60 joins the cluster that a file in the temporary folder
+    # names, /tmp/ray/ray_current_cluster, which any user of the machine may write.
+    address = os.environ.get("RAY_ADDRESS") or "local"
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
-    if not address:
-        # Ray 2.60 would make a token in ~/.ray; a Ray of this machine listens on loopback alone.
-        os.environ.setdefault("RAY_AUTH_MODE", "disabled")
     import ray
 
     quiet_logs()
     if ray.is_initialized():  # by a caller, who ends it too
         yield
         return
+    with own_token() if address == "local" else nullcontext():
+        _connect(address)
+        try:
+            with redirect_stdout(TruncatingStderr()):
+                yield
+        finally:
+            ray.shutdown()
+
+
+def _connect(address: str) -> None:
+    """Attach to the cluster at the address, or start a Ray if that is "local".
+
+    Raises:
+        Problem: the cluster does not answer, or Ray does not start.
+    """
+    import ray
+
+    local = address == "local"
     try:
         # Without the dashboard's State API, Ray 2.60 never removes the placement group of Ray Train
         # workers whose controller was killed, and the next training waits for ever (ray-project/ray
         # #54305, #58515).
         ray.init(
             address=address,
-            include_dashboard=None if address else True,
+            include_dashboard=True if local else None,
             log_to_driver=False,
             logging_level=logging.ERROR,
         )
     except Exception as error:
-        where = f"at {address}" if address else "on this machine"
+        where = "on this machine" if local else f"at {address}"
         raise Problem(
             f"no Ray {where}: {last_line(error)}",
-            "check RAY_ADDRESS, or run `whipray doctor --ray`"
-            if address
-            else "run the same command when the machine is less busy, or `whipray doctor --ray`",
+            "run the same command when the machine is less busy, or `whipray doctor --ray`"
+            if local
+            else "check RAY_ADDRESS, or run `whipray doctor --ray`",
         ) from error
+
+
+@contextmanager
+def own_token() -> Iterator[None]:
+    """Close the Ray that starts within the block to all but this process and its children.
+
+    Ray 2.60 listens on every interface of the machine, except for the dashboard, whatever
+    `_node_ip_address` says; who can connect can run code. The token is random, in the environment
+    alone, and the one of a cluster that may stand there comes back after the block.
+    """
+    variables = {
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": secrets.token_hex(32),
+        "RAY_AUTH_TOKEN_PATH": None,
+    }
     try:
-        with redirect_stdout(TruncatingStderr()):
+        with environment(variables):
+            _reload_token()
             yield
     finally:
-        ray.shutdown()
+        _reload_token()
+
+
+def _reload_token() -> None:
+    """Let Ray read mode and token again: Ray 2.60 reads them once, when it is imported and used."""
+    from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
+
+    # In this order, as Ray's own tests do: a thread that still ends must not look for a token that
+    # is gone while the mode asks for one.
+    Config.initialize("")
+    AuthenticationTokenLoader.instance().reset_cache()
 
 
 def driver_node_options() -> dict[str, Any]:

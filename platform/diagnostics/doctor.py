@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 from uuid import uuid4
 
 from ...trainers.errors import Problem
+from ..foundation.environment import environment
 from ..foundation.text import describe_exception, redact
 from ..foundation.versions import PINNED_LIBRARIES, local_versions, unsatisfied
 from ..storage.config import StorageConfig
@@ -175,7 +176,7 @@ def _tracking(uri: str, config: StorageConfig) -> str:
     name = f"doctor-{uuid4().hex}"
     # A server has its own location for artifacts; those of a plain database go to the store.
     location = None if uri.startswith("http") else storage.uri_of(name)
-    with _environment(QUICK_MLFLOW | s3_environment(storage.config)), _quiet():
+    with environment({**QUICK_MLFLOW, **s3_environment(storage.config)}), _quiet():
         with database_lock(uri):
             client = MlflowClient(tracking_uri=uri, registry_uri=uri)
             experiment = client.create_experiment(name, artifact_location=location)
@@ -230,21 +231,6 @@ def _attach(stack: ExitStack, ray_open: AbstractContextManager[None]) -> str:
     resources = ray.cluster_resources()
     cpus, gpus = resources.get("CPU", 0), resources.get("GPU", 0)
     return f"Ray {ray.__version__}: {alive} nodes, {cpus:g} CPU, {gpus:g} GPU; State API answers"
-
-
-@contextmanager
-def _environment(variables: dict[str, str]) -> Iterator[None]:
-    """Set environment variables within a block."""
-    before = {name: os.environ.get(name) for name in variables}
-    os.environ.update(variables)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
 
 
 @contextmanager

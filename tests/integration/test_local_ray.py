@@ -1,0 +1,121 @@
+"""A Ray that Whipray starts on this machine: nobody else can use it, and it joins nobody else's."""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+import sys
+import tempfile
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import psutil
+import pytest
+import ray
+from ray._raylet import AuthenticationMode, get_authentication_mode
+from ray.util.state import list_nodes
+from support.hosts import Host, Network, why_not
+
+from whipray.platform.compute.ray_session import ray_session
+
+pytestmark = pytest.mark.slow
+
+BIN = Path(sys.executable).parent
+READ_GCS = """
+import sys
+from ray._raylet import GcsClient
+print(GcsClient(address=sys.argv[1]).internal_kv_keys(b"", None))
+"""
+DRIVE = "import ray, sys; ray.init(address=sys.argv[1]); print(ray.nodes())"
+GET = """
+import sys, urllib.request
+for path in ("/api/job_agent/jobs/", "/get_or_create_runtime_env"):
+    request = urllib.request.Request(sys.argv[1] + path, data=b"{}")
+    try:
+        print(path, urllib.request.urlopen(request, timeout=20).status)
+    except urllib.error.HTTPError as error:
+        print(path, error.code)
+"""
+HTTP_AGENTS = ("ray::DashboardAgent", "ray::RuntimeEnvAgent")
+NO_TOKEN = {"RAY_AUTH_MODE": "disabled"}
+WRONG_TOKEN = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0" * 64}
+
+
+@pytest.fixture
+def stranger(tmp_path: Path) -> Iterator[Host]:
+    """Another host of the network."""
+    if reason := why_not():
+        pytest.skip(reason)
+    with Network(tmp_path, ["stranger"]) as network:
+        yield network.hosts[0]
+
+
+def http_services() -> list[str]:
+    """Return the addresses of the HTTP servers among Ray's processes, without those on loopback."""
+    found = []
+    for process in psutil.Process().children(recursive=True):
+        if any(title in " ".join(process.cmdline()) for title in HTTP_AGENTS):
+            for connection in process.net_connections("tcp"):
+                host, port = connection.laddr
+                own = connection.status == psutil.CONN_LISTEN and not host.startswith("127.")
+                if own and connection.family == socket.AF_INET and host != "0.0.0.0":
+                    found.append(f"http://{host}:{port}")
+    return found
+
+
+def test_another_host_cannot_use_the_ray_of_this_machine(stranger: Host) -> None:
+    with ray_session():
+        address = ray.get_runtime_context().gcs_address
+        python = (sys.executable, "-c")
+        attempts = [
+            (f"{BIN}/ray", "start", f"--address={address}", "--disable-usage-stats"),
+            (*python, READ_GCS, address),
+            (*python, DRIVE, address),
+        ]
+        with socket.create_connection(address.rsplit(":", 1), timeout=10):
+            pass
+        tries = [(attempt, token) for attempt in attempts for token in (NO_TOKEN, WRONG_TOKEN)]
+        with ThreadPoolExecutor() as at_once:  # a refused `ray start` retries for a while
+            answers = at_once.map(lambda t: stranger.ask(*t[0], environment=t[1]), tries)
+        for attempt, (code, out, err) in zip(tries, answers, strict=True):
+            assert code != 0, (attempt, out)
+            assert re.search("InvalidAuthToken|authentication", out + err), err
+        assert http_services()
+        for service in http_services():
+            _code, out, err = stranger.ask(*python, GET, service, environment={})
+            assert {line.split()[1] for line in out.splitlines()} == {"401"}, out + err
+
+        assert len(ray.nodes()) == 1
+        assert ray.get(ray.remote(lambda: 3).remote()) == 3
+        assert len(list_nodes(address=address)) == 1
+
+
+def test_the_token_is_new_each_time_and_gone_afterwards(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "of a cluster")
+    tokens = set()
+    for _ in range(2):
+        with ray_session():
+            assert get_authentication_mode() == AuthenticationMode.TOKEN
+            tokens.add(os.environ["RAY_AUTH_TOKEN"])
+            assert ray.get(ray.remote(lambda: 3).remote()) == 3
+        assert get_authentication_mode() == AuthenticationMode.DISABLED
+        assert os.environ["RAY_AUTH_MODE"] == "disabled"
+        assert os.environ["RAY_AUTH_TOKEN"] == "of a cluster"
+    assert len(tokens) == 2
+    assert "of a cluster" not in tokens
+
+
+def test_an_address_in_the_shared_temporary_folder_is_not_joined(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:  # short, because sockets lie below it
+        bait = Path(folder, "ray", "ray_current_cluster")
+        bait.parent.mkdir()
+        bait.write_text("127.0.0.1:1")
+        monkeypatch.setenv("RAY_TMPDIR", folder)
+        with ray_session():
+            assert ray.get_runtime_context().gcs_address != "127.0.0.1:1"
+            assert ray.get(ray.remote(lambda: 3).remote()) == 3
