@@ -19,9 +19,19 @@ from pyarrow import parquet
 from pydantic import TypeAdapter, ValidationError
 from sklearn.datasets import load_digits
 
-from whipray.trainers.data import Cifar, DataConfig, Digits, Folder, ListFiles, LongTail, Parquet
+from whipray.trainers.data import (
+    Cifar,
+    DataConfig,
+    Digits,
+    Folder,
+    ListFiles,
+    LongTail,
+    Parquet,
+    decoding,
+)
 from whipray.trainers.data.packed import PackedImages
 from whipray.trainers.errors import DataProblem
+from whipray.trainers.integrity import DIGEST_BYTES
 
 RAW = load_digits()
 PIXELS = np.rint(RAW.images * (255 / 16)).astype(np.uint8)
@@ -384,3 +394,68 @@ def test_missing_cifar_says_what_to_put_where(source: str, file: str, tmp_path) 
         Cifar(source=source, root=tmp_path / "data").load(tmp_path)
     assert f"put {file} into {tmp_path / 'data'}" in caught.value.fix
     assert not (tmp_path / "data").exists()
+
+
+# ---- the cache of decoded images
+
+
+def bmp_tree(folder: Path, shade: int) -> Path:
+    """Two classes of equal names, sizes and times whatever the shade."""
+    for split in ("train", "reference"):
+        for name in ("a", "b"):
+            file = folder / split / name / "0.bmp"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("L", (8, 8), shade).save(file)
+            os.utime(file, (10**9, 10**9))
+    return folder
+
+
+def shade_of(root: Path, cache: Path) -> int:
+    splits = Folder(root=root, image_size=8, channels=1).load(cache)
+    (shade,) = set(splits.train.images.ravel().tolist())
+    return int(shade)
+
+
+def test_folders_of_equal_names_sizes_and_times_are_told_apart(tmp_path: Path) -> None:
+    first, second = bmp_tree(tmp_path / "first", 10), bmp_tree(tmp_path / "second", 20)
+    assert shade_of(first, tmp_path / "cache") == 10
+    assert shade_of(second, tmp_path / "cache") == 20
+
+
+@pytest.mark.parametrize("settled", [False, True], ids=["just written", "long there"])
+def test_a_file_changed_in_place_with_its_time_kept_is_noticed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settled: bool
+) -> None:
+    if settled:
+        monkeypatch.setattr(decoding, "SETTLED_S", -1.0)
+    root, cache = bmp_tree(tmp_path / "tree", 10), tmp_path / "cache"
+    assert shade_of(root, cache) == 10
+    bmp_tree(root, 20)
+    assert shade_of(root, cache) == 20
+    assert len(list(cache.glob("*.key"))) == (4 if settled else 0)
+
+
+def test_files_that_stay_are_not_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(decoding, "SETTLED_S", -1.0)
+    root, cache = bmp_tree(tmp_path / "tree", 10), tmp_path / "cache"
+    assert shade_of(root, cache) == 10
+    monkeypatch.setattr(decoding, "_hash_file", None)
+    assert shade_of(root, cache) == 10
+
+
+def test_a_flipped_bit_in_decoded_images_or_their_key_has_them_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(decoding, "SETTLED_S", -1.0)
+    root, cache = bmp_tree(tmp_path / "tree", 10), tmp_path / "cache"
+    assert shade_of(root, cache) == 10
+    for file in sorted(cache.iterdir()):
+        for at in (-1, len(file.read_bytes()) // 2, -DIGEST_BYTES - 1):
+            content = bytearray(file.read_bytes())
+            content[at] ^= 4
+            file.write_bytes(content)
+            caplog.clear()
+            assert shade_of(root, cache) == 10
+            assert ("decoding them again" in caplog.text) == (file.suffix == ".npy")

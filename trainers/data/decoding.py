@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
+import logging
 import os
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -17,16 +20,22 @@ import numpy as np
 from pydantic import Field
 
 from ..errors import DataProblem
+from ..integrity import DIGEST_BYTES, Altered, seal, unseal
 from .long_tail import long_tail_indices
 from .packed import Indices, PackedImages, Pixels, check_every_class, check_labels
 from .source import SourceConfig, Splits
 
-FORMAT = 1
-"""Part of every cache key: raise it when decoding gives other pixels."""
+FORMAT = 2
+"""Part of every cache key: raise it when decoding gives other pixels, or a file another layout."""
 CHUNK = 4096
 """Images given to the threads at a time, which bounds the memory."""
 STALE_S = 24 * 3600
 """Age at which an unfinished cache file is removed: no run decodes that long, so it was killed."""
+SETTLED_S = 2.0
+"""Age of a file's last change from which its times tell of a further one: they advance in steps, of up
+to 2 s on file systems in use."""
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,8 +117,9 @@ class EncodedConfig(SourceConfig):
 def decode(encoded: EncodedImages, size: int, channels: Literal[1, 3], cache: Path) -> Pixels:
     """Return all images as (N, channels, size, size) uint8, from the cache or decoded in threads.
 
-    A cached array gets its name only when it is complete. Its key is the content: for files their
-    relative paths, sizes and modification times, for bytes the bytes themselves.
+    A cached array gets its name only when it is complete, and is followed by its hash, which is checked
+    here. Its key is the content: the bytes of all images. Files are read for it only when they are new,
+    or when one has changed since.
 
     Args:
         cache: folder of the arrays; created when needed.
@@ -118,20 +128,28 @@ def decode(encoded: EncodedImages, size: int, channels: Literal[1, 3], cache: Pa
         A read-only memory map.
 
     Raises:
-        DataProblem: an image that is missing or damaged, or a cache that cannot be written.
+        DataProblem: an image that is missing, damaged or changed meanwhile, or a cache that cannot be
+            written.
     """
     shape = (len(encoded.items), channels, size, size)
-    path = cache / f"{_content_key(encoded, shape)}.npy"
-    if (cached := _read(path, shape)) is not None:
-        return cached
+    files = _describe_files(encoded)
     try:
         cache.mkdir(parents=True, exist_ok=True)
+        path = cache / f"{_content_key(encoded, files, cache)}-{channels}x{size}.npy"
+        if (cached := _read(path, shape)) is not None:
+            return cached
         _write(path, _decode_all(encoded, size, channels), shape)
     except OSError as error:
         raise DataProblem(
             f"{cache}: decoded images cannot be written ({error.strerror})",
             "free some space, or choose another cache folder",
         ) from error
+    if _describe_files(encoded) != files:  # the pixels may not be those of the key
+        path.unlink(missing_ok=True)
+        raise DataProblem(
+            f"{encoded.root}: images were changed while they were read",
+            "try again when that is over",
+        )
     written = _read(path, shape)
     if written is None:
         raise DataProblem(f"{path}: was damaged as it was written", "check the disk, and try again")
@@ -152,31 +170,97 @@ def _numbered(train: EncodedImages, reference: EncodedImages) -> list[str]:
     return [str(c) for c in range(largest + 1)]
 
 
-def _content_key(encoded: EncodedImages, shape: tuple[int, ...]) -> str:
-    digest = hashlib.blake2b(repr((FORMAT, shape)).encode(), digest_size=16)
+def _describe_files(encoded: EncodedImages) -> list[tuple[int, ...]]:
+    """Size, times, inode and device of each image that is a file.
+
+    The time of the last change of the inode cannot be set, unlike that of the content: a file that was
+    replaced or written in place has another one, whatever tar, rsync or cp -p made of the rest.
+    """
+    described = []
     for index, item in enumerate(encoded.items):
         if isinstance(item, bytes):
-            digest.update(len(item).to_bytes(8, "little") + item)
             continue
         try:
             stat = (encoded.root / item).stat()
         except OSError as error:
-            raise DataProblem(
-                f"{encoded.name(index)}: no image at {encoded.root / item} ({error.strerror})",
-                "put the image there, or correct the path",
-            ) from error
-        digest.update(repr((item, stat.st_size, stat.st_mtime_ns)).encode())
-    return digest.hexdigest()
+            raise _missing(encoded, index, error) from error
+        described.append(
+            (stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino, stat.st_dev)
+        )
+    return described
+
+
+def _content_key(encoded: EncodedImages, files: list[tuple[int, ...]], cache: Path) -> str:
+    """The hash of all images, 32 hex digits.
+
+    Hashing the bytes alone is right, but reads a whole data set at every start, 13 GB for ImageNet-LT.
+    So the key is kept under the hash of what `_describe_files` says: where that is as before, nothing
+    is read. Not the other way round (that description as the key), so that a copied or moved data set
+    is not decoded again.
+    """
+    digest = hashlib.sha256(repr(FORMAT).encode())
+    if not files:
+        for item in encoded.items:
+            assert isinstance(item, bytes)
+            digest.update(len(item).to_bytes(8, "little") + item)
+        return digest.hexdigest()[:32]
+    names = [str(item) for item in encoded.items]
+    unchanged = repr((FORMAT, str(encoded.root.absolute()), names, files))
+    kept = cache / f"{hashlib.sha256(unchanged.encode()).hexdigest()[:32]}.key"
+    with suppress(OSError, ValueError, Altered):
+        return str(unseal(kept.read_text())["key"])
+    with ThreadPoolExecutor() as pool:
+        for start in range(0, len(names), CHUNK):
+            chunk = range(start, min(start + CHUNK, len(names)))
+            for index, content in zip(
+                chunk, pool.map(lambda i: _hash_file(encoded, i), chunk), strict=True
+            ):
+                digest.update(repr((names[index], content)).encode())
+    key = digest.hexdigest()[:32]
+    newest = max(max(mtime, ctime) for _, mtime, ctime, *_ in files) / 1e9
+    if time.time() - newest > SETTLED_S:
+        partial = kept.with_suffix(f".{uuid.uuid4().hex}.partial")
+        partial.write_text(json.dumps(seal({"key": key})))
+        partial.replace(kept)
+    return key
+
+
+def _hash_file(encoded: EncodedImages, index: int) -> str:
+    try:
+        with (encoded.root / str(encoded.items[index])).open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    except OSError as error:
+        raise _missing(encoded, index, error) from error
+
+
+def _missing(encoded: EncodedImages, index: int, error: OSError) -> DataProblem:
+    return DataProblem(
+        f"{encoded.name(index)}: no image at {encoded.root / str(encoded.items[index])} "
+        f"({error.strerror})",
+        "put the image there, or correct the path",
+    )
 
 
 def _read(path: Path, shape: tuple[int, ...]) -> Pixels | None:
-    """Return a finished array, None if it is absent, cut short or of another shape or type."""
+    """A finished array, or None if it is absent, cut short or not what was written."""
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError):
+    except FileNotFoundError:
         return None
-    fits = array.shape == shape and array.dtype == np.uint8 and array.flags.c_contiguous
-    return array.view(np.ndarray) if fits else None
+    except (OSError, ValueError, EOFError):
+        array = None
+    if array is not None:
+        fits = array.shape == shape and array.dtype == np.uint8 and array.flags.c_contiguous
+        if fits and hashlib.sha256(array.data).digest() == _stored_digest(path):
+            return array.view(np.ndarray)
+    log.warning("%s: decoded images are damaged; decoding them again", path)
+    return None
+
+
+def _stored_digest(path: Path) -> bytes:
+    with path.open("rb") as stream:
+        stream.seek(-DIGEST_BYTES, os.SEEK_END)
+        return stream.read()
 
 
 def _write(path: Path, images: Iterator[Pixels], shape: tuple[int, ...]) -> None:
@@ -189,8 +273,11 @@ def _write(path: Path, images: Iterator[Pixels], shape: tuple[int, ...]) -> None
         with partial.open("wb") as stream:
             header = {"descr": "|u1", "fortran_order": False, "shape": shape}
             np.lib.format.write_array_header_1_0(stream, header)
+            digest = hashlib.sha256()
             for image in images:
                 stream.write(image.data)
+                digest.update(image.data)
+            stream.write(digest.digest())  # after the array, where `np.load` does not look
             stream.flush()
             os.fsync(stream.fileno())
         partial.replace(path)

@@ -1,0 +1,84 @@
+"""Hashes that go with what is kept, and are checked whenever it is read again.
+
+Disks, networks and memory flip bits that no error tells of; a changed pixel or metric then is a wrong
+number. Three forms, one for each kind of file: JSON holds the hash of its other keys, safetensors hold
+the hash of their tensors in the metadata, a raw array is followed by the hash of its bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+KEY = "sha256"
+"""Of the hash, in JSON and in the metadata of safetensors."""
+DIGEST_BYTES = hashlib.sha256().digest_size
+
+
+class Altered(Exception):
+    """A file does not hold what was written to it."""
+
+
+def seal(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a JSON object with the hash of its content under `sha256`."""
+    return {**content, KEY: _json_hash(content)}
+
+
+def unseal(text: str) -> dict[str, Any]:
+    """Return what was sealed, from its JSON text.
+
+    Raises:
+        Altered: not JSON, or not what was sealed.
+    """
+    try:
+        content = json.loads(text)
+        expected = content.pop(KEY)
+    except (ValueError, AttributeError, KeyError, TypeError) as error:
+        raise Altered(type(error).__name__) from error
+    if expected != _json_hash(content):
+        raise Altered("its hash does not match")
+    return dict(content)
+
+
+def save_arrays(arrays: Mapping[str, NDArray[Any]], path: Path) -> None:
+    """Write arrays as safetensors, with their hash."""
+    whole = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    save_file(whole, path, metadata={KEY: _arrays_hash(whole)})
+
+
+def load_arrays(path: Path) -> dict[str, NDArray[Any]]:
+    """Read what `save_arrays` wrote.
+
+    Raises:
+        Altered: not safetensors, or not what was written.
+    """
+    try:
+        with safe_open(path, framework="np") as reader:
+            arrays = {name: reader.get_tensor(name) for name in reader.keys()}  # noqa: SIM118
+            expected = (reader.metadata() or {}).get(KEY)
+    except (SafetensorError, OSError, ValueError, TypeError, KeyError) as error:
+        raise Altered(type(error).__name__) from error
+    if expected != _arrays_hash(arrays):
+        raise Altered("its hash does not match")
+    return arrays
+
+
+def _json_hash(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _arrays_hash(arrays: Mapping[str, NDArray[Any]]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(arrays):
+        array = arrays[name]
+        digest.update(repr((name, array.dtype.str, array.shape)).encode())
+        digest.update(array.reshape(-1).view(np.uint8).data)
+    return digest.hexdigest()
