@@ -171,12 +171,12 @@ def _numbered(train: EncodedImages, reference: EncodedImages) -> list[str]:
 
 
 def _describe_files(encoded: EncodedImages) -> list[tuple[int, ...]]:
-    """Size, times, inode and device of each image that is a file.
+    """Return size, times, inode and device of each image that is a file.
 
     The time of the last change of the inode cannot be set, unlike that of the content: a file that was
     replaced or written in place has another one, whatever tar, rsync or cp -p made of the rest.
     """
-    described = []
+    described: list[tuple[int, ...]] = []
     for index, item in enumerate(encoded.items):
         if isinstance(item, bytes):
             continue
@@ -191,7 +191,7 @@ def _describe_files(encoded: EncodedImages) -> list[tuple[int, ...]]:
 
 
 def _content_key(encoded: EncodedImages, files: list[tuple[int, ...]], cache: Path) -> str:
-    """The hash of all images, 32 hex digits.
+    """Return the hash of all images, 32 hex digits.
 
     Hashing the bytes alone is right, but reads a whole data set at every start, 13 GB for ImageNet-LT.
     So the key is kept under the hash of what `_describe_files` says: where that is as before, nothing
@@ -242,17 +242,15 @@ def _missing(encoded: EncodedImages, index: int, error: OSError) -> DataProblem:
 
 
 def _read(path: Path, shape: tuple[int, ...]) -> Pixels | None:
-    """A finished array, or None if it is absent, cut short or not what was written."""
-    try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except FileNotFoundError:
+    """Return a finished array; None where it is absent, cut short or not what was written."""
+    if not path.exists():
         return None
-    except (OSError, ValueError, EOFError):
-        array = None
-    if array is not None:
+    with suppress(OSError, ValueError, EOFError):
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
         fits = array.shape == shape and array.dtype == np.uint8 and array.flags.c_contiguous
         if fits and hashlib.sha256(array.data).digest() == _stored_digest(path):
-            return array.view(np.ndarray)
+            pixels: Pixels = array.view(np.ndarray)
+            return pixels
     log.warning("%s: decoded images are damaged; decoding them again", path)
     return None
 
