@@ -45,7 +45,7 @@ def train(experiment: Experiment, run: str | None = None) -> dict[str, Any]:
     """
     from ..runs.single_run import SingleRun
 
-    single = SingleRun(run or experiment.name, experiment)
+    single = SingleRun(experiment.name if run is None else run, experiment)
     result = single.execute()
     return run_document(single, result)
 
@@ -81,7 +81,9 @@ def sweep(
     read = load_space(str(space))
     layers = [Layer(f"space {space}", read.base)]
     experiment = experiments.load_experiment(str(recipe), list(overrides), layers).value
-    planned = Sweep(name or f"{Path(space).stem}-{experiment.name}", experiment, read)
+    planned = Sweep(
+        f"{Path(space).stem}-{experiment.name}" if name is None else name, experiment, read
+    )
     planned.check_points()
     planned.check_identity(resume)
     result = planned.run()

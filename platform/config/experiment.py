@@ -12,6 +12,7 @@ from pydantic import Field, model_validator
 from ...trainers.config import Config
 from ...trainers.trainer_config import TrainerConfig
 from ..evaluation.config import EvaluationConfig
+from ..foundation.names import LONGEST, NAME
 from ..storage.config import StorageConfig
 from .layers import Layer, Resolved, parse_override, resolve
 from .recipes import recipe_layers
@@ -101,7 +102,7 @@ class TuningConfig(Config):
 class Experiment(TrainerConfig):
     """One training with everything around it; saved as a whole with every run."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    name: str = Field(pattern=NAME, max_length=LONGEST)
     """The name of the trained model, also in the registry."""
     keep_checkpoints: int = Field(2, ge=1)
     evaluation: EvaluationConfig = EvaluationConfig()

@@ -11,6 +11,7 @@ from ..compute.interrupts import broadcast_stop, saving_on_interrupt
 from ..config.experiment import Experiment
 from ..foundation.durations import Clock
 from ..foundation.job import in_cluster_job
+from ..foundation.names import check_name
 from ..storage import layout
 from ..storage.store import Storage
 from ..tracking.system_metrics import log_system_metrics
@@ -28,7 +29,7 @@ class SingleRun:
     """A run by its name, under which it is continued."""
 
     def __init__(self, name: str, experiment: Experiment) -> None:
-        self.name, self.experiment = name, experiment
+        self.name, self.experiment = check_name(name, "a run"), experiment
         self.root = Storage(experiment.storage)
         self.store = self.root.child(layout.run_address(name).folder)
         self.run_id = ""

@@ -17,6 +17,7 @@ from ...trainers.errors import CheckpointProblem, UsageProblem, did_you_mean
 from ...trainers.export import ModelCard
 from ...trainers.samplers import SamplingConfig
 from ...trainers.scratch import Scratch
+from ..foundation.names import check_name, is_name
 from ..storage import layout
 from ..storage.pretrained import export_run
 from ..storage.store import Storage
@@ -82,9 +83,10 @@ def set_alias(tracker: Tracker, chosen: Version, alias: str) -> None:
 
 
 def names(tracker: Tracker) -> list[str]:
-    """Return the names of all registered models."""
+    """Return the names of the registered models, without those that Whipray cannot have given."""
     with translate_errors(tracker.uri):
-        return sorted(model.name for model in tracker.client.search_registered_models())
+        registered = tracker.client.search_registered_models()
+        return sorted(model.name for model in registered if is_name(model.name))
 
 
 def versions(tracker: Tracker, name: str) -> list[Version]:
@@ -102,6 +104,18 @@ def get(tracker: Tracker, name: str, number: str) -> Version:
         return Version(name, str(v.version), tuple(v.aliases), v.run_id, dict(v.tags))
 
 
+def parse_uri(uri: str) -> tuple[str, str, str]:
+    """Return the name, the number and the alias in `models:/...`; what is not given is empty.
+
+    Raises:
+        UsageProblem: a name or an alias that Whipray cannot have given.
+    """
+    address, at, alias = uri.removeprefix("models:/").strip("/").partition("@")
+    name, _, number = address.partition("/")
+    check_name(name, "a model")
+    return name, number, check_name(alias, "an alias") if at else ""
+
+
 def resolve(tracker: Tracker, uri: str) -> Version:
     """Return the version that `models:/name@alias`, `models:/name/3` or `models:/name` means.
 
@@ -110,9 +124,7 @@ def resolve(tracker: Tracker, uri: str) -> Version:
     Raises:
         UsageProblem: no such model, version or alias.
     """
-    address = uri.removeprefix("models:/").strip("/")
-    name, at, alias = address.partition("@")
-    name, slash, number = name.partition("/")
+    name, number, alias = parse_uri(uri)
     known = versions(tracker, name)
     if not known:
         existing = names(tracker)
@@ -122,12 +134,12 @@ def resolve(tracker: Tracker, uri: str) -> Version:
             "see `whipray models`",
         )
     for candidate in known:
-        wanted = alias in candidate.aliases if at else not slash or candidate.version == number
+        wanted = alias in candidate.aliases if alias else number in ("", candidate.version)
         if wanted:
             return candidate
     aliases = sorted({a for v in known for a in v.aliases})
     raise UsageProblem(
-        f"{uri}: {name} has no {'alias ' + alias if at else 'version ' + number}",
+        f"{uri}: {name} has no {'alias ' + alias if alias else 'version ' + number}",
         f"{did_you_mean(alias, aliases)}"
         f"its versions are {known[-1].version} to {known[0].version}, "
         f"its aliases {', '.join(aliases) or 'none'}",

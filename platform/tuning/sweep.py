@@ -19,6 +19,7 @@ from ..config.experiment import Experiment, with_values
 from ..config.points import in_words
 from ..config.space import Space
 from ..foundation.durations import Clock
+from ..foundation.names import check_name
 from ..generation.loading import load_extractor, load_splits
 from ..runs.run import Plan, begin
 from ..storage import layout
@@ -45,7 +46,7 @@ class Sweep:
     """
 
     def __init__(self, name: str, experiment: Experiment, space: Space) -> None:
-        self.name, self.space = name, space
+        self.name, self.space = check_name(name, "a sweep"), space
         # A trial evaluates where it was trained: workers of its own would wait for room that other
         # trials hold.
         self.experiment = with_values(experiment, {"evaluation.workers": 1}, "sweep")

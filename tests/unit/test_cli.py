@@ -16,6 +16,7 @@ import yaml
 from whipray.platform.cli import main as cli
 from whipray.platform.cli.exit_codes import exit_code_of
 from whipray.platform.launching.jobs_client import AuthenticationProblem
+from whipray.platform.tracking.registry import parse_uri
 from whipray.trainers.errors import Problem, UsageProblem
 
 
@@ -85,6 +86,36 @@ def test_a_mistake_is_answered_in_two_lines(whipray: Shell, tmp_path: Path, mist
     assert lines[1].startswith("fix: ")
     assert said in answer.err
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("verb", ["train digits-lt --run", "sweep cbdm --name"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("", ".", "..", "/", "-x", "a/1", "trials/0000", "models:/x", "o'brien", 'a"b', "a`b"),
+        *("a=b", "a b", "a\n", "a\x1b[2J", "a\u202eb", "ü", "x" * 129),
+    ],
+)
+def test_a_name_that_no_verb_could_read_is_refused(
+    whipray: Shell, tmp_path: Path, verb: str, name: str
+) -> None:
+    for dry in ([], ["--dry-run"]):
+        answer = whipray(*verb.split(), name, *dry)
+        assert (answer.code, answer.out) == (2, "")
+        what, fix = answer.err.strip().splitlines()
+        assert "name of a run" in what or "name of a sweep" in what
+        assert what.isascii()
+        assert what.isprintable()
+        assert "letter" in fix or "128" in fix
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("model", ["o'brien", "a b", "m@a'b", "m@"])
+def test_a_model_that_cannot_be_named_so_is_not_searched(model: str) -> None:
+    with pytest.raises(UsageProblem, match="cannot be the name of a"):
+        parse_uri(f"models:/{model}")
+    assert parse_uri("models:/m/3") == ("m", "3", "")
+    assert parse_uri("models:/m@best") == ("m", "", "best")
 
 
 def test_a_mistake_is_a_document_where_one_was_asked_for(whipray: Shell) -> None:

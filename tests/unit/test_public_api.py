@@ -94,6 +94,15 @@ def test_a_wrong_key_is_a_problem_with_a_fix() -> None:
     assert "objective.tau" in raised.value.fix
 
 
+def test_a_name_that_could_not_be_read_again_is_a_problem(tmp_path: Path) -> None:
+    experiment = whipray.load_experiment("digits-demo", TINY)
+    with pytest.raises(whipray.Problem, match="'a/1' cannot be the name of a run"):
+        whipray.train(experiment, run="a/1")
+    with pytest.raises(whipray.Problem, match="'a/1' cannot be the name of a sweep"):
+        whipray.sweep("cbdm", name="a/1")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_store_that_is_neither_folder_nor_bucket_is_a_problem() -> None:
     with pytest.raises(whipray.Problem, match="s3://bucket/prefix"):
         whipray.load_model("mine", storage="ftp://host/runs")

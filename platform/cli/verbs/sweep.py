@@ -107,7 +107,9 @@ def _resolve(
     options = [f"tuning.trials={trials}"] if trials is not None else []
     resolved = load_experiment(recipe, [*options, *overrides], layers)
     stem = space_name.rpartition("/")[2].removesuffix(".yaml")
-    planned = Sweep(name or f"{stem}-{resolved.value.name}", resolved.value, space)
+    planned = Sweep(
+        f"{stem}-{resolved.value.name}" if name is None else name, resolved.value, space
+    )
     planned.check_points()
     return resolved, planned
 

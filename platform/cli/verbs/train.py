@@ -27,11 +27,12 @@ def train(
     After an interruption, run the same command again: it resumes from the last checkpoint.
     """
     from ...config.experiment import load_experiment
+    from ...foundation.names import check_name
     from ..plan import show_plan, training_facts
 
     resolved = load_experiment(recipe, overrides or [])
     experiment = resolved.value
-    name = run or Path(recipe).stem
+    name = check_name(Path(recipe).stem if run is None else run, "a run")
     if dry_run:
         show_plan(resolved, {"run": name, "trainings": 1}, as_json)
         return
