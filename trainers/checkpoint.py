@@ -120,32 +120,37 @@ def parse_manifest(text: str, where: str) -> Manifest:
     return manifest
 
 
-def verify(folder: Path) -> Manifest:
+def verify(folder: Path, where: str = "") -> Manifest:
     """Read a checkpoint's manifest and check every file against it.
+
+    Args:
+        where: address that messages name in place of `folder`, of what it is a copy of.
 
     Raises:
         CheckpointProblem: no manifest, or a file that is missing, cut short or altered.
     """
-    path = folder / MANIFEST
+    path, where = folder / MANIFEST, where or str(folder)
     if not path.exists():
         raise CheckpointProblem(
-            f"{folder}: no {MANIFEST}, so the checkpoint was never finished",
+            f"{where}: no {MANIFEST}, so the checkpoint was never finished",
             "choose another checkpoint; unfinished ones are left alone",
         )
-    manifest = parse_manifest(path.read_text(), str(path))
+    manifest = parse_manifest(path.read_text(), f"{where}/{MANIFEST}")
     for name, expected in manifest.files.items():
         file = folder / name
         if not file.exists():
-            raise CheckpointProblem(f"{file}: missing", "fetch the checkpoint again")
+            raise CheckpointProblem(
+                f"{where}/{name}: missing", "choose an earlier checkpoint; this one is incomplete"
+            )
         if file.stat().st_size != expected.bytes:
             raise CheckpointProblem(
-                f"{file}: {file.stat().st_size} bytes, the manifest says {expected.bytes}",
-                "the file was cut short; fetch it again or choose an earlier checkpoint",
+                f"{where}/{name}: {file.stat().st_size} bytes, the manifest says {expected.bytes}",
+                "the file was cut short; choose an earlier checkpoint",
             )
         if describe(file).sha256 != expected.sha256:
             raise CheckpointProblem(
-                f"{file}: its content does not match the manifest",
-                "the file was altered; fetch it again or choose an earlier checkpoint",
+                f"{where}/{name}: its content does not match the manifest",
+                "the file was altered; choose an earlier checkpoint",
             )
     return manifest
 

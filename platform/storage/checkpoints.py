@@ -7,6 +7,7 @@ without one is invisible to readers, whatever it holds. Why not PyTorch's distri
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +17,8 @@ from ...trainers.errors import CheckpointProblem
 from . import layout
 from .errors import MissingObject
 from .store import Storage
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -95,10 +98,19 @@ class CheckpointStore:
     def fetch(self, name: str, local_folder: Path) -> Manifest:
         """Download a checkpoint into a local folder and check every byte of it.
 
+        What is damaged is read once more: a single bad read is not a damaged checkpoint.
+
         Raises:
             CheckpointProblem: there is none of this name, or a file of it is missing, cut short or
                 altered. The local folder then holds no manifest.
         """
+        try:
+            return self._fetch_once(name, local_folder)
+        except CheckpointProblem as problem:
+            log.warning("%s; reading it again", problem.what)
+        return self._fetch_once(name, local_folder)
+
+    def _fetch_once(self, name: str, local_folder: Path) -> Manifest:
         (local_folder / MANIFEST).unlink(missing_ok=True)  # of a checkpoint fetched here before
         manifest = self.read_manifest(name)
         self.check_sizes(name, manifest)
@@ -106,7 +118,7 @@ class CheckpointStore:
             self.storage.get_file(f"{name}/{file}", local_folder / file)
         self.storage.get_file(f"{name}/{MANIFEST}", local_folder / MANIFEST)
         try:
-            return checkpoint_format.verify(local_folder)
+            return checkpoint_format.verify(local_folder, self.storage.uri_of(name))
         except CheckpointProblem:
             (local_folder / MANIFEST).unlink()
             raise

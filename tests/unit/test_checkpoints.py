@@ -141,6 +141,40 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(
     assert store.fetch(newer, tmp_path / "got").images_seen == 1600
 
 
+@pytest.mark.parametrize("file", ["shard-1.safetensors", MANIFEST])
+def test_one_bad_read_does_not_set_a_good_checkpoint_aside(
+    store: CheckpointStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: str
+) -> None:
+    """Its first read is one bit off, as a network or a cut answer makes it."""
+    for images_seen in (800, 1600):
+        save(store, make_checkpoint(tmp_path, images_seen))
+    get_file, reads = Storage.get_file, []
+
+    def get_file_badly(self: Storage, name: str, local: Path) -> None:
+        get_file(self, name, local)
+        if name.endswith(file) and not reads:
+            reads.append(name)
+            content = bytearray(local.read_bytes())
+            content[-1] ^= 1
+            local.write_bytes(content)
+
+    monkeypatch.setattr(Storage, "get_file", get_file_badly)
+    fetched = store.fetch_latest_usable(tmp_path / "got")
+    assert reads == [f"{checkpoint_name(1600)}/{file}"]
+    assert fetched is not None
+    assert (fetched.name, fetched.damaged) == (checkpoint_name(1600), {})
+
+
+def test_a_damaged_file_is_named_where_it_is_in_the_store(
+    store: CheckpointStore, tmp_path: Path
+) -> None:
+    name = save(store, make_checkpoint(tmp_path, 800))
+    alter(folder_of(store, 800))
+    with pytest.raises(CheckpointProblem) as caught:
+        store.fetch(name, tmp_path / "got")
+    assert caught.value.what.startswith(f"{store.storage.uri_of(name)}/shard-1.safetensors: ")
+
+
 def test_when_all_are_damaged_it_does_not_start_from_nothing(
     store: CheckpointStore, tmp_path: Path
 ) -> None:
