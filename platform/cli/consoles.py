@@ -8,8 +8,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from rich.console import Console
+from rich.text import Text
 
 from ..foundation.job import in_cluster_job
+from ..foundation.text import printable
 
 SCHEMA = 1
 """Version of all JSON documents; raised when a key is removed or changes its meaning."""
@@ -17,11 +19,32 @@ SCHEMA = 1
 LOG_WIDTH = 200
 """Width of tables in a file or a pipe, where nothing has to be cut to fit a screen."""
 
-# Without markup: a path or a message may hold square brackets.
-stdout_console = Console(highlight=False, soft_wrap=True, markup=False)
+
+class PlainConsole(Console):
+    """A console that shows any text as it is: no markup, no emoji codes, no terminal controls.
+
+    Texts come from servers, jobs and files of others. Rich 15 turns every `str` that is printed, also in a
+    table's cell, into a `Text` by `render_str`.
+    """
+
+    def __init__(self, *, stderr: bool = False) -> None:
+        super().__init__(stderr=stderr, highlight=False, soft_wrap=True, markup=False, emoji=False)
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        """Return the text without what would control the terminal."""
+        return super().render_str(printable(text), **{**options, "markup": False, "emoji": False})
+
+
+stdout_console = PlainConsole()
 if not stdout_console.is_terminal:
     stdout_console.width = LOG_WIDTH
-stderr_console = Console(stderr=True, highlight=False, soft_wrap=True, markup=False)
+stderr_console = PlainConsole(stderr=True)
+
+
+def write_output(text: str) -> None:
+    """Write a part of a job's output to stdout as it comes, without what would control the terminal."""
+    sys.stdout.write(printable(text))
+    sys.stdout.flush()
 
 
 def print_json(document: Mapping[str, Any]) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from rich.text import Text
+
 from ..config.experiment import Experiment
 from ..config.layers import Resolved, flatten, render
 from .consoles import print_json, stderr_console, stdout_console
@@ -17,7 +19,9 @@ def show_plan(resolved: Resolved[Experiment], plan: Mapping[str, Any], as_json: 
     if as_json:
         print_json({"plan": facts, "config": flatten(experiment), "origins": resolved.origins})
         return
-    stdout_console.print(render(resolved, colour=stdout_console.is_terminal), end="")
+    text = render(resolved, colour=stdout_console.is_terminal).removesuffix("\n")
+    # `from_ansi` keeps the colours, which a `str` would lose.
+    stdout_console.print(Text.from_ansi(text) if stdout_console.is_terminal else text)
     stderr_console.print("\nwould run:")
     print_facts(facts)
 

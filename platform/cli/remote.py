@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import typer
 
 from . import exit_codes
-from .consoles import next_commands, print_json, stderr_console
+from .consoles import next_commands, print_json, stderr_console, write_output
 
 if TYPE_CHECKING:  # imported on use, so that `--help` is quick
     from ..launching.forecast import Forecast
@@ -67,15 +67,11 @@ def follow(client: JobsClient, job: str) -> NoReturn:
     Ctrl-C stops following; the job runs on.
     """
 
-    def write(text: str) -> None:
-        sys.stdout.write(text)
-        sys.stdout.flush()
-
     def warn() -> None:
         stderr_console.print(f"lost the connection to {client.address}; trying again")
 
     try:
-        ended = client.follow(job, write, warn)
+        ended = client.follow(job, write_output, warn)
     except KeyboardInterrupt:
         stderr_console.print(f"\nno longer following {job}, which is still running")
         next_commands(

@@ -48,9 +48,11 @@ class StatusLine:
 
     def _show(self) -> None:
         if self.console.is_terminal:
-            with self.console.status(self._current()) as status:
+            # As a Text: Rich 15 reads markup in a status that is a `str`, whatever the console says.
+            as_text = self.console.render_str
+            with self.console.status(as_text(self._current())) as status:
                 while not self._stop.wait(TERMINAL_EVERY_S):
-                    status.update(self._current())
+                    status.update(as_text(self._current()))
             return
         while not self._stop.wait(LOG_EVERY_S):
             self.console.print(self._current(), highlight=False, soft_wrap=True)

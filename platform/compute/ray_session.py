@@ -15,7 +15,7 @@ from ...trainers.errors import Problem
 from ..config.experiment import ScalingConfig
 from ..foundation.environment import environment
 from ..foundation.logs import quiet_logs
-from ..foundation.text import last_line
+from ..foundation.text import last_line, printable
 
 T = TypeVar("T")
 
@@ -45,7 +45,7 @@ class TruncatingStderr(io.TextIOBase):
         """Write to stderr, messages of the raylet shortened."""
         if "(raylet)" in text:
             text = text.partition("\n")[0][: self.MAX_CHARACTERS]
-        return sys.stderr.write(text)
+        return sys.stderr.write(printable(text))
 
     def flush(self) -> None:
         """Flush stderr."""

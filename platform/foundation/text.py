@@ -1,4 +1,4 @@
-"""Text that may be shown: addresses without secrets, exceptions in one line."""
+"""Text that may be shown: without secrets, without terminal controls, exceptions in one line."""
 
 from __future__ import annotations
 
@@ -14,6 +14,21 @@ _SECRET_OPTION = re.compile(
     r"([?&][^=&\s]*(?:password|passwd|secret|token|signature|credential|key)[^=&\s]*=)[^&\s]*",
     re.IGNORECASE,
 )
+
+_ESCAPE_SEQUENCE = re.compile(
+    r"\x1b\[[0-?]*[ -/]*[@-~]"  # CSI: colours, cursor, erase
+    r"|\x1b[\]PX^_][^\x07\x1b\n]*(?:\x07|\x1b\\)?"  # OSC and its like: title, clipboard, links
+)
+_CONTROL = re.compile(
+    r"[\x00-\x08\x0b-\x1f\x7f-\x9f"  # C0 but tab and newline, DEL, C1
+    r"\u202a-\u202e\u2066-\u2069]"  # reversals of the direction of writing
+)
+
+
+def printable(text: str) -> str:
+    """Return a text of a server, job or file without what would control the terminal."""
+    lines = text.replace("\r\n", "\n").replace("\r", "\n")  # a carriage return hides what was shown
+    return _CONTROL.sub("", _ESCAPE_SEQUENCE.sub("", lines))
 
 
 def redact(text: str) -> str:

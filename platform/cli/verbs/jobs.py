@@ -9,7 +9,7 @@ import typer
 from rich.table import Table
 
 from ...foundation.durations import minutes
-from ..consoles import print_json, stderr_console, stdout_console
+from ..consoles import print_json, stderr_console, stdout_console, write_output
 from ..options import ClusterOption, Json
 
 if TYPE_CHECKING:  # imported on use, so that `--help` is quick
@@ -91,7 +91,7 @@ def logs(
     client.job(job)
     if follow:
         follow_job(client, job)
-    typer.echo(client.log(job), nl=False)
+    write_output(client.log(job))
 
 
 @app.command()
