@@ -1,8 +1,9 @@
 """Hashes that go with what is kept, and are checked whenever it is read again.
 
 Disks, networks and memory flip bits that no error tells of; a changed pixel or metric then is a wrong
-number. Three forms, one for each kind of file: JSON holds the hash of its other keys, safetensors hold
-the hash of their tensors in the metadata, a raw array is followed by the hash of its bytes.
+number. One form for each kind of file: JSON holds the hash of its other keys, lines end with the hash
+of those before, safetensors hold the hash of their tensors in the metadata, a raw array is followed by
+the hash of its bytes.
 """
 
 from __future__ import annotations
@@ -46,6 +47,23 @@ def unseal(text: str) -> dict[str, Any]:
     if expected != _json_hash(content):
         raise Altered("its hash does not match")
     return dict(content)
+
+
+def seal_text(text: str) -> str:
+    """Return a text with a last line that holds its hash."""
+    return f"{text}\n{hashlib.sha256(text.encode()).hexdigest()}"
+
+
+def unseal_text(text: str) -> str:
+    """Return what was sealed.
+
+    Raises:
+        Altered: not what was sealed.
+    """
+    content, _, expected = text.rpartition("\n")
+    if expected != hashlib.sha256(content.encode()).hexdigest():
+        raise Altered("its hash does not match")
+    return content
 
 
 def save_arrays(arrays: Mapping[str, NDArray[Any]], path: Path) -> None:

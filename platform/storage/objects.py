@@ -85,6 +85,10 @@ class Bucket:
         with self._translate_errors(name):
             self._client.delete_object(**self._address(name))
 
+    def uri_of(self, name: str) -> str:
+        """Return the absolute address of `name`, for people."""
+        return self._store.uri_of(name)
+
     def close(self) -> None:
         """Close the connections."""
         self._client.close()

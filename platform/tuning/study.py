@@ -33,7 +33,7 @@ from .trial_records import BASELINE, DIVERGED, REASON, STOP, Point, Row, as_rows
 
 Direction = Literal["minimize", "maximize"]
 
-FORMAT = 2
+FORMAT = 3
 """Raise it when the meaning of what is kept with a study or its trials changes."""
 
 

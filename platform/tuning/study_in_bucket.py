@@ -10,7 +10,9 @@ A driver is the only writer of its folder, so writes never conflict. It takes ov
 numbered file: from then on its folder is read and no earlier one. A driver that was taken for dead and
 is not writes where nobody reads, and its next append raises.
 
-Objects are requested by number, never listed: a listing may lag behind the writes.
+Objects are requested by number, never listed: a listing may lag behind the writes. The last line of each
+is the hash of the others. An object that is damaged, or missing before later ones, is named and nothing
+goes on from there: trials would be forgotten and their numbers given again.
 """
 
 from __future__ import annotations
@@ -32,6 +34,7 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import BaseJournalBackend
 
 from ...trainers.errors import UsageProblem
+from ...trainers.integrity import Altered, seal_text, unseal_text
 from ..foundation.retry import retry_during_outage
 from ..storage import layout
 from ..storage.errors import StorageProblem
@@ -47,6 +50,7 @@ POLL_S = 1.0
 TAKEOVER_WAIT_S = 1.0
 """Between the claim to a study and the check of it. Some servers ignore `If-None-Match`: of two drivers that
 take over at the same moment, the last one to write wins, and has written by then."""
+OR_BEGIN_ANEW = "or sweep under another name"
 TOKEN_LENGTH = len(uuid4().hex)
 
 log = logging.getLogger(__name__)
@@ -84,7 +88,7 @@ class BucketJournal(BaseJournalBackend):
         self._since = datetime.now(UTC).isoformat(" ", "minutes").replace("+00:00", " UTC")
         self._over = Event()
         self._loss: UsageProblem | None = None
-        before = self._read_consecutive(self._driver)
+        before = self._read_consecutive(self._driver, layout.study_takeover)
         self._number = len(before) + 1
         self._lines: list[str] = []
         if before:
@@ -122,7 +126,7 @@ class BucketJournal(BaseJournalBackend):
     def _put(self, number: int, text: str) -> None:
         if self._loss is not None:
             raise self._loss
-        self._bucket.put(layout.study_entry(self._token, number), text)
+        self._bucket.put(layout.study_entry(self._token, number), seal_text(text))
 
     # --- taking over -------------------------------------------------------------------------
 
@@ -146,10 +150,11 @@ class BucketJournal(BaseJournalBackend):
 
     def _read(self, token: str) -> list[str]:
         """Return all entries, as the driver after that one finds them."""
-        before = self._bucket.get(layout.study_takeover(self._number - 1))
+        before = self._get_whole(layout.study_takeover(self._number - 1))
         assert before is not None
         since = self._read_consecutive(
-            lambda number: self._bucket.get(layout.study_entry(token, number))
+            lambda number: self._get_whole(layout.study_entry(token, number)),
+            lambda number: layout.study_entry(token, number),
         )
         return [*before.splitlines()[1:], *"\n".join(since).splitlines()]
 
@@ -157,7 +162,7 @@ class BucketJournal(BaseJournalBackend):
         """Write the entries of before and the claim as one object: a kill leaves both or none."""
         self._write_sign_of_life()
         self._bucket.put_once(
-            layout.study_takeover(self._number), "\n".join([self._token, *self._lines])
+            layout.study_takeover(self._number), seal_text("\n".join([self._token, *self._lines]))
         )
         time.sleep(TAKEOVER_WAIT_S)
         winner = self._driver(self._number)
@@ -186,17 +191,57 @@ class BucketJournal(BaseJournalBackend):
         text = token and self._bucket.get(layout.study_driver(token))
         if not text:
             return "another process"
-        driver = json.loads(text)
-        return f"process {driver['pid']} on {driver['host']}, since {driver['since']},"
+        with suppress(ValueError, KeyError, TypeError):
+            driver = json.loads(text)
+            return f"process {driver['pid']} on {driver['host']}, since {driver['since']},"
+        return "another process"
 
-    def _read_consecutive(self, get: Callable[[int], str | None]) -> list[str]:
-        """Return `get(1)`, `get(2)`, ... up to the first None; many are requested at once."""
+    def _get_whole(self, name: str) -> str | None:
+        """Return what an object holds, without its hash; None where it does not exist.
+
+        Raises:
+            StorageProblem: it is damaged, also when read a second time.
+        """
+        for _ in range(2):
+            if (text := self._bucket.get(name)) is None:
+                return None
+            with suppress(Altered):
+                return unseal_text(text)
+        raise StorageProblem(
+            f"{self._bucket.uri_of(name)}: damaged, or written by another version of whipray",
+            f"restore it from a copy or an older version of the object; {OR_BEGIN_ANEW}",
+        )
+
+    def _read_consecutive(
+        self, get: Callable[[int], str | None], name: Callable[[int], str]
+    ) -> list[str]:
+        """Return `get(1)`, `get(2)`, ... up to the first None; many are requested at once.
+
+        Args:
+            name: of the object with this number.
+
+        Raises:
+            StorageProblem: there are objects after one that is missing.
+        """
         texts: list[str] = []
         with ThreadPoolExecutor(CONNECTIONS) as pool:
             while True:
                 first = len(texts) + 1
-                several = list(pool.map(get, range(first, first + CONNECTIONS)))
+                # One batch further than the first gap, to know the end from a hole.
+                several = list(pool.map(get, range(first, first + 2 * CONNECTIONS)))
                 complete = several.index(None) if None in several else CONNECTIONS
+                complete = min(complete, CONNECTIONS)
+                later = [text for text in several[complete:] if text is not None]
                 texts += [text for text in several[:complete] if text is not None]
-                if complete < CONNECTIONS:
+                if complete == CONNECTIONS:
+                    continue
+                if not later:
                     return texts
+                # A driver that was taken for dead may have written it just after it was requested.
+                if (missing := get(len(texts) + 1)) is None:
+                    raise StorageProblem(
+                        f"{self._bucket.uri_of(name(len(texts) + 1))}: missing, though later parts of "
+                        "the study exist",
+                        f"restore it from a copy or an older version of the object; {OR_BEGIN_ANEW}",
+                    )
+                texts.append(missing)

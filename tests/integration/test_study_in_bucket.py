@@ -19,8 +19,10 @@ from support import study_driver
 from support.servers import Server
 from support.shell import WAIT_S
 
+from whipray.platform.storage import layout
 from whipray.platform.storage.config import StorageConfig
 from whipray.platform.storage.errors import StorageOutage, StorageProblem
+from whipray.platform.storage.objects import Bucket
 from whipray.platform.storage.store import Storage
 from whipray.platform.tuning import study_in_bucket
 from whipray.platform.tuning.study_in_bucket import BucketStorage
@@ -211,3 +213,65 @@ def test_a_bucket_that_is_not_there_is_a_problem(config: StorageConfig) -> None:
     elsewhere = config.model_copy(update={"uri": "s3://mispelt/sweep"})
     with pytest.raises(StorageProblem, match="the bucket mispelt does not exist"):
         BucketStorage(Storage(elsewhere))
+
+
+@pytest.fixture
+def ten_entries(
+    moto: Server, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[tuple[StorageConfig, Bucket, str]]:
+    """A study of ten appends, its objects, and the folder of its driver."""
+    for name, value in moto.environment().items():
+        monkeypatch.setenv(name, value)
+    bucket = f"bucket-{os.urandom(4).hex()}"
+    moto.make_bucket(bucket)
+    config = StorageConfig(uri=f"s3://{bucket}/sweep", endpoint_url=moto.endpoint)
+    storage = BucketStorage(Storage(config))
+    storage.create_new_study([StudyDirection.MINIMIZE])
+    for number in range(9):
+        storage.set_study_user_attr(0, f"entry-{number}", number)
+    token = storage.journal._token
+    storage.close()
+    objects = Bucket(Storage(config).child(layout.STUDY))
+    yield config, objects, token
+    objects.close()
+
+
+@pytest.mark.parametrize("number", [1, 5, 9])
+def test_an_object_that_is_missing_before_others_is_named(
+    ten_entries: tuple[StorageConfig, Bucket, str], number: int
+) -> None:
+    config, objects, token = ten_entries
+    lost = layout.study_entry(token, number)
+    content = objects.get(lost)
+    objects.delete(lost)
+    with pytest.raises(StorageProblem, match=f"{lost}: missing, though later parts"):
+        BucketStorage(Storage(config))
+    assert content is not None
+    objects.put(lost, content)
+    assert journal(config) == [f"entry-{n}" for n in range(9)]
+
+
+def test_a_flipped_bit_or_a_cut_in_any_object_of_a_study_is_noticed(
+    ten_entries: tuple[StorageConfig, Bucket, str],
+) -> None:
+    config, objects, token = ten_entries
+    for name in (layout.study_entry(token, 4), layout.study_takeover(1)):
+        whole = objects.get(name)
+        assert whole is not None
+        middle = len(whole) // 2
+        flipped = whole[:middle] + chr(ord(whole[middle]) ^ 1) + whole[middle + 1 :]
+        for damaged in (flipped, whole[:middle]):
+            objects.put(name, damaged)
+            with pytest.raises(StorageProblem, match=f"{name}: damaged"):
+                BucketStorage(Storage(config))
+        objects.put(name, whole)
+    assert journal(config) == [f"entry-{n}" for n in range(9)]
+
+
+def test_a_sign_of_life_that_cannot_be_read_names_no_driver_and_stops_nothing(
+    ten_entries: tuple[StorageConfig, Bucket, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, objects, token = ten_entries
+    monkeypatch.setattr(study_in_bucket, "STALE_S", 3.0)
+    objects.put(layout.study_driver(token), "[]")
+    assert journal(config) == [f"entry-{n}" for n in range(9)]
