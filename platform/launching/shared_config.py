@@ -6,7 +6,7 @@ import os
 
 from ...trainers.errors import UsageProblem
 from ..config.experiment import Experiment, TrackingConfig, with_values
-from ..foundation.text import without_login
+from ..foundation.addresses import check_no_secret
 from ..storage.config import StorageConfig
 from ..storage.store import Storage
 from ..tracking.server import tracking_uri
@@ -54,15 +54,16 @@ def shared_tracking(config: TrackingConfig, storage: StorageConfig) -> TrackingC
     """Return the tracking config with the URI that the cluster will use.
 
     Raises:
-        UsageProblem: no server is named for runs in a bucket, or its URI holds a login.
+        UsageProblem: no server is named for runs in a bucket, or its address holds a login or options.
     """
     uri = config.uri or os.environ.get("MLFLOW_TRACKING_URI")
     if uri is None and not storage.uri.startswith("s3://"):
         return config  # a database in the store
-    uri = tracking_uri(config, Storage(storage))
-    if without_login(uri) != uri:
-        raise UsageProblem(
-            "tracking.uri holds a login, which everyone who can list the job would see",
-            "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD on the nodes instead",
-        )
+    # Everyone who can list the job sees it.
+    uri = check_no_secret(
+        tracking_uri(config, Storage(storage)),
+        "MLflow's address",
+        "give the address alone, and set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD on "
+        "the nodes",
+    )
     return config.model_copy(update={"uri": uri})

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator
 
 from ...trainers.config import Config
-from ...trainers.errors import UsageProblem
+from ..foundation.addresses import check_no_secret
+
+ADVICE = "give the address alone; keys come from AWS_*"
 
 
 class StorageConfig(Config):
@@ -33,12 +35,13 @@ class StorageConfig(Config):
     @field_validator("uri")
     @classmethod
     def _folder_or_bucket(cls, uri: str) -> str:
+        check_no_secret(uri, "storage.uri", ADVICE)
         if re.match(r"[a-z][a-z0-9]+:/(?!/)", uri):
             raise ValueError("write two slashes, as in s3://bucket/prefix")
         if "://" not in uri:
             return uri
-        parts = _parts(uri, "storage.uri")
-        if parts.scheme != "s3" or not parts.netloc or parts.fragment:
+        parts = urlsplit(uri)
+        if parts.scheme != "s3" or not parts.netloc:
             raise ValueError("use a folder or s3://bucket/prefix")
         return uri.rstrip("/")
 
@@ -47,17 +50,7 @@ class StorageConfig(Config):
     def _plain_address(cls, url: str | None) -> str | None:
         if url is None:
             return None
-        parts = _parts(url, "storage.endpoint_url")
+        parts = urlsplit(check_no_secret(url, "storage.endpoint_url", ADVICE))
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ValueError("use http://host:port or https://host:port")
         return url.rstrip("/")
-
-
-def _parts(address: str, key: str) -> SplitResult:
-    parts = urlsplit(address)
-    if "@" in parts.netloc or parts.query:
-        # Not a ValueError: pydantic would show the value, and with it the secret.
-        raise UsageProblem(
-            f"{key} holds a login or options", "give the address alone; keys come from AWS_*"
-        )
-    return parts

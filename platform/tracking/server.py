@@ -21,15 +21,8 @@ def tracking_uri(config: TrackingConfig, storage: Storage) -> str:
     """Return the address in use: the config's, the environment's, or SQLite beside the runs.
 
     Raises:
-        UsageProblem: runs in a bucket and no server named, so the SQLite file has no folder; or a
-            config with a login, since the config is kept with every run.
+        UsageProblem: runs in a bucket and no server named, so the SQLite file has no folder.
     """
-    if config.uri and without_login(config.uri) != config.uri:
-        raise UsageProblem(
-            "tracking.uri holds a login",
-            "give the address alone, and set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD; "
-            "a database's address belongs into MLFLOW_TRACKING_URI",
-        )
     if uri := config.uri or os.environ.get("MLFLOW_TRACKING_URI"):
         return uri
     if not storage.is_folder:

@@ -118,6 +118,28 @@ def test_a_model_that_cannot_be_named_so_is_not_searched(model: str) -> None:
     assert parse_uri("models:/m@best") == ("m", "", "best")
 
 
+@pytest.mark.parametrize("key", ["tracking.uri", "storage.endpoint_url", "storage.uri"])
+@pytest.mark.parametrize(
+    "address",
+    [
+        *("http://ann:hunter2@h", "postgresql://ann:hunter2@h/db", "http//ann:hunter2@h"),
+        *("postgresql://h/db?password=hunter2", "http://h/?hunter2", "http://h/#hunter2"),
+        *("s3://hunter2@b", "http://ann:hunter2@[h"),
+    ],
+)
+def test_an_address_with_a_secret_is_refused_before_it_is_shown(
+    whipray: Shell, tmp_path: Path, key: str, address: str
+) -> None:
+    for verb in (("train", "digits-lt"), ("sweep", "cbdm")):
+        answer = whipray(*verb, f"{key}={json.dumps(address)}", "--dry-run")
+        assert answer.code == 2
+        assert answer.err.startswith(
+            f"error: {key} holds a login, options or a fragment\nfix: give"
+        )
+        assert "hunter2" not in answer.out + answer.err
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_mistake_is_a_document_where_one_was_asked_for(whipray: Shell) -> None:
     answer = whipray("train", "digits-tl", "--json")
     assert answer.code == 2
