@@ -30,7 +30,8 @@ class Altered(Exception):
 
 def seal(content: Mapping[str, Any]) -> dict[str, Any]:
     """Return a JSON object with the hash of its content under `sha256`."""
-    return {**content, KEY: _json_hash(content)}
+    as_read: dict[str, Any] = json.loads(json.dumps(content))
+    return {**as_read, KEY: _json_hash(as_read)}
 
 
 def unseal(text: str) -> dict[str, Any]:

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,13 +20,12 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
 
 from ...trainers.data import PackedImages, Splits
 from ...trainers.data.batches import to_uint8
 from ...trainers.errors import CheckpointProblem
 from ...trainers.export import Exported
+from ...trainers.integrity import Altered, load_arrays, save_arrays
 from ...trainers.randomness import BLOCK
 from ...trainers.samplers import SamplingConfig
 from ...trainers.scratch import Scratch
@@ -34,6 +35,8 @@ from ..evaluation.metrics.memorisation import TrainingImages
 from ..foundation.background import Lazy
 from ..storage import layout
 from ..storage.store import Storage
+
+log = logging.getLogger(__name__)
 
 OnImagesDone = Callable[[int], None]
 """Takes the number of images that are done so far."""
@@ -166,8 +169,8 @@ class ShardSampler:
     ) -> Pixels:
         """Return a shard's images (n, C, H, W), from the store, or generated and kept there."""
         name = layout.shard_images(shard.stem)
-        if self.root.exists(name):
-            return self._images(name)
+        if (kept := read_kept(self.root, name)) is not None:
+            return kept["images"]
         floats = self.model().sample(
             torch.from_numpy(shard.labels),
             shard.sampling,
@@ -177,10 +180,6 @@ class ShardSampler:
         )
         images: Pixels = to_uint8(floats).numpy()
         write(self.root, name, {"images": images})
-        return images
-
-    def _images(self, name: str) -> Pixels:
-        images: Pixels = read(self.root, name)["images"]
         return images
 
 
@@ -212,7 +211,9 @@ class ShardWorker(ShardSampler):
     ) -> None:
         """Write the features and logits of a shard's images."""
         name = features_name(shard, self.extractor().info.hash)
-        if self.root.exists(name):
+        if read_kept(self.root, name) is not None:
+            if isinstance(shard, GeneratedShard):
+                self.generate(shard, on_progress)  # a report shows some of the images
             return
         if isinstance(shard, GeneratedShard):
             images = self.generate(shard, on_progress)
@@ -227,7 +228,7 @@ class ShardWorker(ShardSampler):
         """Write the nearest training image of each of a shard's images, and their distance."""
         training = self.training()
         name = nearest_name(shard, training)
-        if self.root.exists(name):
+        if read_kept(self.root, name) is not None:
             return
         nearest, ratio = training.find_nearest(self.generate(shard, on_progress), shard.labels)
         write(self.root, name, {"nearest": nearest, "ratio": ratio})
@@ -307,23 +308,31 @@ def write(root: Storage, name: str, tensors: dict[str, NDArray[Any]]) -> None:
     """Write one file, whole or not at all."""
     with Scratch() as scratch:
         file = Path(scratch) / "shard.safetensors"
-        save_file({key: np.ascontiguousarray(value) for key, value in tensors.items()}, file)
+        save_arrays(tensors, file)
         root.put_file(file, name)
 
 
 def read(root: Storage, name: str) -> dict[str, NDArray[Any]]:
-    """Read what `write` wrote.
+    """Read what `write` wrote, and check it against its hash.
 
     Raises:
-        CheckpointProblem: a damaged file.
+        CheckpointProblem: it is damaged, also when read a second time.
     """
     with Scratch() as scratch:
         file = Path(scratch) / "shard.safetensors"
-        root.get_file(name, file)
-        try:
-            tensors: dict[str, NDArray[Any]] = load_file(file)
-        except SafetensorError as error:
-            raise CheckpointProblem(
-                f"{root.uri_of(name)}: damaged", "delete it; it is made again"
-            ) from error
-    return tensors
+        for _ in range(2):
+            root.get_file(name, file)
+            with suppress(Altered):
+                return load_arrays(file)
+    raise CheckpointProblem(f"{root.uri_of(name)}: damaged", "delete it; it is made again")
+
+
+def read_kept(root: Storage, name: str) -> dict[str, NDArray[Any]] | None:
+    """Return what `write` wrote; None where there is nothing, or what is there is damaged."""
+    if not root.exists(name):
+        return None
+    try:
+        return read(root, name)
+    except CheckpointProblem as problem:
+        log.warning("%s; making it again", problem.what)
+        return None

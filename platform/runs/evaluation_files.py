@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ...trainers.integrity import Altered, seal, unseal
 from ...trainers.scratch import Scratch
 from ..evaluation.extractors.base import OnPhase, Value
 from ..evaluation.pages.content import CurvePoint, Pictures
@@ -57,11 +58,9 @@ class EvaluationFiles:
         if not {EVALUATION_RESULT, *FILES} <= existing:
             return None
         try:
-            result: Any = json.loads(self.store.read_text(f"{folder}/{EVALUATION_RESULT}"))
-        except json.JSONDecodeError:
-            result = None
-        if isinstance(result, dict) and {"metrics", "provenance"} <= result.keys():
-            return result
+            return unseal(self.store.read_text(f"{folder}/{EVALUATION_RESULT}"))
+        except Altered:
+            pass
         self.on_phase(f"{folder}/{EVALUATION_RESULT} is damaged: evaluating again")
         return None
 
@@ -73,7 +72,7 @@ class EvaluationFiles:
         page = render_report(report, pictures)
         (local / EVALUATION_PAGE).write_text(page, encoding="utf-8")
         result = {"metrics": report.metrics(), "provenance": dict(report.provenance)}
-        (local / EVALUATION_RESULT).write_text(json.dumps(result, indent=1))
+        (local / EVALUATION_RESULT).write_text(json.dumps(seal(result), indent=1))
         # The result last: an evaluation exists when its result does.
         for name in (*FILES, EVALUATION_RESULT):
             self.store.put_file(local / name, f"{folder}/{name}")

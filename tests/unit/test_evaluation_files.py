@@ -34,7 +34,10 @@ def test_a_damaged_result_is_mentioned_and_ignored(tmp_path: Path) -> None:
     assert store.read_text(f"{folder}/{EVALUATION_PAGE}") != page
     assert (elsewhere.fetch(folder, [EVALUATION_REPORT]) / EVALUATION_REPORT).exists()
 
-    for damaged in ('{"metrics": {', "[]", '{"metrics": {}}'):
+    whole = store.read_text(f"{folder}/{EVALUATION_RESULT}")
+    flipped = whole.replace("fid/overall", "fid/ovesall", 1)
+    assert flipped != whole
+    for damaged in ('{"metrics": {', "[]", '{"metrics": {}}', flipped):
         store.write_text(f"{folder}/{EVALUATION_RESULT}", damaged)
         assert files.read_result(folder) is None
         assert said.pop() == f"{folder}/{EVALUATION_RESULT} is damaged: evaluating again"

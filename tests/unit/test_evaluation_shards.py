@@ -189,11 +189,43 @@ def test_real_images_are_seen_in_their_order(tmp_path: Path) -> None:
     assert (read_features(one.root, found, "abcd").features == reference.images[:, 0, 0]).all()
 
 
-def test_a_damaged_shard_is_named(tmp_path: Path) -> None:
+def flip(file: Path, at: int) -> None:
+    content = bytearray(file.read_bytes())
+    content[at] ^= 4
+    file.write_bytes(content)
+
+
+@pytest.mark.parametrize("at", [-1, -9, 12], ids=["last value", "another value", "header"])
+def test_a_flipped_bit_in_anything_kept_has_it_made_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, at: int
+) -> None:
+    [generated], [real, *_] = shards([2]), real_shards(splits().reference, 1000)
+    one = maker(tmp_path)
+
+    def make() -> None:
+        one.extract_features(generated)
+        one.find_nearest(generated)
+        one.extract_features(real)
+
+    make()
+    files = {file: file.read_bytes() for file in tmp_path.rglob("*.safetensors")}
+    assert len(files) == 4  # images, features and nearest of the generated, features of the real
+    for file in files:
+        flip(file, at)
+        caplog.clear()
+        make()
+        assert [record.message for record in caplog.records] == [
+            f"{file}: damaged; making it again"
+        ]
+        assert {path: path.read_bytes() for path in files} == files
+
+
+def test_a_shard_that_is_damaged_where_it_is_only_read_is_named(tmp_path: Path) -> None:
     [found] = shards([2])
     one = maker(tmp_path)
     one.generate(found)
     [file] = tmp_path.rglob("*.safetensors")
-    file.write_bytes(b"no tensors")
-    with pytest.raises(CheckpointProblem, match=rf"{file.name}: damaged"):
-        one.generate(found)
+    for damage in (partial(flip, at=-1), partial(Path.write_bytes, data=b"no tensors")):
+        damage(file)
+        with pytest.raises(CheckpointProblem, match=f"^{file}: damaged"):
+            read_images(one.root, [found], np.array([[0, 0]]))
