@@ -17,6 +17,8 @@ from typing import Annotated, Any
 import typer
 
 from ...trainers.errors import Problem
+from ..foundation.abort import before_abort
+from ..foundation.signals import handling_stop, interrupt
 from . import exit_codes
 from .consoles import print_error, stdout_console
 from .verbs import (
@@ -82,8 +84,18 @@ def _whipray(
 def main() -> None:
     """Run a command and exit with one of the exit codes, whatever happens."""
     as_json = "--json" in sys.argv
+
+    def show(problem: Problem) -> None:
+        print_error(problem.what, problem.fix, exit_codes.FAILURE, as_json)
+
+    with before_abort(show):
+        _run(as_json)
+
+
+def _run(as_json: bool) -> None:
     try:
-        code = typer.main.get_command(app)(standalone_mode=False)
+        with handling_stop(interrupt):
+            code = typer.main.get_command(app)(standalone_mode=False)
         if code == exit_codes.INTERRUPTED:  # what Typer returns after Ctrl-C
             raise KeyboardInterrupt
         sys.exit(code if isinstance(code, int) else exit_codes.OK)

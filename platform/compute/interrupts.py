@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import sys
 import threading
 from collections.abc import Iterator
@@ -12,6 +11,7 @@ from typing import Any
 
 from ...trainers.hooks import Progress
 from ..foundation.background import in_background
+from ..foundation.signals import handling_stop
 
 HEAD_TIMEOUT_S = 1.0
 """How long a training waits for Ray's head once; it mostly answers within a millisecond."""
@@ -22,26 +22,16 @@ FORWARD_INTERVAL_S = 0.5
 
 @contextmanager
 def saving_on_interrupt() -> Iterator[threading.Event]:
-    """Inside, the first Ctrl-C (or SIGTERM) only sets the event; the second one interrupts."""
+    """Inside, the first Ctrl-C, SIGTERM or SIGHUP only sets the event; the second one interrupts."""
     requested = threading.Event()
-    signals = (signal.SIGINT, signal.SIGTERM)
-    before = {number: signal.getsignal(number) for number in signals}
 
-    def handle(_number: int, _frame: Any) -> None:
+    def request() -> None:
         if requested.is_set():
             raise KeyboardInterrupt
         requested.set()
 
-    if threading.current_thread() is threading.main_thread():
-        for number in signals:
-            if before[number] is not signal.SIG_IGN:  # as in a shell's background job
-                signal.signal(number, handle)
-    try:
+    with handling_stop(request):
         yield requested
-    finally:
-        if threading.current_thread() is threading.main_thread():
-            for number in signals:
-                signal.signal(number, before[number])
 
 
 @contextmanager

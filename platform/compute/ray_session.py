@@ -15,7 +15,9 @@ from ...trainers.errors import Problem
 from ..config.experiment import ScalingConfig
 from ..foundation.environment import environment
 from ..foundation.logs import quiet_logs
+from ..foundation.signals import keeping_handlers
 from ..foundation.text import last_line, printable
+from .ray_watch import watching_ray
 
 T = TypeVar("T")
 
@@ -58,6 +60,8 @@ def ray_session() -> Iterator[None]:
 
     Raises:
         Problem: the cluster does not answer, or Ray does not start.
+
+    If it is lost inside, this process ends: see `ray_watch`.
     """
     # "local" and not None: by None, Ray 2.60 joins the cluster that a file in the temporary folder
     # names, /tmp/ray/ray_current_cluster, which any user of the machine may write.
@@ -70,10 +74,11 @@ def ray_session() -> Iterator[None]:
     if ray.is_initialized():  # by a caller, who ends it too
         yield
         return
-    with own_token() if address == "local" else nullcontext():
+    local = address == "local"
+    with own_token() if local else nullcontext():
         _connect(address)
         try:
-            with redirect_stdout(TruncatingStderr()):
+            with redirect_stdout(TruncatingStderr()), watching_ray(None if local else address):
                 yield
         finally:
             ray.shutdown()
@@ -92,12 +97,13 @@ def _connect(address: str) -> None:
         # Without the dashboard's State API, Ray 2.60 never removes the placement group of Ray Train
         # workers whose controller was killed, and the next training waits for ever (ray-project/ray
         # #54305, #58515).
-        ray.init(
-            address=address,
-            include_dashboard=True if local else None,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-        )
+        with keeping_handlers():  # Ray 2.60 ends the process at a SIGTERM, and saves nothing
+            ray.init(
+                address=address,
+                include_dashboard=True if local else None,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+            )
     except Exception as error:
         where = "on this machine" if local else f"at {address}"
         raise Problem(
@@ -122,8 +128,13 @@ def own_token() -> Iterator[None]:
         "RAY_AUTH_TOKEN_PATH": None,
     }
     try:
-        with environment(variables):
-            _reload_token()
+        with keeping_handlers():  # Ray 2.60 ends the process at a SIGTERM, and saves nothing
+            ray.init(
+                address=address,
+                include_dashboard=True if local else None,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+            )
             yield
     finally:
         _reload_token()

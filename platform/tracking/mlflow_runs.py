@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec
 from ...trainers.errors import Problem
 from ..config.experiment import Experiment
 from ..config.layers import flatten
+from ..foundation.abort import before_abort
 from ..foundation.code_version import code_version
 from ..foundation.retry import Outage, retry_during_outage
 from ..storage import layout
@@ -208,14 +209,25 @@ class Run:
     @contextmanager
     def finishing(self) -> Iterator[None]:
         """Finish the run with the block: as FINISHED, FAILED or, by an interrupt, KILLED."""
-        try:
+        with self.marking_failure():
             yield
-        except BaseException as error:
+        self.finish("FINISHED")
+
+    @contextmanager
+    def marking_failure(self) -> Iterator[None]:
+        """Finish the run where the block raises, or this process is aborted: as FAILED or KILLED."""
+
+        def mark(error: BaseException) -> None:
             with suppress(Problem):  # the error that came first is the one to raise
                 self.set_tags({layout.Tag.PROBLEM: str(error)[:PROBLEM_CHARACTERS]})
                 self.finish("FAILED" if isinstance(error, Exception) else "KILLED")
+
+        try:
+            with before_abort(mark):
+                yield
+        except BaseException as error:
+            mark(error)
             raise
-        self.finish("FINISHED")
 
     def finish(self, status: str) -> None:
         """Set the status once all metrics are written; FAILED if they cannot be.

@@ -9,13 +9,16 @@ its truncated value; known points are enqueued again on resume; two sweeps in on
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from ray.tune import Callback
 from ray.tune.search import Searcher
 
+from ...trainers.errors import Problem
 from ..compute.interrupts import RemoteStopFlag
+from ..foundation.abort import before_abort
 from ..runs.run import Plan
 from .study import Study
 from .trial import FAILED, FINISHED, OUTCOME, SAVED, STOPPED
@@ -39,6 +42,7 @@ class PointQueue:
         self.plan_for = plan_for
         self._next: tuple[Point, Plan] | None = None
         self._over = False
+        self._unfinished: dict[int, Plan] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         """Return nothing: Ray Tune pickles what it is given, for a way to resume that is not ours."""
@@ -49,13 +53,35 @@ class PointQueue:
         if self._next is None and not self._over:
             point = self.study.ask()
             self._over = point is None
-            self._next = (point, self.plan_for(point)) if point else None
+            if point is not None:
+                self._next = point, self.plan_for(point)
+                self._unfinished[point.number] = self._next[1]
         return self._next
 
     def take(self) -> tuple[Point, Plan] | None:
         """Take the next point."""
         taken, self._next = self.peek(), None
         return taken
+
+    def ended(self, number: int) -> None:
+        """Forget a trial: its MLflow run has its final status."""
+        self._unfinished.pop(number, None)
+
+    @contextmanager
+    def marking_unfinished(self) -> Iterator[None]:
+        """Mark the MLflow runs that have not ended as KILLED where the block raises or is aborted."""
+
+        def mark(_problem: Problem | None = None) -> None:
+            for plan in self._unfinished.values():
+                with suppress(Problem):  # the error that came first is the one to raise
+                    plan.run.finish("KILLED")
+
+        try:
+            with before_abort(mark):
+                yield
+        except BaseException:
+            mark()
+            raise
 
 
 def resource_request(plan: Plan) -> tuple[int, int, float]:
@@ -110,6 +136,7 @@ class StudySearcher(Searcher):
     ) -> None:
         """See `Searcher`."""
         number, plan = self.numbers[trial_id]
+        self.points.ended(number)
         result = result or {}
         outcome = None if error else result.get(OUTCOME)
         if outcome == FINISHED:

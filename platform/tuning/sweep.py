@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from ...trainers.errors import UsageProblem
 from ..config.experiment import Experiment, with_values
 from ..config.points import in_words
 from ..config.space import Space
+from ..foundation.background import in_background
 from ..foundation.durations import Clock
 from ..foundation.names import check_name
 from ..generation.loading import load_extractor, load_splits
@@ -109,17 +109,19 @@ class Sweep:
             early_stop=tuning.early_stop,
         )
         try:
-            parent = self._begin(tracker)
-            if self.has_pretraining:
-                self.status.say("pre-training")
-                pretrain(self._pretraining_plan(tracker, parent), self.status.say)
-            self._train(study, partial(self._trial_plan, tracker, parent))
-            rows = study.table()
+            parent = self._open_parent(tracker)
+            with parent.marking_failure():
+                self._begin(parent)
+                if self.has_pretraining:
+                    self.status.say("pre-training")
+                    pretrain(self._pretraining_plan(tracker, parent), self.status.say)
+                self._train(study, partial(self._trial_plan, tracker, parent))
+                rows = study.table()
+                result = SweepResult(self.name, rows, best_row(rows, goal), self.store, parent)
+                log_result(result, self.experiment.evaluation.rank_by)
+                return result
         finally:
             study.close()
-        result = SweepResult(self.name, rows, best_row(rows, goal), self.store, parent)
-        log_result(result, self.experiment.evaluation.rank_by)
-        return result
 
     # -- the experiments --------------------------------------------------------------------------
 
@@ -141,18 +143,20 @@ class Sweep:
 
     # -- the steps --------------------------------------------------------------------------------
 
-    def _begin(self, tracker: Tracker) -> Run:
+    def _open_parent(self, tracker: Tracker) -> Run:
         """Store the sweep's identity, and return its MLflow run, the parent of the trials' runs."""
         identity = identity_of(self.experiment, self.space)
         self.store.write_text(layout.SWEEP_IDENTITY, json.dumps(identity, indent=1))
-        parent = tracker.run(
+        return tracker.run(
             layout.sweep_address(self.name).key,
             self.name,
             {layout.Tag.KIND: layout.KIND_SWEEP, layout.Tag.SWEEP: self.name},
         )
+
+    def _begin(self, parent: Run) -> None:
+        """Log what the sweep is about to do."""
         begin(Plan(self.experiment, self.store, parent))
         parent.log_json(self.space.model_dump(mode="json"), layout.Artifact.SPACE)
-        return parent
 
     def _pretraining_plan(self, tracker: Tracker, parent: Run) -> Plan:
         assert self.space.pretrain is not None
@@ -180,7 +184,8 @@ class Sweep:
             parent.run_id,
         )
         plan = Plan(experiment, self.root.child(address.folder), run, self.space)
-        begin(plan)
+        with run.marking_failure():
+            begin(plan)
         return plan
 
     def _train(self, study: Study, plan_for: Callable[[Point], Plan]) -> None:
@@ -192,9 +197,9 @@ class Sweep:
         points = PointQueue(study, plan_for)
         if points.peek() is None:
             return
-        # Both take seconds, in which Ray mostly waits.
-        with ThreadPoolExecutor(1) as pool:
-            features = pool.submit(self._prepare_features)
+        with points.marking_unfinished():
+            # Both take seconds, in which Ray mostly waits.
+            features = in_background(self._prepare_features)
             train_all(points, self.experiment, self.status, features)
 
     def _prepare_features(self) -> None:

@@ -1,0 +1,82 @@
+"""Commands whose Ray is lost: the kernel kills its largest process when memory runs out."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+import yaml
+from support.shell import TINY, WAIT_S, Shell
+from support.tracking import statuses
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.faults,
+    pytest.mark.filterwarnings("ignore::UserWarning:mlflow"),
+    pytest.mark.filterwarnings("ignore::FutureWarning:mlflow"),
+    pytest.mark.filterwarnings("ignore::sqlalchemy.exc.SADeprecationWarning"),  # MLflow's own
+]
+
+ENDS_S = 120
+"""In which a command has to end that would otherwise wait for ever."""
+SETTINGS = (*TINY, "training.images=19200", "tuning.sample_points=2")
+SPACE = {
+    "description": "tau",
+    "train": {"objective.tau": {"type": "float", "low": 0.1, "high": 5.0, "log": True}},
+    "sample": {"sampling.omega": {"type": "float", "low": 0.0, "high": 1.0, "step": 1.0}},
+    "base": {"objective": {"name": "cbdm"}},
+}
+
+
+@pytest.mark.parametrize("killed", ["raylet", "gcs_server"])
+@pytest.mark.parametrize("what", ["sweep", "train"])
+def test_a_lost_ray_ends_the_command_which_goes_on_when_typed_again(
+    what: str, killed: str, tmp_path: Path
+) -> None:
+    (tmp_path / "space.yaml").write_text(yaml.safe_dump(SPACE))
+    command, run = {
+        "sweep": (
+            [
+                "sweep",
+                "space.yaml",
+                "--recipe",
+                "digits-demo",
+                "--name",
+                "s",
+                "--trials",
+                "1",
+                "--resume",
+            ],
+            "sweeps/s/trials/0000",
+        ),
+        "train": (["train", "digits-demo", "--run", "r", "scaling.workers=2"], "runs/r"),
+    }[what]
+    shell = Shell(tmp_path)
+    driver = shell.start(*command, *SETTINGS)
+    folder = tmp_path / "whipray-runs" / run
+    deadline = time.monotonic() + WAIT_S
+    while not list(folder.glob("checkpoints/*/manifest.json")):
+        assert driver.poll() is None, driver.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    children = psutil.Process(driver.pid).children(recursive=True)
+    (victim,) = (child for child in children if child.name() == killed)
+    victim.kill()
+    out, err = driver.communicate(timeout=ENDS_S)
+
+    assert driver.returncode == 1, err
+    part = {"raylet": "raylet", "gcs_server": "head"}[killed]
+    assert f"error: Ray on this machine was lost: its {part} ended" in err
+    assert "fix: the same command goes on" in err
+    assert "RUNNING" not in statuses(tmp_path).values()
+    assert out == ""
+    _, left = psutil.wait_procs(children, timeout=ENDS_S)
+    assert not left
+
+    code, _, err = shell.run(*command, *SETTINGS)
+    assert code == 0, err
+    assert set(statuses(tmp_path).values()) == {"FINISHED"}
+    if what == "train":
+        assert "resumed from" in err
