@@ -11,7 +11,7 @@ USAGE = 2
 PREFLIGHT_FAILED = 4
 """A check of `whipray doctor` failed, or the cluster cannot be used."""
 INTERRUPTED = 130
-"""Ctrl-C or SIGTERM, or an answer of no to the question of costs."""
+"""Ctrl-C, SIGTERM or SIGHUP, or an answer of no to the question of costs."""
 
 HELP = "Exit codes: 0 ok, 1 failure, 2 wrong usage, 4 preflight check failed, 130 interrupted."
 

@@ -128,13 +128,8 @@ def own_token() -> Iterator[None]:
         "RAY_AUTH_TOKEN_PATH": None,
     }
     try:
-        with keeping_handlers():  # Ray 2.60 ends the process at a SIGTERM, and saves nothing
-            ray.init(
-                address=address,
-                include_dashboard=True if local else None,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-            )
+        with environment(variables):
+            _reload_token()
             yield
     finally:
         _reload_token()

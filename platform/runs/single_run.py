@@ -9,11 +9,13 @@ from functools import partial
 from ...trainers.hooks import Progress
 from ..compute.interrupts import broadcast_stop, saving_on_interrupt
 from ..config.experiment import Experiment
+from ..foundation.abort import abort
 from ..foundation.durations import Clock
 from ..foundation.job import in_cluster_job
 from ..foundation.names import check_name
 from ..storage import layout
 from ..storage.store import Storage
+from ..storage.writer_lock import writer_lock
 from ..tracking.system_metrics import log_system_metrics
 from ..tracking.tracker import open_tracker
 from .run import Plan, RunCallbacks, RunResult, begin, evaluate, run_in_ray_task, train
@@ -48,8 +50,13 @@ class SingleRun:
 
         Raises:
             Problem: what stopped it; the MLflow run is then marked as failed.
+            UsageProblem: another process trains the run.
         """
         self.root.try_write()
+        with writer_lock(self.store, "is training this run", on_loss=abort):
+            return self._execute_alone()
+
+    def _execute_alone(self) -> RunResult:
         tracker = open_tracker(self.experiment.tracking, self.root)
         run = tracker.run(
             layout.run_address(self.name).key, self.name, {layout.Tag.KIND: layout.KIND_RUN}

@@ -10,6 +10,7 @@ a file means raises the FORMAT beside the code that writes it. A store (`storage
         evaluations/HASH/                     result.json exists: the evaluation is whole
         guidance/HASH.html                    a page of `whipray guidance`
         classification/HASH/result.json       what `whipray classify` measured
+        writer.lock, writer/                  which process trains it: in a folder, in a bucket
     sweeps/NAME/                            a sweep
         sweep.json                            its experiment and search space
         study.journal                         Optuna's study in a folder ...
@@ -109,22 +110,27 @@ def run_target(folder: str) -> str | None:
     return None
 
 
-# -- a study in a bucket: see `tuning/study_in_bucket.py` ------------------------------------------
+# -- locks, and a study in a bucket: see `writer_lock.py` and `tuning/study_in_bucket.py` ----------
+
+WRITER_LOCK = "writer.lock"
+"""The lock file of a run in a folder."""
+WRITER = "writer"
+"""The lock's folder of a run in a bucket."""
 
 
-def study_takeover(number: int) -> str:
-    """Return the file that the `number`th driver of a study wrote first, below `study/`."""
+def claim_file(number: int) -> str:
+    """Return the file that the `number`th holder of a lock wrote first, below the lock's folder."""
     return f"{number:05d}.jsonl"
 
 
-def study_entry(token: str, number: int) -> str:
-    """Return the file of a driver's `number`th append."""
-    return f"{token}/{number:08d}.jsonl"
-
-
-def study_driver(token: str) -> str:
-    """Return the file that exists while a driver lives."""
+def holder_file(token: str) -> str:
+    """Return the file that exists while the holder of a lock lives."""
     return f"{token}/driver.json"
+
+
+def study_entry(token: str, number: int) -> str:
+    """Return the file of a driver's `number`th append, below `study/`."""
+    return f"{token}/{number:08d}.jsonl"
 
 
 # -- evaluations -----------------------------------------------------------------------------------

@@ -20,9 +20,10 @@ from optuna.trial import FrozenTrial, TrialState
 
 from ...trainers.errors import UsageProblem
 from ..config.space import Space
+from ..storage.writer_lock import FileLock
 from .point_sampler import PointSampler
+from .study_in_bucket import DRIVING
 from .study_storage import (
-    DriverLock,
     StudyLocation,
     close_storage,
     journal_path,
@@ -67,7 +68,7 @@ class Study:
         self._sampler = PointSampler(study, space, seed, total)
         self._queue = TrialQueue(study, space, total)
         self._lock_path = lock_path
-        self._lock: DriverLock | None = None
+        self._lock: FileLock | None = None
         self._drives = False
 
     @classmethod
@@ -146,7 +147,7 @@ class Study:
         """
         if not self._drives:
             if self._lock_path is not None:
-                self._lock = DriverLock(self._lock_path)
+                self._lock = FileLock(self._lock_path, DRIVING)
             self._queue.take_over()
             self._drives = True
         while queued := self._queue.pop():

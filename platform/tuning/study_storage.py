@@ -13,7 +13,7 @@ from optuna.storages.journal._file import BaseJournalFileLock
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
-from ...trainers.errors import Problem, UsageProblem
+from ...trainers.errors import Problem
 from ..foundation.text import redact
 from ..storage.store import Storage
 from .study_in_bucket import BucketStorage
@@ -61,25 +61,6 @@ def journal_path(location: StudyLocation) -> Path | None:
     if isinstance(location, Storage) or (isinstance(location, str) and "://" in location):
         return None
     return Path(location)
-
-
-class DriverLock:
-    """Lock of the one process that drives a sweep; the kernel releases it when that process ends."""
-
-    def __init__(self, path: Path) -> None:
-        self._file = os.open(path, os.O_CREAT | os.O_RDWR, 0o644)
-        try:
-            fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            os.close(self._file)
-            raise UsageProblem(
-                f"another process is driving this sweep (it holds {path})",
-                "watch that process, or stop it first",
-            ) from error
-
-    def release(self) -> None:
-        """Let another process drive the sweep."""
-        os.close(self._file)
 
 
 def _database(url: str) -> RDBStorage:

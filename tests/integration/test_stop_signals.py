@@ -106,7 +106,7 @@ def test_a_run_that_evaluates_is_marked_and_goes_on_later(by: str, tmp_path: Pat
 def test_a_sweep_saves_its_training_and_marks_every_run(by: str, tmp_path: Path) -> None:
     (tmp_path / "space.yaml").write_text(yaml.safe_dump(SPACE))
     shell = Shell(tmp_path)
-    command = "sweep space.yaml --recipe digits-demo --name s --trials 1 tuning.concurrent=1"
+    command = "sweep space.yaml --recipe digits-demo --name s --trials 1 tuning.concurrent=2"
     images = 640_000
     endless = (f"training.images={images}", f"training.checkpoint_every_images={images}")
     with Terminal(shell, *command.split(), *TINY, *endless) as terminal:

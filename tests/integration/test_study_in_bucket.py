@@ -19,12 +19,11 @@ from support import study_driver
 from support.servers import Server
 from support.shell import WAIT_S
 
-from whipray.platform.storage import layout
+from whipray.platform.storage import layout, writer_lock
 from whipray.platform.storage.config import StorageConfig
 from whipray.platform.storage.errors import StorageOutage, StorageProblem
 from whipray.platform.storage.objects import Bucket
 from whipray.platform.storage.store import Storage
-from whipray.platform.tuning import study_in_bucket
 from whipray.platform.tuning.study_in_bucket import BucketStorage
 from whipray.trainers.errors import UsageProblem
 
@@ -85,7 +84,7 @@ def config(
 def start(config: StorageConfig) -> Iterator[Callable[..., Driver]]:
     started: list[Driver] = []
 
-    def one(renew_s: float = study_in_bucket.RENEW_S) -> Driver:
+    def one(renew_s: float = writer_lock.RENEW_S) -> Driver:
         started.append(Driver(config, renew_s))
         return started[-1]
 
@@ -116,7 +115,7 @@ def is_driving(pid: int) -> str:
 def test_a_killed_driver_loses_nothing_and_the_next_one_goes_on(
     config: StorageConfig, start: Callable[..., Driver], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(study_in_bucket, "STALE_S", 3.0)
+    monkeypatch.setattr(writer_lock, "STALE_S", 3.0)
     before: list[str] = []
     for _ in range(2):
         driver = start()
@@ -157,7 +156,7 @@ def test_of_two_that_start_at_once_one_drives_and_the_other_is_told_who(
 def test_one_that_lives_is_not_robbed_and_one_that_was_taken_for_dead_is_not_heard(
     config: StorageConfig, start: Callable[..., Driver], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(study_in_bucket, "STALE_S", 6.0)
+    monkeypatch.setattr(writer_lock, "STALE_S", 6.0)
     driver = start(renew_s=1)
     driver.begin()
     assert driver.line() == "driving"
@@ -229,7 +228,7 @@ def ten_entries(
     storage.create_new_study([StudyDirection.MINIMIZE])
     for number in range(9):
         storage.set_study_user_attr(0, f"entry-{number}", number)
-    token = storage.journal._token
+    token = storage.journal._lock.token
     storage.close()
     objects = Bucket(Storage(config).child(layout.STUDY))
     yield config, objects, token
@@ -255,7 +254,7 @@ def test_a_flipped_bit_or_a_cut_in_any_object_of_a_study_is_noticed(
     ten_entries: tuple[StorageConfig, Bucket, str],
 ) -> None:
     config, objects, token = ten_entries
-    for name in (layout.study_entry(token, 4), layout.study_takeover(1)):
+    for name in (layout.study_entry(token, 4), layout.claim_file(1)):
         whole = objects.get(name)
         assert whole is not None
         middle = len(whole) // 2
@@ -272,6 +271,6 @@ def test_a_sign_of_life_that_cannot_be_read_names_no_driver_and_stops_nothing(
     ten_entries: tuple[StorageConfig, Bucket, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config, objects, token = ten_entries
-    monkeypatch.setattr(study_in_bucket, "STALE_S", 3.0)
-    objects.put(layout.study_driver(token), "[]")
+    monkeypatch.setattr(writer_lock, "STALE_S", 3.0)
+    objects.put(layout.holder_file(token), "[]")
     assert journal(config) == [f"entry-{n}" for n in range(9)]

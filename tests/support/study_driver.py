@@ -15,9 +15,9 @@ from threading import Event, Thread
 
 from optuna.study import StudyDirection
 
+from whipray.platform.storage import writer_lock
 from whipray.platform.storage.config import StorageConfig
 from whipray.platform.storage.store import Storage
-from whipray.platform.tuning import study_in_bucket
 from whipray.platform.tuning.study_in_bucket import BucketStorage
 from whipray.trainers.errors import UsageProblem
 
@@ -40,7 +40,7 @@ def write(storage: BucketStorage, study: int, writer: str) -> None:
 
 
 def main(uri: str, endpoint: str, renew_s: str) -> None:
-    study_in_bucket.RENEW_S = float(renew_s)
+    writer_lock.RENEW_S = float(renew_s)
     store = Storage(StorageConfig(uri=uri, endpoint_url=endpoint))
     say("ready")
     sys.stdin.readline()

@@ -18,9 +18,9 @@ import pytest
 
 from whipray.platform.config.space import Space
 from whipray.platform.config.space_files import parse_space
+from whipray.platform.storage import writer_lock
 from whipray.platform.storage.config import StorageConfig
 from whipray.platform.storage.store import Storage
-from whipray.platform.tuning import study_in_bucket
 from whipray.platform.tuning.study import Study
 from whipray.platform.tuning.study_storage import StudyLocation
 from whipray.platform.tuning.trial_records import Point, Row
@@ -66,7 +66,7 @@ def location(
     moto: Server = request.getfixturevalue("moto")
     for name, value in moto.environment().items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(study_in_bucket, "TAKEOVER_WAIT_S", 0.0)  # moto honours If-None-Match
+    monkeypatch.setattr(writer_lock, "TAKEOVER_WAIT_S", 0.0)  # moto honours If-None-Match
     moto.make_bucket("studies")
     return Storage(StorageConfig(uri=f"s3://studies{tmp_path}", endpoint_url=moto.endpoint))
 
@@ -245,7 +245,9 @@ def test_another_space_direction_or_driver_is_refused(tmp_path) -> None:
         assert holder.stdout.readline() == b"asked\n"
         reader = opened(location)
         assert [row["state"] for row in reader.table()] == ["running"]
-        with pytest.raises(UsageProblem, match="another process is driving this sweep"):
+        with pytest.raises(
+            UsageProblem, match=rf"process {holder.pid} on \S+, since 20.*, is driving this sweep"
+        ):
             reader.ask()
     finally:
         holder.kill()
