@@ -21,7 +21,7 @@ pytestmark = [
 
 ENDS_S = 120
 """In which a command has to end that would otherwise wait for ever."""
-SETTINGS = (*TINY, "training.images=19200", "tuning.sample_points=2")
+SETTINGS = (*TINY, "training.images=6400", "tuning.sample_points=2")
 SPACE = {
     "description": "tau",
     "train": {"objective.tau": {"type": "float", "low": 0.1, "high": 5.0, "log": True}},
