@@ -219,7 +219,7 @@ def test_baselines_mislead_neither_the_sampler_nor_readers_of_the_study(tmp_path
 
 def test_a_study_of_another_format_is_refused(tmp_path, monkeypatch) -> None:
     opened(tmp_path / "s.log").close()
-    monkeypatch.setattr("whipray.platform.tuning.study.FORMAT", 3)
+    monkeypatch.setattr("whipray.platform.tuning.study.FORMAT", 99)
     with pytest.raises(UsageProblem, match="another version of Whipray"):
         opened(tmp_path / "s.log")
 
