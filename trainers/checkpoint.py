@@ -21,6 +21,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from .errors import CheckpointProblem
+from .integrity import KEY, Altered, seal, unseal
 
 MANIFEST = "manifest.json"
 CHECKPOINT_NAME = re.compile(r"images-\d{12}")
@@ -28,7 +29,7 @@ CHECKPOINT_NAME = re.compile(r"images-\d{12}")
 SAFE_FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 """Of a file in the folder itself: no separator, no leading dot."""
 KINDS = ("weights", "exp_avg", "exp_avg_sq", "ema")
-FORMAT = 2
+FORMAT = 3
 """Raise it when a checkpoint could be misread: another layout, other keys in the manifest or in the
 config that it holds, other names of parameters, or other numbers under the same name."""
 
@@ -86,9 +87,9 @@ def describe(path: Path) -> File:
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
-    """Write the manifest atomically."""
+    """Write the manifest, with a hash of itself, atomically."""
     partial = folder / f".{MANIFEST}"
-    partial.write_text(manifest.model_dump_json(indent=1))
+    partial.write_text(json.dumps(seal(json.loads(manifest.model_dump_json())), indent=1))
     partial.replace(folder / MANIFEST)
 
 
@@ -96,7 +97,7 @@ def parse_manifest(text: str, where: str) -> Manifest:
     """Read a manifest's text; `where` names it in the error.
 
     Raises:
-        CheckpointProblem: not a manifest, of another format, or naming a file elsewhere.
+        CheckpointProblem: not a manifest, of another format, naming a file elsewhere, or altered.
     """
     try:
         stored = json.loads(text).get("format")
@@ -105,7 +106,9 @@ def parse_manifest(text: str, where: str) -> Manifest:
                 f"{where}: checkpoint format {stored}, this version reads {FORMAT}",
                 "use the version of whipray that wrote it, or start a new run under another name",
             )
-        manifest = Manifest.model_validate_json(text)
+        content = json.loads(text)
+        content.pop(KEY, None)
+        manifest = Manifest.model_validate_json(json.dumps(content))
     except (ValidationError, json.JSONDecodeError, AttributeError) as error:
         raise CheckpointProblem(
             f"{where}: not a checkpoint manifest ({type(error).__name__})",
@@ -117,6 +120,13 @@ def parse_manifest(text: str, where: str) -> Manifest:
                 f"{where}: names the file {file!r}, outside the checkpoint",
                 "choose an earlier checkpoint; this one is damaged",
             )
+    try:
+        unseal(text)
+    except Altered as error:
+        raise CheckpointProblem(
+            f"{where}: altered since it was written ({error})",
+            "choose an earlier checkpoint; this one is damaged",
+        ) from error
     return manifest
 
 

@@ -19,10 +19,11 @@ from .backbones.low_rank import merge
 from .checkpoint import Manifest, check_architecture, describe, read_tensors
 from .diffusion import DiffusionConfig, Schedule, build_schedule
 from .errors import CheckpointProblem, UsageProblem
+from .integrity import Altered, seal, unseal
 from .samplers import SamplingConfig, sample
 
 WEIGHTS, CARD = "model.safetensors", "model.json"
-FORMAT = 2
+FORMAT = 3
 """Raise it when an exported model could be misread: other fields in the card or in the configs that it
 holds, other names of tensors, or another meaning of one of them."""
 
@@ -112,8 +113,14 @@ def export(
     )
     destination.mkdir(parents=True, exist_ok=True)
     save_file(merged_weights(trained, pretrained, general_only=general_only), destination / WEIGHTS)
-    (destination / CARD).write_text(card.model_dump_json(indent=1))
+    write_card(destination, card)
     return card
+
+
+def write_card(folder: Path, card: ModelCard) -> None:
+    """Write a model's card beside its weights, with a hash of them and of itself."""
+    content = {**json.loads(card.model_dump_json()), WEIGHTS: describe(folder / WEIGHTS).sha256}
+    (folder / CARD).write_text(json.dumps(seal(content), indent=1))
 
 
 def merged_weights(
@@ -135,7 +142,7 @@ def read_exported(folder: Path) -> tuple[ModelCard, dict[str, Tensor]]:
     """Read the card and the weights that `export` wrote.
 
     Raises:
-        CheckpointProblem: files that are missing or cannot be read.
+        CheckpointProblem: files that are missing, cannot be read or are not what was written.
     """
     if not (folder / CARD).exists() or not (folder / WEIGHTS).exists():
         raise CheckpointProblem(
@@ -150,7 +157,16 @@ def read_exported(folder: Path) -> tuple[ModelCard, dict[str, Tensor]]:
                 f"{folder / CARD}: model format {stored}, this version reads {FORMAT}",
                 "use the version of whipray that wrote it, or export the model's run again",
             )
-        return ModelCard.model_validate_json(text), load_file(folder / WEIGHTS)
+        content = unseal(text)
+        if content.pop(WEIGHTS) != describe(folder / WEIGHTS).sha256:
+            raise Altered(f"{WEIGHTS} does not match {CARD}")
+        card = ModelCard.model_validate_json(json.dumps(content))
+        return card, load_file(folder / WEIGHTS)
+    except Altered as error:
+        raise CheckpointProblem(
+            f"{folder}: altered since it was written ({error})",
+            "export the checkpoint again, or restore the folder from a copy",
+        ) from error
     except (ValueError, AttributeError, SafetensorError, OSError) as error:
         raise CheckpointProblem(
             f"{folder}: cannot be read ({type(error).__name__})", "export the checkpoint again"

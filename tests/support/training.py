@@ -26,6 +26,7 @@ from whipray.trainers.checkpoint import (
     Manifest,
     checkpoint_name,
     describe,
+    parse_manifest,
     read_tensors,
     write_manifest,
 )
@@ -123,7 +124,7 @@ def rewrite(run: Path, kind: str, factor: float) -> None:
     from safetensors.torch import load_file, save_file
 
     folder = run / "checkpoints" / checkpoint_name(4 * BATCH)
-    manifest = Manifest.model_validate_json((folder / "manifest.json").read_text())
+    manifest = parse_manifest((folder / "manifest.json").read_text(), "")
     for file in manifest.files:
         tensors = load_file(folder / file)
         changed = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -49,6 +50,15 @@ def lose_a_file(folder: Path) -> None:
 def rename_in_manifest(folder: Path) -> None:
     manifest = folder / MANIFEST
     manifest.write_text(manifest.read_text().replace("shard-1.safetensors", "shard-9.safetensors"))
+
+
+def flip_in_manifest(folder: Path) -> None:
+    """One bit: 5 images of a class become 4."""
+    manifest = folder / MANIFEST
+    text = manifest.read_text()
+    damaged = re.sub(r'("class_counts": \[\s*)5', r"\g<1>4", text)
+    assert damaged != text
+    manifest.write_text(damaged)
 
 
 def point_outside(folder: Path) -> None:
@@ -110,7 +120,8 @@ def test_without_its_manifest_a_checkpoint_is_invisible(
         (truncate, "has .* bytes, the manifest says"),
         (alter, "does not match the manifest"),
         (lose_a_file, "is missing"),
-        (rename_in_manifest, r"shard-9\.safetensors is missing"),
+        (rename_in_manifest, "altered since it was written"),
+        (flip_in_manifest, "altered since it was written"),
         (point_outside, "outside the checkpoint"),
         (point_to_a_folder, "outside the checkpoint"),
         (read_elsewhere, "outside the checkpoint"),

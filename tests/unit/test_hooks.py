@@ -15,7 +15,7 @@ from support.training import at
 
 from whipray.platform.runs.hooks import StoreHooks
 from whipray.platform.storage.checkpoints import CheckpointStore
-from whipray.trainers.checkpoint import MANIFEST, Manifest
+from whipray.trainers.checkpoint import MANIFEST, parse_manifest
 from whipray.trainers.engine import join_workers
 from whipray.trainers.errors import Problem
 from whipray.trainers.hooks import Progress
@@ -52,7 +52,7 @@ def hand_over(hooks: StoreHooks, images_seen: int) -> Path:
     for file in made.iterdir():
         file.rename(Path(scratch.name) / file.name)
     folder = Path(scratch.name)
-    manifest = Manifest.model_validate_json((folder / MANIFEST).read_text())
+    manifest = parse_manifest((folder / MANIFEST).read_text(), "")
     (folder / MANIFEST).unlink()
     hooks.checkpoint(made.name, scratch, "shard-0.safetensors", manifest)
     return folder

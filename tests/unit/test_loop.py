@@ -29,8 +29,9 @@ from whipray.trainers.data.order import IndexOrder
 from whipray.trainers.diffusion import build_schedule
 from whipray.trainers.engine import Engine, join_workers
 from whipray.trainers.errors import CheckpointProblem, DivergenceProblem, UsageProblem
-from whipray.trainers.export import CARD, WEIGHTS, export, load_exported
+from whipray.trainers.export import CARD, WEIGHTS, ModelCard, export, load_exported, write_card
 from whipray.trainers.hooks import Progress
+from whipray.trainers.integrity import seal, unseal
 from whipray.trainers.loop import Training, _shares
 from whipray.trainers.objectives import Batch
 from whipray.trainers.randomness import BatchRandom, derive_seed
@@ -333,7 +334,7 @@ def test_a_checkpoint_of_an_earlier_format_is_refused(train: Train) -> None:
         "start": manifest.pop("pretrained"),
     }  # as it was in format 1
     (folder / MANIFEST).write_text(json.dumps(earlier))
-    with pytest.raises(CheckpointProblem, match="checkpoint format 1, this version reads 2"):
+    with pytest.raises(CheckpointProblem, match="checkpoint format 1, this version reads 3"):
         verify(folder)
 
 
@@ -346,18 +347,32 @@ def test_an_export_that_does_not_fit_together_says_so(train: Train, tmp_path: Pa
     export(resume.folder, resume.manifest, model, SamplingConfig())
 
     card = (model / CARD).read_text()
-    (model / CARD).write_text(card.replace('"base_channels": 9', '"base_channels": 12'))
+    flipped = card.replace('"base_channels": 9', '"base_channels": 8')
+    assert flipped != card
+    (model / CARD).write_text(flipped)
+    with pytest.raises(CheckpointProblem, match="altered since it was written"):
+        load_exported(model)
+    other = unseal(card)
+    other["model"]["base_channels"] = 12
+    (model / CARD).write_text(json.dumps(seal(other)))
     with pytest.raises(CheckpointProblem, match=r"parameter conv_in\.bias is \(9,\)"):
         load_exported(model)
-    for old in (card.replace('"format": 2,', '"format": 1,'), card.replace('"format": 2,', "")):
+    for old in (card.replace('"format": 3,', '"format": 1,'), card.replace('"format": 3,', "")):
         (model / CARD).write_text(old)
-        with pytest.raises(CheckpointProblem, match=r"model format (1|None), this version reads 2"):
+        with pytest.raises(CheckpointProblem, match=r"model format (1|None), this version reads 3"):
             load_exported(model)
     (model / CARD).write_text(card[: len(card) // 2])
     with pytest.raises(CheckpointProblem, match="cannot be read"):
         load_exported(model)
     (model / CARD).write_text(card)
-    (model / WEIGHTS).write_bytes((model / WEIGHTS).read_bytes()[:-1])
+    weights = (model / WEIGHTS).read_bytes()
+    for damaged in (weights[:-1], weights[:-1] + bytes([weights[-1] ^ 1])):
+        (model / WEIGHTS).write_bytes(damaged)
+        with pytest.raises(CheckpointProblem, match=r"safetensors does not match model\.json"):
+            load_exported(model)
+    (model / WEIGHTS).write_bytes(weights[:-1])
+    content = {key: value for key, value in unseal(card).items() if key != WEIGHTS}
+    write_card(model, ModelCard.model_validate(content))
     with pytest.raises(CheckpointProblem, match="cannot be read"):
         load_exported(model)
 

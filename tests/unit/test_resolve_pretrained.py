@@ -29,7 +29,7 @@ from whipray.trainers.backbones import UNet, UNetConfig
 from whipray.trainers.backbones.low_rank import add_parts
 from whipray.trainers.checkpoint import checkpoint_name
 from whipray.trainers.errors import CheckpointProblem, UsageProblem
-from whipray.trainers.export import CARD, WEIGHTS, load_exported
+from whipray.trainers.export import CARD, WEIGHTS, load_exported, read_exported, write_card
 from whipray.trainers.samplers import SamplingConfig
 from whipray.trainers.trainer_config import LoRAConfig, PretrainedConfig
 
@@ -72,8 +72,9 @@ def model(exported: Path, tmp_path: Path) -> Path:
 
 def spoil(model: Path) -> None:
     """Other weights, of the same architecture, in the same place."""
-    weights = load_file(model / WEIGHTS)
+    card, weights = read_exported(model)
     save_file({name: tensor + 1 for name, tensor in weights.items()}, model / WEIGHTS)
+    write_card(model, card)
 
 
 def test_a_pretrained_model_is_resolved_once_and_stored_by_its_content(
