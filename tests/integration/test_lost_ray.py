@@ -29,6 +29,13 @@ SPACE = {
     "base": {"objective": {"name": "cbdm"}},
 }
 
+NEW_SWEEP = ("--recipe", "digits-demo", "--name", "s", "--trials", "1", "--resume")
+COMMANDS = {
+    "sweep": (("sweep", "space.yaml", *NEW_SWEEP), "sweeps/s/trials/0000"),
+    "train": (("train", "digits-demo", "--run", "r", "scaling.workers=2"), "runs/r"),
+}
+"""Each with the folder of its training."""
+
 
 @pytest.mark.parametrize("killed", ["raylet", "gcs_server"])
 @pytest.mark.parametrize("what", ["sweep", "train"])
@@ -36,35 +43,22 @@ def test_a_lost_ray_ends_the_command_which_goes_on_when_typed_again(
     what: str, killed: str, tmp_path: Path
 ) -> None:
     (tmp_path / "space.yaml").write_text(yaml.safe_dump(SPACE))
-    command, run = {
-        "sweep": (
-            [
-                "sweep",
-                "space.yaml",
-                "--recipe",
-                "digits-demo",
-                "--name",
-                "s",
-                "--trials",
-                "1",
-                "--resume",
-            ],
-            "sweeps/s/trials/0000",
-        ),
-        "train": (["train", "digits-demo", "--run", "r", "scaling.workers=2"], "runs/r"),
-    }[what]
+    command, run = COMMANDS[what]
     shell = Shell(tmp_path)
     driver = shell.start(*command, *SETTINGS)
     folder = tmp_path / "whipray-runs" / run
-    deadline = time.monotonic() + WAIT_S
-    while not list(folder.glob("checkpoints/*/manifest.json")):
-        assert driver.poll() is None, driver.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
-    children = psutil.Process(driver.pid).children(recursive=True)
-    (victim,) = (child for child in children if child.name() == killed)
-    victim.kill()
-    out, err = driver.communicate(timeout=ENDS_S)
+    try:
+        deadline = time.monotonic() + WAIT_S
+        while not list(folder.glob("checkpoints/*/manifest.json")):
+            assert driver.poll() is None, driver.communicate()
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        children = psutil.Process(driver.pid).children(recursive=True)
+        (victim,) = (child for child in children if child.name() == killed)
+        victim.kill()
+        out, err = driver.communicate(timeout=ENDS_S)
+    finally:
+        driver.kill()
 
     assert driver.returncode == 1, err
     part = {"raylet": "raylet", "gcs_server": "head"}[killed]
