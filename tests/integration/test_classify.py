@@ -28,6 +28,7 @@ from whipray.platform.storage.store import Storage
 from whipray.platform.tracking.tracker import Tracker, open_tracker
 from whipray.trainers.data.batches import to_uint8
 from whipray.trainers.errors import UsageProblem
+from whipray.trainers.integrity import unseal
 
 pytestmark = [
     pytest.mark.slow,
@@ -115,8 +116,14 @@ def test_every_classifier_is_trained_once(lab: Lab) -> None:
     losses = [[one["train_loss"] for one in a["trained"]] for a in document["arms"].values()]
     assert len({loss for of_arm in losses for loss in of_arm}) == 6
     assert lab.classify() == ClassificationResult(document, first.folder, 0)
-    kept = json.loads(lab.place.store.read_text(f"{first.folder}/result.json"))
-    assert kept == document
+    kept = lab.place.store.read_text(f"{first.folder}/result.json")
+    assert unseal(kept) == document
+
+    # what is damaged is made again
+    lab.place.store.write_text(f"{first.folder}/result.json", kept.replace("recall", "reball", 1))
+    damaged = next(iter(lab.root.list("classifiers")))
+    lab.root.write_text(damaged, lab.root.read_text(damaged).replace("train_loss", "train_lost"))
+    assert lab.classify() == ClassificationResult(document, first.folder, 1)
 
     # a job that was stopped trains what is missing, and comes to the same figures
     lab.place.store.delete("classification")

@@ -27,6 +27,7 @@ import numpy as np
 from ....trainers.checkpoint import Manifest
 from ....trainers.data import Splits
 from ....trainers.errors import UsageProblem
+from ....trainers.integrity import Altered, seal, unseal
 from ...compute.ray_session import ray_session
 from ...config.experiment import Experiment, TrackingConfig
 from ...evaluation.groups import group_classes
@@ -46,7 +47,7 @@ from .training import ClassifierRun, ClassifierTraining, Outcome, train_locally,
 
 OnPhase = Callable[[str], None]
 
-FORMAT = 1
+FORMAT = 2
 """Of a classifier's outcome and of the document; raise it when a value changes its meaning."""
 ONLY_WITH_ADDED = {"epoch_of", "generated_weight"}
 """Settings that have no effect where no images are added."""
@@ -129,13 +130,15 @@ def classify(
     folder = classification_folder(short_hash([each.key for each in classifiers]))
     file = f"{folder}/{CLASSIFICATION_RESULT}"
     try:
-        return ClassificationResult(json.loads(run.store.read_text(file)), folder, 0)
+        return ClassificationResult(unseal(run.store.read_text(file)), folder, 0)
     except MissingObject:
         pass
+    except Altered:
+        on_phase(f"{run.store.uri_of(file)} is damaged: making it again")
     outcomes, trained = _train(inputs, classifiers, added, workers, on_phase)
     by_arm = {arm: [outcomes[each] for each in classifiers if each.arm == arm] for arm in arms}
     document = {**inputs.facts(counts, arms, seeds), **inputs.summarise(by_arm)}
-    run.store.write_text(file, json.dumps(document, indent=1))
+    run.store.write_text(file, json.dumps(seal(document), indent=1))
     return ClassificationResult(document, folder, trained)
 
 
@@ -244,9 +247,13 @@ def _train(
     """Train the classifiers that are not in the store; return all outcomes and the number trained."""
     root, settings = inputs.run.store.root, inputs.settings
     stored = root.list(CLASSIFIERS)
-    outcomes = {
-        each: json.loads(root.read_text(each.file)) for each in classifiers if each.file in stored
-    }
+    outcomes: dict[ClassifierRun, Outcome] = {}
+    for each in classifiers:
+        if each.file in stored:
+            try:
+                outcomes[each] = unseal(root.read_text(each.file))
+            except Altered:
+                on_phase(f"{root.uri_of(each.file)} is damaged: training this classifier again")
     new = [each for each in classifiers if each not in outcomes]
     with ray_session() if workers > 1 and new else nullcontext():
         images = {
@@ -266,6 +273,6 @@ def _train(
         )
         with closing(results):
             for classifier, outcome in results:
-                root.write_text(classifier.file, json.dumps(outcome))
+                root.write_text(classifier.file, json.dumps(seal(outcome)))
                 outcomes[classifier] = outcome
     return outcomes, len(new)
