@@ -241,8 +241,8 @@ def test_an_augmentation_keeps_to_the_device(config: AugmentationConfig) -> None
 def test_attention_can_be_fused(layout: torch.memory_format) -> None:
     """A GPU's GroupNorm gives channels first, and its fused kernels take no strided last dimension."""
     config = UNetConfig(base_channels=8, norm_groups=4, attention_heads=2)
-    x = torch.randn(2, 8, 4, 4).contiguous(memory_format=layout)
-    attention = Attention(8, config)
+    x = torch.randn(2, 8, 4, 4, device=META).contiguous(memory_format=layout)
+    attention = Attention(8, config).to(META)
     seen: list[Tensor] = []
 
     def note(*inputs: Tensor) -> Tensor:

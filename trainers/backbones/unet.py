@@ -291,8 +291,10 @@ class Attention(nn.Module):
         """Return x (B, C, H, W) with the attention's output added."""
         b, c, height, width = x.shape
         qkv = self.qkv(self.norm(x)).reshape(b, 3, self.heads, c // self.heads, height * width)
-        # each (B, heads, H W, C / heads); fused attention on a GPU needs the last dimension dense
-        q, k, v = qkv.transpose(-1, -2).contiguous().unbind(1)
+        qkv = qkv.transpose(-1, -2)  # (B, 3, heads, H W, C / heads)
+        if not x.is_cpu:  # a GPU's fused kernels need the last dimension dense
+            qkv = qkv.contiguous()
+        q, k, v = qkv.unbind(1)
         h = F.scaled_dot_product_attention(q, k, v)
         out: Tensor = self.out(h.transpose(-1, -2).reshape(b, c, height, width))
         return x + out
