@@ -29,7 +29,7 @@ def show_plan(resolved: Resolved[Experiment], plan: Mapping[str, Any], as_json: 
 def print_facts(facts: Mapping[str, Any]) -> None:
     """Print names and values in two columns on stderr."""
     for name, value in facts.items():
-        stderr_console.print(f"  {name:<12}{value}")
+        stderr_console.print(f"  {name:<13}{value}")
 
 
 def training_facts(experiment: Experiment) -> dict[str, Any]:
