@@ -1,6 +1,6 @@
 """Hashes that go with what is kept, and are checked whenever it is read again.
 
-Disks, networks and memory flip bits that no error tells of; a changed pixel or metric then is a wrong
+Disks, networks and memory flip bits that no error reports; a changed pixel or metric then is a wrong
 number. One form for each kind of file: JSON holds the hash of its other keys, lines end with the hash
 of those before, safetensors hold the hash of their tensors in the metadata, a raw array is followed by
 the hash of its bytes.

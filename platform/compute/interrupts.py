@@ -62,7 +62,7 @@ def broadcast_stop(requested: threading.Event) -> Iterator[RemoteStopFlag]:
 
 
 class PreemptionWatcher:
-    """Tells whether this host will be taken away soon; True once.
+    """A check whether this host will be taken away soon; True once.
 
     For a training in one process: Ray Train tells its workers by itself.
     """

@@ -77,7 +77,7 @@ class GeneratedShard:
 
     @property
     def stem(self) -> str:
-        """File name without an ending; tells apart shards of other shapes."""
+        """File name without an ending; different for shards of different shapes."""
         shape = hashlib.sha256(json.dumps(self.counts).encode()).hexdigest()[:8]
         return f"{self.folder}/class{self.first_class:05d}-image{self.first_index:06d}-{shape}"
 

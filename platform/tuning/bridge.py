@@ -1,7 +1,7 @@
 """A searcher for Ray Tune over the study's ask and tell.
 
 Ray's own `OptunaSearch` (2.60) is not used: after a driver died, running trials stay running for ever and
-are counted as pending; a NaN is never told; a trial that is stopped early counts as complete, with
+are counted as pending; a NaN is never reported; a trial that is stopped early counts as complete, with
 its truncated value; known points are enqueued again on resume; two sweeps in one database share a study.
 `docs/design/search.md` has the details.
 """

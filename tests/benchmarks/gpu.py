@@ -3,7 +3,7 @@
     gpu.py [--images FILE] [--json FILE] [--minutes 8] [--parts agree,speed] [--profile] [--toy]
 
 Needs PyTorch, DeepSpeed and Pydantic; neither Ray nor MLflow nor a network. Every part is a process
-of its own with a time limit, tells its rows as they come, and is ended if it runs over. Where there
+of its own with a time limit, prints its rows as they come, and is ended if it runs over. Where there
 is no GPU, or with --toy, the sizes are tiny: that proves the script and measures nothing.
 """
 

@@ -100,9 +100,9 @@ def liven(network: nn.Module) -> None:
     for module in network.modules():
         for parameter in module.parameters(recurse=False):
             if parameter.dim() > 1:
-                drawn = torch.randn(parameter.shape, generator=generator)
+                noise = torch.randn(parameter.shape, generator=generator)
                 inputs = 0.1 if isinstance(module, nn.Embedding) else parameter[0].numel()
-                parameter.copy_(drawn * (0.7 / inputs**0.5))
+                parameter.copy_(noise * (0.7 / inputs**0.5))
 
 
 @contextmanager
