@@ -21,22 +21,21 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 from unittest.mock import patch
 
 import numpy as np
 import torch
+from support.folder_hooks import FolderHooks
 from torch import Tensor, nn
 
 from whipray.trainers.backbones import UNet
-from whipray.trainers.checkpoint import Manifest, verify, write_manifest
+from whipray.trainers.checkpoint import verify
 from whipray.trainers.checkpointing import ResumePoint
 from whipray.trainers.data import Splits
 from whipray.trainers.data.packed import PackedImages
 from whipray.trainers.diffusion import DiffusionConfig, build_schedule
 from whipray.trainers.engine import choose_device, join_workers
-from whipray.trainers.hooks import Progress
 from whipray.trainers.loop import Training
 from whipray.trainers.network import build_network
 from whipray.trainers.randomness import BatchRandom
@@ -159,30 +158,6 @@ def apart(found: Sequence[float], expected: Sequence[float]) -> float:
 # -- checkpoints -------------------------------------------------------------------------------------
 
 
-class _Keep:
-    """Hooks that keep each checkpoint in a folder of its own."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def report(self, progress: Progress) -> bool:  # noqa: ARG002
-        return False
-
-    def checkpoint_now(self) -> bool:
-        return False
-
-    def checkpoint(
-        self, name: str, scratch: TemporaryDirectory[str], file: str, manifest: Manifest
-    ) -> None:
-        (self.folder / name).mkdir(parents=True)
-        (self.folder / name / file).write_bytes((Path(scratch.name) / file).read_bytes())
-        write_manifest(self.folder / name, manifest)
-        scratch.cleanup()
-
-    def wait_for_uploads(self) -> None:
-        pass
-
-
 def go_on(folder: str, steps: int, engine: dict[str, Any]) -> dict[str, float]:
     """Train CBDM from the newest checkpoint in a folder, or the beginning, up to so many steps.
 
@@ -196,7 +171,7 @@ def go_on(folder: str, steps: int, engine: dict[str, Any]) -> dict[str, float]:
     with opened(config, choose_device(), resume) as training:
         if resume:
             found = {"saved": resume.manifest.next_loss, "reproduced": training._next_loss()}
-        training.run(_Keep(Path(folder)), config.model_dump(mode="json"))
+        training.run(FolderHooks(Path(folder)), config.model_dump(mode="json"))
     return found
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -13,6 +12,7 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 from safetensors.torch import load_file
 from scipy import stats
+from support.folder_hooks import FolderHooks
 from support.training import BATCH, TINY
 from torch import Tensor
 from torch.nn.functional import pad
@@ -27,12 +27,11 @@ from whipray.trainers.augmentations import (
 )
 from whipray.trainers.augmentations.ada import condition, transform
 from whipray.trainers.augmentations.diffaug import color, cutout, translation
-from whipray.trainers.checkpoint import Manifest, verify, write_manifest
+from whipray.trainers.checkpoint import verify
 from whipray.trainers.checkpointing import ResumePoint
 from whipray.trainers.engine import join_workers
 from whipray.trainers.errors import UsageProblem
 from whipray.trainers.export import WEIGHTS, export, load_exported
-from whipray.trainers.hooks import Progress
 from whipray.trainers.loop import Training
 from whipray.trainers.network import build_network
 from whipray.trainers.randomness import BatchRandom, derive_seed
@@ -365,28 +364,8 @@ def config_of(**changes: Any) -> TrainerConfig:
     return resolve(TrainerConfig, [Layer("tiny", base), Layer("test", values)]).value
 
 
-class Folder:
-    """Hooks that keep checkpoints in a folder."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def report(self, progress: Progress) -> bool:  # noqa: ARG002
-        return False
-
-    def checkpoint_now(self) -> bool:
-        return False
-
-    def checkpoint(
-        self, name: str, scratch: TemporaryDirectory[str], file: str, manifest: Manifest
-    ) -> None:
-        (self.folder / name).mkdir()
-        (self.folder / name / file).write_bytes((Path(scratch.name) / file).read_bytes())
-        write_manifest(self.folder / name, manifest)
-        scratch.cleanup()
-
-    def wait_for_uploads(self) -> None:
-        pass
+class Folder(FolderHooks):
+    """Hooks that also resume from a checkpoint that they kept."""
 
     def resume(self, images_seen: int) -> ResumePoint:
         folder = self.folder / f"images-{images_seen:012d}"

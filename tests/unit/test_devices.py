@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 from unittest.mock import patch
 
 import pytest
 import torch
 import torch.distributed as dist
+from support.folder_hooks import FolderHooks
 from support.training import BATCH, TINY
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
@@ -20,12 +20,11 @@ from whipray.platform.config.layers import Layer, resolve
 from whipray.trainers.augmentations import ADAConfig, AugmentationConfig, DiffAugConfig
 from whipray.trainers.backbones import UNet, UNetConfig
 from whipray.trainers.backbones.unet import Attention
-from whipray.trainers.checkpoint import Manifest, verify, write_manifest
+from whipray.trainers.checkpoint import verify
 from whipray.trainers.checkpointing import ResumePoint
 from whipray.trainers.data import Splits
 from whipray.trainers.diffusion import DiffusionConfig, build_schedule
 from whipray.trainers.engine import join_workers
-from whipray.trainers.hooks import Progress
 from whipray.trainers.loop import Training
 from whipray.trainers.objectives import (
     Batch,
@@ -46,30 +45,6 @@ def config_of(**changes: Any) -> TrainerConfig:
     values = {key.replace("__", "."): value for key, value in changes.items()}
     base = {key: value for key, value in TINY.items() if key in TrainerConfig.model_fields}
     return resolve(TrainerConfig, [Layer("tiny", base), Layer("test", values)]).value
-
-
-class Keep:
-    """Hooks that keep checkpoints in a folder."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def report(self, progress: Progress) -> bool:  # noqa: ARG002
-        return False
-
-    def checkpoint_now(self) -> bool:
-        return False
-
-    def checkpoint(
-        self, name: str, scratch: TemporaryDirectory[str], file: str, manifest: Manifest
-    ) -> None:
-        (self.folder / name).mkdir(parents=True)
-        (self.folder / name / file).write_bytes((Path(scratch.name) / file).read_bytes())
-        write_manifest(self.folder / name, manifest)
-        scratch.cleanup()
-
-    def wait_for_uploads(self) -> None:
-        pass
 
 
 @pytest.fixture(scope="module")
@@ -169,7 +144,7 @@ def test_a_run_goes_on_where_the_generator_samples_other_noise(
 ) -> None:
     """As on a GPU after a CPU: the next loss and the validation loss are those of the CPU."""
     first = training_of()
-    first.run(Keep(tmp_path), first.config.model_dump(mode="json"))
+    first.run(FolderHooks(tmp_path), first.config.model_dump(mode="json"))
     folder = max(tmp_path.iterdir())
     resume = ResumePoint(folder, verify(folder))
     on_cpu = first._loss(0, 0).total.item()
