@@ -12,7 +12,7 @@ if TYPE_CHECKING:  # large; the callers have imported them
     from ..runs.single_run import SingleRun
     from ..tuning.champion import Champion
     from ..tuning.sweep import Sweep
-from ..tuning.sweep_result import SweepResult
+    from ..tuning.sweep_result import SweepResult
 
 Document = dict[str, Any]
 

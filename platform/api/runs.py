@@ -8,7 +8,6 @@ from typing import Any
 
 from ..config import experiment as experiments
 from ..config.experiment import Experiment
-from ..config.layers import Layer
 from ..storage.store import Storage
 from .documents import evaluation_document, run_document, sweep_document
 from .stores import open_store
@@ -74,17 +73,10 @@ def sweep(
     Raises:
         Problem: as `train`; and a sweep of this name exists, or differs from this one.
     """
-    from ..config.space_files import load_space
     from ..tuning.champion import register_best
-    from ..tuning.sweep import Sweep
+    from ..tuning.sweep import plan_sweep
 
-    read = load_space(str(space))
-    layers = [Layer(f"space {space}", read.base)]
-    experiment = experiments.load_experiment(str(recipe), list(overrides), layers).value
-    planned = Sweep(
-        f"{Path(space).stem}-{experiment.name}" if name is None else name, experiment, read
-    )
-    planned.check_points()
+    _, planned = plan_sweep(str(space), str(recipe), list(overrides), name)
     planned.check_identity(resume)
     result = planned.run()
     champion = register_best(planned, result)

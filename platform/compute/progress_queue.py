@@ -64,11 +64,11 @@ class QueueReporter:
         self.queue.put(message)
 
 
-class ForwardProgress(UserCallback):
-    """Ray Train's callback that puts worker 0's reports into such a queue."""
+class OnReport(UserCallback):
+    """Ray Train's callback that passes worker 0's reports on; they are means over all workers."""
 
-    def __init__(self, queue: Any) -> None:
-        self.queue = queue
+    def __init__(self, on_progress: Callable[[Progress], None]) -> None:
+        self.on_progress = on_progress
 
     def after_report(
         self,
@@ -77,4 +77,4 @@ class ForwardProgress(UserCallback):
         checkpoint: Any,  # noqa: ARG002
     ) -> None:
         """See `UserCallback`."""
-        self.queue.put(Progress(**metrics[0]))
+        self.on_progress(Progress(**metrics[0]))

@@ -8,8 +8,6 @@ from dataclasses import asdict, replace
 from typing import Any
 from uuid import uuid4
 
-from ray.train import UserCallback
-
 from ...trainers.errors import Problem
 from ...trainers.hooks import Progress
 from ...trainers.scratch import Scratch
@@ -42,26 +40,14 @@ PREEMPTION_POLL_S = 1
 may give."""
 
 
-class LogProgress(UserCallback):
-    """Ray Train's callback that writes worker 0's reports to MLflow: a run has one writer."""
-
-    def __init__(self, run: Run) -> None:
-        self.run = run
-
-    def after_report(
-        self,
-        run_context: Any,  # noqa: ARG002
-        metrics: list[dict[str, Any]],
-        checkpoint: Any,  # noqa: ARG002
-    ) -> None:
-        """See `UserCallback`. Worker 0's metrics are means over all workers already."""
-        progress = Progress(**metrics[0])
-        self.run.log_metrics(progress.metrics, progress.images_seen)
-        if progress.images_seen < progress.total_images:
-            # The controller's process may be lost at any time, and the training goes on.
-            self.run.flush_best_effort()
-        else:  # the last report
-            self.run.flush()
+def log_report(run: Run, progress: Progress) -> None:
+    """Write a report to MLflow, in the process of Ray Train's controller: a run has one writer."""
+    run.log_metrics(progress.metrics, progress.images_seen)
+    if progress.images_seen < progress.total_images:
+        # The controller's process may be lost at any time, and the training goes on.
+        run.flush_best_effort()
+    else:  # the last report
+        run.flush()
 
 
 def train_on_workers(

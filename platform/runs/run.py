@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, TypeVar
 
 from ...trainers.checkpointing import check_same_run
@@ -27,7 +28,7 @@ from .evaluation_files import EvaluationFiles
 from .evaluator import Evaluated, open_evaluator
 from .guidance_search import search_guidance
 from .local_training import ReportCallback, TrainingResult, train_in_process_group
-from .ray_training import LogProgress, train_on_workers
+from .ray_training import log_report, train_on_workers
 from .resolve_pretrained import resolve_pretrained
 from .speed import step_key
 
@@ -96,9 +97,10 @@ def train(plan: Plan, callbacks: RunCallbacks, forward: tuple[Any, ...] = ()) ->
     if done := finished_before(plan):
         return done
     if plan.experiment.scaling.workers > 1:
-        return train_on_workers(
-            plan.experiment, plan.store, [LogProgress(plan.run), *forward], callbacks.should_stop
-        )
+        from ..compute.progress_queue import OnReport  # imports Ray, a second that one worker saves
+
+        log = OnReport(partial(log_report, plan.run))
+        return train_on_workers(plan.experiment, plan.store, [log, *forward], callbacks.should_stop)
 
     def on_report(progress: Progress) -> bool:
         plan.run.log_metrics(progress.metrics, progress.images_seen)

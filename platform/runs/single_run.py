@@ -90,7 +90,7 @@ class SingleRun:
 
     def _execute_on_ray(self, plan: Plan, callbacks: RunCallbacks) -> RunResult:
         """Train and evaluate where Ray has room."""
-        from ..compute.progress_queue import ForwardProgress, QueueReporter, progress_queue
+        from ..compute.progress_queue import OnReport, QueueReporter, progress_queue
         from ..compute.ray_session import run_on_worker
 
         scaling = self.experiment.scaling
@@ -103,7 +103,7 @@ class SingleRun:
             ):
                 stoppable = replace(remote, should_stop=stop)
                 if scaling.workers > 1:
-                    trained = train(plan, stoppable, (ForwardProgress(queue),))
+                    trained = train(plan, stoppable, (OnReport(QueueReporter(queue)),))
                 else:
                     task = partial(run_in_ray_task, plan, partial(train, plan, stoppable))
                     trained = run_on_worker(scaling, task, max_retries=scaling.max_failures)

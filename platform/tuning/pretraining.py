@@ -29,7 +29,7 @@ def pretrain(plan: Plan, say: Callable[[str], None]) -> None:
 
 def _train(plan: Plan, say: Callable[[str], None]) -> None:
     """Train where Ray has room: several workers through Ray Train, one as a task of its own."""
-    from ..compute.progress_queue import ForwardProgress, QueueReporter, progress_queue
+    from ..compute.progress_queue import OnReport, QueueReporter, progress_queue
 
     def show(p: Progress) -> None:
         share = p.images_seen / p.total_images
@@ -38,7 +38,7 @@ def _train(plan: Plan, say: Callable[[str], None]) -> None:
     scaling = plan.experiment.scaling
     with progress_queue(show, lambda _line: None) as reports:
         if scaling.workers > 1:
-            train(plan, RunCallbacks(), (ForwardProgress(reports),))
+            train(plan, RunCallbacks(), (OnReport(QueueReporter(reports)),))
             return
         task = partial(
             run_in_ray_task,

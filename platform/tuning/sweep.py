@@ -14,9 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from ...trainers.errors import UsageProblem
-from ..config.experiment import Experiment, with_values
+from ..config.experiment import Experiment, load_experiment, with_values
+from ..config.layers import Layer, Resolved
 from ..config.points import in_words
 from ..config.space import Space
+from ..config.space_files import load_space
 from ..foundation.background import in_background
 from ..foundation.durations import Clock
 from ..foundation.names import check_name
@@ -34,6 +36,29 @@ from .study_storage import StudyLocation
 from .sweep_identity import check_same_sweep, identity_of
 from .sweep_result import SweepResult, best_row, log_result
 from .trial_records import Point
+
+
+def plan_sweep(
+    space_name: str, recipe: str, overrides: list[str], name: str | None
+) -> tuple[Resolved[Experiment], Sweep]:
+    """Return the experiment, with the space's base laid over the recipe, and its sweep.
+
+    Args:
+        space_name: a packaged search space, or a YAML file.
+        recipe: a packaged recipe, or a YAML file.
+        overrides: `key=value`, on top of both.
+        name: of the sweep; None: from space and experiment.
+
+    Raises:
+        UsageProblem: a wrong config, or a space whose points the config does not allow.
+    """
+    space = load_space(space_name)
+    layers = [Layer(f"space {space_name}", space.base)]
+    resolved = load_experiment(recipe, overrides, layers)
+    stem = space_name.rpartition("/")[2].removesuffix(".yaml")
+    sweep = Sweep(f"{stem}-{resolved.value.name}" if name is None else name, resolved.value, space)
+    sweep.check_points()
+    return resolved, sweep
 
 
 class Sweep:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import platform
+import subprocess
+import sys
 from functools import cache
 from graphlib import TopologicalSorter
 from importlib.resources import files
@@ -140,3 +142,10 @@ def test_a_search_space_fits_the_experiment(name: str) -> None:
         "digits-lt", ["pretrained.model=x"], [Layer(name, space.base)]
     ).value
     Sweep("s", experiment, space).check_points()
+
+
+def test_a_training_of_one_worker_imports_no_ray() -> None:
+    """It would take a second of every `whipray train`."""
+    code = "import sys, whipray.platform.runs.single_run; print('ray' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"

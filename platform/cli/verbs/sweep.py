@@ -12,8 +12,6 @@ from ..exit_codes import FAILURE
 from ..options import DryRun, Json, On, Overrides, Yes
 
 if TYPE_CHECKING:  # imported on use, so that `--help` is quick
-    from ...config.experiment import Experiment
-    from ...config.layers import Resolved
     from ...tuning.champion import Champion
     from ...tuning.sweep import Sweep
     from ...tuning.sweep_result import SweepResult
@@ -52,9 +50,11 @@ def sweep(
 
     Hyperparameters are tuned by training, guidance by sampling from each trial's checkpoint.
     """
+    from ...tuning.sweep import plan_sweep
     from ..plan import show_plan, training_facts
 
-    resolved, planned = _resolve(space_name, recipe, name, trials, overrides or [])
+    options = [f"tuning.trials={trials}"] if trials is not None else []
+    resolved, planned = plan_sweep(space_name, recipe, [*options, *(overrides or [])], name)
     experiment = resolved.value
     if on and not dry_run:
         from ...launching.tasks import sweep_task
@@ -87,31 +87,6 @@ def sweep(
             f"whipray sample {_best_uri(champion)} --classes 9 --per-class 16 --out tail.png",
             f"whipray sweep {space_name} --recipe {recipe} --name {planned.name} {shlex.join(more)}",
         )
-
-
-def _resolve(
-    space_name: str, recipe: str, name: str | None, trials: int | None, overrides: list[str]
-) -> tuple[Resolved[Experiment], Sweep]:
-    """Return the experiment, with the space's base laid over the recipe, and its sweep.
-
-    Raises:
-        UsageProblem: a wrong config, or a space whose points the config does not allow.
-    """
-    from ...config.experiment import load_experiment
-    from ...config.layers import Layer
-    from ...config.space_files import load_space
-    from ...tuning.sweep import Sweep
-
-    space = load_space(space_name)
-    layers = [Layer(f"space {space_name}", space.base)]
-    options = [f"tuning.trials={trials}"] if trials is not None else []
-    resolved = load_experiment(recipe, [*options, *overrides], layers)
-    stem = space_name.rpartition("/")[2].removesuffix(".yaml")
-    planned = Sweep(
-        f"{stem}-{resolved.value.name}" if name is None else name, resolved.value, space
-    )
-    planned.check_points()
-    return resolved, planned
 
 
 def _plan(planned: Sweep, exists: bool) -> dict[str, Any]:
