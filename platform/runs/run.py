@@ -15,6 +15,7 @@ from ...trainers.checkpointing import check_same_run
 from ...trainers.errors import CheckpointProblem, Problem
 from ...trainers.hooks import Progress
 from ..compute.interrupts import PreemptionWatcher
+from ..compute.ray_session import run_on_worker
 from ..config.experiment import CHANGEABLE_ON_RESUME, Experiment, cache_folder
 from ..config.layers import flatten
 from ..config.space import Space
@@ -110,6 +111,25 @@ def train(plan: Plan, callbacks: RunCallbacks, forward: tuple[Any, ...] = ()) ->
     return train_in_process_group(
         plan.experiment, plan.store, on_report, PreemptionWatcher(), plan.run.flush_best_effort
     )
+
+
+def train_on_ray(plan: Plan, callbacks: RunCallbacks) -> TrainingResult:
+    """Train where Ray has room: several workers through Ray Train, one as a task of its own.
+
+    Args:
+        plan: what to train.
+        callbacks: called on other processes, so they pickle.
+
+    Raises:
+        Problem: as `train`.
+    """
+    from ..compute.progress_queue import OnReport
+
+    scaling = plan.experiment.scaling
+    if scaling.workers > 1:
+        return train(plan, callbacks, (OnReport(callbacks.on_progress),))
+    task = partial(run_in_ray_task, plan, partial(train, plan, callbacks))
+    return run_on_worker(scaling, task, max_retries=scaling.max_failures)
 
 
 def run_in_ray_task(plan: Plan, work: Callable[[], T]) -> T:

@@ -18,7 +18,16 @@ from ..storage.store import Storage
 from ..storage.writer_lock import writer_lock
 from ..tracking.system_metrics import log_system_metrics
 from ..tracking.tracker import open_tracker
-from .run import Plan, RunCallbacks, RunResult, begin, evaluate, run_in_ray_task, train
+from .run import (
+    Plan,
+    RunCallbacks,
+    RunResult,
+    begin,
+    evaluate,
+    run_in_ray_task,
+    train,
+    train_on_ray,
+)
 
 TRAINING_SHARE = 0.9
 """Of a run's work. An assumption, for the time left only: the true share depends on the number of images
@@ -90,7 +99,7 @@ class SingleRun:
 
     def _execute_on_ray(self, plan: Plan, callbacks: RunCallbacks) -> RunResult:
         """Train and evaluate where Ray has room."""
-        from ..compute.progress_queue import OnReport, QueueReporter, progress_queue
+        from ..compute.progress_queue import QueueReporter, progress_queue
         from ..compute.ray_session import run_on_worker
 
         scaling = self.experiment.scaling
@@ -101,12 +110,7 @@ class SingleRun:
                 saving_on_interrupt() as self._interrupted,
                 broadcast_stop(self._interrupted) as stop,
             ):
-                stoppable = replace(remote, should_stop=stop)
-                if scaling.workers > 1:
-                    trained = train(plan, stoppable, (OnReport(QueueReporter(queue)),))
-                else:
-                    task = partial(run_in_ray_task, plan, partial(train, plan, stoppable))
-                    trained = run_on_worker(scaling, task, max_retries=scaling.max_failures)
+                trained = train_on_ray(plan, replace(remote, should_stop=stop))
             self._exit_if_interrupted()
             evaluation = partial(evaluate, plan, trained.checkpoint)
             if self.experiment.evaluation.workers == 1:
