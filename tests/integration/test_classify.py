@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from support.marks import MLFLOW_WARNINGS
 from support.training import at, tiny, train
 
 from whipray.platform.analysis.classify.added_images import generate_images
@@ -32,9 +33,7 @@ from whipray.trainers.integrity import unseal
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.filterwarnings("ignore::UserWarning:mlflow"),
-    pytest.mark.filterwarnings("ignore::FutureWarning:mlflow"),
-    pytest.mark.filterwarnings("ignore::sqlalchemy.exc.SADeprecationWarning"),  # MLflow's own
+    *MLFLOW_WARNINGS,
     pytest.mark.filterwarnings("ignore:`use_.* is deprecated"),  # Ray Data, of its own
 ]
 

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from support.marks import MLFLOW_WARNINGS
 from support.training import BATCH, Done, at, distance, state, tiny, train
 from support.workers import Workers
 
@@ -38,9 +39,7 @@ from whipray.trainers.samplers import SamplingConfig
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.filterwarnings("ignore::UserWarning:mlflow"),
-    pytest.mark.filterwarnings("ignore::FutureWarning:mlflow"),
-    pytest.mark.filterwarnings("ignore::sqlalchemy.exc.SADeprecationWarning"),  # MLflow's own
+    *MLFLOW_WARNINGS,
 ]
 
 ROUNDING = 2e-5

@@ -8,15 +8,14 @@ from pathlib import Path
 import psutil
 import pytest
 import yaml
+from support.marks import MLFLOW_WARNINGS
 from support.shell import TINY, WAIT_S, Shell
 from support.tracking import statuses
 
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.faults,
-    pytest.mark.filterwarnings("ignore::UserWarning:mlflow"),
-    pytest.mark.filterwarnings("ignore::FutureWarning:mlflow"),
-    pytest.mark.filterwarnings("ignore::sqlalchemy.exc.SADeprecationWarning"),  # MLflow's own
+    *MLFLOW_WARNINGS,
 ]
 
 ENDS_S = 120

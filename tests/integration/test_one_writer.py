@@ -11,6 +11,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from support.marks import MLFLOW_WARNINGS
 from support.servers import Server
 from support.shell import TINY, WAIT_S, Shell
 from support.tracking import statuses
@@ -18,9 +19,7 @@ from support.tracking import statuses
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.faults,
-    pytest.mark.filterwarnings("ignore::UserWarning:mlflow"),
-    pytest.mark.filterwarnings("ignore::FutureWarning:mlflow"),
-    pytest.mark.filterwarnings("ignore::sqlalchemy.exc.SADeprecationWarning"),  # MLflow's own
+    *MLFLOW_WARNINGS,
 ]
 
 

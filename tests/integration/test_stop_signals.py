@@ -13,15 +13,14 @@ from typing import Self
 
 import pytest
 import yaml
+from support.marks import MLFLOW_WARNINGS
 from support.shell import TINY, WAIT_S, Shell
 from support.tracking import metrics, statuses
 
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.faults,
-    pytest.mark.filterwarnings("ignore::UserWarning:mlflow"),
-    pytest.mark.filterwarnings("ignore::FutureWarning:mlflow"),
-    pytest.mark.filterwarnings("ignore::sqlalchemy.exc.SADeprecationWarning"),  # MLflow's own
+    *MLFLOW_WARNINGS,
 ]
 
 SPACE = {

@@ -24,14 +24,13 @@ import yaml
 from mlflow import MlflowClient
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
+from support.marks import MLFLOW_WARNINGS
 from support.servers import free_port
 from support.shell import TINY, WAIT_S
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.filterwarnings("ignore::UserWarning:mlflow"),
-    pytest.mark.filterwarnings("ignore::FutureWarning:mlflow"),
-    pytest.mark.filterwarnings("ignore::sqlalchemy.exc.SADeprecationWarning"),  # MLflow's own
+    *MLFLOW_WARNINGS,
 ]
 
 IMAGES, CHECKPOINT_EVERY = 6400, 1600

@@ -12,13 +12,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from support.marks import MLFLOW_WARNINGS
 
 import whipray
 
 pytestmark = [
-    pytest.mark.filterwarnings("ignore::UserWarning:mlflow"),
-    pytest.mark.filterwarnings("ignore::FutureWarning:mlflow"),
-    pytest.mark.filterwarnings("ignore::sqlalchemy.exc.SADeprecationWarning"),  # MLflow's own
+    *MLFLOW_WARNINGS,
 ]
 ROOT = Path(__file__).parents[2]
 TINY = [
