@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ...trainers.integrity import Altered, seal, unseal
-from ...trainers.scratch import Scratch
 from ..evaluation.extractors.base import OnPhase, Value
 from ..evaluation.pages.content import CurvePoint, Pictures
 from ..evaluation.pages.report import render_report
@@ -100,10 +98,8 @@ class EvaluationFiles:
         """Log an evaluation to MLflow: its page, the samples, the table of classes, the provenance."""
         run.log_json(provenance, f"{artifact_folder}/{Artifact.PROVENANCE}")
         local = self.fetch(folder, IN_MLFLOW)
-        with Scratch() as scratch:  # MLflow takes a whole folder
-            for name in IN_MLFLOW:
-                shutil.copyfile(local / name, Path(scratch) / name)
-            run.log_folder(Path(scratch), artifact_folder)
+        for name in IN_MLFLOW:
+            run.log_file(local / name, artifact_folder)
 
     def _local(self, folder: str) -> Path:
         local = self.local / folder

@@ -200,9 +200,9 @@ class Run:
         self.client.log_text(self.run_id, content, name)
 
     @_retried
-    def log_folder(self, local: Path, name: str) -> None:
-        """Log all files of a local folder, as the folder `name`."""
-        self.client.log_artifacts(self.run_id, str(local), name)
+    def log_file(self, local: Path, folder: str) -> None:
+        """Log a local file, under its own name in a folder of the run."""
+        self.client.log_artifact(self.run_id, str(local), folder)
 
     # -- the end -------------------------------------------------------------------------------
 

@@ -103,5 +103,5 @@ def _generate_grid(tracker: Tracker, version: Version, result: SweepResult) -> s
         file = Path(scratch) / layout.CHAMPION_GRID
         picture.save(file)
         result.store.put_file(file, layout.CHAMPION_GRID)
-        result.parent.log_folder(Path(scratch), layout.Artifact.CHAMPION)
+        result.parent.log_file(file, layout.Artifact.CHAMPION)
     return result.store.uri_of(layout.CHAMPION_GRID)
