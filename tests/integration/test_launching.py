@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import time
@@ -72,7 +73,7 @@ def test_a_training_goes_to_the_cluster_and_its_words_come_back(
     assert code == 0, err
     assert "kid " in out  # the table that the job printed
     assert str(laptop.store / "runs/first") in out
-    assert "storage     " + str(laptop.store) in err
+    assert re.search(rf"storage +{re.escape(str(laptop.store))}\n", err)
     (job,) = laptop.jobs()
     assert (job["status"], job["exit_code"], job["facts"]["name"]) == ("SUCCEEDED", 0, "first")
     assert list(laptop.store.glob("runs/first/evaluations/*/report.html"))
@@ -103,7 +104,7 @@ def test_a_job_is_let_go_of_stopped_with_a_checkpoint_and_gone_on_with(laptop: L
     assert process.returncode == 130
     assert "no longer following" in err
     assert " images/s in first, " in err  # the run before this one has the same step
-    assert "  costs       " in err
+    assert re.search(r"  costs +\S", err)
     (job,) = [job for job in laptop.jobs() if job["facts"]["name"] == "long"]
     assert job["status"] == "RUNNING"
     assert f"whipray jobs logs -f {job['id']}" in err
@@ -167,7 +168,7 @@ def test_a_node_that_is_gone_is_no_obstacle(laptop: Laptop, head: RayHead) -> No
     until(lambda: states() == ["ALIVE", "DEAD"])
     code, _, err = laptop.run(*laptop.train("after", "training.images=640"))
     assert code == 0, err
-    assert "room        2 workers" in err
+    assert re.search(r"room +2 workers", err)
 
 
 def test_what_does_not_stop_is_killed(laptop: Laptop) -> None:
