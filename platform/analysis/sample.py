@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 
 from ...trainers.data.batches import to_uint8
 from ...trainers.engine import choose_device
-from ...trainers.errors import UsageProblem, did_you_mean
+from ...trainers.errors import UsageProblem
 from ...trainers.export import Exported, ModelCard, load_exported
 from ...trainers.scratch import Scratch
 from ..config.experiment import TrackingConfig
@@ -50,36 +51,9 @@ def load_version(tracker: Tracker, version: Version) -> Exported:
         return load_exported(download(tracker, version, Path(scratch)), choose_device())
 
 
-def parse_classes(text: str, names: list[str]) -> list[int]:
-    """Return class ids from comma-separated ids or names, or from `all`.
-
-    Raises:
-        UsageProblem: no such class; it suggests the nearest one.
-    """
-    if text == "all":
-        return list(range(len(names)))
-    ids = []
-    for word in filter(None, (part.strip() for part in text.split(","))):
-        if word in names:
-            ids.append(names.index(word))
-        elif word.isdigit() and int(word) < len(names):
-            ids.append(int(word))
-        else:
-            hint = did_you_mean(word, names)
-            raise UsageProblem(
-                f"--classes: there is no class {word}",
-                f"{hint}give ids from 0 to {len(names) - 1}, or names",
-            )
-    if not ids:
-        raise UsageProblem(
-            "--classes names no class", "give ids or names, or omit the option for all classes"
-        )
-    return ids
-
-
 def generate_images(
     model: Exported,
-    ids: list[int],
+    ids: Sequence[int],
     per_class: int,
     omega: float | None,
     steps: int | None,

@@ -63,7 +63,7 @@ class Model:
         if isinstance(label, str):
             if label in names:
                 return names.index(label)
-        elif 0 <= label < len(names):
+        elif isinstance(label, int | np.integer) and 0 <= label < len(names):
             return int(label)
         raise UsageProblem(
             f"the model has no class {label!r}",

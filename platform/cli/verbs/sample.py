@@ -17,8 +17,13 @@ def sample(
     target: Target,
     store: StoreOptions,
     classes: Annotated[
-        str, typer.Option("--classes", help="Class ids or names, comma-separated, or all.")
-    ] = "all",
+        list[str] | None,
+        typer.Option(
+            "--classes",
+            help="Class ids or names, comma-separated or repeated; default: all. "
+            "id:3 and name:3 where both can be meant.",
+        ),
+    ] = None,
     per_class: Annotated[
         int, typer.Option("--per-class", min=1, help="Images of each class.")
     ] = 10,
@@ -36,18 +41,29 @@ def sample(
     as_json: Json = False,
 ) -> None:
     """Generate images with a registered model or a run."""
-    from ...analysis.sample import generate_images, load_target, parse_classes, save
+    from ....trainers.data.classes import ALL, choose_classes
+    from ...analysis.sample import generate_images, load_target, save
     from ..status_line import StatusLine
 
     with StatusLine(stderr_console, "sampling"):
         model = load_target(store.open(), store.tracking, target)
-        ids = parse_classes(classes, model.card.class_names)
-        images, labels = generate_images(model, ids, per_class, omega, steps, seed)
+        names = model.card.class_names
+        chosen = choose_classes(classes or [ALL], names)
+        images, labels = generate_images(model, chosen.ids, per_class, omega, steps, seed)
         files = save(images, labels, model.card, to, per_class)
     if as_json:
-        print_json({"target": target, "classes": ids, "images": len(images), "files": files})
+        print_json(
+            {
+                "target": target,
+                "classes": list(chosen.ids),
+                "class_names": [names[c] for c in chosen.ids],
+                "images": len(images),
+                "files": files,
+            }
+        )
         return
-    stderr_console.print(f"{len(images)} images of {len(ids)} classes: {to}")
+    stderr_console.print(f"{len(images)} images of {len(chosen.ids)} classes: {to}")
+    stderr_console.print(f"classes (id and name): {chosen.describe(names)}")
     next_commands(
         f"whipray sample {target} --omega 2 --seed 1 --out other.png",
         f"whipray evaluate {target}",
