@@ -99,7 +99,9 @@ class Training:
                 loss = self._loss(self.images_seen, piece)
                 self.engine.backward(loss.total)
                 after = self.images_seen + batch
-                self.engine.step(optimizer.lr_at(after), optimizer.ema_decay_at(after, batch))
+                self.engine.step(
+                    optimizer.lr_at(after, batch), optimizer.ema_decay_at(after, batch)
+                )
                 values = {"total": loss.total.detach(), **loss.terms, **loss.metrics}
                 for name, value in values.items():
                     sums[name] = sums.get(name, torch.zeros_like(value)) + value
@@ -113,7 +115,7 @@ class Training:
                 continue
             means = self._means(sums, steps * pieces)
             metrics = {f"loss/{name}": value for name, value in means.items()}
-            metrics["lr"] = optimizer.lr_at(self.images_seen)
+            metrics["lr"] = optimizer.lr_at(self.images_seen, batch)
             metrics["gradient_norm"] = self.engine.gradient_norm()
             metrics["images_per_second"] = steps * batch / (time.perf_counter() - since)
             if save and plan.validation_images:

@@ -71,7 +71,9 @@ def resolve(model: type[M], layers: list[Layer]) -> Resolved[M]:
     """Merge the layers in order, validate the result, and record the origin of each value.
 
     Sections merge key by key; lists and scalars replace. A layer that chooses another variant of
-    a union (another `objective.name`) drops what other layers gave for keys it lacks.
+    a union (another `objective.name`) drops what other layers gave for keys it lacks. A layer that
+    gives one of a model's `alternatives` (`optimizer.warmup_steps`) drops what other layers gave for
+    the other (`optimizer.warmup_images`).
 
     Raises:
         UsageProblem: an unknown key or a wrong value; it describes the first and counts the others.
@@ -141,6 +143,7 @@ def _merge(
         if old is not None and old != values.get(tag, old):
             _drop_other_variant(tree, origin, new)
         variants = [new] if new else variants
+    _drop_alternatives(tree, values, origin, variants)
     for name, value in values.items():
         key, dot, rest = str(name).partition(".")
         if dot and variants:
@@ -163,6 +166,18 @@ def _drop_other_variant(tree: _Tree, origin: str, new: type[BaseModel] | None) -
     for key in list(tree):
         keep_given = new is None or key in new.model_fields
         _prune(tree, key, origin, keep_given)
+
+
+def _drop_alternatives(
+    tree: _Tree, values: Mapping[str, Any], origin: str, variants: list[type[BaseModel]]
+) -> None:
+    """Drop other layers' values of keys that this layer gives in another way."""
+    pairs = [pair for v in variants for pair in getattr(v, "alternatives", ())]
+    for pair in (*pairs, *map(reversed, pairs)):
+        given, other = pair
+        before = tree.get(other)
+        if values.get(given) is not None and isinstance(before, _Leaf) and before.origin != origin:
+            del tree[other]
 
 
 def _prune(tree: _Tree, key: str, origin: str, keep_given: bool) -> None:

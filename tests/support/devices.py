@@ -125,7 +125,7 @@ def step(training: Training, number: int) -> Tensor:
         loss = training._loss(number * plan.batch_size, piece)
         training.engine.backward(loss.total)
         decay = optimizer.ema_decay_at(after, plan.batch_size)
-        training.engine.step(optimizer.lr_at(after), decay)
+        training.engine.step(optimizer.lr_at(after, plan.batch_size), decay)
     return loss.total.detach()
 
 

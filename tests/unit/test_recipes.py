@@ -81,3 +81,18 @@ def test_a_list_is_laid_in_order_and_what_two_extend_comes_once(tmp_path) -> Non
             recipe_layers(write("wrong.yaml", f"extends: [digits-lt, {wrong}]\n"))
     with pytest.raises(UsageProblem, match="unknown key methods"):
         load_experiment(write("own.yaml", "extends: digits-lt\nmethods: [oc]\n"), [])
+
+
+CIFAR = [name for name in recipe_names() if name.startswith("cifar")]
+"""Every recipe that names released code or a table; digits are in no paper."""
+
+
+@pytest.mark.parametrize("name", CIFAR)
+def test_warm_up_and_average_are_those_of_the_released_code(name: str) -> None:
+    """CBDM-pytorch and OC_LT, main.py: warmup 5000 steps, ema_decay 0.9999 a step, lr 2e-4, clip 1."""
+    config = load_experiment(name, []).value
+    batch, optimizer = config.training.batch_size, config.optimizer
+    for step, share in ((1, 1 / 5000), (2500, 0.5), (4999, 0.9998), (5000, 1), (10**6, 1)):
+        assert optimizer.lr_at(step * batch, batch) == pytest.approx(2e-4 * share, rel=1e-12)
+        assert optimizer.ema_decay_at(step * batch, batch) == pytest.approx(0.9999, abs=1e-8)
+    assert (optimizer.betas, optimizer.weight_decay, optimizer.clip) == ((0.9, 0.999), 0, 1)

@@ -97,7 +97,7 @@ def trace(setting: Setting, running: Running) -> list[dict[str, Any]]:
                 training.engine.backward(loss.total)
             with record_function(PHASES[2]):
                 decay = optimizer.ema_decay_at(after, plan.batch_size)
-                training.engine.step(optimizer.lr_at(after), decay)
+                training.engine.step(optimizer.lr_at(after, plan.batch_size), decay)
             running.number += 1
         synchronize(setting.device)
     with TemporaryDirectory() as folder:

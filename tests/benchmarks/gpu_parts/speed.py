@@ -89,7 +89,9 @@ def host_seconds(running: Running, device: torch.device) -> float:
         decay = optimizer.ema_decay_at(after, plan.batch_size)
         loss, forward = issue(partial(training._loss, seen, 0))
         _, backward = issue(partial(training.engine.backward, loss.total))
-        _, update = issue(partial(training.engine.step, optimizer.lr_at(after), decay))
+        _, update = issue(
+            partial(training.engine.step, optimizer.lr_at(after, plan.batch_size), decay)
+        )
         found.append(forward + backward + update)
         running.number += 1
     return sorted(found)[len(found) // 2]
