@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from ...trainers.checkpoint import describe
 from ...trainers.integrity import Altered, seal, unseal
 from ..evaluation.extractors.base import OnPhase, Value
 from ..evaluation.pages.content import CurvePoint, Pictures
@@ -36,6 +38,10 @@ FILES = (
 )
 """Of an evaluation, besides its result."""
 IN_MLFLOW = (EVALUATION_PAGE, PER_CLASS_TABLE, SAMPLE_GRID)
+HASHED = tuple(name for name in FILES if name != EVALUATION_PAGE)
+"""Their hashes are in the result. The page is made from them, and again with each guidance search."""
+FORMAT = 5
+"""Of an evaluation's files; raise it when their content or the meaning of a value changes."""
 
 
 class EvaluationFiles:
@@ -51,16 +57,39 @@ class EvaluationFiles:
         self.store, self.local, self.on_phase = store, local, on_phase
 
     def read_result(self, folder: str) -> dict[str, Any] | None:
-        """Return an evaluation's metrics and provenance; None unless all of its files are there."""
+        """Return an evaluation's metrics and provenance; None unless all of its files are whole."""
+        try:
+            return self.read_whole(folder)
+        except Altered as damage:
+            self.on_phase(f"{folder}/{damage} is damaged: evaluating again")
+        return None
+
+    def read_whole(self, folder: str) -> dict[str, Any] | None:
+        """Return the same; None where the evaluation was never finished.
+
+        Raises:
+            Altered: by name, the first file that is not what was written, also when read twice.
+        """
         existing = {name.rpartition("/")[2] for name in self.store.list(folder)}
         if not {EVALUATION_RESULT, *FILES} <= existing:
             return None
-        try:
-            return unseal(self.store.read_text(f"{folder}/{EVALUATION_RESULT}"))
-        except Altered:
-            pass
-        self.on_phase(f"{folder}/{EVALUATION_RESULT} is damaged: evaluating again")
-        return None
+        result = self._read_sealed(folder)
+        for name, expected in result["files"].items():
+            for _ in range(2):
+                if describe(self.fetch(folder, [name]) / name).sha256 == expected:
+                    break
+                (self._local(folder) / name).unlink()
+            else:
+                raise Altered(name)
+        return result
+
+    def _read_sealed(self, folder: str) -> dict[str, Any]:
+        for _ in range(2):
+            with suppress(Altered):
+                result = unseal(self.store.read_text(f"{folder}/{EVALUATION_RESULT}"))
+                if result.get("format") == FORMAT:
+                    return result
+        raise Altered(EVALUATION_RESULT)
 
     def write(self, folder: str, report: Report, pictures: Pictures) -> dict[str, Any]:
         """Write all files of an evaluation; return its metrics and provenance."""
@@ -69,7 +98,12 @@ class EvaluationFiles:
         save_pictures(pictures, local)
         page = render_report(report, pictures)
         (local / EVALUATION_PAGE).write_text(page, encoding="utf-8")
-        result = {"metrics": report.metrics(), "provenance": dict(report.provenance)}
+        result = {
+            "format": FORMAT,
+            "metrics": report.metrics(),
+            "provenance": dict(report.provenance),
+            "files": {name: describe(local / name).sha256 for name in HASHED},
+        }
         (local / EVALUATION_RESULT).write_text(json.dumps(seal(result), indent=1))
         # The result last: an evaluation exists when its result does.
         for name in (*FILES, EVALUATION_RESULT):

@@ -20,9 +20,8 @@ from ..generation.shards import GeneratedShard, generated_shards, samples_folder
 from ..storage.checkpoints import CheckpointStore
 from ..storage.layout import evaluation_folder
 from ..storage.store import Storage
+from .evaluation_files import FORMAT
 
-FORMAT = 4
-"""Of an evaluation's files; raise it when their content or the meaning of a value changes."""
 NO_EFFECT_ON_RESULT = {"batch_size", "keep_samples", "rank_by", "shard_images", "workers"}
 """Settings of an evaluation whose change leaves its results the same."""
 

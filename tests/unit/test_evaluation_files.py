@@ -11,7 +11,7 @@ from support.training import at
 
 from whipray.platform.evaluation.pages.content import Pictures
 from whipray.platform.generation.grid import class_grid
-from whipray.platform.runs.evaluation_files import FILES, EvaluationFiles
+from whipray.platform.runs.evaluation_files import FILES, HASHED, EvaluationFiles
 from whipray.platform.storage.layout import EVALUATION_PAGE, EVALUATION_REPORT, EVALUATION_RESULT
 
 
@@ -41,6 +41,15 @@ def test_a_damaged_result_is_mentioned_and_ignored(tmp_path: Path) -> None:
         store.write_text(f"{folder}/{EVALUATION_RESULT}", damaged)
         assert files.read_result(folder) is None
         assert said.pop() == f"{folder}/{EVALUATION_RESULT} is damaged: evaluating again"
+    store.write_text(f"{folder}/{EVALUATION_RESULT}", whole)
+    for name in HASHED:  # one bit of each
+        path = tmp_path / "store" / folder / name
+        before = path.read_bytes()
+        path.write_bytes(before[:20] + bytes([before[20] ^ 1]) + before[21:])
+        assert EvaluationFiles(store, tmp_path / name, said.append).read_result(folder) is None
+        assert said.pop() == f"{folder}/{name} is damaged: evaluating again"
+        path.write_bytes(before)
+        assert EvaluationFiles(store, tmp_path / name, said.append).read_result(folder)
     store.delete(f"{folder}/{EVALUATION_PAGE}")
     assert files.read_result(folder) is None
     assert said == []  # it was never finished
