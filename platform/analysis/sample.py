@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import re
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from ...trainers.errors import UsageProblem
 from ...trainers.export import Exported, ModelCard, load_exported
 from ...trainers.scratch import Scratch
 from ..config.experiment import TrackingConfig
+from ..foundation.names import class_folders
 from ..generation.grid import class_grid
 from ..generation.loading import load_model
 from ..runs.find_run import find_run
@@ -68,6 +69,34 @@ def generate_images(
     return pixels, labels
 
 
+def check_free(to: Path) -> None:
+    """Check that images can go to `to`: a .png file, or a folder with nothing in it.
+
+    Raises:
+        UsageProblem: a folder that holds something, which would be mixed with the new images.
+    """
+    another = "give another --out"
+    try:
+        if is_grid(to):
+            if to.is_dir():
+                raise UsageProblem(f"{to} is a folder", f"{another}, without .png for a folder")
+        elif to.exists() and not to.is_dir():
+            raise UsageProblem(f"{to} is a file", f"{another}, with .png for one picture")
+        elif to.is_dir() and any(to.iterdir()):
+            raise UsageProblem(f"{to} already holds files", f"{another}, or remove what is in it")
+        above = next(folder for folder in to.absolute().parents if folder.exists())
+        if not above.is_dir() or not os.access(above, os.W_OK):
+            reason = "is not writable" if above.is_dir() else "is a file"
+            raise UsageProblem(f"{to}: cannot be written ({above} {reason})", another)
+    except (OSError, ValueError) as error:
+        raise _not_written(to, error) from error
+
+
+def is_grid(to: Path) -> bool:
+    """Return whether one picture is written, rather than a folder of images."""
+    return to.suffix.lower() == ".png"
+
+
 def save(images: Pixels, labels: Ints, card: ModelCard, to: Path, per_class: int) -> list[str]:
     """Save a grid if `to` ends in .png, else one file per image in a folder; return the files.
 
@@ -77,22 +106,25 @@ def save(images: Pixels, labels: Ints, card: ModelCard, to: Path, per_class: int
     from PIL import Image
 
     try:
-        if to.suffix.lower() == ".png":
+        if is_grid(to):
             grid = class_grid(images, labels, card.class_names, per_class, None, card.class_counts)
             to.parent.mkdir(parents=True, exist_ok=True)
             grid.save(to)
             return [str(to)]
         written = []
+        folders = class_folders(card.class_names)
         for number, (image, label) in enumerate(zip(images, labels, strict=True)):
-            # Class names come with the model: one such as `../..` must not lead out of the folder.
-            folder = to / re.sub(r"[\\/\s]", "_", f"{label:03d}-{card.class_names[label]}")
+            folder = to / folders[label]
             folder.mkdir(parents=True, exist_ok=True)
             pixels = image[0] if len(image) == 1 else image.transpose(1, 2, 0)
             file = folder / f"{number:06d}.png"
             Image.fromarray(pixels).save(file)
             written.append(str(file))
     except OSError as error:
-        raise UsageProblem(
-            f"{to}: cannot be written ({error.strerror})", "give another --out"
-        ) from error
+        raise _not_written(to, error) from error
     return written
+
+
+def _not_written(to: Path, error: OSError | ValueError) -> UsageProblem:
+    reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
+    return UsageProblem(f"{to}: cannot be written ({reason})", "give another --out")

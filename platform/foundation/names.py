@@ -1,8 +1,10 @@
-"""Names that a person gives to runs, sweeps, models and aliases."""
+"""Names that a person gives to runs, sweeps, models and aliases; folders named after classes."""
 
 from __future__ import annotations
 
 import re
+import unicodedata
+from collections.abc import Sequence
 
 from ...trainers.errors import UsageProblem
 
@@ -38,3 +40,28 @@ def check_name(name: str, of: str) -> str:
             "start with a letter or digit, and go on with letters, digits, '.', '_' and '-'",
         )
     return name
+
+
+_UNSAFE = re.compile(r'[/\\:*?"<>|]')
+_FOLDER_BYTES = 200
+"""Bytes of a class's name in a folder's: file systems take 255, and the class's number comes before."""
+
+
+def class_folders(names: Sequence[str]) -> list[str]:
+    """Return the name of a folder for each class: no path, no control character, no two alike.
+
+    The names are those of the classes where all can be folders, so that generated images can be laid
+    beside real ones; else each is the class's id and what of its name can be a folder's.
+    """
+    safe = [_safe_folder(name) for name in names]
+    distinct = {unicodedata.normalize("NFC", name).casefold() for name in safe}  # as on macOS
+    if safe == list(names) and len(distinct) == len(safe):
+        return safe
+    return [f"{class_id:03d}-{name}" for class_id, name in enumerate(safe)]
+
+
+def _safe_folder(name: str) -> str:
+    """Return a name without separators, what cannot be printed, and dots and blanks at its ends."""
+    printable = "".join(c if c.isprintable() else "_" for c in _UNSAFE.sub("_", name))
+    cut = printable.encode()[:_FOLDER_BYTES].decode(errors="ignore")
+    return cut.strip(". ") or "_"

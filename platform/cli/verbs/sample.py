@@ -42,10 +42,11 @@ def sample(
 ) -> None:
     """Generate images with a registered model or a run."""
     from ....trainers.data.classes import ALL, choose_classes
-    from ...analysis.sample import generate_images, load_target, save
+    from ...analysis.sample import check_free, generate_images, load_target, save
     from ..status_line import StatusLine
 
     with StatusLine(stderr_console, "sampling"):
+        check_free(to)
         model = load_target(store.open(), store.tracking, target)
         names = model.card.class_names
         chosen = choose_classes(classes or [ALL], names)
