@@ -36,7 +36,8 @@ class StorageConfig(Config):
     @classmethod
     def _folder_or_bucket(cls, uri: str) -> str:
         check_no_secret(uri, "storage.uri", ADVICE)
-        if re.match(r"[a-z][a-z0-9]+:/(?!/)", uri):
+        uri = re.sub("^s3:/", "s3:/", uri, flags=re.IGNORECASE)
+        if re.match(r"[A-Za-z][A-Za-z0-9]+:/(?!/)", uri):
             raise ValueError("write two slashes, as in s3://bucket/prefix")
         if "://" not in uri:
             return uri

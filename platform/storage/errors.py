@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+import traceback
 
 from ...trainers.errors import Problem
 from ..foundation.retry import Outage
@@ -34,11 +35,42 @@ OVERLOADED = frozenset(
 """S3's throttling, as AWS and servers like it spell it. Known by its code: pyarrow 25 names the status
 of an answer only where it does not know the code, so a 503 SlowDown of a PUT or LIST has none."""
 FAILED_BY_ITSELF = frozenset({"INTERNAL_FAILURE", "INTERNAL_ERROR", "INTERNAL_SERVER_ERROR"})
+EXPIRED = ("the session token has expired", "get new credentials, then give the same command again")
+REFUSED = {
+    "REQUEST_TIME_TOO_SKEWED": (
+        "the clocks of this machine and of the store differ by more than 15 minutes",
+        "set this machine's clock, or let it be set by NTP",
+    ),
+    "EXPIRED_TOKEN": EXPIRED,
+    "EXPIRED_TOKEN_EXCEPTION": EXPIRED,
+    "REQUEST_EXPIRED": EXPIRED,
+    "TOKEN_REFRESH_REQUIRED": EXPIRED,
+    "INVALID_TOKEN": (
+        "the store refuses the session token: it has expired or belongs to another key",
+        "get new credentials, or unset AWS_SESSION_TOKEN for a key that has none",
+    ),
+    "INVALID_OBJECT_STATE": (
+        "the object is archived (Glacier or the like)",
+        "restore it in the store, and exempt these files from the lifecycle rule that archives",
+    ),
+    "ENTITY_TOO_LARGE": (
+        "the object is larger than the store takes, or than its quota leaves",
+        "free space there, or have the limit raised",
+    ),
+}
+"""What S3 refuses for a reason of its own: code -> (what, fix)."""
 WRONG_CREDENTIALS = (
     "SIGNATURE_DOES_NOT_MATCH",
     "INVALID_ACCESS_KEY_ID",
     "INVALID_CLIENT_TOKEN_ID",
 )
+OTHER_PLACE = (
+    "PERMANENT_REDIRECT",
+    "TEMPORARY_REDIRECT",
+    "AUTHORIZATION_HEADER_MALFORMED",
+    "ILLEGAL_LOCATION_CONSTRAINT_EXCEPTION",
+)
+REDIRECTED = (301, 302, 307, 308)
 
 
 class StorageProblem(Problem):
@@ -72,25 +104,58 @@ def local_problem(error: OSError, where: str) -> StorageProblem:
 
 def pyarrow_problem(error: OSError, config: StorageConfig, where: str) -> StorageProblem:
     """Return the problem for pyarrow's error of an S3 request."""
-    # Of pyarrow's text only the code and the status are shown: the rest may name the request.
-    match = re.search(r"AWS Error (\w+)(?: \(HTTP status (\d+)\))?", str(error))
+    # Of pyarrow's text only codes, status and region are shown: the rest may name the request.
+    text = str(error)
+    match = re.search(r"AWS Error (\w+)(?: \(HTTP status (\d+)\))?", text)
     code, status = match.groups() if match else ("", None)
-    code = "" if code == "UNKNOWN" else code
-    return _s3_problem(code, int(status) if status else None, config, where)
+    if code == "UNKNOWN":  # to the AWS SDK, which names it all the same unless the answer was empty
+        named = re.search(r"Unable to parse ExceptionName: (\w+)", text)
+        code = _snake(named[1]) if named else ""
+    region = re.search(r"the bucket is located in '([\w-]+)'", text)
+    return _s3_problem(
+        code, int(status) if status else None, config, where, region[1] if region else ""
+    )
 
 
-def boto3_problem(error: Exception, config: StorageConfig, where: str) -> StorageProblem:
-    """Return the problem for a `ClientError` or `BotoCoreError` of an S3 request."""
+def raised_by_boto3(error: Exception) -> bool:
+    """Return whether boto3 raised this because a request failed."""
+    from boto3.exceptions import Boto3Error  # type: ignore[import-untyped]
     from botocore import exceptions as boto  # type: ignore[import-untyped]
 
+    if isinstance(error, RecursionError):  # of botocore 1.44, by a redirect that names no region
+        frames = traceback.extract_tb(error.__traceback__)
+        return any("botocore" in frame.filename for frame in frames)
+    return isinstance(error, Boto3Error | boto.BotoCoreError | boto.ClientError)
+
+
+def boto3_problem(error: Exception, config: StorageConfig | None, where: str) -> StorageProblem:
+    """Return the problem for an error that boto3 raised.
+
+    Args:
+        config: None for MLflow's client, whose settings are in the environment.
+        where: what was asked for.
+    """
+    from boto3.exceptions import Boto3Error
+    from botocore import exceptions as boto
+
+    if isinstance(error, Boto3Error):  # around the error of one request of several
+        inner = getattr(error, "last_exception", None) or error.__cause__ or error.__context__
+        if isinstance(inner, Exception):
+            return boto3_problem(inner, config, where)
+    if isinstance(error, RecursionError):
+        return _s3_problem("", REDIRECTED[0], config, where)
     if isinstance(error, boto.ClientError):
         code = str(error.response["Error"]["Code"])
-        status = int(error.response["ResponseMetadata"]["HTTPStatusCode"])
-        # As pyarrow spells it: NoSuchBucket is NO_SUCH_BUCKET. An answer without a body has none.
-        snake = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", code).upper()
-        return _s3_problem("" if code == str(status) else snake, status, config, where)
+        answer = error.response["ResponseMetadata"]
+        status = int(answer["HTTPStatusCode"])
+        region = str(answer.get("HTTPHeaders", {}).get("x-amz-bucket-region", ""))
+        # An answer without a body has no code of its own.
+        code = "" if code == str(status) else _snake(code)
+        return _s3_problem(code, status, config, where, region)
     if isinstance(error, boto.ConnectionError | boto.HTTPClientError | boto.IncompleteReadError):
         return _s3_problem("NETWORK_CONNECTION", None, config, where)
+    if isinstance(error, boto.UnauthorizedSSOTokenError | boto.TokenRetrievalError):
+        return _s3_problem("EXPIRED_TOKEN", None, config, where)
     if not has_credentials():
         return _s3_problem("", None, config, where)
     return StorageOutage(
@@ -99,37 +164,56 @@ def boto3_problem(error: Exception, config: StorageConfig, where: str) -> Storag
     )
 
 
-def _s3_problem(code: str, status: int | None, config: StorageConfig, where: str) -> StorageProblem:
+def _snake(code: str) -> str:
+    """Return S3's code as pyarrow spells it: NoSuchBucket is NO_SUCH_BUCKET."""
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", code).upper()
+
+
+def _s3_problem(
+    code: str, status: int | None, config: StorageConfig | None, where: str, region: str = ""
+) -> StorageProblem:
     """Return the problem for an S3 error.
 
     Args:
         code: as pyarrow spells it, empty where it is not known.
         status: of HTTP, None where it is not known or there was no answer.
+        config: None for MLflow's client.
         where: what was asked for.
+        region: that the store says the bucket is in, empty where it does not say.
     """
-    endpoint = redact(
-        config.endpoint_url
-        or os.environ.get("AWS_ENDPOINT_URL_S3")
-        or os.environ.get("AWS_ENDPOINT_URL")
-        or "Amazon S3"
-    )
+    names = ["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"]
+    if config is None:
+        names.insert(0, "MLFLOW_S3_ENDPOINT_URL")
+    in_environment = (os.environ[name] for name in names if os.environ.get(name))
+    endpoint = redact((config and config.endpoint_url) or next(in_environment, "Amazon S3"))
+    setting = "storage.endpoint_url" if config else "storage.endpoint_url, MLFLOW_S3_ENDPOINT_URL"
     if code in UNREACHABLE:
         return StorageOutage(
             f"{where}: the store at {endpoint} does not answer",
-            "check storage.endpoint_url, the network and that the server runs, then try again",
+            f"check {setting}, the network and that the server runs, then try again",
         )
     if code == "NO_SUCH_BUCKET":
+        bucket = f"the bucket {config.bucket}" if config else "its bucket"
         return StorageProblem(
-            f"{where}: the bucket {config.bucket} does not exist at {endpoint}",
-            "create the bucket, or correct storage.uri or storage.endpoint_url",
+            f"{where}: {bucket} does not exist at {endpoint}",
+            f"create the bucket, or correct {'storage.uri or ' if config else ''}{setting}",
         )
-    if code == "REQUEST_TIME_TOO_SKEWED":
+    if code in REFUSED:
+        what, fix = REFUSED[code]
+        return StorageProblem(f"{where}: {what}", fix)
+    if region or code in OTHER_PLACE or status in REDIRECTED:
         return StorageProblem(
-            f"{where}: the clocks of this machine and of the store differ by more than 15 minutes",
-            "set this machine's clock, or let it be set by NTP",
+            f"{where}: the store at {endpoint} points elsewhere: the bucket is in "
+            f"{f'region {region}' if region else 'another region, or the server at another address'}",
+            f"set storage.region{f'={region}' if region else f', or check {setting}'}",
         )
-    if status == 507:
+    if status == 507 or code == "XMINIO_STORAGE_FULL":
         return StorageProblem(f"{where}: the store is full", "free space there, then try again")
+    if "QUOTA" in code:
+        return StorageProblem(
+            f"{where}: the store's quota is used up ({code})",
+            "free space there or have the quota raised, then give the same command again",
+        )
     if code in OVERLOADED or status == 429:
         return StorageOutage(
             f"{where}: the store is overloaded and asks to slow down ({code or 'HTTP status 429'})",
@@ -153,7 +237,13 @@ def _s3_problem(code: str, status: int | None, config: StorageConfig, where: str
     if code == "ACCESS_DENIED" or status in (401, 403):
         return StorageProblem(
             f"{where}: access denied: wrong credentials, or a key without this right",
-            "check the credentials, and that the key may list, read, write and delete here",
+            "check the credentials, that the key may list, read, write and delete here, and this "
+            "machine's clock",
+        )
+    if status == 400 and not code:  # how S3 answers a HEAD, which has no room for a reason
+        return StorageProblem(
+            f"{where}: the store refuses and gives no reason (HTTP status 400)",
+            "an expired session token or another storage.region does this: check both",
         )
     return StorageProblem(
         f"{where}: the store failed ({_reason(code, status)})",

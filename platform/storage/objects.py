@@ -14,9 +14,9 @@ from contextlib import contextmanager
 from datetime import datetime
 from email.utils import parsedate_to_datetime
 
-from botocore.exceptions import BotoCoreError, ClientError  # type: ignore[import-untyped]
+from botocore.exceptions import ClientError  # type: ignore[import-untyped]
 
-from .errors import boto3_problem
+from .errors import boto3_problem, raised_by_boto3
 from .s3 import open_client
 from .store import Storage
 
@@ -36,7 +36,8 @@ class Bucket:
     def __init__(self, store: Storage) -> None:
         self._store = store
         self._bucket, _, self._prefix = store.path.partition("/")
-        self._client = open_client(store.config, CONNECTIONS)
+        with self._translate_errors():
+            self._client = open_client(store.config, CONNECTIONS)
 
     def put(self, name: str, text: str) -> None:
         """Write `name`, replacing what was there."""
@@ -97,9 +98,11 @@ class Bucket:
         return {"Bucket": self._bucket, "Key": f"{self._prefix}/{name}".lstrip("/")}
 
     @contextmanager
-    def _translate_errors(self, name: str) -> Iterator[None]:
+    def _translate_errors(self, name: str = "") -> Iterator[None]:
         try:
             yield
-        except (ClientError, BotoCoreError) as error:
-            where = self._store.uri_of(name)
+        except Exception as error:
+            if not raised_by_boto3(error):
+                raise
+            where = self._store.uri_of(name) if name else self._store.uri
             raise boto3_problem(error, self._store.config, where) from error

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from ...trainers.errors import Problem
 from ..foundation.retry import Outage
 from ..foundation.text import redact
+from ..storage.errors import boto3_problem, raised_by_boto3
 
 
 class TrackingProblem(Problem):
@@ -33,6 +34,13 @@ def translate_errors(uri: str) -> Iterator[None]:
         yield
     except (MlflowException, RequestException, SQLAlchemyError) as error:
         raise _problem(f"MLflow at {redact(uri)}", error) from error
+    except Exception as error:
+        # The artifacts of a database, and those of a server that does not serve them, go to S3 from here.
+        if not raised_by_boto3(error):
+            raise
+        problem = boto3_problem(error, None, f"files of MLflow at {redact(uri)}")
+        kind = TrackingOutage if isinstance(problem, Outage) else TrackingProblem
+        raise kind(problem.what, problem.fix) from error
 
 
 def _problem(where: str, error: Exception) -> TrackingProblem:

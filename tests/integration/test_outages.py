@@ -14,19 +14,20 @@ from pathlib import Path
 
 import pytest
 from support.outages import train_until_asked_to_wait
-from support.proxy import Proxy
+from support.proxy import EXPIRED_TOKEN, Proxy
 from support.servers import MLflowServer, Server
 from support.shell import TINY, WAIT_S, Shell
 from support.training import BATCH, at, tiny
 from support.workers import Workers
 
 from whipray.platform.config.experiment import TrackingConfig
+from whipray.platform.foundation.retry import Outage
 from whipray.platform.storage.checkpoints import CheckpointStore
 from whipray.platform.storage.config import StorageConfig
 from whipray.platform.storage.errors import StorageOutage, StorageProblem
 from whipray.platform.storage.store import Storage
 from whipray.platform.tracking import mlflow_runs
-from whipray.platform.tracking.errors import TrackingProblem
+from whipray.platform.tracking.errors import TrackingOutage, TrackingProblem
 from whipray.platform.tracking.mlflow_runs import Run
 from whipray.platform.tracking.tracker import Tracker, open_tracker
 from whipray.trainers.checkpoint import checkpoint_name
@@ -129,14 +130,14 @@ def test_throttling_is_waited_for_whatever_is_asked(
     with Proxy(swift.port) as proxy:
         store = Storage(bucket.model_copy(update={"endpoint_url": proxy.endpoint}))
         store.try_write()
-        proxy.throttled = re.compile(requests.encode())
-        proxy.requests_to_throttle = 5  # the S3 client itself tries three times
+        proxy.refused = re.compile(requests.encode())
+        proxy.requests_to_refuse = 5  # the S3 client itself tries three times
         store.put_file(tmp_path / "shard", "run/shard")
         store.write_text("run/note.txt", "hello")
         assert store.list("run") == {"run/note.txt": 5, "run/shard": len(content)}
         assert store.size_of("run/shard") == len(content)
         store.get_file("run/shard", tmp_path / "back")
-        assert proxy.requests_to_throttle == 0
+        assert proxy.requests_to_refuse == 0
     assert (tmp_path / "back").read_bytes() == content
     assert "trying again" in caplog.text
 
@@ -148,7 +149,7 @@ def test_throttling_that_lasts_is_waited_for_as_long_as_is_asked(
         changes = {"endpoint_url": proxy.endpoint, "retry_timeout_s": 12}
         store = Storage(bucket.model_copy(update=changes))
         store.try_write()
-        proxy.requests_to_throttle = 10**6
+        proxy.requests_to_refuse = 10**6
         began = time.monotonic()
         with pytest.raises(StorageOutage, match="asks to slow down"):
             store.write_text("note.txt", "hello")
@@ -191,6 +192,37 @@ def test_what_a_store_refuses_is_not_asked_for_again(
 
 
 # -- MLflow -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.filterwarnings("ignore::sqlalchemy.exc.SADeprecationWarning")
+def test_files_of_mlflow_in_a_bucket_wait_for_it_as_the_store_does(
+    swift: Server,
+    bucket: StorageConfig,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As with an SQLite database beside a bucket, or a server that does not serve its artifacts."""
+    monkeypatch.setattr(mlflow_runs, "RETRY_TIMEOUT_S", 20.0)
+    with Proxy(swift.port) as proxy:
+        config = TrackingConfig(uri=f"sqlite:///{tmp_path}/mlflow.db")
+        store = Storage(bucket.model_copy(update={"endpoint_url": proxy.endpoint}))
+        tracker = open_tracker(config, store)
+        # of a bucket, which is what a server names that does not serve them
+        tracker.experiment_id = tracker.client.create_experiment("bucket", store.uri)
+        run = tracker.run("run", "run", {})
+        proxy.refused = re.compile(b"^PUT ")
+        proxy.requests_to_refuse = 6  # MLflow's S3 client itself tries five times
+        run.log_text("hello", "note.txt")
+        assert proxy.requests_to_refuse == 0
+        assert "asks to slow down (SLOW_DOWN); trying again" in caplog.text
+        proxy.refusal, proxy.requests_to_refuse = EXPIRED_TOKEN, 10**6
+        with pytest.raises(TrackingProblem, match="the session token has expired") as caught:
+            run.log_text("hello", "note.txt")
+        assert not isinstance(caught.value, Outage)
+    monkeypatch.setattr(mlflow_runs, "RETRY_TIMEOUT_S", 0.0)
+    with pytest.raises(TrackingOutage, match=r"the store at .* does not answer"):
+        Run(run.uri, run.run_id).log_file(tmp_path / "mlflow.db", "folder")
 
 
 @pytest.fixture

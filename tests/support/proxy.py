@@ -15,9 +15,10 @@ from typing import Self
 CHUNK = 1 << 16
 REQUEST = re.compile(rb"[A-Z]+ [^\r\n]* HTTP/1\.1\r\n")
 """The first line of a request; S3's clients send a request's head in one piece."""
-SLOW_DOWN = (
-    b"<Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>"
-)
+SLOW_DOWN = ("503 Slow Down", "SlowDown")
+EXPIRED_TOKEN = ("400 Bad Request", "ExpiredToken")
+MOVED = ("301 Moved Permanently", "PermanentRedirect")
+"""Answers of S3: status line and code."""
 
 
 class Proxy:
@@ -34,10 +35,11 @@ class Proxy:
         self.cut_after = 1 << 20
         self.answers_to_lose = 0
         """Answers still to drop: the server has done the request, the client never hears of it."""
-        self.requests_to_throttle = 0
-        """Requests still to answer with S3's 503 SlowDown, of those whose first line fits."""
-        self.throttled = re.compile(rb".")
+        self.requests_to_refuse = 0
+        """Requests still to answer with `refusal`, of those whose first line fits."""
+        self.refused = re.compile(rb".")
         """Is searched for in the first line of a request, such as `PUT /bucket/name HTTP/1.1`."""
+        self.refusal = SLOW_DOWN
         self.seconds_a_mebibyte = 0.0
         """Delay of uploads, on each connection."""
         self._down = False
@@ -94,8 +96,8 @@ class Proxy:
             sent += len(data)
             time.sleep(len(data) * self.seconds_a_mebibyte / (1 << 20))
             first = REQUEST.match(data)
-            if first and self.throttled.search(first[0]) and self._take("requests_to_throttle"):
-                _answer_slow_down(client, head=first[0].startswith(b"HEAD"))
+            if first and self.refused.search(first[0]) and self._take("requests_to_refuse"):
+                _refuse(client, *self.refusal, head=first[0].startswith(b"HEAD"))
                 return False
             return sent < self.cut_after or not self._take("uploads_to_cut")
 
@@ -113,12 +115,13 @@ class Proxy:
         return left > 0
 
 
-def _answer_slow_down(client: socket.socket, *, head: bool) -> None:
+def _refuse(client: socket.socket, status: str, code: str, *, head: bool) -> None:
     """Answer, then read what the client still sends: closing before would reset the answer away."""
-    headers = f"Content-Type: application/xml\r\nContent-Length: {len(SLOW_DOWN)}\r\n"
-    answer = f"HTTP/1.1 503 Slow Down\r\n{headers}Connection: close\r\n\r\n".encode()
+    body = f"<Error><Code>{code}</Code><Message>A detail.</Message></Error>".encode()
+    headers = f"Content-Type: application/xml\r\nContent-Length: {len(body)}\r\n"
+    answer = f"HTTP/1.1 {status}\r\n{headers}Connection: close\r\n\r\n".encode()
     with suppress(OSError):
-        client.sendall(answer if head else answer + SLOW_DOWN)
+        client.sendall(answer if head else answer + body)
         client.shutdown(socket.SHUT_WR)
         client.settimeout(1)
         while client.recv(CHUNK):

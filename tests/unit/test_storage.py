@@ -155,11 +155,20 @@ def test_a_secret_in_the_config_is_refused_and_not_shown(values: dict[str, str])
 
 @pytest.mark.parametrize(
     "values",
-    [{"uri": ""}, {"uri": "s3://"}, {"uri": "gs://bucket"}, {"endpoint_url": "localhost:9000"}],
+    [
+        *({"uri": uri} for uri in ("", "s3://", "S3:/bucket", "gs://bucket", "S3A://bucket")),
+        {"endpoint_url": "localhost:9000"},
+    ],
 )
 def test_an_address_that_cannot_be_one_is_refused(values: dict[str, str]) -> None:
     with pytest.raises(ValidationError):
         StorageConfig(**values)
+
+
+@pytest.mark.parametrize("uri", ["S3://Bucket/Runs", "s3://Bucket/Runs/"])
+def test_the_scheme_of_an_address_may_be_in_capitals(uri: str) -> None:
+    config = StorageConfig(uri=uri)
+    assert (config.uri, config.bucket) == ("s3://Bucket/Runs", "Bucket")
 
 
 def test_a_closed_port_is_named_as_unreachable(monkeypatch: pytest.MonkeyPatch) -> None:

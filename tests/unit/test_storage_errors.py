@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import socket
+
 import pytest
 from botocore import exceptions as boto
+from support.proxy import MOVED, Proxy
 
 from whipray.platform.storage.config import StorageConfig
 from whipray.platform.storage.errors import (
@@ -12,6 +15,8 @@ from whipray.platform.storage.errors import (
     boto3_problem,
     pyarrow_problem,
 )
+from whipray.platform.storage.objects import Bucket
+from whipray.platform.storage.store import Storage
 
 CONFIG = StorageConfig(uri="s3://bucket/runs", endpoint_url="http://host:9000")
 
@@ -19,6 +24,12 @@ CONFIG = StorageConfig(uri="s3://bucket/runs", endpoint_url="http://host:9000")
 def asked(code: str, status: int) -> boto.ClientError:
     answer = {"Error": {"Code": code}, "ResponseMetadata": {"HTTPStatusCode": status}}
     return boto.ClientError(answer, "PutObject")
+
+
+def named(code: str, status: int) -> str:
+    return (
+        f"UNKNOWN (HTTP status {status}): Unable to parse ExceptionName: {code} Message: A detail"
+    )
 
 
 @pytest.mark.parametrize(
@@ -37,6 +48,29 @@ def asked(code: str, status: int) -> boto.ClientError:
         ("UNKNOWN (HTTP status 503)", asked("503", 503), True, "failed"),
         ("REQUEST_TIME_TOO_SKEWED", asked("RequestTimeTooSkewed", 403), False, "clocks"),
         ("INTERNAL_FAILURE (HTTP status 500)", asked("InternalFailure", 500), True, "failed"),
+        (named("ExpiredToken", 400), asked("ExpiredToken", 400), False, "token has expired"),
+        (
+            named("InvalidToken", 403),
+            asked("InvalidToken", 403),
+            False,
+            "refuses the session token",
+        ),
+        ("UNKNOWN (HTTP status 301)", asked("301", 301), False, "in another region"),
+        (named("PermanentRedirect", 301), asked("PermanentRedirect", 301), False, "another region"),
+        (
+            named("AuthorizationHeaderMalformed", 400),
+            asked("AuthorizationHeaderMalformed", 400),
+            False,
+            "the bucket is in another region",
+        ),
+        (named("QuotaExceeded", 403), asked("QuotaExceeded", 403), False, "quota is used up"),
+        (
+            named("XMinioAdminBucketQuotaExceeded", 400),
+            asked("XMinioAdminBucketQuotaExceeded", 400),
+            False,
+            "quota is used up",
+        ),
+        ("UNKNOWN (HTTP status 400)", asked("400", 400), False, "gives no reason"),
     ],
 )
 def test_both_clients_errors_read_the_same(
@@ -48,7 +82,8 @@ def test_both_clients_errors_read_the_same(
 ) -> None:
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
-    message = f"When reading object 'x': AWS Error {pyarrow} during PutObject operation"
+    status, _, rest = pyarrow.partition(": ")
+    message = f"When reading object 'x': AWS Error {status} during PutObject operation: {rest}"
     problems = [
         pyarrow_problem(OSError(message), CONFIG, "s3://bucket/runs/x"),
         boto3_problem(boto3, CONFIG, "s3://bucket/runs/x"),
@@ -65,3 +100,29 @@ def test_both_clients_errors_read_the_same(
 )
 def test_throttling_is_an_outage_by_its_code_whatever_the_status(code: str) -> None:
     assert type(boto3_problem(asked(code, 400), CONFIG, "x")) is StorageOutage
+
+
+def test_a_region_that_the_store_names_is_named() -> None:
+    text = (
+        "When getting information for key 'x' in bucket 'b': AWS Error UNKNOWN (HTTP status 301) during "
+        "HeadObject operation: No response body. Looks like the configured region is 'us-east-1' while "
+        "the bucket is located in 'eu-west-1'."
+    )
+    answer = asked("301", 301)
+    answer.response["ResponseMetadata"]["HTTPHeaders"] = {"x-amz-bucket-region": "eu-west-1"}
+    problems = [pyarrow_problem(OSError(text), CONFIG, "x"), boto3_problem(answer, CONFIG, "x")]
+    assert {problem.fix for problem in problems} == {"set storage.region=eu-west-1"}
+
+
+def test_a_redirect_without_a_region_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """botocore asks for the region until Python's stack is full."""
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    with (
+        socket.create_server(("127.0.0.1", 0)) as server,
+        Proxy(server.getsockname()[1]) as proxy,
+    ):
+        proxy.refusal, proxy.requests_to_refuse = MOVED, 10**6
+        store = Storage(StorageConfig(uri="s3://bucket/runs", endpoint_url=proxy.endpoint))
+        with pytest.raises(StorageProblem, match=r"points elsewhere.*storage\.region"):
+            Bucket(store).get("study")
