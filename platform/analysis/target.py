@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from ...trainers.errors import Problem
 from ..config.experiment import Experiment, TrackingConfig
 from ..config.layers import Layer, resolve
+from ..config.paths import with_absolute_paths
 from ..evaluation.metrics import METRICS
 from ..runs.evaluator import Evaluated, Evaluator, open_evaluator
 from ..runs.find_run import StoredRun, find_run
@@ -94,7 +95,7 @@ def find_target(root: Storage, tracking: str | None, name: str, overrides: Seque
             *layers,
         ],
     ).value
-    return Target(name, run, experiment)
+    return Target(name, run, with_absolute_paths(experiment))
 
 
 @contextmanager

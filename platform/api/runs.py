@@ -8,13 +8,14 @@ from typing import Any
 
 from ..config import experiment as experiments
 from ..config.experiment import Experiment
+from ..config.paths import with_absolute_paths
 from ..storage.store import Storage
 from .documents import evaluation_document, run_document, sweep_document
 from .stores import open_store
 
 
 def load_experiment(recipe: str | Path, overrides: Sequence[str] = ()) -> Experiment:
-    """Return the experiment of a recipe.
+    """Return the experiment of a recipe; relative paths in it are those of the present folder.
 
     Args:
         recipe: a packaged recipe's name, or a YAML file.
@@ -23,7 +24,7 @@ def load_experiment(recipe: str | Path, overrides: Sequence[str] = ()) -> Experi
     Raises:
         UsageProblem: no such recipe, or a key or value that the config refuses.
     """
-    return experiments.load_experiment(str(recipe), list(overrides)).value
+    return with_absolute_paths(experiments.load_experiment(str(recipe), list(overrides)).value)
 
 
 def train(experiment: Experiment, run: str | None = None) -> dict[str, Any]:

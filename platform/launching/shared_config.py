@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 
 from ...trainers.errors import UsageProblem
 from ..config.experiment import Experiment, TrackingConfig, with_values
+from ..config.paths import relative_paths
 from ..foundation.addresses import check_no_secret
 from ..storage.config import StorageConfig
 from ..storage.store import Storage
@@ -16,8 +18,9 @@ def for_cluster(experiment: Experiment) -> Experiment:
     """Return the experiment with the settings that this machine's environment adds to it.
 
     Raises:
-        UsageProblem: as `shared_store` and `shared_tracking`.
+        UsageProblem: as `check_paths`, `shared_store` and `shared_tracking`.
     """
+    check_paths(relative_paths(experiment))
     storage = shared_store(experiment.storage)
     tracking = shared_tracking(experiment.tracking, storage)
     return with_values(
@@ -25,6 +28,23 @@ def for_cluster(experiment: Experiment) -> Experiment:
         {"storage": storage.model_dump(), "tracking.uri": tracking.uri},
         "environment",
     )
+
+
+def check_paths(relative: Sequence[tuple[str, str]]) -> None:
+    """Refuse relative paths: on a cluster every process has another present folder.
+
+    Args:
+        relative: key and value of each, as `relative_paths` returns them.
+
+    Raises:
+        UsageProblem: there is one.
+    """
+    for key, path in relative:
+        raise UsageProblem(
+            f"{key}={path} is relative, and no node of the cluster has the folder of this command",
+            f"set {key} to an absolute path at which every node has it"
+            + (" or, with data.download, may write it" if key == "data.root" else ""),
+        )
 
 
 def shared_store(config: StorageConfig) -> StorageConfig:

@@ -6,12 +6,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from ..config.experiment import Experiment, TrackingConfig
-from ..config.layers import flatten
+from ..config.layers import Layer, flatten, parse_override, resolve
+from ..config.paths import relative_paths
+from ..config.recipes import recipe_layers
 from ..config.space import Space
 from ..config.yaml12 import dump_scalar
+from ..evaluation.config import EvaluationConfig
+from ..evaluation.metrics import METRICS
 from ..storage.config import StorageConfig
 from .forecast import Work, of_sweep, of_training
-from .shared_config import for_cluster, shared_store, shared_tracking
+from .shared_config import check_paths, for_cluster, shared_store, shared_tracking
 
 RECIPE, SPACE = "recipe.yaml", "space.yaml"
 
@@ -74,13 +78,25 @@ def evaluate_task(
     """Return the task of `whipray evaluate`, on the whole cluster unless the overrides limit it.
 
     Raises:
-        UsageProblem: as `shared_store` and `shared_tracking`.
+        UsageProblem: as `check_paths`, `shared_store` and `shared_tracking`.
     """
+    check_paths(relative_paths(_evaluation(overrides), "evaluation."))
     store = shared_store(storage)
     arguments = [target, *overrides, *_store_arguments(store, tracking)]
     if not any(override.startswith("evaluation.workers=") for override in overrides):
         arguments.append("evaluation.workers=all")
     return Task("evaluate", target, arguments, store, {})
+
+
+def _evaluation(overrides: Sequence[str]) -> EvaluationConfig:
+    """Return the evaluation that overrides of it make, whatever the run is.
+
+    Raises:
+        UsageProblem: a key or value that no evaluation has.
+    """
+    layers = [parse_override(text) for text in overrides if text.startswith("evaluation.")]
+    every = Layer("whipray evaluate", {"evaluation.metrics": list(METRICS)})
+    return resolve(Experiment, [*recipe_layers("digits-lt"), every, *layers]).value.evaluation
 
 
 def doctor_task(storage: StorageConfig, tracking: str | None) -> Task:

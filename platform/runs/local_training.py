@@ -11,6 +11,7 @@ from ...trainers.errors import DivergenceProblem
 from ...trainers.hooks import Progress
 from ...trainers.loop import Training
 from ...trainers.scratch import Scratch
+from ..compute.gpus import check_gpus
 from ..config.experiment import CHANGEABLE_ON_RESUME, Experiment, cache_folder
 from ..config.layers import flatten
 from ..foundation.versions import check_alike, local_versions
@@ -53,12 +54,14 @@ def train_in_process_group(
 
     Raises:
         Problem: as `trainers.loop.Training`, or what is wrong with the store.
+        UsageProblem: a GPU is asked for, and this process has none.
     """
     import torch
 
     from ...trainers.engine import choose_device, join_workers
     from .hooks import StoreHooks, all_gather, resume_point, run_on_all_or_raise
 
+    check_gpus(experiment.scaling.gpus_per_worker)
     device = choose_device()
     if device.type == "cpu":
         torch.set_num_threads(experiment.scaling.cpus_per_worker)

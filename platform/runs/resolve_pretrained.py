@@ -12,6 +12,7 @@ from ...trainers.export import read_pretrained
 from ...trainers.network import check_fits
 from ...trainers.scratch import Scratch
 from ..config.experiment import Experiment, cache_folder
+from ..config.paths import names_folder
 from ..storage import layout
 from ..storage.checkpoints import CheckpointStore
 from ..storage.layout import PRETRAINED_RECORD
@@ -84,8 +85,7 @@ def _open_source(
     """Return a folder with the exported model, and the record's fields on its origin."""
     if source.startswith("models:/"):
         return _from_registry(experiment, source, run, scratch)
-    is_path = "/" in source and not layout.belongs_to_sweep(source)
-    if is_path or source.startswith((".", "/", "~")):
+    if names_folder(source):
         return Path(source).expanduser(), {"kind": "folder"}
     return _from_run(experiment, source, run)
 

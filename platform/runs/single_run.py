@@ -9,6 +9,7 @@ from functools import partial
 from ...trainers.hooks import Progress
 from ..compute.interrupts import broadcast_stop, saving_on_interrupt
 from ..config.experiment import Experiment
+from ..config.paths import with_absolute_paths
 from ..foundation.abort import abort
 from ..foundation.durations import Clock
 from ..foundation.job import in_cluster_job
@@ -40,7 +41,7 @@ class SingleRun:
     """A run by its name, under which it is continued."""
 
     def __init__(self, name: str, experiment: Experiment) -> None:
-        self.name, self.experiment = check_name(name, "a run"), experiment
+        self.name, self.experiment = check_name(name, "a run"), with_absolute_paths(experiment)
         self.root = Storage(experiment.storage)
         self.store = self.root.child(layout.run_address(name).folder)
         self.run_id = ""

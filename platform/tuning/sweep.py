@@ -16,6 +16,7 @@ from typing import Any
 from ...trainers.errors import UsageProblem
 from ..config.experiment import Experiment, load_experiment, with_values
 from ..config.layers import Layer, Resolved
+from ..config.paths import with_absolute_paths
 from ..config.points import in_words
 from ..config.space import Space
 from ..config.space_files import load_space
@@ -74,7 +75,8 @@ class Sweep:
         self.name, self.space = check_name(name, "a sweep"), space
         # A trial evaluates where it was trained: workers of its own would wait for room that other
         # trials hold.
-        self.experiment = with_values(experiment, {"evaluation.workers": 1}, "sweep")
+        own = with_values(experiment, {"evaluation.workers": 1}, "sweep")
+        self.experiment = with_absolute_paths(own)
         self.root = Storage(experiment.storage)
         self.store = self.root.child(layout.sweep_address(name).folder)
         self.clock = Clock()
@@ -164,7 +166,7 @@ class Sweep:
             finetune = self.space.pretrain.finetune_values(
                 images, layout.pretrain_target(self.name)
             )
-        return with_values(self.experiment, {**finetune, **values}, origin)
+        return with_absolute_paths(with_values(self.experiment, {**finetune, **values}, origin))
 
     # -- the steps --------------------------------------------------------------------------------
 

@@ -16,6 +16,7 @@ from whipray.platform.cli import exit_codes
 from whipray.platform.cli.main import app
 from whipray.platform.config.experiment import Experiment, load_experiment
 from whipray.platform.config.layers import Layer, parse_override
+from whipray.platform.config.paths import relative_paths
 from whipray.platform.config.recipes import recipe_names
 from whipray.platform.config.schema import known_keys
 from whipray.platform.config.space_files import load_space
@@ -103,6 +104,9 @@ def test_a_command_parses_and_its_config_resolves(command: Command) -> None:
     for override in overrides:
         for key in parse_override(override).values:
             assert key in known, f"{key} is no key of an experiment"
+    if name in ("train", "sweep") and is_packaged(given["recipe"]) and given.get("on"):
+        config = load_experiment(given["recipe"], overrides).value
+        assert not relative_paths(config), "no node of a cluster has the reader's folder"
     if name == "train" and is_packaged(given["recipe"]):
         load_experiment(given["recipe"], overrides)
     elif name == "sweep" and is_packaged(given["recipe"]):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Literal
 
@@ -38,11 +41,16 @@ class Cifar(SourceConfig):
 
     def _read(self, train: bool) -> PackedImages:
         from torchvision import datasets  # type: ignore[import-untyped]
-        from torchvision.datasets.utils import check_integrity  # type: ignore[import-untyped]
 
         kind: Any = datasets.CIFAR10 if self.source == "cifar10" else datasets.CIFAR100
         root = self.root.expanduser()
         archive = root / kind.filename
+        with _alone(root) if self.download else nullcontext():
+            return self._open(kind, root, archive, train)
+
+    def _open(self, kind: Any, root: Path, archive: Path, train: bool) -> PackedImages:
+        from torchvision.datasets.utils import check_integrity  # type: ignore[import-untyped]
+
         if archive.exists() and not check_integrity(str(archive), kind.tgz_md5):
             raise DataProblem(f"{archive}: damaged or cut short", "fetch the archive again")
         try:
@@ -59,3 +67,17 @@ class Cifar(SourceConfig):
             np.array(data.targets, dtype=np.int64),
             tuple(data.classes),
         )
+
+
+@contextmanager
+def _alone(root: Path) -> Iterator[None]:
+    """Hold a lock on the folder: of several workers on a machine, one fetches the archive."""
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        lock = (root / ".fetching").open("w")
+    except OSError:  # the fetching fails for the same reason, and says so
+        yield
+        return
+    with lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
