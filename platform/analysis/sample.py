@@ -22,7 +22,7 @@ from ..generation.loading import load_model
 from ..runs.find_run import find_run
 from ..storage.store import Storage
 from ..tracking.registry import Version, download, resolve
-from ..tracking.tracker import Tracker, open_tracker
+from ..tracking.tracker import Tracker, open_existing_tracker
 
 Pixels = NDArray[np.uint8]
 Ints = NDArray[np.int64]
@@ -36,7 +36,7 @@ def load_target(root: Storage, tracking: str | None, target: str) -> Exported:
         CheckpointProblem: a model that Whipray did not register.
     """
     if target.startswith("models:/"):
-        tracker = open_tracker(TrackingConfig(uri=tracking), root)
+        tracker = open_existing_tracker(TrackingConfig(uri=tracking), root)
         return load_version(tracker, resolve(tracker, target))
     run = find_run(root, target)
     return load_model(run.store, run.checkpoint, run.experiment)

@@ -18,7 +18,7 @@ from ..storage.layout import EVALUATION_PAGE, VersionTag
 from ..storage.store import Storage
 from ..tracking import registry
 from ..tracking.mlflow_runs import Run
-from ..tracking.tracker import open_tracker
+from ..tracking.tracker import open_existing_tracker, open_tracker
 from .overrides import parse_overrides
 
 CHANGEABLE = ("sampling", "evaluation", "scaling")
@@ -77,7 +77,8 @@ def find_target(root: Storage, tracking: str | None, name: str, overrides: Seque
     layers = parse_overrides(overrides, CHANGEABLE)
     registered: dict[str, object] = {}
     if name.startswith("models:/"):
-        version = registry.resolve(open_tracker(TrackingConfig(uri=tracking), root), name)
+        tracker = open_existing_tracker(TrackingConfig(uri=tracking), root)
+        version = registry.resolve(tracker, name)
         name = f"{version.tags.get(VersionTag.SWEEP)}/{version.tags.get(VersionTag.TRIAL)}"
         sampling = json.loads(version.tags.get(VersionTag.SAMPLING, "{}"))
         registered = {f"sampling.{key}": value for key, value in sampling.items()}

@@ -78,7 +78,7 @@ def load_model(
 
     Args:
         reference: models:/NAME@ALIAS, models:/NAME/VERSION, a run, or SWEEP/TRIAL.
-        storage: the store of the runs; None: ./whipray-runs.
+        storage: the store of the runs; None: WHIPRAY_STORAGE, or ./whipray-runs.
         tracking: MLflow's address; None: MLFLOW_TRACKING_URI, or beside the runs.
 
     Raises:

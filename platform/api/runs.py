@@ -96,7 +96,7 @@ def evaluate(
     Args:
         reference: a run, SWEEP/TRIAL, or models:/NAME@ALIAS.
         overrides: of `sampling.*`, `evaluation.*` and `scaling.*`.
-        storage: the store of the runs; None: ./whipray-runs.
+        storage: the store of the runs; None: WHIPRAY_STORAGE, or ./whipray-runs.
         tracking: MLflow's address; None: MLFLOW_TRACKING_URI, or beside the runs.
 
     Returns:

@@ -8,7 +8,7 @@ from ..storage.store import Storage
 
 
 def open_store(storage: Storage | str | None) -> Storage:
-    """Return the store of an address: a folder or s3://bucket/prefix; None: ./whipray-runs.
+    """Return the store of an address: a folder or s3://bucket/prefix; None: the default one.
 
     Raises:
         UsageProblem: neither a folder nor a bucket.

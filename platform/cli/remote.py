@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import typer
 
+from ...trainers.errors import UsageProblem
 from . import exit_codes
 from .consoles import next_commands, print_json, stderr_console, write_output
 
 if TYPE_CHECKING:  # imported on use, so that `--help` is quick
     from ..launching.forecast import Forecast
     from ..launching.jobs_client import JobsClient
+    from ..launching.launch import Launch
     from ..launching.tasks import Task
 
 
@@ -27,22 +29,17 @@ def send(
     Args:
         assume_yes: skip the cost confirmation.
     """
-    from ..launching.launch import Launch
     from .plan import print_facts
-    from .status_line import StatusLine
 
-    launch = Launch(address, task)
-    with StatusLine(stderr_console, lambda: launch.status):
-        launch.check()
-        forecast = launch.forecast()
-    facts = {"on": launch.client.address, **plan, **(forecast.lines() if forecast else {})}
+    launch, forecast = _check(address, task)
+    facts = {"on": launch.client.address, **plan, **_outlook(launch, forecast)}
     with launch:
         assert launch.package is not None
         package = launch.package
         facts["package"] = f"{package.size / 1024:.0f} KiB; largest: {package.largest()}"
         print_facts(facts)
-        if forecast and not assume_yes and not as_json:
-            confirm_costs(forecast)
+        if not assume_yes and (costs := launch.costs(forecast)):
+            confirm_costs(costs)
         launch.submit()
     if as_json:
         print_json({"job": launch.job, **facts})
@@ -51,11 +48,36 @@ def send(
     follow(launch.client, launch.job)
 
 
-def confirm_costs(forecast: Forecast) -> None:
-    """Ask whether to spend the money, if there is a price and a terminal; exit if not."""
-    if not forecast.work.experiment.scaling.price_per_hour or not sys.stdin.isatty():
-        return
-    costs = "an unknown amount" if forecast.money is None else f"{forecast.money:.2f}"
+def outlook(address: str, task: Task) -> dict[str, str]:
+    """Check the cluster, and return its address, its room and the forecast; send nothing."""
+    return _outlook(*_check(address, task))
+
+
+def _check(address: str, task: Task) -> tuple[Launch, Forecast | None]:
+    from ..launching.launch import Launch
+    from .status_line import StatusLine
+
+    launch = Launch(address, task)
+    with StatusLine(stderr_console, lambda: launch.status):
+        launch.check()
+        return launch, launch.forecast()
+
+
+def _outlook(launch: Launch, forecast: Forecast | None) -> dict[str, str]:
+    return {"on": launch.client.address, **(forecast.lines() if forecast else {})}
+
+
+def confirm_costs(costs: str) -> None:
+    """Ask whether to spend the money; exit if not.
+
+    Raises:
+        UsageProblem: there is nobody to ask.
+    """
+    if not sys.stdin.isatty():
+        raise UsageProblem(
+            f"this launch costs {costs}, and there is no terminal to ask for a yes: nothing was sent",
+            "add --yes to spend it, or scaling.price_per_hour=0 if it is free",
+        )
     if not typer.confirm(f"spend {costs}?", err=True):
         stderr_console.print("nothing was sent")
         sys.exit(exit_codes.INTERRUPTED)

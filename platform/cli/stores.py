@@ -1,4 +1,4 @@
-"""The options that name a store and its MLflow, shared by the verbs that read runs.
+"""The options that name a store and its MLflow, the same in every verb.
 
 A verb takes them as one parameter:
 
@@ -9,7 +9,7 @@ A verb takes them as one parameter:
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from functools import wraps
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
@@ -25,13 +25,24 @@ if TYPE_CHECKING:  # imported on use, so that `--help` is quick
 
 StorageUri = Annotated[
     str | None,
-    typer.Option("--storage", help="Store of the runs: a folder or s3://bucket/prefix."),
+    typer.Option(
+        "--storage",
+        help="Store of the runs: a folder or s3://bucket/prefix; default: WHIPRAY_STORAGE, or "
+        "./whipray-runs.",
+    ),
 ]
 Endpoint = Annotated[str | None, typer.Option("--endpoint", help="URL of the S3 server.")]
 TrackingUri = Annotated[
     str | None,
-    typer.Option("--tracking", help="MLflow's tracking URI; default: a database in the store."),
+    typer.Option(
+        "--tracking",
+        help="MLflow's tracking URI; default: MLFLOW_TRACKING_URI, or a database in the store.",
+    ),
 ]
+
+
+KEYS = {"storage": "storage.uri", "endpoint": "storage.endpoint_url", "tracking": "tracking.uri"}
+"""Key of a config that each option stands for."""
 
 
 @dataclass(frozen=True)
@@ -61,18 +72,39 @@ class StoreOptions:
             reason = first.get("ctx", {}).get("error", first["msg"])
             raise UsageProblem(f"{option} {first['input']} cannot be used", str(reason)) from error
 
+    def overrides(self, given: Sequence[str]) -> list[str]:
+        """Return the options as overrides of a config, before those that were given.
+
+        Raises:
+            UsageProblem: an option and its override are both given.
+        """
+        from ..config.yaml12 import dump_scalar
+
+        keys = {override.partition("=")[0].strip() for override in given}
+        options = []
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if value is not None and KEYS[field.name] in keys:
+                raise UsageProblem(
+                    f"--{field.name} and {KEYS[field.name]} are the same, and both are given",
+                    "give one of them",
+                )
+            if value is not None:
+                options.append(f"{KEYS[field.name]}={dump_scalar(value)}")
+        return [*options, *given]
+
     def open(self) -> Storage:
-        """Open the store; without options, the default folder."""
+        """Open the store; without options, the default one."""
         from ..storage.store import Storage
 
         return Storage(self.config())
 
     def open_tracker(self) -> Tracker:
-        """Open MLflow at --tracking, by default the one in the store."""
+        """Open MLflow at --tracking, by default the one in the store, to read it."""
         from ..config.experiment import TrackingConfig
-        from ..tracking.tracker import open_tracker
+        from ..tracking.tracker import open_existing_tracker
 
-        return open_tracker(TrackingConfig(uri=self.tracking), self.open())
+        return open_existing_tracker(TrackingConfig(uri=self.tracking), self.open())
 
 
 def with_store_options(verb: Callable[..., None]) -> Callable[..., None]:

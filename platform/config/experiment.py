@@ -14,7 +14,7 @@ from ...trainers.trainer_config import TrainerConfig
 from ..evaluation.config import EvaluationConfig
 from ..foundation.addresses import check_no_secret
 from ..foundation.names import LONGEST, NAME
-from ..storage.config import StorageConfig
+from ..storage.config import VARIABLE, StorageConfig, default_uri
 from .layers import Layer, Resolved, parse_override, resolve
 from .recipes import recipe_layers
 
@@ -119,7 +119,7 @@ class Experiment(TrainerConfig):
     keep_checkpoints: int = Field(2, ge=1)
     evaluation: EvaluationConfig = EvaluationConfig()
     scaling: ScalingConfig = ScalingConfig()
-    storage: StorageConfig = StorageConfig()
+    storage: StorageConfig = Field(default_factory=StorageConfig)
     tracking: TrackingConfig = TrackingConfig()
     tuning: TuningConfig = TuningConfig()
 
@@ -164,6 +164,8 @@ def load_experiment(
         UsageProblem: no such recipe, an override without `=`, an unknown key, a wrong value.
     """
     layers = [*recipe_layers(recipe), *(extra or []), *map(parse_override, overrides)]
+    if os.environ.get(VARIABLE):  # the default anyway; here it is also the origin that is shown
+        layers.insert(0, Layer(VARIABLE, {"storage.uri": default_uri()}))
     return resolve(Experiment, layers)
 
 

@@ -19,13 +19,15 @@ from typing import TYPE_CHECKING
 from uuid import uuid4
 
 from ...trainers.errors import Problem
+from ...trainers.scratch import Scratch
 from ..foundation.environment import environment
 from ..foundation.text import describe_exception, redact
 from ..foundation.versions import PINNED_LIBRARIES, local_versions, unsatisfied
 from ..storage.config import StorageConfig
+from ..storage.layout import MLFLOW_DATABASE
 from ..storage.s3 import environment as s3_environment
 from ..storage.store import Storage
-from ..tracking.server import database_lock
+from ..tracking.server import configure_mlflow, database_exists, database_lock
 
 if TYPE_CHECKING:
     from packaging.requirements import Requirement
@@ -68,15 +70,30 @@ def checks(storage: StorageConfig, tracking_uri: str, *, ray: bool = False) -> I
     yield _check("libraries", _libraries, "pip install 'whipray[run]', in a fresh environment")
     yield _check("devices", _devices, "check the driver with nvidia-smi")
     yield _check("memory", _memory, "close other programs")
-    yield _check("disk", lambda: _disk(storage), "check storage.uri")
-    yield _check("storage", lambda: _storage(storage), "check the storage block")
-    yield _check(
-        "tracking",
-        lambda: _tracking(tracking_uri, storage),
-        "check the tracking URI, that its server runs, and that you may write to it",
-    )
+    yield _check("disk", lambda: _disk(storage), "check --storage")
+    with _new_folders_removed(storage):
+        yield _check("storage", lambda: _storage(storage), "check --storage and --endpoint")
+        yield _check(
+            "tracking",
+            lambda: _tracking(tracking_uri, storage),
+            "check --tracking, that its server runs, and that you may write to it",
+        )
     if ray:
         yield from _ray_checks()
+
+
+@contextmanager
+def _new_folders_removed(config: StorageConfig) -> Iterator[None]:
+    """Remove the store's folders that did not exist before, unless something else is in them."""
+    storage = Storage(config)
+    folders = [Path(storage.path), *Path(storage.path).parents] if storage.is_folder else []
+    missing = [folder for folder in folders if not folder.exists()]
+    try:
+        yield
+    finally:
+        for folder in missing:
+            with suppress(OSError):
+                folder.rmdir()
 
 
 def _check(name: str, probe: Callable[[], str], fix: str) -> Check:
@@ -169,6 +186,7 @@ def _storage(config: StorageConfig) -> str:
 
 def _tracking(uri: str, config: StorageConfig) -> str:
     """Create an experiment, a run, a metric and an artifact, ask the registry, delete them all."""
+    configure_mlflow()
     from mlflow import MlflowClient
     from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
@@ -176,7 +194,13 @@ def _tracking(uri: str, config: StorageConfig) -> str:
     name = f"doctor-{uuid4().hex}"
     # A server has its own location for artifacts; those of a plain database go to the store.
     location = None if uri.startswith("http") else storage.uri_of(name)
-    with environment({**QUICK_MLFLOW, **s3_environment(storage.config)}), _quiet():
+    with ExitStack() as stack:
+        stack.enter_context(environment({**QUICK_MLFLOW, **s3_environment(storage.config)}))
+        stack.enter_context(_quiet())
+        shown = redact(uri)
+        if not database_exists(uri):  # the first run makes it; one of its kind is tried
+            shown = f"a database as the first run makes it at {shown}"
+            uri = f"sqlite:///{stack.enter_context(Scratch())}/{MLFLOW_DATABASE}"
         with database_lock(uri):
             client = MlflowClient(tracking_uri=uri, registry_uri=uri)
             experiment = client.create_experiment(name, artifact_location=location)
@@ -188,7 +212,7 @@ def _tracking(uri: str, config: StorageConfig) -> str:
             artifacts = [file.path for file in client.list_artifacts(run.run_id)]
             if metric != 42.0 or artifacts != ["hello.txt"]:
                 raise Problem(
-                    f"{redact(uri)}: a run that was logged could not be read back",
+                    f"{shown}: a run that was logged could not be read back",
                     "check the tracking server's database and artifact store",
                 )
             client.search_registered_models(max_results=1)
@@ -199,7 +223,7 @@ def _tracking(uri: str, config: StorageConfig) -> str:
             client.delete_experiment(experiment)
             if location:
                 storage.delete(name)
-    return f"logged a run with an artifact and asked the registry at {redact(uri)}"
+    return f"logged a run with an artifact and asked the registry: {shown}"
 
 
 def _ray_checks() -> Iterator[Check]:

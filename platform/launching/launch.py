@@ -82,6 +82,14 @@ class Launch:
             return None
         return make_forecast(work, self._count_fitting_workers(work.experiment.scaling))
 
+    def costs(self, forecast: Forecast | None) -> str | None:
+        """Return what the launch will cost, in words; None where its workers have no price."""
+        if not self.task.price_per_hour:
+            return None
+        if forecast is None or forecast.money is None:
+            return "an unknown amount"
+        return f"{forecast.money:.2f}"
+
     def _count_fitting_workers(self, scaling: ScalingConfig) -> int:
         """Return how many workers fit, after waiting for nodes that may rejoin."""
         until = time.monotonic() + REJOIN_S

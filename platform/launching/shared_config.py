@@ -55,8 +55,9 @@ def shared_store(config: StorageConfig) -> StorageConfig:
     """
     if not config.uri.startswith(("s3://", "/")):
         raise UsageProblem(
-            f"storage.uri={config.uri} is a folder of this machine alone",
-            "set storage.uri=s3://bucket/prefix, or an absolute folder that all nodes share",
+            f"the store {config.uri} is a folder of this machine alone",
+            "give --storage s3://bucket/prefix, or an absolute folder that all nodes share; or set "
+            "WHIPRAY_STORAGE to it",
         )
     if not config.uri.startswith("s3://"):
         return config

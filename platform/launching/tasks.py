@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from ..config.experiment import Experiment, TrackingConfig
+from ..config.errors import COMMAND_LINE
+from ..config.experiment import Experiment, ScalingConfig, TrackingConfig
 from ..config.layers import Layer, flatten, parse_override, resolve
 from ..config.paths import relative_paths
 from ..config.recipes import recipe_layers
@@ -34,6 +35,8 @@ class Task:
     """Contents of the files that the arguments name, by file name."""
     work: Work | None = None
     """The trainings that the job does, for the forecast."""
+    price_per_hour: float = 0
+    """Price of one worker, in any currency; with it, the launch needs a confirmation."""
 
 
 def train_task(name: str, experiment: Experiment) -> Task:
@@ -45,7 +48,8 @@ def train_task(name: str, experiment: Experiment) -> Task:
     experiment = for_cluster(experiment)
     arguments = [RECIPE, "--run", name]
     texts = {RECIPE: experiment.model_dump_json(indent=1)}
-    return Task("train", name, arguments, experiment.storage, texts, of_training(experiment))
+    work, price = of_training(experiment), experiment.scaling.price_per_hour
+    return Task("train", name, arguments, experiment.storage, texts, work, price)
 
 
 def sweep_task(name: str, experiment: Experiment, space: Space, resume: bool) -> Task:
@@ -68,8 +72,8 @@ def sweep_task(name: str, experiment: Experiment, space: Space, resume: bool) ->
         RECIPE: experiment.model_dump_json(indent=1),
         SPACE: space.model_dump_json(indent=1),
     }
-    work = of_sweep(experiment, space)
-    return Task("sweep", name, [*arguments, *overrides], experiment.storage, texts, work)
+    work, price = of_sweep(experiment, space), experiment.scaling.price_per_hour
+    return Task("sweep", name, [*arguments, *overrides], experiment.storage, texts, work, price)
 
 
 def evaluate_task(
@@ -85,7 +89,8 @@ def evaluate_task(
     arguments = [target, *overrides, *_store_arguments(store, tracking)]
     if not any(override.startswith("evaluation.workers=") for override in overrides):
         arguments.append("evaluation.workers=all")
-    return Task("evaluate", target, arguments, store, {})
+    price = _price_in(overrides)
+    return Task("evaluate", target, arguments, store, {}, price_per_hour=price)
 
 
 def _evaluation(overrides: Sequence[str]) -> EvaluationConfig:
@@ -107,6 +112,14 @@ def doctor_task(storage: StorageConfig, tracking: str | None) -> Task:
     """
     store = shared_store(storage)
     return Task("doctor", "cluster", ["--ray", *_store_arguments(store, tracking)], store, {})
+
+
+def _price_in(overrides: Sequence[str]) -> float:
+    """Return the price that the overrides give, 0 without one."""
+    key = "scaling.price_per_hour"
+    given = [layer.values[key] for layer in map(parse_override, overrides) if key in layer.values]
+    layers = [Layer(COMMAND_LINE, {"price_per_hour": price}) for price in given]
+    return resolve(ScalingConfig, layers).value.price_per_hour
 
 
 def _store_arguments(store: StorageConfig, tracking: str | None) -> list[str]:

@@ -2,22 +2,62 @@
 
 from __future__ import annotations
 
+import os
 import re
 from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator
 
 from ...trainers.config import Config
+from ...trainers.errors import UsageProblem
 from ..foundation.addresses import check_no_secret
 
 ADVICE = "give the address alone; keys come from AWS_*"
+VARIABLE = "WHIPRAY_STORAGE"
+
+
+def default_uri() -> str:
+    """Return the store that is used where no option, override or file names one.
+
+    Raises:
+        UsageProblem: WHIPRAY_STORAGE is neither a folder nor a bucket.
+    """
+    uri = os.environ.get(VARIABLE)
+    try:
+        return check_uri(uri, VARIABLE) if uri else "./whipray-runs"
+    except ValueError as error:
+        raise UsageProblem(f"{VARIABLE}={uri} cannot be used", str(error)) from error
+
+
+def check_uri(uri: str, name: str) -> str:
+    """Return the address of a store.
+
+    Args:
+        uri: what was given.
+        name: the key or variable that it was given for.
+
+    Raises:
+        UsageProblem: it holds a login, options or a fragment.
+        ValueError: neither a folder nor a bucket.
+    """
+    check_no_secret(uri, name, ADVICE)
+    uri = re.sub("^s3:/", "s3:/", uri, flags=re.IGNORECASE)
+    if re.match(r"[A-Za-z][A-Za-z0-9]+:/(?!/)", uri):
+        raise ValueError("write two slashes, as in s3://bucket/prefix")
+    if "://" not in uri:
+        return uri
+    parts = urlsplit(uri)
+    if parts.scheme != "s3" or not parts.netloc:
+        raise ValueError("use a folder or s3://bucket/prefix")
+    return uri.rstrip("/")
 
 
 class StorageConfig(Config):
     """Where checkpoints, samples and artifacts go. No secret belongs here."""
 
-    uri: str = Field(default="./whipray-runs", min_length=1)
-    """A folder (relative ones are resolved where they are first opened) or s3://bucket/prefix."""
+    uri: str = Field(default_factory=default_uri, min_length=1)
+    """A folder (relative ones are resolved where they are first opened) or s3://bucket/prefix.
+    Default: WHIPRAY_STORAGE, or ./whipray-runs."""
     endpoint_url: str | None = None
     """Address of an S3 server that is not Amazon's, http(s)://host:port. None: Amazon S3, or the
     address in AWS_ENDPOINT_URL_S3 or AWS_ENDPOINT_URL."""
@@ -35,16 +75,7 @@ class StorageConfig(Config):
     @field_validator("uri")
     @classmethod
     def _folder_or_bucket(cls, uri: str) -> str:
-        check_no_secret(uri, "storage.uri", ADVICE)
-        uri = re.sub("^s3:/", "s3:/", uri, flags=re.IGNORECASE)
-        if re.match(r"[A-Za-z][A-Za-z0-9]+:/(?!/)", uri):
-            raise ValueError("write two slashes, as in s3://bucket/prefix")
-        if "://" not in uri:
-            return uri
-        parts = urlsplit(uri)
-        if parts.scheme != "s3" or not parts.netloc:
-            raise ValueError("use a folder or s3://bucket/prefix")
-        return uri.rstrip("/")
+        return check_uri(uri, "storage.uri")
 
     @field_validator("endpoint_url")
     @classmethod

@@ -28,15 +28,45 @@ def tracking_uri(config: TrackingConfig, storage: Storage) -> str:
     if not storage.is_folder:
         raise UsageProblem(
             "no MLflow server is named, and the runs are in a bucket",
-            "set tracking.uri or MLFLOW_TRACKING_URI",
+            "give --tracking http://HOST:5000, or set MLFLOW_TRACKING_URI to it",
         )
+    return f"sqlite:///{storage.path}/{layout.MLFLOW_DATABASE}"
+
+
+def make_folder(storage: Storage) -> None:
+    """Make the folder of the store, where the database will be.
+
+    Raises:
+        UsageProblem: it cannot be made.
+    """
+    if not storage.is_folder:
+        return
     try:
         Path(storage.path).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UsageProblem(
             f"{storage.path}: cannot be made ({error.strerror})", "give another folder"
         ) from error
-    return f"sqlite:///{storage.path}/{layout.MLFLOW_DATABASE}"
+
+
+def require_records(uri: str) -> None:
+    """Check that runs can have been recorded there, so that reading makes no empty database.
+
+    Raises:
+        UsageProblem: an SQLite database that does not exist.
+    """
+    if not database_exists(uri):
+        raise UsageProblem(
+            f"nothing is recorded yet: there is no {_sqlite_file(uri)}",
+            "name the store with --storage or WHIPRAY_STORAGE; `whipray train digits-lt` starts a "
+            "first run",
+        )
+
+
+def database_exists(uri: str) -> bool:
+    """Return False if this is the address of an SQLite database that does not exist."""
+    path = _sqlite_file(uri)
+    return path is None or path.exists()
 
 
 def move_login_to_environment(uri: str) -> str:
@@ -60,6 +90,9 @@ def configure_mlflow() -> None:
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
     # Its lines with a run's address would be in the middle of our own, or of JSON.
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+    # It reports to its makers who imports and calls it, unless told not to.
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("DO_NOT_TRACK", "true")
     # It logs a traceback of each database error that it raises, such as one that Ctrl-C makes.
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
 
@@ -84,19 +117,6 @@ def database_lock(uri: str) -> Iterator[None]:
     finally:
         if lock >= 0:
             os.close(lock)
-
-
-def make_database(uri: str) -> None:
-    """Make an SQLite database that does not exist yet; wait for another process that makes it."""
-    path = _sqlite_file(uri)
-    if path is None:
-        return
-    with database_lock(uri):
-        if not path.exists():
-            configure_mlflow()
-            from mlflow import MlflowClient
-
-            MlflowClient(uri).search_experiments(max_results=1)
 
 
 def _sqlite_file(uri: str) -> Path | None:

@@ -22,7 +22,9 @@ from .mlflow_runs import Run
 from .server import (
     configure_mlflow,
     database_lock,
+    make_folder,
     move_login_to_environment,
+    require_records,
     tracking_uri,
     user_name,
 )
@@ -117,11 +119,23 @@ def open_tracker(config: TrackingConfig, storage: Storage) -> Tracker:
 
     logging.getLogger("alembic").setLevel(logging.WARNING)
     uri = move_login_to_environment(tracking_uri(config, storage))
+    make_folder(storage)
     os.environ.update(s3_environment(storage.config))
     with translate_errors(uri), database_lock(uri):
         mlflow.set_tracking_uri(uri)
         client: MlflowClient = mlflow.MlflowClient(uri)
         return Tracker(uri, client, _experiment_id(client, uri, config.experiment, storage))
+
+
+def open_existing_tracker(config: TrackingConfig, storage: Storage) -> Tracker:
+    """Open the tracking server to read what is recorded there; no database is made.
+
+    Raises:
+        TrackingProblem: as `open_tracker`.
+        UsageProblem: as `tracking_uri`, or there is no database.
+    """
+    require_records(tracking_uri(config, storage))
+    return open_tracker(config, storage)
 
 
 def _experiment_id(client: MlflowClient, uri: str, name: str, storage: Storage) -> str:

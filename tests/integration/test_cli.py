@@ -174,6 +174,7 @@ def test_doctor_is_content_with_an_empty_folder(whipray: Shell) -> None:
     checks = {check["name"]: check["ok"] for check in json.loads(out)["checks"]}
     assert checks["storage"]
     assert checks["tracking"]
+    assert not (whipray.folder / "whipray-runs").exists()
 
 
 def test_doctor_finds_servers_that_are_not_there(whipray: Shell) -> None:

@@ -93,7 +93,17 @@ def test_a_training_goes_to_the_cluster_and_its_words_come_back(
 
 def test_a_job_is_let_go_of_stopped_with_a_checkpoint_and_gone_on_with(laptop: Laptop) -> None:
     priced = laptop.train("long", *LONG, "scaling.price_per_hour=3")
-    with laptop.start(*priced) as process:
+    code, out, err = laptop.run(*priced)  # nobody is there to be asked
+    assert (code, out) == (2, "")
+    assert "nothing was sent" in err
+    assert [job for job in laptop.jobs() if job["facts"]["name"] == "long"] == []
+    code, out, err = laptop.run(*priced, "--dry-run", "--json")
+    assert code == 0, err
+    plan = json.loads(out)["plan"]
+    assert (plan["on"], plan["room"]) == (laptop.head.address, "2 workers")
+    assert " images/s in first, " in plan["measured"]
+    assert not (laptop.store / "runs/long").exists()
+    with laptop.start(*priced, "--yes") as process:
         assert process.stdout is not None
         until(lambda: any(job["facts"]["name"] == "long" for job in laptop.jobs()), process)
         for line in process.stdout:

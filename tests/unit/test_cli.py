@@ -52,7 +52,7 @@ def whipray(
 ) -> Shell:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("WHIPRAY_CACHE", str(tmp_path / "cache"))
-    for name in ("MLFLOW_TRACKING_URI", "RAY_ADDRESS", "COLUMNS"):
+    for name in ("WHIPRAY_STORAGE", "MLFLOW_TRACKING_URI", "RAY_ADDRESS", "COLUMNS"):
         monkeypatch.delenv(name, raising=False)
     return Shell(monkeypatch, capsys)
 
@@ -235,13 +235,24 @@ def test_exit_codes_follow_the_kind_of_problem() -> None:
     assert exit_code_of(AuthenticationProblem("a", "b")) == 4
 
 
-VERBS = ("evaluate", "compare", "guidance", "classify", "sample", "models", "doctor")
+VERBS = (
+    "train",
+    "sweep",
+    "ui",
+    "evaluate",
+    "compare",
+    "guidance",
+    "classify",
+    "sample",
+    "models",
+    "doctor",
+)
 
 
 @pytest.mark.parametrize("verb", VERBS)
 def test_a_store_is_named_by_the_same_options_everywhere(whipray: Shell, verb: str) -> None:
     shown = whipray(verb, "--help").out
-    assert all(option in shown for option in ("--storage", "--endpoint", "--tracking", "--json"))
+    assert all(option in shown for option in ("--storage", "--endpoint", "--tracking"))
     assert "STORE" not in shown
 
 
@@ -256,3 +267,70 @@ def test_a_wrong_store_option_is_named(whipray: Shell, options: tuple[str, ...],
     answer = whipray("models", *options)
     assert answer.code == 2
     assert answer.err.startswith(f"error: {what}\nfix: use ")
+
+
+@pytest.mark.parametrize("verb", [("train", "digits-lt"), ("sweep", "cbdm")])
+def test_a_store_s_option_is_the_override_of_its_key(
+    whipray: Shell, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, verb: tuple[str, ...]
+) -> None:
+    """The command line goes before the recipe, that before the environment."""
+    keys = {
+        "storage.uri": "/a b",
+        "storage.endpoint_url": "http://s3:1",
+        "tracking.uri": "http://m",
+    }
+    options = ("--storage", "/a b", "--endpoint", "http://s3:1", "--tracking", "http://m")
+    monkeypatch.setenv("WHIPRAY_STORAGE", "/environment")
+
+    def origin(*arguments: str) -> tuple[str, str]:
+        answer = whipray(*verb, *arguments, "--dry-run", "--json")
+        assert answer.code == 0, answer.err
+        document = answer.document
+        return document["config"]["storage.uri"], document["origins"]["storage.uri"]
+
+    answer = whipray(*verb, *options, "--dry-run", "--json")
+    assert {key: answer.document["config"][key] for key in keys} == keys
+    assert {answer.document["origins"][key] for key in keys} == {"command line"}
+    assert origin() == ("/environment", "WHIPRAY_STORAGE")
+    if verb[0] == "train":
+        (tmp_path / "own.yaml").write_text("extends: digits-lt\nstorage: {uri: /recipe}\n")
+        verb = ("train", "own.yaml")
+        assert origin() == ("/recipe", "own.yaml")
+    assert origin("storage.uri=/x") == ("/x", "command line")
+    answer = whipray(*verb, "--storage", "/a", "storage.uri=/b", "--dry-run")
+    assert answer.code == 2
+    assert answer.err.startswith(
+        "error: --storage and storage.uri are the same, and both are given"
+    )
+
+
+def test_a_wrong_variable_is_named(whipray: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WHIPRAY_STORAGE", "gs://bucket")
+    for verb in (("train", "digits-lt"), ("models",), ("evaluate", "run")):
+        answer = whipray(*verb)
+        assert answer.code == 2
+        assert "WHIPRAY_STORAGE" in answer.err
+        assert "s3://bucket/prefix" in answer.err
+
+
+READING = {
+    "models": ("models",),
+    "models of a name": ("models", "m", "--champion", "1"),
+    "sample": ("sample", "models:/m@champion"),
+    "evaluate": ("evaluate", "models:/m@champion"),
+    "guidance": ("guidance", "models:/m@champion"),
+    "ui": ("ui",),
+}
+
+
+@pytest.mark.parametrize("reading", READING)
+def test_who_only_reads_makes_nothing_where_there_is_nothing(
+    whipray: Shell, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, reading: str
+) -> None:
+    monkeypatch.setenv("WHIPRAY_STORAGE", str(tmp_path / "runs"))
+    answer = whipray(*READING[reading])
+    assert (answer.code, answer.out) == (2, "")
+    assert answer.err.startswith(
+        f"error: nothing is recorded yet: there is no {tmp_path}/runs/mlflow.db\nfix: "
+    )
+    assert list(tmp_path.iterdir()) == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from pathlib import Path
 
@@ -12,11 +13,15 @@ from whipray.platform.cli import remote
 from whipray.platform.config.experiment import with_values
 from whipray.platform.config.space_files import load_space
 from whipray.platform.launching import forecast as forecasts
-from whipray.platform.launching.forecast import Forecast, Work, of_sweep, of_training
+from whipray.platform.launching.forecast import Forecast, Work, of_sweep
+from whipray.platform.launching.launch import Launch
+from whipray.platform.launching.tasks import Task, evaluate_task, train_task
 from whipray.platform.runs.speed import Speed, step_key
+from whipray.platform.storage.config import StorageConfig
 from whipray.platform.storage.layout import Tag
 from whipray.platform.storage.store import Storage
 from whipray.platform.tracking.tracker import open_tracker
+from whipray.trainers.errors import UsageProblem
 
 SPEED = Speed(100.0, "first", time.time())
 
@@ -78,12 +83,45 @@ def test_the_speed_is_that_of_the_latest_run_with_the_same_step(tmp_path: Path) 
     assert (found.run, found.images_per_second) == ("c", 20.0)
 
 
+class Cluster:
+    """A cluster that takes every job, and the launches to it."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, forecast: Forecast | None) -> None:
+        self.sent: list[str] = []
+        monkeypatch.setattr(Launch, "check", lambda _launch: None)
+        monkeypatch.setattr(Launch, "forecast", lambda _launch: forecast)
+        monkeypatch.setattr(Launch, "submit", lambda launch: self.sent.append(launch.job))
+        monkeypatch.setattr(remote, "follow", lambda *_: sys.exit(0))
+
+    def send(self, task: Task, *, as_json: bool, yes: bool) -> None:
+        with pytest.raises(SystemExit):
+            remote.send("http://head:8265", task, {}, as_json, yes)
+
+
+def priced(price: float, speed: Speed | None, *, evaluation: bool) -> tuple[Task, Forecast | None]:
+    if evaluation:
+        override = f"scaling.price_per_hour={price}"
+        return evaluate_task("a", [override], StorageConfig(uri="/shared"), None), None
+    values = {"scaling__price_per_hour": price, "training__images": 360_000}
+    task = train_task("a", tiny(storage__uri="/shared", **values))
+    assert task.work is not None
+    return task, Forecast(task.work, speed, room=1)
+
+
+@pytest.mark.parametrize("as_json", [False, True])
 @pytest.mark.parametrize(
-    ("price", "person", "asked"), [(2.0, True, True), (2.0, False, False), (0.0, True, False)]
+    ("speed", "evaluation", "costs"),
+    [(SPEED, False, "2.00"), (None, False, "an unknown amount"), (None, True, "an unknown amount")],
 )
-def test_one_is_asked_where_it_costs_and_somebody_is_there(
-    monkeypatch: pytest.MonkeyPatch, price: float, person: bool, asked: bool
+def test_what_costs_money_is_sent_only_with_a_yes(
+    monkeypatch: pytest.MonkeyPatch,
+    speed: Speed | None,
+    evaluation: bool,
+    costs: str,
+    as_json: bool,
 ) -> None:
+    task, forecast = priced(2.0, speed, evaluation=evaluation)
+    cluster = Cluster(monkeypatch, forecast)
     questions = []
 
     def answer(question: str, err: bool) -> bool:
@@ -92,12 +130,24 @@ def test_one_is_asked_where_it_costs_and_somebody_is_there(
         return False
 
     monkeypatch.setattr(remote.typer, "confirm", answer)
-    monkeypatch.setattr("sys.stdin.isatty", lambda: person)
-    experiment = tiny(scaling__price_per_hour=price, training__images=360_000)
-    launch = Forecast(of_training(experiment), SPEED, room=1)
-    if asked:
-        with pytest.raises(SystemExit):
-            remote.confirm_costs(launch)
-    else:
-        remote.confirm_costs(launch)
-    assert questions == (["spend 2.00?"] if asked else [])
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True)
+    cluster.send(task, as_json=as_json, yes=False)
+    assert (questions, cluster.sent) == ([f"spend {costs}?"], [])
+
+    monkeypatch.setattr("sys.stdin.isatty", lambda: False)
+    with pytest.raises(UsageProblem, match=f"costs {costs}, .* nothing was sent — add --yes"):
+        remote.send("http://head:8265", task, {}, as_json)
+    assert cluster.sent == []
+    cluster.send(task, as_json=as_json, yes=True)
+    assert len(cluster.sent) == len(questions) == 1
+
+
+@pytest.mark.parametrize("evaluation", [False, True])
+def test_what_costs_nothing_is_sent_without_a_question(
+    monkeypatch: pytest.MonkeyPatch, evaluation: bool
+) -> None:
+    task, forecast = priced(0.0, None, evaluation=evaluation)
+    cluster = Cluster(monkeypatch, forecast)
+    monkeypatch.setattr("sys.stdin.isatty", lambda: False)
+    cluster.send(task, as_json=False, yes=False)
+    assert len(cluster.sent) == 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ..consoles import next_commands, print_json, stderr_console, stdout_console
-from ..options import Json, On, OpenPage, Overrides, Target
+from ..options import Json, On, OpenPage, Overrides, Target, Yes
 from ..stores import StoreOptions, with_store_options
 
 if TYPE_CHECKING:  # imported on use, so that `--help` is quick
@@ -19,6 +19,7 @@ def evaluate(
     overrides: Overrides = None,
     open_page: OpenPage = False,
     on: On = None,
+    yes: Yes = False,
     as_json: Json = False,
 ) -> None:
     """Evaluate a checkpoint with every metric.
@@ -32,7 +33,7 @@ def evaluate(
         from ..remote import send
 
         task = evaluate_task(target, overrides or [], store.config(), store.tracking)
-        send(on, task, {"run": target, "storage": task.storage.uri}, as_json)
+        send(on, task, {"run": target, "storage": task.storage.uri}, as_json, yes)
 
     from ...analysis.target import evaluate_run
     from ...api.documents import evaluation_document

@@ -10,6 +10,7 @@ import typer
 from ..consoles import next_commands, print_json, stderr_console, stdout_console
 from ..exit_codes import FAILURE
 from ..options import DryRun, Json, On, Overrides, Yes
+from ..stores import StoreOptions, with_store_options
 
 if TYPE_CHECKING:  # imported on use, so that `--help` is quick
     from ...tuning.champion import Champion
@@ -25,8 +26,10 @@ SpaceName = Annotated[
 ]
 
 
+@with_store_options
 def sweep(
     space_name: SpaceName,
+    store: StoreOptions,
     overrides: Overrides = None,
     recipe: Annotated[
         str, typer.Option("--recipe", help="Name of a recipe, or a YAML file.")
@@ -54,14 +57,19 @@ def sweep(
     from ..plan import show_plan, training_facts
 
     options = [f"tuning.trials={trials}"] if trials is not None else []
-    resolved, planned = plan_sweep(space_name, recipe, [*options, *(overrides or [])], name)
+    given = [*options, *store.overrides(overrides or [])]
+    resolved, planned = plan_sweep(space_name, recipe, given, name)
     experiment = resolved.value
-    if on and not dry_run:
+    if on:
         from ...launching.tasks import sweep_task
-        from ..remote import send
+        from ..remote import outlook, send
 
         task = sweep_task(planned.name, experiment, planned.space, resume)
-        send(on, task, {**_plan(planned, resume), **training_facts(experiment)}, as_json, yes)
+        plan = _plan(planned, resume)
+        if not dry_run:
+            send(on, task, {**plan, **training_facts(experiment)}, as_json, yes)
+        show_plan(resolved, {**plan, **outlook(on, task)}, as_json)
+        return
     exists = planned.check_identity(resume)
     if dry_run:
         show_plan(resolved, _plan(planned, exists), as_json)

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from ..consoles import next_commands, print_json, stderr_console, stdout_console
 from ..options import DryRun, Json, On, Overrides, Recipe, Yes
+from ..stores import StoreOptions, with_store_options
 
 
+@with_store_options
 def train(
     recipe: Recipe,
+    store: StoreOptions,
     overrides: Overrides = None,
     run: Annotated[
         str | None, typer.Option("--run", help="Name of the run; default: the recipe's name.")
@@ -30,18 +33,21 @@ def train(
     from ...foundation.names import check_name
     from ..plan import show_plan, training_facts
 
-    resolved = load_experiment(recipe, overrides or [])
+    resolved = load_experiment(recipe, store.overrides(overrides or []))
     experiment = resolved.value
     name = check_name(Path(recipe).stem if run is None else run, "a run")
-    if dry_run:
-        show_plan(resolved, {"run": name, "trainings": 1}, as_json)
-        return
+    facts: dict[str, Any] = {"run": name}
     if on:
         from ...launching.tasks import train_task
-        from ..remote import send
+        from ..remote import outlook, send
 
-        plan = {"run": name, **training_facts(experiment)}
-        send(on, train_task(name, experiment), plan, as_json, yes)
+        task = train_task(name, experiment)
+        if not dry_run:
+            send(on, task, {**facts, **training_facts(experiment)}, as_json, yes)
+        facts |= outlook(on, task)
+    if dry_run:
+        show_plan(resolved, {**facts, "trainings": 1}, as_json)
+        return
 
     from ...api.documents import run_document
     from ...runs.single_run import SingleRun

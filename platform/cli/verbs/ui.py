@@ -9,24 +9,25 @@ from typing import Annotated
 import typer
 
 from ..consoles import stderr_console
-from ..stores import StorageUri, StoreOptions, TrackingUri
+from ..stores import StoreOptions, with_store_options
 
 
+@with_store_options
 def ui(
+    store: StoreOptions,
     port: Annotated[int, typer.Option("--port", min=1, max=65535, help="Local port.")] = 5000,
-    storage: StorageUri = None,
-    tracking: TrackingUri = None,
 ) -> None:
     """Open MLflow's UI on the store's runs."""
     from ...config.experiment import TrackingConfig
     from ...foundation.text import redact
-    from ...tracking.server import make_database, tracking_uri
+    from ...tracking.server import configure_mlflow, require_records, tracking_uri
 
-    uri = tracking_uri(TrackingConfig(uri=tracking), StoreOptions(storage).open())
+    uri = tracking_uri(TrackingConfig(uri=store.tracking), store.open())
     if uri.startswith(("http://", "https://")):
         stderr_console.print(f"open {redact(uri)}: MLflow already runs there as a server")
         return
-    make_database(uri)
+    require_records(uri)
+    configure_mlflow()
     stderr_console.print(f"http://127.0.0.1:{port} shows {redact(uri)}; Ctrl-C stops it")
     # MLflow 3.17 starts eight more processes for background jobs, whose features we do not use.
     os.environ.setdefault("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")
