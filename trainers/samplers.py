@@ -14,7 +14,7 @@ from typing import Literal
 
 import numpy as np
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from .config import Config
@@ -42,6 +42,11 @@ class SamplingConfig(Config):
     omega: float = Field(0.0, ge=0)
     """Guidance strength: eps_c + omega (eps_c - eps_u). 0 is plain conditional sampling; the
     other common convention, eps_u + s (eps_c - eps_u), has s = 1 + omega."""
+    spacing: Literal["leading", "trailing"] = "trailing"
+    """Times of ddim, here for 50 steps of T = 1000, as Lin et al. 2024, table 2, name them. trailing: 999,
+    979 .. 19, then x_0: it starts where x_T is noise and removes all of it. leading: 980, 960 .. 0, and
+    the image is what is left at abar_0, as in the released code of OC, on which CALL builds: it starts
+    from noise that no x_980 is, so prefer it only for numbers comparable with their tables."""
     eta: float = Field(0.0, ge=0, le=1)
     """Noise of ddim; 0 is deterministic."""
     variance: Literal["fixed_large", "fixed_small"] = "fixed_large"
@@ -55,16 +60,26 @@ class SamplingConfig(Config):
     batch_size: int = Field(256, ge=1)
     """Images generated at once; does not change the images."""
 
+    @model_validator(mode="after")
+    def _leads_somewhere(self) -> SamplingConfig:
+        if self.sampler == "ddim" and self.spacing == "leading" and self.steps == 1:
+            raise ValueError("spacing=leading ends where it starts with steps=1: take more steps")
+        return self
+
+    @property
+    def unused(self) -> tuple[str, ...]:
+        """Settings that the sampler does not read."""
+        return ("steps", "spacing", "eta") if self.sampler == "ddpm" else ("variance",)
+
     def effective(self, timesteps: int) -> SamplingConfig:
         """Return a config of the same images in which settings that the sampler ignores are at defaults.
 
         Args:
             timesteps: T of the model.
         """
-        if self.sampler == "ddpm":
-            return self.model_copy(update={"steps": timesteps, "eta": 0.0})
-        steps = min(self.steps, timesteps)
-        return self.model_copy(update={"steps": steps, "variance": "fixed_large"})
+        steps = timesteps if self.sampler == "ddpm" else min(self.steps, timesteps)
+        defaults = {name: type(self).model_fields[name].default for name in self.unused}
+        return self.model_copy(update={**defaults, "steps": steps})
 
 
 def guided(model: Model, labels: Tensor, omega: float) -> Denoise:
@@ -119,17 +134,12 @@ def ddpm(
 def ddim(
     denoise: Denoise, x_T: Tensor, schedule: Schedule, noise: Noise, config: SamplingConfig
 ) -> Tensor:
-    """Sample by DDIM, Song et al. 2021 eq. 12, in any number of steps up to T.
-
-    The first step is at t = T-1, where x_T is nearly pure noise, and the last one ends at x_0 itself
-    (abar = 1) instead of at abar_0.
-    """
+    """Sample by DDIM, Song et al. 2021 eq. 12, in any number of steps up to T; eps is of the clipped x_0."""
     steps, x_t = min(config.steps, schedule.timesteps), x_T
     abar = torch.cat([schedule.alphas_bar.new_ones(1), schedule.alphas_bar])  # abar[t + 1] = abar_t
-    times = [
-        round(schedule.timesteps * (steps - k) / steps) - 1 for k in range(steps + 1)
-    ]  # .., -1
-    for k, (now, following) in enumerate(pairwise(times)):
+    for k, (now, following) in enumerate(
+        pairwise(ddim_times(config.spacing, steps, schedule.timesteps))
+    ):
         t = torch.full((len(x_t),), now, device=x_t.device)
         x_0 = schedule.to_x0(denoise(x_t, t), x_t, t)
         if config.clip_x0:
@@ -142,6 +152,16 @@ def ddim(
         if config.eta > 0 and following >= 0:
             x_t = x_t + sigma.float() * noise(k + 1)
     return x_t
+
+
+def ddim_times(spacing: str, steps: int, timesteps: int) -> list[int]:
+    """Return the times of DDIM's states, from the first to the last; -1 is x_0 itself.
+
+    The released code of OC takes one step more with `leading`, from 0 to 0, which changes nothing.
+    """
+    if spacing == "leading":
+        return [timesteps * k // steps for k in reversed(range(steps))]  # .., 0
+    return [round(timesteps * (steps - k) / steps) - 1 for k in range(steps + 1)]  # T-1, .., -1
 
 
 SAMPLERS = {"ddpm": ddpm, "ddim": ddim}

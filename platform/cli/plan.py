@@ -19,7 +19,9 @@ def show_plan(resolved: Resolved[Experiment], plan: Mapping[str, Any], as_json: 
     if as_json:
         print_json({"plan": facts, "config": flatten(experiment), "origins": resolved.origins})
         return
-    text = render(resolved, colour=stdout_console.is_terminal).removesuffix("\n")
+    sampling = experiment.sampling
+    unused = {f"sampling.{key}": sampling.sampler for key in sampling.unused}
+    text = render(resolved, stdout_console.is_terminal, unused).removesuffix("\n")
     # `from_ansi` keeps the colours, which a `str` would lose.
     stdout_console.print(Text.from_ansi(text) if stdout_console.is_terminal else text)
     stderr_console.print("\nwould run:")
@@ -37,6 +39,7 @@ def training_facts(experiment: Experiment) -> dict[str, Any]:
     loop, scaling, objective = experiment.training, experiment.scaling, experiment.objective
     pretrained = experiment.pretrained
     steps = -(-loop.images // loop.batch_size)
+    sampling = experiment.sampling.effective(experiment.diffusion.timesteps)
     return {
         "objective": f"call over {objective.base.name}"
         if objective.name == "call"
@@ -47,6 +50,8 @@ def training_facts(experiment: Experiment) -> dict[str, Any]:
             else {}
         ),
         "steps": f"{steps:,} of {loop.batch_size} images",
+        "images": f"{experiment.evaluation.images_per_class:,} of each class by "
+        f"{sampling.sampler} in {sampling.steps} steps, omega {sampling.omega:g}",
         "workers": f"{scaling.workers} x {scaling.cpus_per_worker} CPU, "
         f"{scaling.gpus_per_worker:g} GPU, ZeRO {experiment.engine.zero_stage}, "
         f"{experiment.engine.precision}",

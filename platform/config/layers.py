@@ -95,12 +95,15 @@ def flatten(value: BaseModel | Mapping[str, Any]) -> dict[str, Any]:
     return {".".join(path): leaf for path, leaf in _leaves(plain) if path}
 
 
-def render(resolved: Resolved[Any], colour: bool = False) -> str:
+def render(
+    resolved: Resolved[Any], colour: bool = False, unused: Mapping[str, str] | None = None
+) -> str:
     """Return the config as YAML that reads back equal, each value's origin as an aligned comment.
 
     Args:
         resolved: the result of `resolve`.
         colour: dim default values, with ANSI codes.
+        unused: dotted leaf -> what does not read it, which the comment adds.
     """
     lines: list[tuple[str, str]] = []
     shown: tuple[str, ...] = ()
@@ -110,12 +113,16 @@ def render(resolved: Resolved[Any], colour: bool = False) -> str:
                 lines.append((f"{'  ' * depth}{dump_scalar(name)}:", ""))
         shown = path[:-1]
         text = f"{'  ' * len(shown)}{dump_scalar(path[-1])}: {dump_scalar(leaf)}"
-        lines.append((text, resolved.origins[".".join(path)]))
+        key = ".".join(path)
+        ignoring = (unused or {}).get(key)
+        lines.append(
+            (text, resolved.origins[key] + (f", unused by {ignoring}" if ignoring else ""))
+        )
     width = max((len(text) for text, origin in lines if origin and len(text) <= 60), default=0)
     rendered = []
     for text, origin in lines:
         line = f"{text:<{width}}  # {origin}" if origin else text
-        rendered.append(f"\x1b[2m{line}\x1b[0m" if colour and origin == DEFAULT else line)
+        rendered.append(f"\x1b[2m{line}\x1b[0m" if colour and origin.startswith(DEFAULT) else line)
     return "\n".join(rendered) + "\n"
 
 

@@ -89,6 +89,7 @@ class EvaluationInputs:
             "images_seen": self.manifest.images_seen,
             "sampler": sampling.sampler,
             "steps": sampling.steps,
+            "spacing": sampling.spacing if sampling.sampler == "ddim" else None,
             "eta": sampling.eta,
             "variance": sampling.variance if sampling.sampler == "ddpm" else None,
             "omega": sampling.omega,

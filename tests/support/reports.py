@@ -118,6 +118,7 @@ def provenance(classes: int) -> dict[str, str | int | float | bool | None]:
         "sampler": "ddim",
         "steps": 50,
         "omega": 1.5,
+        "spacing": "trailing",
         "eta": 0.0,
         "clip_x0": True,
         "seed": 0,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from whipray.platform.config.experiment import load_experiment
@@ -85,6 +87,16 @@ def test_a_list_is_laid_in_order_and_what_two_extend_comes_once(tmp_path) -> Non
 
 CIFAR = [name for name in recipe_names() if name.startswith("cifar")]
 """Every recipe that names released code or a table; digits are in no paper."""
+README_STEPS = {"cbdm": 300_001, "cbdm-ada": 500_001, "cbdm-finetune": 50_001, "oc": 200_001}
+"""Steps after which a checkpoint is evaluated, one more than its number: READMEs of CBDM-pytorch and OC_LT."""
+OMEGAS = {"cbdm": 1.6, "cbdm-ada": 1.4, "cbdm-finetune": 2.0, "oc": 1.5, "call": 1.5, "focal": 1.5}
+BATCHES = {"cbdm": 48, "cbdm-ada": 48, "cbdm-finetune": 48, "oc": 128}
+DDIM_STEPS = {"oc": 100, "call": 50, "focal": 50}
+
+
+def method_of(name: str) -> str:
+    """Return what follows the data in a recipe's name; plain DDPM has nothing."""
+    return re.sub(r"^cifar100?-lt(-ir50)?-?", "", name)
 
 
 @pytest.mark.parametrize("name", CIFAR)
@@ -96,3 +108,31 @@ def test_warm_up_and_average_are_those_of_the_released_code(name: str) -> None:
         assert optimizer.lr_at(step * batch, batch) == pytest.approx(2e-4 * share, rel=1e-12)
         assert optimizer.ema_decay_at(step * batch, batch) == pytest.approx(0.9999, abs=1e-8)
     assert (optimizer.betas, optimizer.weight_decay, optimizer.clip) == ((0.9, 0.999), 0, 1)
+
+
+@pytest.mark.parametrize("name", CIFAR)
+def test_recipes_follow_their_table_to_the_end(name: str) -> None:
+    """The evaluated checkpoint, its sampling, 50,000 images by Inception: READMEs; CALL section 5.1."""
+    config, method = load_experiment(name, []).value, method_of(name)
+    loop, sampling, evaluation = config.training, config.sampling, config.evaluation
+    assert loop.batch_size == BATCHES.get(method, 64)
+    steps = 300_000 if method in ("call", "focal") else README_STEPS.get(method, 200_001)
+    assert loop.images == steps * loop.batch_size
+    if method in DDIM_STEPS:
+        assert (sampling.sampler, sampling.spacing) == ("ddim", "leading")
+        assert sampling.steps == DDIM_STEPS[method]
+    else:
+        assert (sampling.sampler, sampling.variance) == ("ddpm", "fixed_large")
+    assert not sampling.clip_x0
+    ten = config.data.source == "cifar10"
+    if not ten or method in ("oc", "call", "focal"):  # the READMEs are of CIFAR-100-LT
+        assert sampling.omega == OMEGAS.get(method, 0.8)
+    assert evaluation.images_per_class * (10 if ten else 100) == 50_000
+    assert evaluation.features.extractor == "inception"
+    assert {"fid", "kid", "precision_recall", "prd", "inception_score"} == {*evaluation.metrics}
+
+
+def test_without_a_network_one_setting_takes_the_own_classifier() -> None:
+    override = "evaluation.features.extractor=classifier"
+    features = load_experiment("cifar100-lt-cbdm", [override]).value.evaluation.features
+    assert features.extractor == "classifier"

@@ -19,6 +19,7 @@ from whipray.trainers.samplers import (
     SAMPLERS,
     Denoise,
     SamplingConfig,
+    ddim_times,
     guided,
     occurrences,
     sample,
@@ -361,10 +362,39 @@ def test_sampling_reports_stays_in_range_and_takes_nothing() -> None:
     assert sample(Network(), MANY[:0], shape, SCHEDULE, config, seed=0).shape == (0, *shape)
 
 
+def test_leading_spacing_is_the_released_code_of_oc() -> None:
+    """OC_LT, diffusion.py, GaussianDiffusionSamplerOld: reversed(range(0, T, skip)), to max(t - skip, 0)."""
+    schedule = build_schedule(DiffusionConfig())
+    denoise = gaussian_denoiser(schedule)
+    abar = np.cumprod(1 - np.linspace(1e-4, 0.02, 1000))
+    x_T = torch.randn(4, 1, 2, 2, generator=torch.Generator().manual_seed(0)).double()
+    for steps, skip in ((50, 20), (100, 10), (1000, 1)):
+        x = x_T
+        for t in reversed(range(0, 1000, skip)):
+            s = max(t - skip, 0)
+            eps = denoise(x, torch.full((4,), t))
+            x_0 = (x - math.sqrt(1 - abar[t]) * eps) / math.sqrt(abar[t])
+            x = math.sqrt(abar[s]) * x_0 + math.sqrt(1 - abar[s]) * eps
+        config = SamplingConfig(steps=steps, spacing="leading", clip_x0=False)
+        found = SAMPLERS["ddim"](denoise, x_T, schedule, lambda _: x_T, config)
+        torch.testing.assert_close(found, x, rtol=0, atol=1e-5)
+
+
+def test_the_times_of_both_spacings() -> None:
+    assert ddim_times("leading", 50, 1000) == [*range(980, -1, -20)]
+    assert ddim_times("trailing", 50, 1000) == [*range(999, 0, -20), -1]
+    assert ddim_times("leading", 3, 10) == [6, 3, 0]
+    assert ddim_times("leading", 7, 10) == [8, 7, 5, 4, 2, 1, 0]
+    with pytest.raises(ValueError, match="ends where it starts"):
+        SamplingConfig(steps=1, spacing="leading")
+
+
 def test_what_is_not_read_makes_no_difference() -> None:
     ddim = SamplingConfig(steps=5000, variance="fixed_small").effective(1000)
     assert ddim == SamplingConfig(steps=1000)
-    ddpm = SamplingConfig(sampler="ddpm", steps=7, eta=0.5, variance="fixed_small").effective(1000)
+    ddpm = SamplingConfig(
+        sampler="ddpm", steps=7, eta=0.5, variance="fixed_small", spacing="leading"
+    ).effective(1000)
     assert ddpm == SamplingConfig(sampler="ddpm", steps=1000, variance="fixed_small")
     assert SamplingConfig(steps=7, eta=0.5).effective(1000) == SamplingConfig(steps=7, eta=0.5)
 

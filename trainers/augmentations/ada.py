@@ -17,7 +17,8 @@ They compose to one map from points of the image to points of the result, about 
     M = F_x(a_0) F_y(a_1) S(a_2) R(-a_3) [R(a_4) A(a_5) R(-a_4)] T(a_6, a_7)
 
 in the released code's order: the shift is applied first and the mirrors last. EDM multiplies in the
-opposite order, which matters only where two operations are applied to one image.
+opposite order, which matters where two operations are applied to one image, and stretches along -a_4,
+which matters for every stretch.
 """
 
 from __future__ import annotations
