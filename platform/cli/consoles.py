@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.table import Table
 from rich.text import Text
 
 from ..foundation.job import in_cluster_job
@@ -35,6 +38,14 @@ class PlainConsole(Console):
         return super().render_str(printable(text), **{**options, "markup": False, "emoji": False})
 
 
+def plain_table(*columns: str) -> Table:
+    """Return a table whose cells wrap where a line has no room for them; nothing is cut."""
+    table = Table(box=None, pad_edge=False)
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    return table
+
+
 stdout_console = PlainConsole()
 if not stdout_console.is_terminal:
     stdout_console.width = LOG_WIDTH
@@ -60,10 +71,14 @@ def print_error(what: str, fix: str, code: int, as_json: bool) -> None:
     stderr_console.print(f"fix: {fix}")
 
 
-def next_commands(*commands: str) -> None:
-    """Suggest commands to run next; print nothing in a cluster's job, where nobody types."""
+def next_commands(*commands: Sequence[str | Path]) -> None:
+    """Suggest commands to run next; print nothing in a cluster's job, where nobody types.
+
+    Args:
+        commands: the words of each, not quoted; they are printed so that a shell reads the same words.
+    """
     if in_cluster_job():
         return
     stderr_console.print("\nnext:")
-    for command in commands:
-        stderr_console.print(f"  {command}")
+    for words in commands:
+        stderr_console.print(f"  {shlex.join(map(str, words))}")

@@ -97,8 +97,8 @@ def follow(client: JobsClient, job: str) -> NoReturn:
     except KeyboardInterrupt:
         stderr_console.print(f"\nno longer following {job}, which is still running")
         next_commands(
-            f"whipray jobs logs -f {job} --on {client.address}",
-            f"whipray jobs stop {job} --on {client.address}",
+            ["whipray", "jobs", "logs", "-f", job, "--on", client.address],
+            ["whipray", "jobs", "stop", job, "--on", client.address],
         )
         sys.exit(exit_codes.INTERRUPTED)
     if ended.exit_code is None:  # it did not exit by itself: it was stopped, or its node was lost

@@ -19,6 +19,7 @@ import typer
 from ...trainers.errors import UsageProblem
 
 if TYPE_CHECKING:  # imported on use, so that `--help` is quick
+    from ..config.experiment import Experiment
     from ..storage.config import StorageConfig
     from ..storage.store import Storage
     from ..tracking.tracker import Tracker
@@ -93,6 +94,12 @@ class StoreOptions:
                 options.append(f"{KEYS[field.name]}={dump_scalar(value)}")
         return [*options, *given]
 
+    @property
+    def words(self) -> list[str]:
+        """The options as they were given, for a command to run next."""
+        values = {f"--{field.name}": getattr(self, field.name) for field in fields(self)}
+        return [word for name, value in values.items() if value for word in (name, value)]
+
     def open(self) -> Storage:
         """Open the store; without options, the default one."""
         from ..storage.store import Storage
@@ -105,6 +112,15 @@ class StoreOptions:
         from ..tracking.tracker import open_existing_tracker
 
         return open_existing_tracker(TrackingConfig(uri=self.tracking), self.open())
+
+
+def options_of(experiment: Experiment) -> StoreOptions:
+    """Return the options that name the store and MLflow of an experiment; none for the defaults."""
+    from ..storage.config import default_uri
+
+    storage, tracking = experiment.storage, experiment.tracking
+    uri = None if storage.uri == default_uri() else storage.uri
+    return StoreOptions(uri, storage.endpoint_url, tracking.uri)
 
 
 def with_store_options(verb: Callable[..., None]) -> Callable[..., None]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import compress
 from typing import Any
 
+from rich.cells import cell_len
 from rich.table import Table
 
 from ..analysis.classify.summary import DIFFERENCES
@@ -12,8 +14,13 @@ from ..config.points import in_words
 from ..evaluation.compare import Comparison
 from ..evaluation.goal import Goal
 from ..evaluation.pages.content import CurvePoint
+from .consoles import plain_table
 
 MISSING = "–"
+GAP = 2
+"""Characters between columns."""
+WHAT_WIDTH = 22
+"""Characters below which the hyperparameters of a trial are not squeezed; they wrap."""
 GROUPS = ("overall", "many", "medium", "few")
 GUIDANCE_METRICS = ("fid/overall", "kid/overall", "kid/few", "recall/overall", "recall/few")
 CLASSIFIER_TITLES = {
@@ -30,39 +37,77 @@ def metrics_table(metrics: Mapping[str, float]) -> Table:
     """Return one row per metric, one column per group of classes."""
     names = list(dict.fromkeys(key.partition("/")[0] for key in metrics))
     groups = [g for g in GROUPS if any(f"{name}/{g}" in metrics for name in names)]
-    table = _table("", *groups)
+    table = plain_table("", *groups)
     for name in names:
         table.add_row(name, *(_metric_cell(metrics, name, group) for group in groups))
     return table
 
 
-def sweep_table(rows: list[dict[str, Any]], rank_by: str, best: int | None) -> Table:
-    """Return one row per trial, the best first; the best is marked, and so are baselines."""
+def sweep_table(
+    rows: list[dict[str, Any]], rank_by: str, best: int | None, width: int
+) -> tuple[Table, list[str]]:
+    """Return one row per trial, the best first, and the columns that the width has no room for.
+
+    The best is marked, and so are baselines. Each trial has its number, what it is and its guidance
+    whatever the width; of the metrics, the one that ranks is left out last.
+
+    Args:
+        width: characters of a line.
+    """
     goal = Goal.parse(rank_by)
-    metric = goal.metric
-    table = Table(box=None, pad_edge=False)
-    for name in ("trial", "what", "omega", *(f"{metric} {g}" for g in GROUPS), "agreement few"):
-        table.add_column(name, no_wrap=name != "what")
+    sections = [f"{goal.metric}/{group}" for group in GROUPS] + ["agreement/few"]
 
     def order(row: dict[str, Any]) -> tuple[bool, float]:
         return row["state"] != "complete", goal.sign * (row["value"] or 0.0)
 
-    for row in sorted(rows, key=order):
-        summary = row["attrs"].get("summary")
-        name = f"{row['number']}{' *' if row['number'] == best else ''}"
-        if summary is None:
-            reason = row["failure"] or "stopped early" if row["state"] != "running" else ""
-            table.add_row(name, describe_trial(row), f"{row['state']} {reason}".strip())
-            continue
-        metrics = summary["metrics"]
-        table.add_row(
-            name,
-            describe_trial(row),
-            f"{summary['sampling']['omega']:g}",
-            *(_metric_cell(metrics, metric, group) for group in GROUPS),
-            _metric_cell(metrics, "agreement", "few"),
-        )
-    return table
+    ordered = sorted(rows, key=order)
+    summaries = [row["attrs"].get("summary") for row in ordered]
+    numbers = [f"{row['number']}{' *' if row['number'] == best else ''}" for row in ordered]
+    columns = {
+        "trial": numbers,
+        "what": [_what(row) for row in ordered],
+        "omega": [f"{each['sampling']['omega']:g}" if each else "" for each in summaries],
+        **{
+            name.replace("/", " "): [
+                _metric_cell(each["metrics"], *name.split("/")) if each else ""
+                for each in summaries
+            ]
+            for name in sections
+        },
+    }
+    least_first = [f"{goal.metric} {group}" for group in ("many", "medium", "few", "overall")]
+    least_first.insert(2, "agreement few")
+    least_first.sort(key=lambda name: name == rank_by.replace("/", " "))
+    shown, left_out = _fitting(columns, least_first, width)
+    table = Table(box=None, pad_edge=False)
+    for name in shown:
+        table.add_column(name, no_wrap=name != "what", overflow="fold")
+    for cells in zip(*shown.values(), strict=True):
+        table.add_row(*cells)
+    return table, left_out
+
+
+def _fitting(
+    columns: dict[str, list[str]], least_first: Sequence[str], width: int
+) -> tuple[dict[str, list[str]], list[str]]:
+    """Return the columns that fit in a line, and the names of those that were left out for it."""
+    widths = {name: max(map(cell_len, [name, *cells])) for name, cells in columns.items()}
+    widths["what"] = min(widths["what"], WHAT_WIDTH)
+    shown, left_out = dict(columns), []
+    for name in least_first:
+        if sum(widths[each] + GAP for each in shown) - GAP <= width:
+            break
+        del shown[name]
+        left_out.append(name)
+    return shown, left_out
+
+
+def _what(row: Mapping[str, Any]) -> str:
+    """Return what a trial is, and for one that is not complete what became of it."""
+    if row["state"] == "complete":
+        return describe_trial(row)
+    reason = row["failure"] or ("" if row["state"] == "running" else "stopped early")
+    return f"{describe_trial(row)}: {row['state']} {reason}".strip()
 
 
 def describe_trial(row: Mapping[str, Any]) -> str:
@@ -71,11 +116,19 @@ def describe_trial(row: Mapping[str, Any]) -> str:
 
 
 def comparison_table(comparison: Comparison) -> Table:
-    """Return one row per metric and group: values, and differences to the first run."""
-    table = _table("", *comparison.names)
+    """Return one row per metric and group: values, and differences to the first run.
+
+    Runs that are left out have no column, and metrics without a value no row.
+    """
+    shown = [name not in comparison.refused for name in comparison.names]
+    table = plain_table("", *compress(comparison.names, shown))
     for row in comparison.rows:
+        if not any(compress(row.estimates, shown)):
+            continue
         cells = []
-        for estimate, difference in zip(row.estimates, row.differences, strict=True):
+        for estimate, difference in compress(
+            zip(row.estimates, row.differences, strict=True), shown
+        ):
             cell = MISSING if estimate is None else f"{estimate.value:.4g}"
             if difference is not None:
                 interval = f"[{difference.low:+.3g}, {difference.high:+.3g}]"
@@ -89,7 +142,7 @@ def comparison_table(comparison: Comparison) -> Table:
 def guidance_table(points: Sequence[CurvePoint]) -> Table:
     """Return one row per point, one column per metric."""
     names = [name for name in GUIDANCE_METRICS if any(name in point.values for point in points)]
-    table = _table("sampler", "steps", "omega", *(name.replace("/", " ") for name in names))
+    table = plain_table("sampler", "steps", "omega", *(name.replace("/", " ") for name in names))
     for point in points:
         estimates = [point.values.get(name) for name in names]
         table.add_row(
@@ -103,24 +156,15 @@ def guidance_table(points: Sequence[CurvePoint]) -> Table:
 
 def classifier_table(document: Mapping[str, Any]) -> Table:
     """Return one row per metric, one column per kind of training set and per difference."""
-    table = Table(box=None, pad_edge=False)
     arms = document["arms"]
     differences = {name: document[name] for name in DIFFERENCES if name in document}
-    for title in ("", *(CLASSIFIER_TITLES[key] for key in (*arms, *differences))):
-        table.add_column(title, no_wrap=not title)
+    table = plain_table("", *(CLASSIFIER_TITLES[key] for key in (*arms, *differences)))
     for name in next(iter(arms.values()))["figures"]:
         cells = [_estimate_cell(arm["figures"][name]) for arm in arms.values()]
         for difference in differences.values():
             within = " within noise" if difference[name]["within_noise"] else ""
             cells.append(_estimate_cell(difference[name], "+") + within)
         table.add_row(name.replace("/", " "), *cells)
-    return table
-
-
-def _table(*columns: str) -> Table:
-    table = Table(box=None, pad_edge=False)
-    for column in columns:
-        table.add_column(column, no_wrap=True)
     return table
 
 

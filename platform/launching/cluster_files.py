@@ -61,11 +61,12 @@ class ClusterFile:
             words[2:2] = ["--env-file", str(secrets)]
         return words
 
-    def forward_command(self) -> str | None:
+    def forward_command(self) -> list[str] | None:
         """Return the command that forwards the dashboard to local port 8265, if one is needed."""
         if self.tool == "ray":
-            return f"ray dashboard {self.file}"
-        return f"kubectl port-forward service/{self.name}-head-svc 8265" if self.name else None
+            return ["ray", "dashboard", str(self.file)]
+        service = f"service/{self.name}-head-svc"
+        return ["kubectl", "port-forward", service, "8265"] if self.name else None
 
 
 def read_cluster(file: Path) -> ClusterFile:

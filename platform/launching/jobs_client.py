@@ -201,7 +201,8 @@ class JobsClient:
         if job not in known:
             hint = did_you_mean(job, known)
             raise UsageProblem(
-                f"no job {job} at {self.address}", f"{hint}`whipray jobs list` shows them"
+                f"no job {job} at {self.address}",
+                f"{hint}`whipray jobs list --on {self.address}` shows them",
             )
         return known[job]
 

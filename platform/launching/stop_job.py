@@ -35,7 +35,7 @@ def end(client: JobsClient, job: Job) -> Job:
         ClusterProblem: it still runs after `STOP_GRACE_S`.
     """
     client.stop(job.id)
-    fix = f"kill it with `whipray jobs stop --now {job.id}`"
+    fix = f"kill it with `whipray jobs stop --now {job.id} --on {client.address}`"
     return _wait(client, job, STOP_GRACE_S + KILL_DETECTION_S, fix)
 
 
@@ -52,7 +52,7 @@ def kill(client: JobsClient, job: Job) -> Job:
         package = stage(Path(folder), {})
         command = f"python -m whipray.platform.launching.stop_job {shlex.quote(job.id)}"
         client.submit(helper, command, str(package.folder), {"verb": "kill"}, job.node)
-    fix = f"look at its node, and at `whipray jobs logs {helper}`"
+    fix = f"look at its node, and at `whipray jobs logs {helper} --on {client.address}`"
     return _wait(client, job, KILL_TIMEOUT_S, fix, helper)
 
 

@@ -6,6 +6,8 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from ...trainers.data.classes import class_argument
+from ...trainers.export import Exported
 from ...trainers.samplers import SamplingConfig
 from ...trainers.scratch import Scratch
 from ..analysis.sample import generate_images, load_version
@@ -30,6 +32,8 @@ class Champion:
     """Address of the picture in the store."""
     reason_not_promoted: str | None
     """None where this version is `@champion` now."""
+    rarest_class: str
+    """What chooses the class with the fewest training images, as `choose_classes` reads it."""
 
 
 def register_best(sweep: Sweep, result: SweepResult) -> Champion | None:
@@ -67,7 +71,10 @@ def register_best(sweep: Sweep, result: SweepResult) -> Champion | None:
         set_alias(tracker, version, CHAMPION)
         version = resolve(tracker, f"models:/{sweep.experiment.name}@{CHAMPION}")
     sweep.status.say("the best model generates images of every class")
-    return Champion(version, _generate_grid(tracker, version, result), reason)
+    model = load_version(tracker, version)
+    counts = model.card.class_counts
+    rarest = class_argument(model.card.class_names, counts.index(min(counts)))
+    return Champion(version, _generate_grid(model, result), reason, rarest)
 
 
 def reason_not_promoted(config: EvaluationConfig, tracker: Tracker, new: Version) -> str | None:
@@ -91,9 +98,8 @@ def reason_not_promoted(config: EvaluationConfig, tracker: Tracker, new: Version
     return f"version {before.version} stays champion: its {config.rank_by} is {was:g}, not {now:g}"
 
 
-def _generate_grid(tracker: Tracker, version: Version, result: SweepResult) -> str:
+def _generate_grid(model: Exported, result: SweepResult) -> str:
     """Generate a grid with the model as it was registered, and return its address."""
-    model = load_version(tracker, version)
     names, counts = model.card.class_names, model.card.class_counts
     images, labels = generate_images(
         model, list(range(len(names))), GRID_IMAGES_PER_CLASS, None, None, seed=0

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -110,6 +112,21 @@ def test_sample_draws_a_grid_and_single_images(trained: Shell) -> None:
     assert code == 0, err
     with Image.open(trained.folder / "grid.png") as grid:
         assert grid.width > 2 * 8
+
+
+def test_suggested_commands_can_be_pasted(trained: Shell) -> None:
+    """In a store whose name a shell would take apart, and which is not the default one."""
+    shutil.copytree(trained.folder / "whipray-runs", trained.folder / "my runs")
+    code, _, err = trained.run("sample", "tiny", "--per-class", "1", "--storage", "my runs")
+    assert code == 0, err
+    suggested = [shlex.split(line) for line in err.partition("next:\n")[2].splitlines()]
+    assert [words[:2] for words in suggested] == [
+        ["whipray", verb] for verb in ("sample", "evaluate", "models")
+    ]
+    for words in suggested:
+        assert words[-2:] == ["--storage", "my runs"]
+        code, _, err = trained.run(*words[1:])
+        assert code == 0, err
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import shlex
 import unicodedata
 from collections import Counter
 from collections.abc import Sequence
@@ -75,16 +74,16 @@ def choose_classes(values: Sequence[str], names: Sequence[str]) -> ChosenClasses
 
 
 def class_argument(names: Sequence[str], class_id: int) -> str:
-    """Return what to type after `--classes` for one class: its name if that is clear, else its id.
+    """Return what chooses one class: its name if that is clear, else its id.
 
-    It is quoted for the shell.
+    It is the word as `choose_classes` gets it, not quoted for a shell.
     """
     name = names[class_id]
     if name.isprintable() and not name.startswith("-"):
         for text in (name, '"' + name.replace('"', '""') + '"'):
             try:
                 if choose_classes([text], names).ids == (class_id,):
-                    return shlex.quote(text)
+                    return text
             except UsageProblem:
                 continue
     return f"{ID}{class_id}"

@@ -80,12 +80,13 @@ def classify(
         print_json(document)
         return
     _print_result(recorded)
-    count = f"--per-class {per_class}" if per_class else f"--fill-to {fill_to}"
-    count += "" if control else " --no-control"
+    given = [*(overrides or []), *store.words]
+    count = ["--per-class", str(per_class)] if per_class else ["--fill-to", str(fill_to)]
+    again = ["whipray", "classify", target, *count, *([] if control else ["--no-control"])]
     next_commands(
-        f"whipray classify {target} {count} --seeds {max(5, 2 * seeds)}",
-        f"whipray classify {target} {count} --seeds {seeds} classification.generated_weight=0.3",
-        f"whipray evaluate {target}",
+        [*again, "--seeds", str(max(5, 2 * seeds)), *given],
+        [*again, "--seeds", str(seeds), *given, "classification.generated_weight=0.3"],
+        ["whipray", "evaluate", target, *store.words],
     )
 
 

@@ -35,7 +35,15 @@ def up(file: File, yes: Yes = False) -> None:
     """Start the cluster, or apply a changed file to it."""
     cluster = _run(file, "up", yes)
     forward = cluster.forward_command()
-    next_commands(*([forward] if forward else []), "whipray doctor --on http://127.0.0.1:8265")
+    doctor = [
+        "whipray",
+        "doctor",
+        "--on",
+        "http://127.0.0.1:8265",
+        "--storage",
+        "s3://BUCKET/PREFIX",
+    ]
+    next_commands(*([forward] if forward else []), doctor)
 
 
 @app.command()

@@ -50,6 +50,9 @@ def compare(
             f"{result.comparison.by_chance:.1f} exclude 0 by chance."
         )
         stderr_console.print(f"page  {page}")
-        next_commands(f"whipray evaluate {names[-1]} --open", f"whipray guidance {names[-1]}")
+        next_commands(
+            ["whipray", "evaluate", names[-1], "--open", *store.words],
+            ["whipray", "guidance", names[-1], *store.words],
+        )
     if open_page:
         show_page(root, result.page)

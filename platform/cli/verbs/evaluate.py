@@ -47,9 +47,9 @@ def evaluate(
     else:
         _print_result(result)
         next_commands(
-            f"whipray guidance {target}",
-            f"whipray compare {target} OTHER",
-            f"whipray sample {target} --out samples.png",
+            ["whipray", "guidance", target, *store.words],
+            ["whipray", "compare", target, "OTHER", *store.words],
+            ["whipray", "sample", target, "--out", "samples.png", *store.words],
         )
     if open_page:
         show_page(result.target.run.store, result.page)

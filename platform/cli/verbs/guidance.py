@@ -62,8 +62,17 @@ def guidance(
         stderr_console.print(f"page  {page}")
         best = result.best["overall"].omega
         next_commands(
-            f"whipray evaluate {target} sampling.omega={best:g}",
-            f"whipray sample {target} --omega {best:g} --out samples.png",
+            ["whipray", "evaluate", target, f"sampling.omega={best:g}", *store.words],
+            [
+                "whipray",
+                "sample",
+                target,
+                "--omega",
+                f"{best:g}",
+                "--out",
+                "samples.png",
+                *store.words,
+            ],
         )
     if open_page:
         show_page(result.store, result.page)

@@ -6,10 +6,9 @@ import time
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.table import Table
 
 from ...foundation.durations import minutes
-from ..consoles import print_json, stderr_console, stdout_console, write_output
+from ..consoles import plain_table, print_json, stderr_console, stdout_console, write_output
 from ..options import ClusterOption, Json
 
 if TYPE_CHECKING:  # imported on use, so that `--help` is quick
@@ -37,9 +36,7 @@ def list_jobs(
     if not listed:
         stderr_console.print("no jobs yet; `whipray train digits-lt --on ADDRESS` starts one")
         return
-    table = Table(box=None, pad_edge=False)
-    for column in ("job", "state", "started", "took", "what", "user"):
-        table.add_column(column, no_wrap=True)
+    table = plain_table("job", "state", "started", "took", "what", "user")
     for job in listed:
         table.add_row(
             job.id,

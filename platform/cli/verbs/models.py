@@ -5,14 +5,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.table import Table
 
 from ....trainers.errors import UsageProblem
-from ..consoles import print_json, stderr_console, stdout_console
+from ..consoles import plain_table, print_json, stderr_console, stdout_console
 from ..options import Json
 from ..stores import StoreOptions, with_store_options
 
 if TYPE_CHECKING:  # imported on use, so that `--help` is quick
+    from rich.table import Table
+
     from ...tracking.registry import Version
 
 
@@ -54,9 +55,7 @@ def models(
 def _table(versions: list[Version]) -> Table:
     from ...storage.layout import VersionTag
 
-    table = Table(box=None, pad_edge=False)
-    for column in ("model", "version", "aliases", "from", "score"):
-        table.add_column(column)
+    table = plain_table("model", "version", "aliases", "from", "score")
     for version in versions:
         tags = version.tags
         rank_by = tags.get(VersionTag.RANK_BY, "")

@@ -66,7 +66,18 @@ def sample(
     stderr_console.print(f"{len(images)} images of {len(chosen.ids)} classes: {to}")
     stderr_console.print(f"classes (id and name): {chosen.describe(names)}")
     next_commands(
-        f"whipray sample {target} --omega 2 --seed 1 --out other.png",
-        f"whipray evaluate {target}",
-        "whipray models",
+        [
+            "whipray",
+            "sample",
+            target,
+            "--omega",
+            "2",
+            "--seed",
+            "1",
+            "--out",
+            "other.png",
+            *store.words,
+        ],
+        ["whipray", "evaluate", target, *store.words],
+        ["whipray", "models", *store.words],
     )

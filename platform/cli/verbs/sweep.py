@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -10,7 +9,7 @@ import typer
 from ..consoles import next_commands, print_json, stderr_console, stdout_console
 from ..exit_codes import FAILURE
 from ..options import DryRun, Json, On, Overrides, Yes
-from ..stores import StoreOptions, with_store_options
+from ..stores import StoreOptions, options_of, with_store_options
 
 if TYPE_CHECKING:  # imported on use, so that `--help` is quick
     from ...tuning.champion import Champion
@@ -89,11 +88,14 @@ def sweep(
     if champion is None:
         raise typer.Exit(FAILURE)
     if not as_json:
-        more = ["--trials", str(2 * experiment.tuning.trials), "--resume", *(overrides or [])]
+        where = options_of(experiment).words
+        tail = ["--classes", champion.rarest_class, "--per-class", "16", "--out", "tail.png"]
+        again = ["whipray", "sweep", space_name, "--recipe", recipe, "--name", planned.name]
+        more = ["--trials", str(2 * experiment.tuning.trials), "--resume"]
         next_commands(
-            "whipray ui",
-            f"whipray sample {_best_uri(champion)} --classes 9 --per-class 16 --out tail.png",
-            f"whipray sweep {space_name} --recipe {recipe} --name {planned.name} {shlex.join(more)}",
+            ["whipray", "ui", *where],
+            ["whipray", "sample", _best_uri(champion), *tail, *where],
+            [*again, *more, *(overrides or []), *store.words],
         )
 
 
@@ -126,8 +128,11 @@ def _print_result(planned: Sweep, result: SweepResult, champion: Champion | None
 
     best = result.best["number"] if result.best else None
     rank_by = planned.experiment.evaluation.rank_by
-    stdout_console.print(sweep_table(result.rows, rank_by, best))
+    table, left_out = sweep_table(result.rows, rank_by, best, stdout_console.width)
+    stdout_console.print(table)
     stderr_console.print(LEGEND)
+    if left_out:
+        stderr_console.print(f"no room on a line for {', '.join(left_out)}: --json has them")
     if champion is None or result.best is None:
         return
     stderr_console.print(

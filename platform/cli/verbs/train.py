@@ -9,7 +9,7 @@ import typer
 
 from ..consoles import next_commands, print_json, stderr_console, stdout_console
 from ..options import DryRun, Json, On, Overrides, Recipe, Yes
-from ..stores import StoreOptions, with_store_options
+from ..stores import StoreOptions, options_of, with_store_options
 
 
 @with_store_options
@@ -69,8 +69,9 @@ def train(
     stdout_console.print(metrics_table(finished.best.metrics))
     stderr_console.print(f"\nreport  {page}")
     stderr_console.print(f"grid    {single.store.uri_of(f'{folder}/{SAMPLE_GRID}')}")
+    where = options_of(experiment).words
     next_commands(
-        f"whipray evaluate {name} sampling.omega=1.5",
-        f"whipray sample {name} --per-class 8 --out samples.png",
-        "whipray ui",
+        ["whipray", "evaluate", name, "sampling.omega=1.5", *where],
+        ["whipray", "sample", name, "--per-class", "8", "--out", "samples.png", *where],
+        ["whipray", "ui", *where],
     )
