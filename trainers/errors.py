@@ -35,6 +35,10 @@ class CheckpointProblem(Problem):
     """A checkpoint that is missing, incomplete, damaged or of another model."""
 
 
+class OutOfMemoryProblem(Problem):
+    """A training that needs more memory than its worker has."""
+
+
 class DivergenceProblem(Problem):
     """A loss that is not finite, or a resumed run that does not reproduce its next loss."""
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
+import random
 from collections.abc import Iterator, Mapping
 from graphlib import TopologicalSorter
 from typing import Any
 
-from .parameters import Parameter, Suggester, Values, is_active
+from .parameters import Parameter, Scalar, Suggester, Values, is_active
 
 Parameters = Mapping[str, Parameter]
 """Name -> parameter, each after those that its `when` names: see `in_order`."""
@@ -25,6 +27,48 @@ def suggest(parameters: Parameters, trial: Suggester) -> Values:
         if is_active(parameter, values):
             values[name] = parameter.suggest(trial, name)
     return values
+
+
+class RandomSuggester:
+    """A `Suggester` of uniform values, but for those that are fixed."""
+
+    def __init__(self, rng: random.Random, fixed: Values) -> None:
+        self._rng, self._fixed = rng, fixed
+
+    def suggest_float(
+        self, name: str, low: float, high: float, *, step: float | None, log: bool
+    ) -> float:
+        """See `Suggester`."""
+        if name in self._fixed:
+            return float(self._fixed[name])
+        if step is not None:
+            return low + step * self._rng.randint(0, round((high - low) / step))
+        if log:
+            return math.exp(self._rng.uniform(math.log(low), math.log(high)))
+        return self._rng.uniform(low, high)
+
+    def suggest_int(self, name: str, low: int, high: int, *, step: int, log: bool) -> int:  # noqa: ARG002
+        """See `Suggester`."""
+        return int(self._fixed.get(name, self._rng.randrange(low, high + 1, step)))
+
+    def suggest_categorical(self, name: str, choices: list[Scalar]) -> Scalar:
+        """See `Suggester`."""
+        chosen: Scalar = self._fixed.get(name, self._rng.choice(choices))
+        return chosen
+
+
+def random_point(parameters: Parameters, name: str, value: Scalar, rng: random.Random) -> Values:
+    """Sample a point that has this value of one parameter, and what its `when` asks for."""
+    return suggest(parameters, RandomSuggester(rng, _with_conditions(parameters, name, value, rng)))
+
+
+def _with_conditions(
+    parameters: Parameters, name: str, value: Scalar, rng: random.Random
+) -> Values:
+    fixed: Values = {name: value}
+    for other, accepted in parameters[name].when.items():
+        fixed |= _with_conditions(parameters, other, rng.choice(accepted), rng)
+    return fixed
 
 
 def is_finite(parameters: Parameters) -> bool:

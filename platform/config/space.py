@@ -19,6 +19,7 @@ Parameters are named by the dotted keys of the config that they set.
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterable, Iterator, Mapping
 from graphlib import CycleError, TopologicalSorter
 from typing import Any, Literal
@@ -30,14 +31,16 @@ from ...trainers.errors import UsageProblem, did_you_mean
 from .errors import nearest_key
 from .layers import flatten
 from .parameters import (
+    CategoricalParameter,
     FloatParameter,
     Parameter,
+    Scalar,
     Suggester,
     Values,
     allowed_values,
     is_active,
 )
-from .points import count, enumerate_points, in_order, is_finite, suggest
+from .points import count, enumerate_points, in_order, is_finite, random_point, suggest
 
 Level = Literal["train", "sample"]
 
@@ -96,6 +99,18 @@ class Space(Config):
     def suggest(self, trial: Suggester, level: Level) -> Values:
         """Sample the active parameters of a level, define-by-run."""
         return suggest(self.level(level), trial)
+
+    def choices(self, level: Level) -> Iterator[tuple[str, Scalar]]:
+        """Yield each categorical parameter of a level with each of its choices."""
+        for name, parameter in self.level(level).items():
+            if isinstance(parameter, CategoricalParameter):
+                yield from ((name, choice) for choice in parameter.choices)
+
+    def random_points(self, level: Level, name: str, value: Scalar) -> Iterator[Values]:
+        """Yield points with this value of one parameter, without end, the same each time."""
+        rng = random.Random(0)
+        while True:
+            yield random_point(self.level(level), name, value, rng)
 
     def read(self, stored: Mapping[str, Any]) -> Values:
         """Return the values of a trial that Optuna stored, rounded as `suggest` rounds them."""

@@ -32,6 +32,7 @@ is mistaken for something else. Files inside of a checkpoint and of an exported 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 # -- runs and sweeps -----------------------------------------------------------------------------
@@ -108,6 +109,11 @@ def run_target(folder: str) -> str | None:
         case [top, sweep, members, number] if (top, members) == (SWEEPS, TRIALS):
             return f"{sweep}/{int(number)}"
     return None
+
+
+def has_checkpoint(files: Iterable[str]) -> bool:
+    """Return whether a checkpoint is among the files of a run or a sweep, damaged ones included."""
+    return any(f"/{CHECKPOINTS}/" in f"/{file}" for file in files)
 
 
 # -- locks, and a study in a bucket: see `writer_lock.py` and `tuning/study_in_bucket.py` ----------

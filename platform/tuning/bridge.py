@@ -16,12 +16,15 @@ from typing import Any
 from ray.tune import Callback
 from ray.tune.search import Searcher
 
-from ...trainers.errors import Problem
+from ...trainers.errors import CheckpointProblem, DataProblem, Problem, UsageProblem
 from ..compute.interrupts import RemoteStopFlag
+from ..config.experiment import Experiment
 from ..foundation.abort import before_abort
 from ..runs.run import Plan
+from ..storage import layout
+from .status import SweepStatus
 from .study import Study
-from .trial import FAILED, FINISHED, OUTCOME, SAVED, STOPPED
+from .trial import BLOCKED, FAILED, FINISHED, OUTCOME, SAVED, STOPPED
 from .trial_records import Point
 
 LOST = "its process was lost more often than scaling.max_failures"
@@ -35,11 +38,20 @@ class PointQueue:
     Trainings with the same resource request run side by side; when the next point has another one,
     the present trainings end first. They would otherwise wait for each other's CPUs: Tune 2.60 does
     not count the workers of Ray Train.
+
+    Args:
+        study: gives the points.
+        plan_for: begins the run of a point.
+        status: shows what becomes of them; its event stops the running trainings.
     """
 
-    def __init__(self, study: Study, plan_for: PlanFor) -> None:
+    def __init__(self, study: Study, plan_for: PlanFor, status: SweepStatus) -> None:
         self.study = study
         self.plan_for = plan_for
+        self.status = status
+        self.problem: Problem | None = None
+        """What keeps every training from running: the sweep ends with it."""
+        self._reasons: set[str] = set()
         self._next: tuple[Point, Plan] | None = None
         self._over = False
         self._unfinished: dict[int, Plan] = {}
@@ -49,19 +61,52 @@ class PointQueue:
         return {}
 
     def peek(self) -> tuple[Point, Plan] | None:
-        """Return the next point without taking it."""
-        if self._next is None and not self._over:
+        """Return the next point without taking it; those that the config refuses have failed."""
+        while self._next is None and not self._over and self.problem is None:
             point = self.study.ask()
-            self._over = point is None
-            if point is not None:
-                self._next = point, self.plan_for(point)
-                self._unfinished[point.number] = self._next[1]
+            if point is None:
+                self._over = True
+                break
+            try:
+                plan = self.plan_for(point)
+            except (UsageProblem, CheckpointProblem, DataProblem) as problem:
+                # Of this point alone: the sweep's own config, data and model were checked before.
+                self._refuse(point.number, problem)
+            else:
+                self._next = point, plan
+                self._unfinished[point.number] = plan
         return self._next
 
     def take(self) -> tuple[Point, Plan] | None:
         """Take the next point."""
         taken, self._next = self.peek(), None
         return taken
+
+    def refuse_next(self, problem: Problem) -> None:
+        """Fail the next point, which cannot be trained."""
+        taken = self.take()
+        assert taken is not None
+        point, plan = taken
+        plan.run.set_tags({layout.Tag.OUTCOME: FAILED, layout.Tag.PROBLEM: str(problem)})
+        plan.run.finish("FAILED")
+        self.ended(point.number)
+        self._refuse(point.number, problem)
+
+    def _refuse(self, number: int, problem: Problem) -> None:
+        self.study.fail(number, str(problem), refused=True)
+        self.status.report(number, {OUTCOME: FAILED})
+
+    def block(self, problem: Problem) -> None:
+        """End the sweep with a problem that all trainings share; those that run save first."""
+        self.problem = self.problem or problem
+        self.status.stop_requested.set()
+
+    def block_if_repeated(self, problem: Problem) -> None:
+        """End the sweep if two trainings failed for one reason, and none has finished."""
+        none_finished = all(row["state"] == "fail" for row in self.study.finished())
+        if problem.what in self._reasons and none_finished:
+            self.block(problem)
+        self._reasons.add(problem.what)
 
     def ended(self, number: int) -> None:
         """Forget a trial: its MLflow run has its final status."""
@@ -95,21 +140,17 @@ class StudySearcher(Searcher):
 
     Args:
         points: what to train.
-        rank_by: the metric that the study searches for.
+        experiment: the sweep's; its `rank_by` is what the study searches for.
         asks_pruning: whether trainings ask the pruning actor whether to stop early.
         stop: read by trainings: once it is set they save and end, and no more points go out.
     """
 
     def __init__(
-        self, points: PointQueue, rank_by: str, asks_pruning: bool, stop: RemoteStopFlag
+        self, points: PointQueue, experiment: Experiment, asks_pruning: bool, stop: RemoteStopFlag
     ) -> None:
         super().__init__()
-        self.points, self.rank_by, self.asks_pruning, self.stop = (
-            points,
-            rank_by,
-            asks_pruning,
-            stop,
-        )
+        self.points, self.experiment = points, experiment
+        self.asks_pruning, self.stop = asks_pruning, stop
         self.numbers: dict[str, tuple[int, Plan]] = {}
         first = points.peek()
         self.resources = resource_request(first[1]) if first else None
@@ -127,6 +168,7 @@ class StudySearcher(Searcher):
         return {
             "number": point.number,
             "plan": plan,
+            "shares_data": plan.experiment.data == self.experiment.data,
             "pruning": self.asks_pruning,
             "stop": self.stop,
         }
@@ -141,14 +183,20 @@ class StudySearcher(Searcher):
         outcome = None if error else result.get(OUTCOME)
         if outcome == FINISHED:
             summary = json.loads(result["summary"])
-            value = summary["metrics"][self.rank_by]
+            value = summary["metrics"][self.experiment.evaluation.rank_by]
             self.points.study.complete(number, value, {"summary": summary})
         elif outcome == STOPPED:
             self.points.study.prune(number)
         elif outcome == SAVED:
             pass  # it stays running in the study, and goes on when the sweep is resumed
+        elif outcome == BLOCKED:  # it stays running, too, and costs the sweep no trial
+            resume = "then the same command with --resume"
+            self.points.block(Problem(result["what"], f"{result['fix']}; {resume}"))
         elif outcome == FAILED:
-            self.points.study.fail(number, result["problem"], diverged=result["diverged"])
+            problem = Problem(result["what"], result["fix"])
+            self.points.study.fail(number, str(problem), diverged=result["diverged"])
+            if not result["own"]:
+                self.points.block_if_repeated(problem)
         else:
             plan.run.finish("FAILED")
             self.points.study.fail(number, LOST)

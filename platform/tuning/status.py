@@ -6,7 +6,7 @@ import threading
 from typing import Any
 
 from ..foundation.durations import Clock
-from .trial import OUTCOME, SAVED
+from .trial import BLOCKED, OUTCOME, SAVED
 
 EVALUATION_SHARE = 0.15
 """Of a trial's work. An assumption, for the time left only: the true share depends on the number of images
@@ -45,7 +45,7 @@ class SweepStatus:
         """Take a trial's report, as `run_trial` makes it."""
         if OUTCOME in result:
             self.running.pop(number, None)
-            if result[OUTCOME] != SAVED:
+            if result[OUTCOME] not in (SAVED, BLOCKED):
                 self.finished.add(number)
         elif "phase" in result:  # it evaluates, which is half done on average
             self.running[number] = (1 - EVALUATION_SHARE / 2, result["phase"])

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -30,7 +31,17 @@ from .study_storage import (
     open_storage,
 )
 from .trial_queue import TrialQueue
-from .trial_records import BASELINE, DIVERGED, REASON, STOP, Point, Row, as_rows, open_trial
+from .trial_records import (
+    BASELINE,
+    DIVERGED,
+    REASON,
+    REFUSED,
+    STOP,
+    Point,
+    Row,
+    as_rows,
+    open_trial,
+)
 
 Direction = Literal["minimize", "maximize"]
 
@@ -61,6 +72,7 @@ class Study:
         seed: int,
         total: int,
         lock_path: Path | None,
+        lock: FileLock | None = None,
     ) -> None:
         self._storage = storage
         self._study = study
@@ -68,7 +80,7 @@ class Study:
         self._sampler = PointSampler(study, space, seed, total)
         self._queue = TrialQueue(study, space, total)
         self._lock_path = lock_path
-        self._lock: FileLock | None = None
+        self._lock = lock
         self._drives = False
 
     @classmethod
@@ -82,6 +94,7 @@ class Study:
         total: int,
         direction: Direction = "minimize",
         early_stop: EarlyStop | None = None,
+        starts_over: bool = False,
     ) -> Study:
         """Open a sweep's study, or begin one.
 
@@ -99,14 +112,22 @@ class Study:
                 finished sweep.
             direction: of the values passed to `complete`.
             early_stop: if given, `report` says which trainings to stop.
+            starts_over: forget the study of this name, if there is one.
 
         Raises:
             UsageProblem: the sweep of this name searches another space or direction, or another
-                process drives it in its bucket.
+                process drives it: in its bucket, or where it is to start over.
             Problem: the storage cannot be opened.
         """
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         storage = open_storage(location)
+        journal = journal_path(location)
+        lock_path = journal and journal.with_name(f"{journal.name}.{name.replace('/', '-')}.driver")
+        lock = None
+        if starts_over:
+            lock = FileLock(lock_path, DRIVING) if lock_path else None
+            with suppress(KeyError):  # there is none
+                optuna.delete_study(study_name=name, storage=storage)
         study = optuna.create_study(
             storage=storage,
             study_name=name,
@@ -119,9 +140,7 @@ class Study:
         except UsageProblem:
             close_storage(storage)
             raise
-        journal = journal_path(location)
-        lock = journal and journal.with_name(f"{journal.name}.{name.replace('/', '-')}.driver")
-        return cls(storage, study, space, seed, total, lock)
+        return cls(storage, study, space, seed, total, lock_path, lock)
 
     def close(self) -> None:
         """Release the storage, and the sweep if this process drives it."""
@@ -146,7 +165,7 @@ class Study:
             UsageProblem: another process drives this sweep.
         """
         if not self._drives:
-            if self._lock_path is not None:
+            if self._lock_path is not None and self._lock is None:
                 self._lock = FileLock(self._lock_path, DRIVING)
             self._queue.take_over()
             self._drives = True
@@ -215,13 +234,16 @@ class Study:
         """Finish a trial that was stopped early; its last reported value stays."""
         self._finish(number, TrialState.PRUNED)
 
-    def fail(self, number: int, reason: str, *, diverged: bool = False) -> None:
+    def fail(
+        self, number: int, reason: str, *, diverged: bool = False, refused: bool = False
+    ) -> None:
         """Finish a trial that failed.
 
         Args:
             number: of the trial.
             reason: one line.
             diverged: it would fail again, so its point is not tried again.
+            refused: as `diverged`, because the config does not allow its values.
         """
         frozen = self._get(number)
         if frozen.state.is_finished():
@@ -230,6 +252,8 @@ class Study:
         trial.set_user_attr(REASON, reason)
         if diverged:
             trial.set_user_attr(DIVERGED, True)
+        if refused:
+            trial.set_user_attr(REFUSED, True)
         self._finish(number, TrialState.FAIL)
 
     def _finish(self, number: int, state: TrialState) -> None:

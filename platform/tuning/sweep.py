@@ -10,15 +10,17 @@ import json
 import os
 from collections.abc import Callable
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from ...trainers.errors import UsageProblem
 from ..config.experiment import Experiment, load_experiment, with_values
 from ..config.layers import Layer, Resolved
+from ..config.parameters import Scalar
 from ..config.paths import with_absolute_paths
 from ..config.points import in_words
-from ..config.space import Space
+from ..config.space import Level, Space
 from ..config.space_files import load_space
 from ..foundation.background import in_background
 from ..foundation.durations import Clock
@@ -37,6 +39,10 @@ from .study_storage import StudyLocation
 from .sweep_identity import check_same_sweep, identity_of
 from .sweep_result import SweepResult, best_row, log_result
 from .trial_records import Point
+
+LEVELS: tuple[Level, ...] = ("train", "sample")
+POINTS_TRIED = 32
+"""With one choice of a parameter, before the choice is refused: others may be what is wrong."""
 
 
 def plan_sweep(
@@ -81,9 +87,13 @@ class Sweep:
         self.store = self.root.child(layout.sweep_address(name).folder)
         self.clock = Clock()
         self.status = SweepStatus(experiment.tuning.trials + len(space.baselines), self.clock)
+        self._starts_over = False
 
     def check_identity(self, resume: bool) -> bool:
         """Return whether there is a sweep of this name already. Writes nothing.
+
+        One in which nothing was trained may be resumed with any other config and space: it starts
+        over.
 
         Raises:
             UsageProblem: it exists and is not to be resumed, or what it runs differs.
@@ -97,15 +107,22 @@ class Sweep:
                 f"there is a sweep {self.name} already",
                 "add --resume to go on with it, or give another --name",
             )
-        check_same_sweep(self.name, stored, identity_of(self.experiment, self.space))
-        return True
+        try:
+            check_same_sweep(self.name, stored, identity_of(self.experiment, self.space))
+        except UsageProblem:
+            if layout.has_checkpoint(self.store.list()):
+                raise
+            self._starts_over = True
+        return not self._starts_over
 
     def check_points(self) -> None:
-        """Validate every seed point and baseline against the config, before anything starts.
+        """Validate choices, seed points and baselines against the config, before anything starts.
+
+        Other points may be refused, too: their trials fail, and the sweep goes on.
 
         Raises:
-            UsageProblem: one of them gives a value that the config refuses, or the sample level one
-                that an exported model cannot change.
+            UsageProblem: one of them gives a value that the config refuses, whatever else a point
+                has, or the sample level one that an exported model cannot change.
         """
         if "sampling.weights" in self.space.sample:
             raise UsageProblem(
@@ -116,6 +133,21 @@ class Sweep:
             self.experiment_for(point, "seed point")
         for baseline in self.space.baselines:
             self.experiment_for(baseline.values(), f"baseline {baseline.name}")
+        for level in LEVELS:
+            for name, choice in self.space.choices(level):
+                self._check_choice(level, name, choice)
+
+    def _check_choice(self, level: Level, name: str, choice: Scalar) -> None:
+        """Raise if no point with this choice is valid, of those that are tried."""
+        refusals = []
+        for point in islice(self.space.random_points(level, name, choice), POINTS_TRIED):
+            try:
+                self.experiment_for(point, "search space")
+            except UsageProblem as problem:
+                refusals.append(problem)
+            else:
+                return
+        raise UsageProblem(f"no point with {name}={choice}: {refusals[0].what}", refusals[0].fix)
 
     def run(self) -> SweepResult:
         """Do what is left to do; every step may be interrupted and done again.
@@ -134,6 +166,7 @@ class Sweep:
             total=tuning.trials,
             direction=goal.optuna_direction,
             early_stop=tuning.early_stop,
+            starts_over=self._starts_over,
         )
         try:
             parent = self._open_parent(tracker)
@@ -221,7 +254,7 @@ class Sweep:
         from .tune_runs import train_all
 
         self.status.resume({row["number"] for row in study.finished()})
-        points = PointQueue(study, plan_for)
+        points = PointQueue(study, plan_for, self.status)
         if points.peek() is None:
             return
         with points.marking_unfinished():

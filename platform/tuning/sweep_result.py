@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ...trainers.errors import Problem
 from ..evaluation.goal import Goal
 from ..storage import layout
 from ..storage.store import Storage
@@ -25,6 +26,18 @@ class SweepResult:
     parent: Run
     """The sweep's MLflow run."""
 
+    @property
+    def problem(self) -> Problem | None:
+        """The failure of a sweep in which no training finished, with the first one's reason."""
+        if self.best is not None:
+            return None
+        reasons = [row["failure"] for row in self.rows if row["failure"]]
+        why = f": {reasons[0].partition(' — ')[0]}" if reasons else ""
+        return Problem(
+            f"no training of sweep {self.name} finished{why}",
+            "correct the cause; then --resume with a larger --trials, or a new --name",
+        )
+
 
 def best_row(rows: list[Row], goal: Goal) -> Row | None:
     """Return the best complete trial, the earliest of equals."""
@@ -33,7 +46,7 @@ def best_row(rows: list[Row], goal: Goal) -> Row | None:
 
 
 def log_result(result: SweepResult, rank_by: str) -> None:
-    """Log all trials to the sweep's MLflow run, and finish it."""
+    """Log all trials to the sweep's MLflow run, and finish it; FAILED where none finished."""
     table = [
         {
             "trial": row["number"],
@@ -49,4 +62,6 @@ def log_result(result: SweepResult, rank_by: str) -> None:
     if result.best is not None:
         result.parent.log_metrics({f"best/{rank_by}": result.best["value"]}, 0)
         result.parent.set_tags({layout.Tag.BEST_TRIAL: str(result.best["number"])})
-    result.parent.finish("FINISHED")
+    if result.problem is not None:
+        result.parent.set_tags({layout.Tag.PROBLEM: str(result.problem)})
+    result.parent.finish("FAILED" if result.problem else "FINISHED")

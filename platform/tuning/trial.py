@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from ...trainers.errors import DivergenceProblem, Problem
+from ...trainers.errors import DataProblem, DivergenceProblem, OutOfMemoryProblem, Problem
 from ...trainers.hooks import Progress
 from ..compute.interrupts import RemoteStopFlag
 from ..compute.ray_session import run_on_worker
@@ -18,11 +18,14 @@ from ..foundation.text import describe_exception
 from ..runs.local_training import ReportCallback
 from ..runs.run import Plan, RunCallbacks, RunResult, evaluate, run_in_ray_task, train
 from ..storage import layout
+from ..storage.errors import MissingObject, StorageProblem
+from ..tracking.errors import TrackingProblem
 from ..tracking.system_metrics import log_system_metrics
 from .pruning import PruningClient
 
 OUTCOME = "outcome"
 FINISHED, STOPPED, FAILED, SAVED = "finished", "stopped", "failed", "saved"
+BLOCKED = "blocked"  # failed for a reason that all trainings share
 
 
 def run_trial(config: dict[str, Any]) -> None:
@@ -32,8 +35,8 @@ def run_trial(config: dict[str, Any]) -> None:
     evaluating; the last one has `outcome`.
 
     Args:
-        config: `number` of the trial, its `plan`, whether `pruning` is asked for, and `stop`, which
-            is set when the whole sweep is to save and end.
+        config: `number` of the trial, its `plan`, whether it `shares_data` with the sweep, whether
+            `pruning` is asked for, and `stop`, which is set when the whole sweep is to save and end.
     """
     from ray import tune
     from ray.exceptions import RayError
@@ -46,10 +49,11 @@ def run_trial(config: dict[str, Any]) -> None:
     except RayError:  # a process was lost: Tune runs the trial again
         raise
     except Problem as problem:
-        _fail(plan, problem)
+        _fail(plan, problem, _is_shared(problem, config["shares_data"]))
         return
-    except Exception as error:  # noqa: BLE001  (would come again; the sweep goes on without it)
-        _fail(plan, _unexpected(plan, error))
+    except Exception as error:  # noqa: BLE001  (reported)
+        # A full disk, a library that is missing: of the machine, not of this training.
+        _fail(plan, _unexpected(plan, error), isinstance(error, OSError | ImportError))
         return
     if result is not None:
         plan.run.set_tags({layout.Tag.OUTCOME: FINISHED})
@@ -106,15 +110,31 @@ def _unexpected(plan: Plan, error: Exception) -> Problem:
     return Problem(f"unexpected {describe_exception(error)}", where)
 
 
-def _fail(plan: Plan, problem: Problem) -> None:
+def _is_shared(problem: Problem, shares_data: bool) -> bool:
+    """Return whether the problem would make every other training of the sweep fail."""
+    if isinstance(problem, DataProblem):
+        return shares_data
+    if isinstance(problem, MissingObject):  # a file of its own
+        return False
+    return isinstance(problem, StorageProblem | TrackingProblem)
+
+
+def _fail(plan: Plan, problem: Problem, is_shared: bool) -> None:
     """Record why the trial failed, in its MLflow run and for the study."""
     from ray import tune
 
     with suppress(Problem):  # the problem that came first is the one to report
         plan.run.set_tags({layout.Tag.OUTCOME: FAILED, layout.Tag.PROBLEM: str(problem)})
         plan.run.finish("FAILED")
-    diverged = isinstance(problem, DivergenceProblem)
-    tune.report({OUTCOME: FAILED, "problem": str(problem), "diverged": diverged})
+    tune.report(
+        {
+            OUTCOME: BLOCKED if is_shared else FAILED,
+            "what": problem.what,
+            "fix": problem.fix,
+            "diverged": isinstance(problem, DivergenceProblem),
+            "own": isinstance(problem, DivergenceProblem | OutOfMemoryProblem),
+        }
+    )
 
 
 @dataclass(frozen=True)

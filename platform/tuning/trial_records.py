@@ -21,6 +21,7 @@ SEED_POINT = "seed_point"
 DUPLICATE = "duplicate_of"  # sampled again, never trained: not part of the sweep
 REASON = "failure"  # why it failed
 DIVERGED = "diverged"  # failed on a loss or metric that is not finite, and would again
+REFUSED = "refused"  # the config does not allow its values: never trained, and never would be
 STOP = "stop"  # early stopping has decided
 
 
@@ -66,7 +67,7 @@ def is_taken(trial: FrozenTrial) -> bool:
     """Return whether the trial's point need not be trained again."""
     if {BASELINE, DUPLICATE} & trial.user_attrs.keys() or trial.state == TrialState.WAITING:
         return False
-    return trial.state != TrialState.FAIL or DIVERGED in trial.user_attrs
+    return trial.state != TrialState.FAIL or bool({DIVERGED, REFUSED} & trial.user_attrs.keys())
 
 
 def point_key(values: Mapping[str, Any]) -> str:

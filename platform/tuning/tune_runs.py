@@ -8,6 +8,7 @@ from uuid import uuid4
 
 from ray import tune
 
+from ...trainers.errors import UsageProblem
 from ..compute.capacity import cluster_capacity, is_single_machine, no_room
 from ..compute.interrupts import broadcast_stop, saving_on_interrupt
 from ..compute.ray_session import ray_session
@@ -35,7 +36,8 @@ def train_all(
 
     Raises:
         KeyboardInterrupt: trainings were interrupted, and have saved a checkpoint each.
-        UsageProblem: a training asks for more than this machine, if there is no other, has.
+        Problem: what made a training fail, and would make all others fail, too.
+        UsageProblem: the trainings ask for more than this machine, if there is no other, has.
     """
     prunes = experiment.tuning.early_stop is not None
     goal = experiment.evaluation.goal
@@ -51,25 +53,36 @@ def train_all(
         status.say("starting trainings")
         while (ahead := points.peek()) and not status.stop_requested.is_set():
             scaling = ahead[1].experiment.scaling
-            searcher = StudySearcher(
-                points, experiment.evaluation.rank_by, asks_pruning=prunes, stop=stop
-            )
-            _tuner(experiment, scaling, searcher, status).fit()
+            try:
+                concurrent = _concurrent(experiment, scaling)
+            except UsageProblem as problem:
+                if scaling == experiment.scaling:
+                    raise
+                points.refuse_next(problem)  # this training alone asks for too much
+                continue
+            searcher = StudySearcher(points, experiment, asks_pruning=prunes, stop=stop)
+            _tuner(experiment, scaling, concurrent, searcher, status).fit()
+    if points.problem is not None:
+        raise points.problem
     if status.stop_requested.is_set():
         raise KeyboardInterrupt
 
 
 def _tuner(
-    experiment: Experiment, scaling: ScalingConfig, searcher: StudySearcher, status: SweepStatus
+    experiment: Experiment,
+    scaling: ScalingConfig,
+    concurrent: int,
+    searcher: StudySearcher,
+    status: SweepStatus,
 ) -> tune.Tuner:
-    """Return a Tune run for the trainings with this scaling."""
+    """Return a Tune run for the trainings with this scaling, so many at once."""
     cpus, gpus = scaling.cpus_per_worker, scaling.gpus_per_worker
     own: dict[str, float] = {"cpu": cpus, "gpu": gpus} if scaling.workers == 1 else WAITING_TRIAL
     return tune.Tuner(
         tune.with_resources(run_trial, own),
         tune_config=tune.TuneConfig(
             search_alg=searcher,
-            max_concurrent_trials=_concurrent(experiment, scaling),
+            max_concurrent_trials=concurrent,
             num_samples=-1,  # until the searcher has no more
             reuse_actors=True,  # a process imports PyTorch once, not once a trial
         ),

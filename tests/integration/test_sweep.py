@@ -477,6 +477,44 @@ def test_trials_fine_tune_one_pretraining(new_place: Callable[[str], Place]) -> 
     assert written(place.store, "manifest.json") == before
 
 
+def test_a_shared_failure_ends_a_sweep_and_its_name_serves_the_corrected_one(
+    new_place: Callable[[str], Place],
+) -> None:
+    place = new_place("again")
+    place.space(
+        "again",
+        {
+            "train": {"objective.tau": {"type": "float", "low": 0.1, "high": 5.0}},
+            "base": {"objective": {"name": "cbdm"}},
+        },
+    )
+    first = place.store / "sweeps/again/trials/0000"
+    first.parent.mkdir(parents=True)
+    first.write_text("a file where its checkpoints belong")
+    short = ("training.images=640", "training.checkpoint_every_images=640")
+    assert place.run(*place.sweep("again", 4, *short)) == 1
+    error = json.loads(place.out)["error"]
+    assert "sweeps/again/trials/0000" in error["message"]
+    assert "--resume" in error["hint"]
+    assert len(error["message"].splitlines()) == 1
+    parent, children = runs(place, "again")
+    assert {run.info.status for run in (parent, *children.values())} == {"FAILED"}
+    assert sorted(children) == [0], "another one was tried, too"
+
+    # Nothing was trained, so everything may change. Four groups do not divide six channels.
+    first.unlink()
+    widths = {"model.base_channels": {"type": "int", "low": 4, "high": 8, "step": 2}}
+    place.space("again", {"train": widths})
+    assert place.run(*place.sweep("again", 4, *short, "--resume")) == 0, place.err
+    rows = json.loads(place.out)["trials"]
+    assert sorted(row["state"] for row in rows) == ["complete", "complete", "fail"]
+    assert [row["values"] for row in rows if "norm_groups" in (row["failure"] or "")] == [
+        {"model.base_channels": 6}
+    ]
+    parent, _ = runs(place, "again")
+    assert parent.info.status == "FINISHED"
+
+
 def kill_all_of(driver: subprocess.Popen[bytes]) -> None:
     """The driver, and every process that it started: what a power cut does."""
     for process in [psutil.Process(driver.pid), *psutil.process_iter()]:

@@ -249,6 +249,8 @@ def test_another_space_direction_or_driver_is_refused(tmp_path) -> None:
             UsageProblem, match=rf"process {holder.pid} on \S+, since 20.*, is driving this sweep"
         ):
             reader.ask()
+        with pytest.raises(UsageProblem, match="is driving this sweep"):
+            opened(location, starts_over=True)
     finally:
         holder.kill()
         holder.communicate()

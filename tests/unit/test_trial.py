@@ -9,8 +9,16 @@ from unittest.mock import Mock
 
 import pytest
 
+from whipray.platform.storage.errors import MissingObject, StorageProblem
+from whipray.platform.tracking.errors import TrackingProblem
 from whipray.platform.tuning import trial
-from whipray.trainers.errors import Problem
+from whipray.trainers.errors import (
+    DataProblem,
+    DivergenceProblem,
+    OutOfMemoryProblem,
+    Problem,
+    UsageProblem,
+)
 
 
 def fail_with(error: Exception, monkeypatch: pytest.MonkeyPatch, **mlflow: Any) -> dict[str, Any]:
@@ -23,7 +31,8 @@ def fail_with(error: Exception, monkeypatch: pytest.MonkeyPatch, **mlflow: Any) 
         tracking=SimpleNamespace(system_metrics=False), scaling=SimpleNamespace(workers=1)
     )
     plan = SimpleNamespace(experiment=experiment, run=run)
-    trial.run_trial({"plan": plan, "number": 3, "pruning": False, "stop": Mock()})
+    config = {"plan": plan, "number": 3, "pruning": False, "stop": Mock(), "shares_data": True}
+    trial.run_trial(config)
     return reports[-1]
 
 
@@ -33,8 +42,10 @@ def test_an_unexpected_error_leaves_its_traceback_in_mlflow_and_on_stderr(
     report = fail_with(ValueError("no such thing"), monkeypatch)
     assert report == {
         "outcome": "failed",
-        "problem": "unexpected ValueError: no such thing — its traceback is problem.json in its MLflow run",
+        "what": "unexpected ValueError: no such thing",
+        "fix": "its traceback is problem.json in its MLflow run",
         "diverged": False,
+        "own": False,
     }
     assert "ValueError: no such thing" in capsys.readouterr().err
 
@@ -49,6 +60,31 @@ def test_when_mlflow_is_down_the_traceback_is_on_stderr(
     err = capsys.readouterr().err
     assert "Traceback" in err
     assert "ValueError: no such thing" in err
+
+
+@pytest.mark.parametrize(
+    ("error", "outcome", "own"),
+    [
+        (DataProblem("no image", "add one"), "blocked", False),
+        (StorageProblem("the disk is full", "free space"), "blocked", False),
+        (TrackingProblem("MLflow refuses the login", "log in"), "blocked", False),
+        (ModuleNotFoundError("No module named 'sklearn'"), "blocked", False),
+        (OSError(28, "No space left on device"), "blocked", False),
+        (MissingObject("its checkpoint is gone", "restore it"), "failed", False),
+        (DivergenceProblem("the loss is nan", "lower the rate"), "failed", True),
+        (OutOfMemoryProblem("out of memory", "lower micro_batch"), "failed", True),
+        (UsageProblem("no such layer", "choose another"), "failed", False),
+    ],
+)
+def test_what_all_trainings_share_is_told_apart_from_what_is_one_trainings_own(
+    error: Exception, outcome: str, own: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    report = fail_with(error, monkeypatch)
+    assert (report["outcome"], report["own"]) == (outcome, own)
+
+
+def test_data_that_only_this_training_has_are_its_own_reason() -> None:
+    assert not trial._is_shared(DataProblem("no image", "add one"), shares_data=False)
 
 
 def test_where_the_traceback_is_said_to_be(capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..consoles import next_commands, print_json, stderr_console, stdout_console
+from ..consoles import next_commands, print_error, print_json, stderr_console, stdout_console
 from ..exit_codes import FAILURE
 from ..options import DryRun, Json, On, Overrides, Yes
 from ..stores import StoreOptions, options_of, with_store_options
@@ -81,11 +81,17 @@ def sweep(
     with StatusLine(stderr_console, planned.status.text):
         result = planned.run()
         champion = register_best(planned, result)
+    document = sweep_document(planned, result, champion)
+    if (problem := result.problem) is not None:
+        # One document: it has the error and the trials, whose reasons differ.
+        document["error"] = {"code": FAILURE, "message": problem.what, "hint": problem.fix}
     if as_json:
-        print_json(sweep_document(planned, result, champion))
+        print_json(document)
     else:
         _print_result(planned, result, champion)
-    if champion is None:
+    if champion is None or problem is not None:
+        assert problem is not None  # the two go together
+        print_error(problem.what, problem.fix, FAILURE, as_json=False)
         raise typer.Exit(FAILURE)
     if not as_json:
         where = options_of(experiment).words

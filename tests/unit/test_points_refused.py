@@ -1,0 +1,181 @@
+"""Points that the config refuses, and reasons that all trainings share: what becomes of the sweep."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+from unittest.mock import Mock
+
+import pytest
+
+from whipray.platform.config.experiment import load_experiment
+from whipray.platform.config.space_files import parse_space
+from whipray.platform.evaluation.goal import Goal
+from whipray.platform.storage import layout
+from whipray.platform.tuning.bridge import PointQueue, StudySearcher
+from whipray.platform.tuning.study import Study
+from whipray.platform.tuning.sweep import Sweep
+from whipray.platform.tuning.sweep_result import SweepResult, best_row, log_result
+from whipray.platform.tuning.trial_records import Point
+from whipray.trainers.errors import Problem, UsageProblem
+
+WIDTHS = """
+description: widths, of which norm_groups = 4 does not divide 6
+train: {model.base_channels: {type: int, low: 4, high: 8, step: 2}}
+seed_points: [{model.base_channels: 4}]
+"""
+
+
+def sweep_of(text: str, folder: Path, *overrides: str) -> Sweep:
+    values = [f"storage.uri={folder}", "model.norm_groups=4", *overrides]
+    return Sweep("s", load_experiment("digits-demo", values).value, parse_space(text, "test"))
+
+
+def opened(folder: Path, text: str, **options: Any) -> Study:
+    space = parse_space(text, "test")
+    return Study.open(folder / "study.journal", "s", space, **{"seed": 0, "total": 9, **options})
+
+
+def queue_of(study: Study, sweep: Sweep) -> PointQueue:
+    def plan_for(point: Point) -> Any:
+        return SimpleNamespace(experiment=sweep.experiment_for(point.values, "trial"), run=Mock())
+
+    return PointQueue(study, plan_for, sweep.status)
+
+
+def take_all(points: PointQueue) -> list[int]:
+    widths = []
+    while taken := points.take():
+        widths.append(taken[1].experiment.model.base_channels)
+        points.study.complete(taken[0].number, 1.0)
+    return widths
+
+
+def test_a_refused_point_fails_and_the_others_are_trained(tmp_path: Path) -> None:
+    sweep, study = sweep_of(WIDTHS, tmp_path), opened(tmp_path, WIDTHS)
+    sweep.check_points()
+    assert sorted(take_all(queue_of(study, sweep))) == [4, 8]
+    (refused,) = (row for row in study.table() if row["state"] == "fail")
+    assert refused["values"] == {"model.base_channels": 6}
+    assert "model" in refused["failure"]
+    assert refused["number"] in sweep.status.finished
+    study.close()
+    again = opened(tmp_path, WIDTHS)
+    assert take_all(queue_of(again, sweep)) == []  # nor is it tried again
+    again.close()
+
+
+@pytest.mark.parametrize(
+    ("train", "message"),
+    [
+        ("objective.label_set: {type: categorical, choices: [train, sqroot]}", "sqroot"),
+        (
+            "model.base_channels: {type: categorical, choices: [8, 6]}",
+            "no point with model.base_channels=6",
+        ),
+        (
+            "seed: {type: int, low: 0, high: 9}, "  # noqa: ISC004
+            "objective.label_set: {type: categorical, choices: [sqroot], when: {seed: 1}}",
+            "sqroot",
+        ),
+    ],
+)
+def test_a_choice_that_no_point_may_have_is_refused_before_the_start(
+    train: str, message: str, tmp_path: Path
+) -> None:
+    text = f"description: d\nbase: {{objective.name: cbdm}}\ntrain: {{{train}}}"
+    with pytest.raises(UsageProblem, match=message):
+        sweep_of(text, tmp_path, "objective.name=cbdm").check_points()
+
+
+def test_a_choice_that_fits_some_points_is_kept(tmp_path: Path) -> None:
+    text = """
+description: six channels with three groups, eight with four
+train:
+  model.base_channels: {type: categorical, choices: [6, 8]}
+  model.norm_groups: {type: categorical, choices: [3, 4]}
+"""
+    sweep_of(text, tmp_path).check_points()
+
+
+def test_a_sweep_in_which_nothing_was_trained_starts_over_with_corrected_values(
+    tmp_path: Path,
+) -> None:
+    folder = tmp_path / "sweeps/s"
+    folder.mkdir(parents=True)
+    study = opened(folder, WIDTHS)
+    assert study.ask() is not None
+    study.close()
+    sweep_of(WIDTHS, tmp_path)._open_parent(Mock())
+    other = WIDTHS.replace("high: 8", "high: 12")
+    corrected = sweep_of(other, tmp_path, "optimizer.lr=1e-3")
+
+    with pytest.raises(UsageProblem, match="already"):
+        corrected.check_identity(resume=False)
+    assert corrected.check_identity(resume=True) is False
+    study = opened(folder, other, starts_over=True)
+    assert study.ask() == Point(0, {"model.base_channels": 4}, resumed=False)
+    study.close()
+
+    shard = folder / "trials/0000" / layout.CHECKPOINTS / "images-000000000640" / "shard-0"
+    shard.parent.mkdir(parents=True)
+    shard.write_text("")
+    with pytest.raises(UsageProblem, match="another search space"):
+        corrected.check_identity(resume=True)
+
+
+def end(searcher: StudySearcher, **report: Any) -> None:
+    """Report the end of the next training."""
+    searcher.suggest("t")
+    searcher.on_trial_complete("t", {"diverged": False, "own": False, "fix": "f", **report})
+
+
+def searching(tmp_path: Path) -> tuple[StudySearcher, PointQueue]:
+    sweep, study = sweep_of(WIDTHS, tmp_path), opened(tmp_path, WIDTHS)
+    points = queue_of(study, sweep)
+    stop = SimpleNamespace(is_set=lambda: False)
+    return StudySearcher(points, sweep.experiment, False, stop), points  # type: ignore[arg-type]
+
+
+def test_a_reason_that_all_trainings_share_ends_the_sweep_and_costs_no_trial(
+    tmp_path: Path,
+) -> None:
+    searcher, points = searching(tmp_path)
+    end(searcher, outcome="blocked", what="bees/train: no such folder", fix="correct data.root")
+    assert points.problem is not None
+    assert points.problem.what == "bees/train: no such folder"
+    assert points.problem.fix == "correct data.root; then the same command with --resume"
+    assert points.status.stop_requested.is_set()
+    assert points.take() is None
+    points.study.close()
+    again = opened(tmp_path, WIDTHS)
+    assert again.ask() == Point(0, {"model.base_channels": 4}, resumed=True)
+    again.close()
+
+
+@pytest.mark.parametrize(("own", "ends"), [(False, True), (True, False)])
+def test_the_same_reason_twice_ends_the_sweep_unless_it_is_each_trainings_own(
+    own: bool, ends: bool, tmp_path: Path
+) -> None:
+    searcher, points = searching(tmp_path)
+    for _ in range(2):
+        assert points.problem is None
+        end(searcher, outcome="failed", what="unexpected KeyError: 'x'", own=own)
+    assert (points.problem is not None) == ends
+    points.study.close()
+
+
+def test_a_sweep_without_a_finished_training_has_failed(tmp_path: Path) -> None:
+    study = opened(tmp_path, WIDTHS)
+    point = study.ask()
+    assert point is not None
+    study.fail(point.number, str(Problem("the loss is nan", "lower the rate")), diverged=True)
+    rows = study.table()
+    study.close()
+    goal = Goal.parse("kid/overall")
+    result = SweepResult("s", rows, best_row(rows, goal), Mock(), parent := Mock())
+    assert result.problem is not None
+    assert result.problem.what == "no training of sweep s finished: the loss is nan"
+    log_result(result, "kid/overall")
+    parent.finish.assert_called_once_with("FAILED")
