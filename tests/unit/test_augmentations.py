@@ -245,21 +245,27 @@ def test_a_grey_image_has_no_saturation_to_change() -> None:
     assert (found.std((2, 3)) > 0.2).all()
 
 
-def test_translation_moves_by_up_to_an_eighth_and_fills_with_zeros() -> None:
-    """By each of the 7 x 7 moves equally often, and by no other."""
-    count, height, width = 4_000, 24, 31
+@pytest.mark.parametrize(
+    ("height", "width", "most"),  # int(size / 8 + .5), DiffAugment_pytorch.py
+    [(24, 31, (3, 4)), (28, 28, (4, 4)), (19, 20, (2, 3))],
+)
+def test_translation_moves_by_up_to_an_eighth_and_fills_with_zeros(
+    height: int, width: int, most: tuple[int, int]
+) -> None:
+    """By each of the moves equally often, and by no other."""
+    count = 4_000
     image = images_of(1, 2, height, width)
     found = translation(image.expand(count, -1, -1, -1), rows(count))
     counts = []
-    for down in range(-3, 4):
-        for right in range(-3, 4):
+    for down in range(-most[0], most[0] + 1):
+        for right in range(-most[1], most[1] + 1):
             moved = pad(image, (right, -right, down, -down))
             counts.append(int((found == moved).flatten(1).all(1).sum()))
     assert sum(counts) == count
     assert stats.chisquare(counts).pvalue > 1e-3
 
 
-@pytest.mark.parametrize(("height", "width"), [(8, 8), (6, 7), (12, 8)])
+@pytest.mark.parametrize(("height", "width"), [(8, 8), (6, 7), (12, 8), (9, 5)])
 def test_cutout_takes_half_the_height_and_width(height: int, width: int) -> None:
     """Centred anywhere: an even length at each border between pixels, an odd one at each pixel."""
     kept = cutout(torch.ones(MANY, 2, height, width), rows(MANY))
@@ -267,7 +273,7 @@ def test_cutout_takes_half_the_height_and_width(height: int, width: int) -> None
     gone = kept[:, 0] == 0
     found = []
     for size, along in ((height, gone.any(2)), (width, gone.any(1))):
-        length = size // 2
+        length = (size + 1) // 2  # int(size / 2 + .5), DiffAugment_pytorch.py
         places = range(-(length // 2), size - length // 2 + (length % 2 == 0))
         expected = torch.tensor(
             [[start <= i < start + length for i in range(size)] for start in places]

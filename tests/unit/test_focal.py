@@ -52,6 +52,19 @@ def test_value_and_gradient_are_the_formulas(gamma: float) -> None:
     assert loss.metrics["denoising"].item() == pytest.approx(plain, rel=1e-6)
 
 
+@pytest.mark.parametrize("gamma", [0.0, 0.01, 0.5, 1.0, 2.0])
+def test_a_row_without_error_has_no_gradient(gamma: float) -> None:
+    """(1 - e^-l)^gamma l and its slope are 0 at l = 0 for every gamma > 0, and l's error is for gamma 0."""
+    batch, rng = images_and_labels(ROWS), BatchRandom(0, 0, 0, ROWS, CPU)
+    network = Off(rng.normal("eps", SHAPE))
+    with torch.no_grad():
+        network.said[0] = rng.normal("eps", SHAPE)[0]  # l_0 = 0 exactly
+    loss = FocalConfig(gamma=gamma).build(COUNTS)(network, batch, SCHEDULE, rng, 0)
+    loss.total.backward()
+    assert torch.equal(network.said.grad[0], torch.zeros(SHAPE))
+    assert (network.said.grad[1:].flatten(1).norm(dim=1) > 0).all()
+
+
 def test_gamma_0_is_ddpm() -> None:
     network, batch, rng = Tiny(), images_and_labels(ROWS), BatchRandom(5, 3, 0, ROWS, CPU)
     focal, ddpm = (

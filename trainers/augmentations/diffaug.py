@@ -60,9 +60,9 @@ def color(images: Tensor, rng: BatchRandom) -> Tensor:
 
 
 def translation(images: Tensor, rng: BatchRandom) -> Tensor:
-    """Shift by whole pixels, up to an eighth of the size (rounded down) each way; fill with 0."""
+    """Shift by whole pixels, up to an eighth of the size, rounded, each way; fill with 0."""
     height, width = images.shape[2:]
-    down, right = height // 8, width // 8
+    down, right = _share_of(height, 1 / 8), _share_of(width, 1 / 8)
     padded = pad(images, (right, right, down, down))
     top = rng.integers("diffaug.translation_y", 2 * down + 1)  # (B,)
     left = rng.integers("diffaug.translation_x", 2 * right + 1)
@@ -71,9 +71,9 @@ def translation(images: Tensor, rng: BatchRandom) -> Tensor:
 
 
 def cutout(images: Tensor, rng: BatchRandom) -> Tensor:
-    """Fill a rectangle of half the height and width with 0; part of it may lie outside.
+    """Fill a rectangle of half the height and width, rounded, with 0; part of it may lie outside.
 
-    Its centre is uniform over the image, so that it is a quarter of the image at most.
+    Its centre is uniform over the image.
     """
     height, width = images.shape[2:]
     y = _covered(rng, "diffaug.cutout_y", height)[:, None, :, None]  # (B, 1, H, 1)
@@ -84,12 +84,17 @@ def cutout(images: Tensor, rng: BatchRandom) -> Tensor:
 
 def _covered(rng: BatchRandom, stream: str, size: int) -> Tensor:
     """Return which positions along one axis lie in the rectangle, (B, size) bool, on the CPU."""
-    length = size // 2
+    length = _share_of(size, 1 / 2)
     # an even length is centred between pixels, of which there is one more position
     centre = rng.integers(stream, size + 1 - length % 2)[:, None]  # (B, 1)
     first = centre - length // 2
     position = torch.arange(size)
     return (position >= first) & (position < first + length)
+
+
+def _share_of(size: int, share: float) -> int:
+    """Return a share of a length in whole pixels; half a pixel counts as one, as in the authors' code."""
+    return int(size * share + 0.5)
 
 
 OPERATIONS: dict[Operation, Callable[[Tensor, BatchRandom], Tensor]] = {

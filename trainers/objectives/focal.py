@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
+import torch
 from pydantic import Field
 
 from ..diffusion import Schedule
@@ -50,6 +51,8 @@ class Focal(Objective):
         n = noised(batch, schedule, rng, self.config)
         h = model(n.x_t, n.t, n.labels, **n.extra)  # (B, C, H, W)
         per_row = (h - n.target).square().flatten(1).mean(1)  # l_i, (B,)
-        focus = (-(-per_row).expm1()) ** self.config.gamma  # (1 - exp(-l_i))^gamma
+        miss = -(-per_row).expm1()  # 1 - exp(-l_i)
+        # Not exactly 0, where autograd makes NaN of the power below 1; the gradient there is 0.
+        focus = miss.clamp(min=torch.finfo(miss.dtype).tiny) ** self.config.gamma
         focused = (focus * per_row).mean()
         return Loss(focused, {"focused": focused.detach()}, {"denoising": per_row.mean().detach()})

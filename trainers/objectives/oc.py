@@ -36,7 +36,8 @@ class OCConfig(ObjectiveConfig):
     """The gate: t2h transfers to images of classes as frequent as the row's or more (the released
     setting), h2t to those as frequent or less, full to any."""
     cutoff: int | None = Field(None, ge=0)
-    """Only rows with t below it are transferred; None: all (the released setting)."""
+    """Only rows with t below it are transferred; None: all (the released setting). The released code
+    ignores it in mode full; here it holds in every mode."""
     tr_tau: float = 0.0
     """Power of the class frequency p(y_j) that weighs w_ij, for mode full only, as released; that
     code's variant has 1. A batch holds classes by their frequency already: 1 squares that prior, -1
