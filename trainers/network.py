@@ -75,7 +75,7 @@ def check_fits(
         ("model", card.model, config.model),
         ("diffusion", card.diffusion, config.diffusion),
     ):
-        for key, value in its.model_dump(exclude={"dropout"}).items():
+        for key, value in its.model_dump(exclude={"dropout", "initial_weights"}).items():
             if getattr(ours, key) != value:
                 raise UsageProblem(
                     f"{source} has {part}.{key}={value}, this training {getattr(ours, key)}",

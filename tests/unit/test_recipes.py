@@ -129,6 +129,7 @@ def test_recipes_follow_their_table_to_the_end(name: str) -> None:
         assert sampling.omega == OMEGAS.get(method, 0.8)
     assert evaluation.images_per_class * (10 if ten else 100) == 50_000
     assert evaluation.features.extractor == "inception"
+    assert config.model.initial_weights == "released"
     assert {"fid", "kid", "precision_recall", "prd", "inception_score"} == {*evaluation.metrics}
 
 

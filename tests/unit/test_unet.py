@@ -125,6 +125,35 @@ def test_attention_stands_where_it_was_asked_for(sides: tuple[int, ...], found: 
     assert set(seen) <= {4, *sides}  # 4: the middle
 
 
+def released_attention(channels: int) -> dict[str, Tensor]:
+    """CBDM-pytorch, model.py: AttnBlock.initialize, then ResBlock.initialize over all its modules."""
+    weights = {name: torch.empty(channels, channels, 1, 1) for name in ("q", "k", "v", "out")}
+    nn.init.xavier_uniform_(weights["out"], gain=1e-5)
+    for weight in weights.values():
+        nn.init.xavier_uniform_(weight)
+    return weights
+
+
+@pytest.mark.parametrize("initial_weights", ["ddpm", "released"])
+def test_initial_weights_of_attention(initial_weights: str) -> None:
+    """Standard deviations at the papers' size: .0625 for q, k and v, and for `out` as released."""
+    torch.manual_seed(0)
+    network = UNet(UNetConfig(initial_weights=initial_weights), (3, 32, 32), 10)
+    network.add_augmentation_conditioning(9)
+    released = {name: weight.std().item() for name, weight in released_attention(256).items()}
+    for module in network.modules():
+        if not isinstance(module, Attention):
+            continue
+        for name, matrix in zip("qkv", module.qkv.weight.chunk(3), strict=True):
+            assert matrix.std().item() == pytest.approx(released[name], rel=0.02)
+        out = released["out"] if initial_weights == "released" else 1e-5 * released["out"]
+        assert module.out.weight.std().item() == pytest.approx(out, rel=0.02)
+    uniform = (6 / (9 + 512)) ** 0.5 if initial_weights == "ddpm" else 9**-0.5  # its bound
+    embedding = network.augmentation.weight
+    assert embedding.std().item() == pytest.approx(uniform / 3**0.5, rel=0.03)
+    assert embedding.abs().max().item() == pytest.approx(uniform, rel=0.01)
+
+
 def test_attention_is_softmax_of_scaled_products() -> None:
     attention = awake(Attention(8, SMALL)).double()
     x = torch.randn(2, 8, 3, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
