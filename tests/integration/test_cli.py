@@ -7,12 +7,19 @@ import re
 import shlex
 import shutil
 import signal
+import subprocess
 import time
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import numpy as np
+import psutil
 import pytest
 from PIL import Image
+from support.browser import chromium
+from support.servers import free_port
 from support.shell import TINY, WAIT_S, Shell
 
 from whipray.trainers.checkpoint import checkpoint_name
@@ -127,6 +134,54 @@ def test_suggested_commands_can_be_pasted(trained: Shell) -> None:
         assert words[-2:] == ["--storage", "my runs"]
         code, _, err = trained.run(*words[1:])
         assert code == 0, err
+
+
+@dataclass(frozen=True)
+class Ui:
+    """A running `whipray ui`."""
+
+    process: subprocess.Popen[str]
+    port: str
+    page: str
+
+
+@pytest.fixture(scope="module")
+def ui(trained: Shell) -> Iterator[Ui]:
+    """The pages of the store, until Ctrl-C ends them."""
+    port = str(free_port())
+    with trained.start("ui", "--port", port) as process:
+        assert process.stderr is not None
+        line = next(line for line in process.stderr if "shows the runs" in line)
+        server = psutil.Process(process.pid).children(recursive=True)
+        try:
+            yield Ui(process, port, line.partition(" shows")[0])
+        finally:
+            process.send_signal(signal.SIGINT)
+            process.communicate(timeout=WAIT_S)
+    assert process.returncode == 130
+    assert psutil.wait_procs(server, timeout=WAIT_S)[1] == []
+
+
+def test_the_ui_opens_on_the_runs(ui: Ui) -> None:
+    with chromium() as browser, browser.open(ui.page) as opened:
+        opened.page.get_by_role("link", name="tiny", exact=True).wait_for()
+        assert {urlsplit(address).netloc for address in opened.requests} == {f"127.0.0.1:{ui.port}"}
+        assert "workflowType=machine_learning" in opened.page.url
+
+
+def test_the_ui_reports_to_nobody(ui: Ui) -> None:
+    for process in psutil.Process(ui.process.pid).children(recursive=True):
+        environment = process.environ()
+        assert environment["MLFLOW_DISABLE_TELEMETRY"] == environment["DO_NOT_TRACK"] == "true"
+
+
+def test_a_taken_port_is_a_failure_that_names_another_one(trained: Shell, ui: Ui) -> None:
+    code, out, err = trained.run("ui", "--port", ui.port)
+    assert (code, out) == (1, "")
+    what, fix = err.strip().splitlines()[-2:]
+    assert what == f"error: port {ui.port} cannot be used (Address already in use)"
+    assert re.fullmatch(r"fix: give another one: --port \d+", fix)
+    assert ui.port not in fix
 
 
 @pytest.mark.parametrize(

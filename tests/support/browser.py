@@ -64,18 +64,20 @@ class Opened:
 
 
 class Browser:
-    """Chromium without a network."""
+    """Chromium; without a network for files."""
 
     def __init__(self, chromium: Any) -> None:
         self._chromium = chromium
 
     @contextmanager
     def open(
-        self, path: Path, width: int = 1280, scheme: Literal["light", "dark"] = "light"
+        self, path: Path | str, width: int = 1280, scheme: Literal["light", "dark"] = "light"
     ) -> Iterator[Opened]:
-        """Open a file in a window of this width, offline, and wait until it has loaded."""
+        """Open a file offline, or an address, in a window of this width; wait until it has loaded."""
         context = self._chromium.new_context(
-            viewport={"width": width, "height": 900}, color_scheme=scheme, offline=True
+            viewport={"width": width, "height": 900},
+            color_scheme=scheme,
+            offline=isinstance(path, Path),
         )
         try:
             opened = Opened(context.new_page())
@@ -86,7 +88,7 @@ class Browser:
                 "request",
                 lambda asked: asked.url.startswith("data:") or opened.requests.append(asked.url),
             )
-            page.goto(path.as_uri(), wait_until="load")
+            page.goto(path.as_uri() if isinstance(path, Path) else path, wait_until="load")
             yield opened
         finally:
             context.close()
