@@ -34,16 +34,18 @@ class Launch:
         self.client, self.task = JobsClient(address), task
         label = re.sub(r"[^a-zA-Z0-9]+", "-", task.name).strip("-")
         self.job = f"{task.verb}-{label}-{uuid4().hex[:6]}"
-        self._folder = Scratch()
+        self._folder: Scratch | None = None
         self.package: Package | None = None
         self.status = "checking the cluster"
 
     def __enter__(self) -> Self:
+        self._folder = Scratch()
         self.package = stage(Path(self._folder.name), self.task.texts)
         return self
 
     def __exit__(self, *_error: object) -> None:
-        self._folder.cleanup()
+        if self._folder is not None:
+            self._folder.cleanup()
 
     def check(self) -> None:
         """Check that the cluster has the same version of Ray, and no job with the same work.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import os
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -12,6 +13,8 @@ from typing import Any
 
 import pytest
 import yaml
+from support.documents import PAGES, Command, read_commands
+from support.servers import free_port
 
 from whipray.platform.cli import main as cli
 from whipray.platform.cli.exit_codes import exit_code_of
@@ -334,3 +337,29 @@ def test_who_only_reads_makes_nothing_where_there_is_nothing(
         f"error: nothing is recorded yet: there is no {tmp_path}/runs/mlflow.db\nfix: "
     )
     assert list(tmp_path.iterdir()) == []
+
+
+ON_A_CLUSTER = [
+    command
+    for page in PAGES
+    for command in read_commands(page)
+    if command.words[0] == "whipray" and "--on" in command.words
+]
+
+
+@pytest.mark.parametrize("command", ON_A_CLUSTER, ids=str)
+def test_a_documented_launch_fails_only_where_the_network_begins(
+    whipray: Shell, tmp_path: Path, command: Command
+) -> None:
+    """Its address is taken from it: no cluster answers, and that is all that is wrong."""
+    address = f"http://127.0.0.1:{free_port()}"
+    words = [os.path.expandvars(word) for word in command.words[1:]]
+    words[words.index("--on") + 1] = address
+    answer = whipray(*words)
+    assert (answer.code, answer.out) == (4, ""), answer.err
+    assert f"error: no Ray cluster answers at {address}\nfix: " in answer.err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_pages_show_launches() -> None:
+    assert len([c for c in ON_A_CLUSTER if c.page == "infra/README.md"]) >= 11

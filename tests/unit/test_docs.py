@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import ast
 import re
-import shlex
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 import typer
+from support.documents import CODE_BLOCK, PAGES, ROOT, Command, read_commands
 
 from whipray.platform.cli import exit_codes
 from whipray.platform.cli.main import app
@@ -23,11 +22,6 @@ from whipray.platform.config.space_files import load_space
 from whipray.platform.tuning.sweep import Sweep
 from whipray.trainers.classification.recipe import ClassificationConfig
 
-ROOT = Path(__file__).parents[2]
-PAGES = sorted(
-    [*ROOT.glob("*.md"), *(p for f in ("docs", "infra", "tests") for p in (ROOT / f).rglob("*.md"))]
-)
-CODE_BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 IN_CODE = re.compile(r"`([^`\n]+)`")
 LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
 KEYS = set(known_keys(Experiment))
@@ -44,35 +38,6 @@ FILE_ENDINGS = (
     ".parquet",
     ".html",
 )
-
-
-@dataclass(frozen=True)
-class Command:
-    """A command line of a page's console block."""
-
-    page: str
-    words: tuple[str, ...]
-
-    def __str__(self) -> str:
-        return f"{self.page}: {' '.join(self.words)}"
-
-
-def read_commands(page: Path) -> list[Command]:
-    """Return the commands after the prompts of a page, without comments and redirections."""
-    commands = []
-    for language, block in CODE_BLOCK.findall(page.read_text()):
-        if language != "console":
-            continue
-        for line in re.sub(r"\\\n", " ", block).splitlines():
-            if not line.startswith("$ "):
-                continue
-            try:
-                words = shlex.split(line[2:], comments=True)
-            except ValueError:  # a quote or a here-document that goes on in the next line
-                continue
-            end = next((i for i, word in enumerate(words) if word in (">", "|", "&&", "<")), None)
-            commands.append(Command(str(page.relative_to(ROOT)), tuple(words[:end])))
-    return commands
 
 
 COMMANDS = [command for page in PAGES for command in read_commands(page)]
