@@ -17,11 +17,11 @@ from typing import Any, Literal
 import torch
 import torch.distributed as dist
 from pydantic import model_validator
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from .checkpoint import KINDS, Manifest, check_architecture, read_tensors
 from .config import Config
+from .disk import save_tensors
 from .errors import CheckpointProblem
 from .optimizer import AdamWithEMA, OptimizerConfig
 
@@ -177,7 +177,7 @@ class Engine:
                 if writer == self.rank:
                     mine[f"{kind}/{name}"] = full.detach().float().cpu().contiguous().clone()
         file = f"shard-{self.rank}.safetensors"
-        save_file(mine, folder / file)
+        save_tensors(mine, folder / file)
         return file, file_of, {kind: math.sqrt(total) for kind, total in squares.items()}
 
     def restore_optimizer(self, folder: Path, manifest: Manifest) -> None:

@@ -11,13 +11,14 @@ from typing import Any
 import torch
 from pydantic import BaseModel, ConfigDict
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from .backbones import UNet, UNetConfig
 from .backbones.low_rank import merge
 from .checkpoint import Manifest, check_architecture, describe, read_tensors
 from .diffusion import DiffusionConfig, Schedule, build_schedule
+from .disk import save_tensors, writing
 from .errors import CheckpointProblem, UsageProblem
 from .integrity import Altered, seal, unseal
 from .samplers import SamplingConfig, sample
@@ -111,9 +112,11 @@ def export(
         images_seen=manifest.images_seen,
         checkpoint=manifest.content_hash(),
     )
-    destination.mkdir(parents=True, exist_ok=True)
-    save_file(merged_weights(trained, pretrained, general_only=general_only), destination / WEIGHTS)
-    write_card(destination, card)
+    with writing(destination):
+        destination.mkdir(parents=True, exist_ok=True)
+        weights = merged_weights(trained, pretrained, general_only=general_only)
+        save_tensors(weights, destination / WEIGHTS)
+        write_card(destination, card)
     return card
 
 

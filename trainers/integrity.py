@@ -19,6 +19,8 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from .disk import safetensors_errors, writing
+
 KEY = "sha256"
 """Of the hash, in JSON and in the metadata of safetensors."""
 DIGEST_BYTES = hashlib.sha256().digest_size
@@ -68,9 +70,14 @@ def unseal_text(text: str) -> str:
 
 
 def save_arrays(arrays: Mapping[str, NDArray[Any]], path: Path) -> None:
-    """Write arrays as safetensors, with their hash."""
+    """Write arrays as safetensors, with their hash.
+
+    Raises:
+        DiskProblem: they cannot be written.
+    """
     whole = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
-    save_file(whole, path, metadata={KEY: _arrays_hash(whole)})
+    with writing(path, sum(array.nbytes for array in whole.values())), safetensors_errors():
+        save_file(whole, path, metadata={KEY: _arrays_hash(whole)})
 
 
 def load_arrays(path: Path) -> dict[str, NDArray[Any]]:

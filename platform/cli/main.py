@@ -16,6 +16,7 @@ from typing import Annotated, Any
 
 import typer
 
+from ...trainers.disk import unexpected_disk_problem
 from ...trainers.errors import Problem
 from ..foundation.abort import before_abort
 from ..foundation.signals import handling_stop, interrupt
@@ -110,6 +111,9 @@ def _run(as_json: bool) -> None:
     except Exception as error:  # noqa: BLE001  (the last resort; nothing is swallowed)
         if isinstance(error, ClickException):
             sys.exit(_wrong_argument(error, as_json))
+        if disk_problem := unexpected_disk_problem(error):
+            print_error(disk_problem.what, disk_problem.fix, exit_codes.FAILURE, as_json)
+            sys.exit(exit_codes.FAILURE)
         sys.exit(_defect(error, as_json))
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-from pathlib import Path
 from typing import Any
 
 from pydantic import Field, field_validator, model_validator
@@ -174,8 +173,3 @@ def with_values(experiment: Experiment, values: dict[str, Any], origin: str) -> 
     return resolve(
         Experiment, [Layer("base", experiment.model_dump(mode="json")), Layer(origin, values)]
     ).value
-
-
-def cache_folder() -> Path:
-    """Return the folder of decoded images and feature networks; WHIPRAY_CACHE overrides it."""
-    return Path(os.environ.get("WHIPRAY_CACHE", "~/.cache/whipray")).expanduser()

@@ -10,10 +10,11 @@ from pathlib import Path
 import numpy as np
 
 from ...trainers.data import PackedImages, Splits
+from ...trainers.disk import cache_folder
 from ...trainers.engine import choose_device
 from ...trainers.export import Exported, load_exported
 from ...trainers.scratch import Scratch
-from ..config.experiment import Experiment, cache_folder
+from ..config.experiment import Experiment
 from ..evaluation.extractors import build_extractor
 from ..evaluation.extractors.base import Extractor, OnPhase
 from ..evaluation.metrics.memorisation import TrainingImages

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...trainers.checkpointing import check_same_run
+from ...trainers.disk import cache_folder
 from ...trainers.errors import DivergenceProblem
 from ...trainers.hooks import Progress
 from ...trainers.loop import Training
 from ...trainers.scratch import Scratch
 from ..compute.gpus import check_gpus
-from ..config.experiment import CHANGEABLE_ON_RESUME, Experiment, cache_folder
+from ..config.experiment import CHANGEABLE_ON_RESUME, Experiment
 from ..config.layers import flatten
 from ..foundation.versions import check_alike, local_versions
 from ..storage.checkpoints import CheckpointStore

@@ -7,11 +7,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from ...trainers.disk import cache_folder
 from ...trainers.errors import CheckpointProblem, UsageProblem
 from ...trainers.export import read_pretrained
 from ...trainers.network import check_fits
 from ...trainers.scratch import Scratch
-from ..config.experiment import Experiment, cache_folder
+from ..config.experiment import Experiment
 from ..config.paths import names_folder
 from ..storage import layout
 from ..storage.checkpoints import CheckpointStore

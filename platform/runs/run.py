@@ -12,11 +12,12 @@ from functools import partial
 from typing import Any, TypeVar
 
 from ...trainers.checkpointing import check_same_run
+from ...trainers.disk import cache_folder
 from ...trainers.errors import CheckpointProblem, Problem
 from ...trainers.hooks import Progress
 from ..compute.interrupts import PreemptionWatcher
 from ..compute.ray_session import run_on_worker
-from ..config.experiment import CHANGEABLE_ON_RESUME, Experiment, cache_folder
+from ..config.experiment import CHANGEABLE_ON_RESUME, Experiment
 from ..config.layers import flatten
 from ..config.space import Space
 from ..evaluation.evaluate import check_groups

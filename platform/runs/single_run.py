@@ -6,6 +6,7 @@ import threading
 from dataclasses import replace
 from functools import partial
 
+from ...trainers.disk import check_cache
 from ...trainers.hooks import Progress
 from ..compute.interrupts import broadcast_stop, saving_on_interrupt
 from ..config.experiment import Experiment
@@ -63,6 +64,7 @@ class SingleRun:
             UsageProblem: another process trains the run.
         """
         self.root.try_write()
+        check_cache()
         with writer_lock(self.store, "is training this run", on_loss=abort):
             return self._execute_alone()
 

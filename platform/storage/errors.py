@@ -6,7 +6,9 @@ import errno
 import os
 import re
 import traceback
+from pathlib import Path
 
+from ...trainers.disk import FULL, describe_full_disk
 from ...trainers.errors import Problem
 from ..foundation.retry import Outage
 from ..foundation.text import redact
@@ -85,12 +87,17 @@ class StorageOutage(StorageProblem, Outage):
     """The store does not answer, or fails by itself."""
 
 
-def local_problem(error: OSError, where: str) -> StorageProblem:
-    """Return the problem for an error of a local disk."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+def local_problem(error: OSError, where: str, needed: int | None = None) -> StorageProblem:
+    """Return the problem for an error of the disk that a store is on.
+
+    Args:
+        where: path in the store.
+        needed: bytes that were to be written, where they are known.
+    """
+    if error.errno in FULL:
         return StorageProblem(
-            f"{where}: the disk is full",
-            "free space, or point storage.uri elsewhere; what was saved before is intact",
+            f"{where}: {describe_full_disk(Path(where), needed)}",
+            "free space there, then give the same command again: what was saved before is intact",
         )
     if isinstance(error, FileNotFoundError):
         return MissingObject(f"{where}: not found", "check the name and storage.uri")

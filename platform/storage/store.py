@@ -14,6 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 from uuid import uuid4
 
+from ...trainers.disk import disk_problem
 from ...trainers.errors import UsageProblem
 from ..foundation.retry import retry_during_outage
 from .config import StorageConfig
@@ -121,7 +122,8 @@ class Storage:
 
         On S3 a replacement that is interrupted (Ctrl-C, a signal) leaves nothing under the name.
         """
-        with local.open("rb") as source, self._writer(name) as target:
+        size = local.stat().st_size
+        with local.open("rb") as source, self._writer(name, size) as target:
             shutil.copyfileobj(source, target, COPY_BYTES)
 
     @_retried
@@ -134,13 +136,14 @@ class Storage:
             except OSError as error:
                 if error.errno is None:  # not this machine's disk, but the store
                     raise
-                raise local_problem(error, str(local)) from error
+                raise disk_problem(error, local) from error
 
     @_retried
     def write_text(self, name: str, text: str) -> None:
         """Write UTF-8 text to `name`, replacing what was there; whole or not at all."""
-        with self._writer(name) as target:
-            target.write(text.encode())
+        content = text.encode()
+        with self._writer(name, len(content)) as target:
+            target.write(content)
 
     def try_write(self) -> None:
         """Write and delete an empty file, so that a store that refuses is known before the work."""
@@ -219,9 +222,9 @@ class Storage:
         return stream
 
     @contextmanager
-    def _writer(self, name: str) -> Iterator[IO[bytes]]:
+    def _writer(self, name: str, size: int) -> Iterator[IO[bytes]]:
         target = self._path_of(name)
-        with self._translate_errors(name):
+        with self._translate_errors(name, size):
             if self.is_folder:
                 with whole_file(Path(target)) as stream:
                     yield stream
@@ -250,13 +253,13 @@ class Storage:
             raise OSError(f"AWS Error NO_SUCH_BUCKET: {bucket}")
 
     @contextmanager
-    def _translate_errors(self, name: str) -> Iterator[None]:
+    def _translate_errors(self, name: str, size: int | None = None) -> Iterator[None]:
         try:
             yield
         except OSError as error:
             where = f"{self.uri}/{name}".rstrip("/")
             if self.is_folder or error.errno is not None:
-                raise local_problem(error, where) from error
+                raise local_problem(error, where, size) from error
             raise pyarrow_problem(error, self.config, where) from error
 
 

@@ -8,11 +8,12 @@ from uuid import uuid4
 
 from ray import tune
 
+from ...trainers.disk import cache_folder
 from ...trainers.errors import UsageProblem
 from ..compute.capacity import cluster_capacity, is_single_machine, no_room
 from ..compute.interrupts import broadcast_stop, saving_on_interrupt
 from ..compute.ray_session import ray_session
-from ..config.experiment import Experiment, ScalingConfig, cache_folder
+from ..config.experiment import Experiment, ScalingConfig
 from .bridge import PointQueue, ShowProgress, StudySearcher
 from .pruning import run_pruning_actor
 from .status import SweepStatus

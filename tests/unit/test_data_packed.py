@@ -17,6 +17,7 @@ from whipray.trainers.data import decoding
 from whipray.trainers.data.decoding import EncodedImages, decode
 from whipray.trainers.data.packed import PackedImages
 from whipray.trainers.data.source import Splits
+from whipray.trainers.disk import DiskProblem
 from whipray.trainers.errors import DataProblem
 
 DIGITS = (load_digits().images * 15).astype(np.uint8)  # (1797, 8, 8)
@@ -206,7 +207,7 @@ decoding.decode(images, 8, 1, Path(sys.argv[1]))
 
 def test_a_cache_that_cannot_be_made_is_named(tmp_path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(DataProblem, match="file/cache: decoded images cannot be written"):
+    with pytest.raises(DiskProblem, match=r"file/cache: cannot be written \(Not a directory\)"):
         decode(encoded(), 8, 1, tmp_path / "file" / "cache")
 
 

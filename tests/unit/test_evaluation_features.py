@@ -297,6 +297,26 @@ class TestOneClassifierForAll:
             machine("b")
         assert list((tmp_path / "b").iterdir()) == []
 
+    @pytest.mark.parametrize("name", ["a", "b"])
+    def test_damage_in_the_cache_is_mended_from_the_store(
+        self,
+        machine: Callable[..., str],
+        tmp_path: Path,
+        caplog: pytest.LogCaptureFixture,
+        name: str,
+    ) -> None:
+        """Machine a has trained the network, b has fetched it."""
+        assert machine("a") == machine("b")
+        (kept,) = (tmp_path / name).rglob("network.safetensors")
+        whole = kept.read_bytes()
+        kept.write_bytes(whole[:-100])
+        assert machine(name) == machine("a")
+        assert machine(name) == machine("a")
+        (mended,) = (tmp_path / name).rglob("network.safetensors")
+        assert mended.read_bytes() == whole
+        (warning,) = caplog.messages
+        assert f"{kept.parent}: not a whole feature network" in warning
+
 
 @pytest.fixture(scope="module")
 def file(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:

@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import logging
+import math
 import os
 import time
 import uuid
@@ -19,6 +20,7 @@ from typing import Literal
 import numpy as np
 from pydantic import Field
 
+from ..disk import disk_problem
 from ..errors import DataProblem
 from ..integrity import DIGEST_BYTES, Altered, seal, unseal
 from .long_tail import long_tail_indices
@@ -128,8 +130,8 @@ def decode(encoded: EncodedImages, size: int, channels: Literal[1, 3], cache: Pa
         A read-only memory map.
 
     Raises:
-        DataProblem: an image that is missing, damaged or changed meanwhile, or a cache that cannot be
-            written.
+        DataProblem: an image that is missing, damaged or changed meanwhile.
+        DiskProblem: a cache that cannot be written.
     """
     shape = (len(encoded.items), channels, size, size)
     files = _describe_files(encoded)
@@ -140,10 +142,7 @@ def decode(encoded: EncodedImages, size: int, channels: Literal[1, 3], cache: Pa
             return cached
         _write(path, _decode_all(encoded, size, channels), shape)
     except OSError as error:
-        raise DataProblem(
-            f"{cache}: decoded images cannot be written ({error.strerror})",
-            "free some space, or choose another cache folder",
-        ) from error
+        raise disk_problem(error, cache, math.prod(shape)) from error
     if _describe_files(encoded) != files:  # the pixels may not be those of the key
         path.unlink(missing_ok=True)
         raise DataProblem(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import shutil
 import tempfile
@@ -21,11 +22,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from ....trainers.classification.small_resnet import FEATURES, SmallResNet, train_small_resnet
 from ....trainers.data.packed import PackedImages
+from ....trainers.disk import save_tensors, writing
 from ....trainers.errors import CheckpointProblem, DataProblem
 from ...storage import layout
 from .base import ExtractorInfo, OnPhase
@@ -38,6 +40,8 @@ if TYPE_CHECKING:
 NAME = "whipray-resnet-64"
 VERSION = 2
 """Raise it when the network or its training changes: cached networks are then trained again."""
+
+log = logging.getLogger(__name__)
 
 CPU = torch.device("cpu")
 SETTLE_S = 0.5
@@ -143,7 +147,8 @@ class Classifier(NetworkExtractor):
 
         Raises:
             DataProblem: as `fit`.
-            CheckpointProblem: a kept network that is damaged.
+            CheckpointProblem: the store's network is damaged.
+            DiskProblem: the cache cannot be written.
             StorageProblem: the store fails.
         """
         config = config or ClassifierConfig()
@@ -151,39 +156,54 @@ class Classifier(NetworkExtractor):
         folder = cache / f"features-{key}"
 
         def own() -> Classifier:
-            if not folder.exists():
-                cls.fit(reference, config, device, on_phase).save(folder)
+            if (kept := cls._kept(folder, device)) is not None:
+                return kept
+            cls.fit(reference, config, device, on_phase).save(folder)
             return cls.load(folder, device)
 
         if shared is None:
             return own()
         networks = shared.child(layout.extractor_folder(key))
         chosen = _first(networks) or _elect_shared_network(networks, own().info.hash, folder)
-        if folder.exists() and (kept := own()).info.hash == chosen:
-            return kept
-        return cls._fetched(networks, chosen, folder.with_name(f"{folder.name}-{chosen}"), device)
+        fetched = folder.with_name(f"{folder.name}-{chosen}")
+        for place in (folder, fetched):
+            if (kept := cls._kept(place, device)) is not None and kept.info.hash == chosen:
+                return kept
+        return cls._fetched(networks, chosen, fetched, device)
 
     @classmethod
     def _fetched(
         cls, networks: Storage, chosen: str, folder: Path, device: torch.device
     ) -> Classifier:
-        """Return the network `chosen` of the store, kept in `folder`."""
-        if not folder.exists():
-            with _atomic_folder(folder) as partial:
-                for name in (layout.EXTRACTOR_WEIGHTS, layout.EXTRACTOR_INFO):
-                    networks.get_file(f"{chosen}/{name}", partial / name)
-                try:
-                    cls.load(partial)
-                except CheckpointProblem as problem:
-                    where = networks.uri_of(chosen)
-                    raise _damaged(where, "its files do not belong together") from problem
+        """Return the network `chosen` of the store, which is kept in `folder` from now on."""
+        with _atomic_folder(folder) as partial:
+            for name in (layout.EXTRACTOR_WEIGHTS, layout.EXTRACTOR_INFO):
+                networks.get_file(f"{chosen}/{name}", partial / name)
+            try:
+                cls.load(partial)
+            except CheckpointProblem as problem:
+                where = networks.uri_of(chosen)
+                raise _damaged(where, "its files do not belong together") from problem
         return cls.load(folder, device)
+
+    @classmethod
+    def _kept(cls, folder: Path, device: torch.device) -> Classifier | None:
+        """Return the network in a folder of the cache; None where there is none or it is damaged."""
+        if not folder.exists():
+            return None
+        try:
+            return cls.load(folder, device)
+        except CheckpointProblem as problem:
+            log.warning("%s; it is deleted, fetched or trained again", problem.what)
+            with writing(folder):
+                shutil.rmtree(folder)
+            return None
 
     def save(self, folder: Path) -> None:
         """Write `network.safetensors` and `info.json`; an existing folder is kept."""
         with _atomic_folder(folder) as partial:
             weights = {k: v.cpu().contiguous() for k, v in self._network.state_dict().items()}
-            save_file(weights, partial / layout.EXTRACTOR_WEIGHTS)
+            save_tensors(weights, partial / layout.EXTRACTOR_WEIGHTS)
             (partial / layout.EXTRACTOR_INFO).write_text(json.dumps(asdict(self._origin), indent=1))
 
     @classmethod
@@ -250,10 +270,12 @@ def _elect_shared_network(networks: Storage, own: str, folder: Path) -> str:
 @contextmanager
 def _atomic_folder(folder: Path) -> Iterator[Path]:
     """Yield a folder to fill, which becomes `folder` at once, or is deleted if that exists by then."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    with writing(folder):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
-        yield partial
+        with writing(folder):
+            yield partial
         partial.chmod(0o755)
         try:
             os.rename(partial, folder)  # never over another one
