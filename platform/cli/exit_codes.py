@@ -13,6 +13,9 @@ PREFLIGHT_FAILED = 4
 INTERRUPTED = 130
 """Ctrl-C, SIGTERM or SIGHUP, or an answer of no to the question of costs."""
 
+NOBODY_READS = 141
+"""The output of a job that is followed can no longer be written; what SIGPIPE makes of programs."""
+
 HELP = "Exit codes: 0 ok, 1 failure, 2 wrong usage, 4 preflight check failed, 130 interrupted."
 
 

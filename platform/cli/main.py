@@ -22,6 +22,7 @@ from ..foundation.abort import before_abort
 from ..foundation.signals import handling_stop, interrupt
 from . import exit_codes
 from .consoles import print_error, stdout_console
+from .streams import lasting_output
 from .verbs import (
     classify,
     cluster,
@@ -89,7 +90,7 @@ def main() -> None:
     def show(problem: Problem) -> None:
         print_error(problem.what, problem.fix, exit_codes.FAILURE, as_json)
 
-    with before_abort(show):
+    with lasting_output(), before_abort(show):
         _run(as_json)
 
 

@@ -11,12 +11,17 @@ import typer
 from ...trainers.errors import UsageProblem
 from . import exit_codes
 from .consoles import next_commands, print_json, stderr_console, write_output
+from .streams import output_is_lost
 
 if TYPE_CHECKING:  # imported on use, so that `--help` is quick
     from ..launching.forecast import Forecast
     from ..launching.jobs_client import JobsClient
     from ..launching.launch import Launch
     from ..launching.tasks import Task
+
+
+class _NobodyReads(Exception):
+    """What is followed can no longer be written: a closed pipe, a full disk."""
 
 
 def send(
@@ -86,21 +91,27 @@ def confirm_costs(costs: str) -> None:
 def follow(client: JobsClient, job: str) -> NoReturn:
     """Print a job's output until it ends, and exit with its exit code.
 
-    Ctrl-C stops following; the job runs on.
+    Ctrl-C stops following, and so does a pipe that nobody reads any longer; the job runs on.
     """
 
     def warn() -> None:
         stderr_console.print(f"lost the connection to {client.address}; trying again")
 
+    def write(text: str) -> None:
+        write_output(text)
+        if output_is_lost():
+            raise _NobodyReads
+
     try:
-        ended = client.follow(job, write_output, warn)
-    except KeyboardInterrupt:
+        ended = client.follow(job, write, warn)
+    except (KeyboardInterrupt, _NobodyReads) as end:
         stderr_console.print(f"\nno longer following {job}, which is still running")
         next_commands(
             ["whipray", "jobs", "logs", "-f", job, "--on", client.address],
             ["whipray", "jobs", "stop", job, "--on", client.address],
         )
-        sys.exit(exit_codes.INTERRUPTED)
+        nobody = isinstance(end, _NobodyReads)
+        sys.exit(exit_codes.NOBODY_READS if nobody else exit_codes.INTERRUPTED)
     if ended.exit_code is None:  # it did not exit by itself: it was stopped, or its node was lost
         stderr_console.print(f"{job}: {ended.status.lower()}. {ended.message}".strip())
         sys.exit(exit_codes.FAILURE)

@@ -76,7 +76,9 @@ def read_cluster(file: Path) -> ClusterFile:
         UsageProblem: no such file, not YAML, or a file of none of the three tools.
     """
     try:
-        documents: list[Any] = [d for d in yaml.safe_load_all(file.read_text()) if d is not None]
+        documents: list[Any] = [
+            d for d in yaml.safe_load_all(file.read_text("utf-8")) if d is not None
+        ]
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "not a text file"
         raise UsageProblem(f"{file}: {reason}", "give one of the files in infra/") from error

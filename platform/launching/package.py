@@ -68,7 +68,7 @@ def stage(folder: Path, texts: Mapping[str, str]) -> Package:
         "libraries": importlib.metadata.requires("whipray") or [],
     }
     for file, text in {**texts, REQUIREMENTS: json.dumps(requirements)}.items():
-        (folder / file).write_text(text)
+        (folder / file).write_text(text, encoding="utf-8")
     staged = (path for path in sorted(folder.rglob("*")) if path.is_file())
     package = Package(folder, {str(p.relative_to(folder)): p.stat().st_size for p in staged})
     if package.size > MAX_BYTES:
