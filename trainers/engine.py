@@ -25,6 +25,18 @@ from .disk import save_tensors
 from .errors import CheckpointProblem
 from .optimizer import AdamWithEMA, OptimizerConfig
 
+MPI_LOCAL_RANK = "OMPI_COMM_WORLD_LOCAL_RANK"
+"""DeepSpeed 0.19 fails where it differs from LOCAL_RANK."""
+LAUNCHERS_VARIABLES = (
+    "WORLD_SIZE",
+    "RANK",
+    "LOCAL_RANK",
+    "MASTER_ADDR",
+    "MASTER_PORT",
+    MPI_LOCAL_RANK,
+)
+"""With which torchrun and others tell a process its place in a group."""
+
 
 class EngineConfig(Config):
     """How a step is computed; nothing here changes what is computed, beyond rounding."""
@@ -276,7 +288,7 @@ def _deepspeed_config(
 
 
 def join_workers(device: torch.device) -> None:
-    """Make sure this process is in a process group: the launcher's, or one of its own.
+    """Make sure this process is in a process group: the one that it has joined, or one of its own.
 
     A group of its own stays for the life of the process, since DeepSpeed keeps references to it
     from one training to the next.
@@ -284,25 +296,47 @@ def join_workers(device: torch.device) -> None:
     if dist.is_initialized():
         return
     backend = "nccl" if device.type == "cuda" else "gloo"
-    if "WORLD_SIZE" in os.environ and "MASTER_ADDR" in os.environ:  # torchrun
-        dist.init_process_group(backend)
-    else:
-        store = dist.HashStore()  # type: ignore[attr-defined]  # documented, but not re-exported
-        dist.init_process_group(backend, store=store, rank=0, world_size=1)
+    store = dist.HashStore()  # type: ignore[attr-defined]  # documented, but not re-exported
+    dist.init_process_group(backend, store=store, rank=0, world_size=1)
+    set_local_rank(device.index or 0)
     atexit.register(dist.destroy_process_group)
+
+
+def set_local_rank(rank: int) -> None:
+    """Tell DeepSpeed and `choose_device` which of its host's workers this process is."""
+    os.environ["LOCAL_RANK"] = str(rank)
+    os.environ.pop(MPI_LOCAL_RANK, None)
+
+
+def ignored_variables() -> list[str]:
+    """Return the variables of other launchers in the environment, which say nothing to this process.
+
+    torchrun, Slurm's scripts and Kubeflow set them; what they start inherits them.
+    """
+    if dist.is_initialized():
+        return []
+    names = [name for name in LAUNCHERS_VARIABLES if name in os.environ]
+    accelerator = os.environ.get("DS_ACCELERATOR", _accelerator())
+    return [*names, *(["DS_ACCELERATOR"] if accelerator != _accelerator() else [])]
 
 
 def choose_device() -> torch.device:
     """Return this worker's GPU, or the CPU."""
     if not torch.cuda.is_available():
         return torch.device("cpu")
-    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", torch.cuda.current_device())))
+    if dist.is_initialized() and dist.get_world_size() > 1:
+        return torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+    return torch.device("cuda", torch.cuda.current_device())
+
+
+def _accelerator() -> str:
+    """Return DeepSpeed's word for the devices that `choose_device` returns."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def _quiet_deepspeed() -> Any:
     """Import DeepSpeed without its start-up messages."""
-    if not torch.cuda.is_available():
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    os.environ["DS_ACCELERATOR"] = _accelerator()
     # DeepSpeed 0.19: its autotuner, which is not used, imports MLflow, which takes longer than the rest.
     hide_mlflow = "mlflow" not in sys.modules
     if hide_mlflow:
@@ -317,7 +351,6 @@ def _quiet_deepspeed() -> Any:
     logger.setLevel(logging.ERROR)
     # DeepSpeed compiles its shared-memory collectives when it first starts; gloo needs no compiler.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    os.environ.setdefault("LOCAL_RANK", "0")  # DeepSpeed needs it, also for one process
     return deepspeed
 
 

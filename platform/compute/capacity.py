@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
-
 from ...trainers.errors import Problem, UsageProblem
 from ..config.experiment import ScalingConfig
+from .ray_address import cluster_address
 
 
 def count_fitting_workers(hosts: list[dict[str, float]], cpus: float, gpus: float) -> int:
@@ -36,7 +35,7 @@ def is_single_machine() -> bool:
     """Return whether Ray runs on this machine and no other can join."""
     import ray
 
-    return "RAY_ADDRESS" not in os.environ and len(ray.nodes()) == 1
+    return cluster_address() is None and len(ray.nodes()) == 1
 
 
 def with_gpu_if_any(scaling: ScalingConfig) -> ScalingConfig:

@@ -14,6 +14,8 @@ from ray.train.collective import broadcast_from_rank_zero
 from ray.train.torch import TorchConfig
 from torch.distributed import TCPStore  # type: ignore[attr-defined]  # documented
 
+from ...trainers.engine import set_local_rank
+
 
 class _SharedGPUs(Backend):
     """Lets a worker see the GPUs of the other workers on its host, as NCCL needs; nothing more."""
@@ -43,8 +45,7 @@ def join_process_group(backend: str) -> None:
     """
     context = train.get_context()
     rank, world = context.get_world_rank(), context.get_world_size()
-    # DeepSpeed and `choose_device` read it.
-    os.environ["LOCAL_RANK"] = str(context.get_local_rank())
+    set_local_rank(context.get_local_rank())
     address = ray.util.get_node_ip_address()
     if interface := _interface_of(address):
         os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)

@@ -9,14 +9,18 @@ import secrets
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, redirect_stdout
+from pathlib import Path
 from typing import Any, TypeVar
 
 from ...trainers.errors import Problem
 from ..config.experiment import ScalingConfig
 from ..foundation.environment import environment
+from ..foundation.job import in_cluster_job
 from ..foundation.logs import quiet_logs
 from ..foundation.signals import keeping_handlers
 from ..foundation.text import last_line, printable
+from .ray_address import check_head, cluster_address
+from .ray_folder import own_temporary_folder, ray_folder
 from .ray_watch import watching_ray
 
 T = TypeVar("T")
@@ -65,7 +69,7 @@ def ray_session() -> Iterator[None]:
     """
     # "local" and not None: by None, Ray 2.60 joins the cluster that a file in the temporary folder
     # names, /tmp/ray/ray_current_cluster, which any user of the machine may write.
-    address = os.environ.get("RAY_ADDRESS") or "local"
+    address = cluster_address() or "local"
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
     import ray
@@ -75,8 +79,13 @@ def ray_session() -> Iterator[None]:
         yield
         return
     local = address == "local"
-    with own_token() if local else nullcontext():
-        _connect(address)
+    if not local:
+        check_head(address)
+    with (
+        own_token() if local else nullcontext(),
+        ray_folder() if local else nullcontext() as folder,
+    ):
+        _connect(address, folder)
         try:
             with redirect_stdout(TruncatingStderr()), watching_ray(None if local else address):
                 yield
@@ -84,23 +93,38 @@ def ray_session() -> Iterator[None]:
             ray.shutdown()
 
 
-def _connect(address: str) -> None:
-    """Attach to the cluster at the address, or start a Ray if that is "local".
+def _connect(address: str, folder: Path | None) -> None:
+    """Attach to the cluster at the address, or start a Ray in the folder if that is "local".
 
     Raises:
         Problem: the cluster does not answer, or Ray does not start.
     """
     import ray
+    from ray.job_config import JobConfig
 
     local = address == "local"
+    # Nothing of Ray may import what lies in the folder where the command is typed, such as a
+    # `random.py`. Ray 2.60 has no public way to keep it out of the workers' paths. In a job it is our
+    # own package.
+    config = JobConfig(_client_job=not in_cluster_job())
     try:
         # Without the dashboard's State API, Ray 2.60 never removes the placement group of Ray Train
         # workers whose controller was killed, and the next training waits for ever (ray-project/ray
         # #54305, #58515).
-        with keeping_handlers():  # Ray 2.60 ends the process at a SIGTERM, and saves nothing
+        variables, ours = {"PYTHONSAFEPATH": "1"}, {}
+        if folder and (usual := own_temporary_folder()):
+            variables["TMPDIR"] = str(folder)
+            ours = {"env_vars": {"TMPDIR": usual}}  # workers may need more room than /tmp has
+        with (
+            environment(variables),
+            keeping_handlers(),  # Ray 2.60 ends the process at a SIGTERM, and saves nothing
+        ):
             ray.init(
                 address=address,
                 include_dashboard=True if local else None,
+                _temp_dir=str(folder) if folder else None,
+                job_config=config,
+                runtime_env=ours or None,
                 log_to_driver=False,
                 logging_level=logging.ERROR,
             )

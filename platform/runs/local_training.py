@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from ...trainers.disk import cache_folder
 from ...trainers.errors import DivergenceProblem
 from ...trainers.hooks import Progress
 from ...trainers.loop import Training
+from ...trainers.memory import naming_lack_of_memory
 from ...trainers.scratch import Scratch
 from ..compute.gpus import check_gpus
 from ..config.experiment import CHANGEABLE_ON_RESUME, Experiment
@@ -19,6 +21,8 @@ from ..foundation.versions import check_alike, local_versions
 from ..storage.checkpoints import CheckpointStore
 from ..storage.pretrained import load_pretrained
 from ..storage.store import Storage
+
+LESS_MEMORY = "lower training.micro_batch, or the size of the model or the images"
 
 ReportCallback = Callable[[Progress], bool]
 """Takes each report; True asks the training to stop."""
@@ -44,7 +48,7 @@ def train_in_process_group(
 ) -> TrainingResult:
     """Train as one worker of the current process group, from the run's last checkpoint if any.
 
-    Without a launcher's process group this process is the only worker.
+    Without a process group that this process has joined it is the only worker.
 
     Args:
         experiment: what to train.
@@ -59,7 +63,7 @@ def train_in_process_group(
     """
     import torch
 
-    from ...trainers.engine import choose_device, join_workers
+    from ...trainers.engine import choose_device, ignored_variables, join_workers
     from .hooks import StoreHooks, all_gather, resume_point, run_on_all_or_raise
 
     check_gpus(experiment.scaling.gpus_per_worker)
@@ -68,20 +72,28 @@ def train_in_process_group(
         torch.set_num_threads(experiment.scaling.cpus_per_worker)
     store = CheckpointStore(run, experiment.keep_checkpoints)
     record = experiment.model_dump(mode="json")
+    ignored = ignored_variables()
     join_workers(device)
     check_alike(all_gather(local_versions()))
     with Scratch() as scratch:
         resume, notes = resume_point(store, Path(scratch))
+        if ignored:
+            notes = [
+                *notes,
+                f"ignored in the environment, of another launcher: {', '.join(ignored)}",
+            ]
         if resume:
             check_same_run(flatten(resume.manifest.config), flatten(record), CHANGEABLE_ON_RESUME)
             notes = [*notes, f"resumed from {resume.manifest.images_seen:,} images"]
         saved = resume.manifest if resume else None
         pretrained = run_on_all_or_raise(lambda: load_pretrained(run, experiment.pretrained, saved))
         data = run_on_all_or_raise(lambda: experiment.data.load(cache_folder()))
-        training = Training(experiment, data, device, resume, pretrained)
+        with _naming_lack_of_memory():
+            training = Training(experiment, data, device, resume, pretrained)
     hooks = StoreHooks(store, on_report, preemption_noticed, flush_metrics)
     try:
-        progress = training.run(hooks, record)
+        with _naming_lack_of_memory():
+            progress = training.run(hooks, record)
     except DivergenceProblem:  # all workers' at once; the checkpoint before it is worth keeping
         hooks.wait_for_uploads()
         raise
@@ -90,3 +102,13 @@ def train_in_process_group(
     last = store.latest()
     assert last is not None  # a training ends with a checkpoint
     return TrainingResult(last, progress.images_seen, notes)
+
+
+def _naming_lack_of_memory() -> AbstractContextManager[None]:
+    """Return a context that names a lack of memory, for one worker.
+
+    Of several, one that runs out of memory must fail as a process does: the others wait for it.
+    """
+    import torch.distributed as dist
+
+    return naming_lack_of_memory(LESS_MEMORY) if dist.get_world_size() == 1 else nullcontext()

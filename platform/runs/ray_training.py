@@ -8,8 +8,9 @@ from dataclasses import asdict, replace
 from typing import Any
 from uuid import uuid4
 
-from ...trainers.errors import Problem
+from ...trainers.errors import OutOfMemoryProblem, Problem
 from ...trainers.hooks import Progress
+from ...trainers.memory import says_lack_of_memory
 from ...trainers.scratch import Scratch
 from ..compute.capacity import cluster_capacity, is_single_machine, no_room, waited_in_vain
 from ..config.experiment import Experiment, ScalingConfig
@@ -18,7 +19,7 @@ from ..foundation.logs import quiet_logs
 from ..foundation.text import last_line
 from ..storage.store import Storage
 from ..tracking.mlflow_runs import Run
-from .local_training import ReportCallback, TrainingResult, train_in_process_group
+from .local_training import LESS_MEMORY, ReportCallback, TrainingResult, train_in_process_group
 
 WAIT_FOR_RESOURCES_S = 86_400
 """How long workers wait for room in the cluster, in all: a day, in which a lost host is replaced, or the
@@ -200,6 +201,10 @@ def _as_problem(error: Exception, scaling: ScalingConfig) -> Problem:
     """Return Ray's nested errors as one line: what a worker raised."""
     failures = getattr(error, "worker_failures", None) or {}
     for rank, failure in sorted(failures.items()):
+        if says_lack_of_memory(str(failure)):
+            return OutOfMemoryProblem(
+                f"the memory of worker {rank} did not suffice: {last_line(failure)}", LESS_MEMORY
+            )
         return Problem(
             f"worker {rank} failed more than {scaling.max_failures} times: {last_line(failure)}",
             "see the Ray log for its traceback; the same command goes on from the last checkpoint",

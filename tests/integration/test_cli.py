@@ -260,3 +260,13 @@ def test_doctor_finds_servers_that_are_not_there(whipray: Shell) -> None:
         assert checks[name]["fix"]
     assert checks["libraries"]["ok"]
     assert SECRET not in out + err
+
+
+def test_variables_of_another_launcher_are_ignored_and_named(whipray: Shell) -> None:
+    group = {"WORLD_SIZE": "2", "RANK": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "9"}
+    left = {**group, "LOCAL_RANK": "3", "OMPI_COMM_WORLD_LOCAL_RANK": "1", "DS_ACCELERATOR": "xpu"}
+    command = ("train", "digits-demo", "--run", "alone", *TINY, "training.images=640")
+    code, _, err = whipray.run(*command, **left)
+    assert code == 0, err
+    (line,) = (line for line in err.splitlines() if "of another launcher" in line)
+    assert set(left) == set(line.partition(": ")[2].split(", "))

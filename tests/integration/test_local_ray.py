@@ -108,6 +108,34 @@ def test_the_token_is_new_each_time_and_gone_afterwards(monkeypatch: pytest.Monk
     assert "of a cluster" not in tokens
 
 
+def test_neither_the_current_folder_nor_a_long_temporary_one_gets_in_the_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in ("random", "typing", "mlflow"):  # Ray's processes and ours import all three
+        (tmp_path / f"{module}.py").write_text("raise ImportError('a file of the user')")
+    monkeypatch.chdir(tmp_path)
+    far = tmp_path / ("long" * 30)
+    far.mkdir()
+    monkeypatch.setenv("TMPDIR", str(far))
+    monkeypatch.setattr(tempfile, "tempdir", str(far))
+
+    def look() -> tuple[str | None, list[str], str]:
+        import mlflow
+
+        return mlflow.__file__, sys.path, tempfile.gettempdir()
+
+    with ray_session():
+        session = Path(ray._private.worker.global_worker.node.get_session_dir_path())
+        mine = session.parent.parent
+        assert oct(mine.stat().st_mode)[-3:] == "700"
+        file, path, temporary = ray.get(ray.remote(look).remote())
+    assert file is not None
+    assert not file.startswith(str(tmp_path))
+    assert str(tmp_path) not in path
+    assert temporary == str(far)
+    assert not mine.exists()
+
+
 def test_an_address_in_the_shared_temporary_folder_is_not_joined(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

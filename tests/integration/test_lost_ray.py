@@ -9,6 +9,7 @@ import psutil
 import pytest
 import yaml
 from support.marks import MLFLOW_WARNINGS
+from support.ray_head import RayHead
 from support.shell import TINY, WAIT_S, Shell
 from support.tracking import statuses
 
@@ -73,3 +74,42 @@ def test_a_lost_ray_ends_the_command_which_goes_on_when_typed_again(
     assert set(statuses(tmp_path).values()) == {"FINISHED"}
     if what == "train":
         assert "resumed from" in err
+
+
+def test_a_head_of_ones_own_that_is_lost_ends_the_command_which_goes_on_with_a_new_one(
+    tmp_path: Path,
+) -> None:
+    command, run = COMMANDS["train"]
+    shell = Shell(tmp_path)
+
+    def at(head: RayHead) -> dict[str, str]:
+        address = f"127.0.0.1:{head.port}"
+        return {"RAY_ADDRESS": address, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": head.token}
+
+    with RayHead() as head:
+        driver = shell.start(*command, *SETTINGS, **at(head))
+        try:
+            deadline = time.monotonic() + WAIT_S
+            while not list(tmp_path.glob(f"whipray-runs/{run}/checkpoints/*/manifest.json")):
+                assert driver.poll() is None, driver.communicate()
+                assert time.monotonic() < deadline
+                time.sleep(0.1)
+            (victim,) = (p for p in head.processes() if p.name() == "gcs_server")
+            victim.kill()
+            out, err = driver.communicate(timeout=ENDS_S)
+        finally:
+            driver.kill()
+    assert driver.returncode == 1, err
+    assert f"error: Ray at {at(head)['RAY_ADDRESS']} was lost" in err
+    assert "fix: the same command goes on" in err
+    assert out == ""
+    assert "RUNNING" not in statuses(tmp_path).values()
+
+    code, _, err = shell.run(*command, *SETTINGS, **at(head))
+    assert code == 1, err
+    assert "which RAY_ADDRESS names: Connection refused" in err
+    with RayHead() as head:
+        code, _, err = shell.run(*command, *SETTINGS, **at(head))
+    assert code == 0, err
+    assert "resumed from" in err
+    assert set(statuses(tmp_path).values()) == {"FINISHED"}

@@ -15,8 +15,11 @@ from multiprocessing.connection import Connection
 from typing import Any, Self
 from unittest.mock import patch
 
+import torch
+import torch.distributed as dist
+
 from whipray.tests.support.servers import free_port
-from whipray.trainers.engine import _quiet_deepspeed
+from whipray.trainers.engine import _quiet_deepspeed, set_local_rank
 
 from .shell import WAIT_S
 
@@ -70,19 +73,16 @@ class Workers:
 
 
 def _serve(pipe: Connection, rank: int, size: int, port: int) -> None:
-    group = {
-        "RANK": str(rank),
-        "LOCAL_RANK": str(rank),
-        "WORLD_SIZE": str(size),
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-    }
+    backend = "nccl" if torch.cuda.is_available() else "gloo"
+    address = f"tcp://127.0.0.1:{port}"
+    dist.init_process_group(backend, init_method=address, rank=rank, world_size=size)
     while True:
         try:
             environment, action, args = pipe.recv()
         except EOFError:
             return
-        os.environ.update(environment | group)
+        os.environ.update(environment)
+        set_local_rank(rank)
         try:
             result = action(*args)
         except Exception as error:  # noqa: BLE001  (the caller's to judge)

@@ -1,0 +1,75 @@
+"""The folder of a Ray that starts on this machine: its sockets, logs and spilled objects."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from shutil import rmtree
+
+from ...trainers.errors import Problem
+
+SOCKET_BYTES = 107
+"""The longest path of a Unix socket on Linux."""
+OWN = "ray-12345678/r"
+BELOW = len(f"/{OWN}/session_2026-01-01_00-00-00_000000_1234567/sockets/plasma_store.1")
+"""Bytes that our folder and Ray 2.60 add to the temporary folder."""
+BELOW_TEMPORARY = len("/pymp-12345678/listener-12345678")
+"""Bytes that Python's `multiprocessing` adds to it, which Ray's dashboard uses."""
+SHORT = "/tmp"
+
+
+@contextmanager
+def ray_folder() -> Iterator[Path]:
+    """Yield a new folder that only this user can reach; it is removed unless the block fails.
+
+    After a failure Ray's logs in it may say why.
+
+    Raises:
+        Problem: no folder has a path short enough for Ray's sockets.
+    """
+    folder = Path(tempfile.mkdtemp(prefix="ray-", dir=_parent()))
+    try:
+        yield folder / "r"  # which Ray 2.60 makes, open to everybody
+    except Exception:
+        raise
+    except BaseException:  # an interrupt
+        rmtree(folder, ignore_errors=True)
+        raise
+    else:
+        rmtree(folder, ignore_errors=True)
+
+
+def _parent() -> str:
+    """Return RAY_TMPDIR, or the temporary folder if its path is short, or /tmp."""
+    if wanted := os.environ.get("RAY_TMPDIR"):
+        if not _fits(wanted):
+            raise _too_long("RAY_TMPDIR", wanted)
+        os.makedirs(wanted, exist_ok=True)
+        return wanted
+    usual = tempfile.gettempdir()
+    if _fits(usual):
+        return usual
+    if not os.access(SHORT, os.W_OK):
+        raise _too_long("TMPDIR", usual)
+    return SHORT
+
+
+def own_temporary_folder() -> str | None:
+    """Return the temporary folder of this process if its path is too long for Ray's processes."""
+    usual = tempfile.gettempdir()
+    return None if _fits(usual, BELOW_TEMPORARY) else usual
+
+
+def _fits(folder: str, below: int = BELOW) -> bool:
+    return len(os.fsencode(folder)) + below <= SOCKET_BYTES
+
+
+def _too_long(variable: str, folder: str) -> Problem:
+    length, most = len(os.fsencode(folder)), SOCKET_BYTES - BELOW
+    return Problem(
+        f"{variable}={folder} is too long for Ray's sockets: {length} bytes, at most {most}",
+        "set RAY_TMPDIR to a folder with a shorter path",
+    )
