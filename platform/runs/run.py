@@ -5,10 +5,11 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from typing import Any, TypeVar
 
 from ...trainers.checkpointing import check_same_run
@@ -33,6 +34,8 @@ from .local_training import ReportCallback, TrainingResult, train_in_process_gro
 from .ray_training import log_report, train_on_workers
 from .resolve_pretrained import resolve_pretrained
 from .speed import step_key
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -219,10 +222,19 @@ def begin(plan: Plan) -> None:
             "reference": data.reference.class_counts.tolist(),
             "train_fingerprint": data.train.fingerprint(),
             "reference_fingerprint": data.reference.fingerprint(),
+            "notes": data.report.as_json(),
         },
         layout.Artifact.DATASET,
     )
+    for line in data.report.lines():
+        _say_once(line)
     names, shape = data.train.class_names, data.train.image_shape
     if record := resolve_pretrained(plan.experiment, plan.store, names, shape):
         plan.run.set_tags(record.tags())
         plan.run.log_json(record.model_dump(), PRETRAINED_RECORD)
+
+
+@cache
+def _say_once(line: str) -> None:
+    """Show a line of the data's report; the trainings of a sweep have the same."""
+    log.warning("data: %s", line)

@@ -15,20 +15,25 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from stat import S_ISREG
+from typing import Any, Literal
 
 import numpy as np
-from pydantic import Field
+from numpy.typing import NDArray
 
 from ..disk import disk_problem
 from ..errors import DataProblem
-from ..integrity import DIGEST_BYTES, Altered, seal, unseal
-from .long_tail import long_tail_indices
-from .packed import Indices, PackedImages, Pixels, check_every_class, check_labels
-from .source import SourceConfig, Splits
+from ..integrity import DIGEST_BYTES, Altered, load_arrays, save_arrays, seal, unseal
+from .packed import Indices, Pixels
+from .pixels import read_pixels
+from .report import LISTED, Note, raise_together, shown
 
-FORMAT = 2
+FORMAT = 3
 """Part of every cache key: raise it when decoding gives other pixels, or a file another layout."""
+HASH_BYTES = 8
+"""Of the hash of an image's pixels: among a million images two are alike by chance once in 10^7."""
+PATH_SHOWN = 300
+"""Characters of a path that an error repeats."""
 CHUNK = 4096
 """Images given to the threads at a time, which bounds the memory."""
 STALE_S = 24 * 3600
@@ -41,6 +46,21 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
+class DecodedImages:
+    """Images of one split as pixels.
+
+    Args:
+        pixels: (N, C, H, W) uint8, a read-only memory map.
+        treatments: (N,) uint8, what was done to each image, the sum of its `Treatment`s.
+        hashes: (N,) uint64, of the pixels of each.
+    """
+
+    pixels: Pixels
+    treatments: Pixels
+    hashes: NDArray[np.uint64]
+
+
+@dataclass(frozen=True, eq=False)
 class EncodedImages:
     """Labelled images of one split, as files or as bytes.
 
@@ -49,12 +69,14 @@ class EncodedImages:
         labels: (N,) int64.
         name: gives what error messages call the image at an index: its file, line or row.
         root: folder of the paths.
+        notes: what was found beside them.
     """
 
     items: Sequence[str | bytes]
     labels: Indices
     name: Callable[[int], str]
     root: Path = Path()
+    notes: tuple[Note, ...] = ()
 
     def select(self, indices: Indices) -> EncodedImages:
         """Return the images at `indices` (M,), in that order, under their own names."""
@@ -71,63 +93,17 @@ class EncodedImages:
         return io.BytesIO(item) if isinstance(item, bytes) else self.root / item
 
 
-class EncodedConfig(SourceConfig):
-    """A source of encoded images, which may differ in size."""
-
-    image_size: int = Field(default=64, ge=1)
-    """Height and width in pixels. Other images are cropped to the square at their centre and
-    resized; 64 is what CBDM uses for ImageNet-LT."""
-    channels: Literal[1, 3] = 3
-    """3 for colour, 1 for grey."""
-
-    def pack(
-        self,
-        cache: Path,
-        train: EncodedImages,
-        reference: EncodedImages,
-        class_names: Sequence[str] | None,
-    ) -> Splits:
-        """Check the labels, cut the tail, and decode the images that are kept.
-
-        Args:
-            class_names: None to number the classes, from 0 to the largest label.
-
-        Raises:
-            DataProblem: a label outside the classes, a class without an image, or an image that
-                cannot be decoded.
-        """
-        if class_names is None:
-            class_names = _numbered(train, reference)
-        for where, split in (("training", train), ("reference", reference)):
-            check_labels(split.labels, len(class_names), split.name)
-            fix = "add images of it, or leave the class out"
-            check_every_class(split.labels, class_names, f"{where} images", fix)
-        kept = long_tail_indices(
-            train.labels, len(class_names), self.long_tail, class_names=class_names
-        )
-        names = tuple(class_names)
-        return Splits(
-            *(
-                PackedImages(
-                    decode(split, self.image_size, self.channels, cache), split.labels, names
-                )
-                for split in (train.select(kept), reference)
-            )
-        )
-
-
-def decode(encoded: EncodedImages, size: int, channels: Literal[1, 3], cache: Path) -> Pixels:
+def decode(
+    encoded: EncodedImages, size: int, channels: Literal[1, 3], cache: Path
+) -> DecodedImages:
     """Return all images as (N, channels, size, size) uint8, from the cache or decoded in threads.
 
     A cached array gets its name only when it is complete, and is followed by its hash, which is checked
-    here. Its key is the content: the bytes of all images. Files are read for it only when they are new,
+    here; what is known of each image lies beside it. Its key is the content: the bytes of all images. Files are read for it only when they are new,
     or when one has changed since.
 
     Args:
         cache: folder of the arrays; created when needed.
-
-    Returns:
-        A read-only memory map.
 
     Raises:
         DataProblem: an image that is missing, damaged or changed meanwhile.
@@ -155,20 +131,6 @@ def decode(encoded: EncodedImages, size: int, channels: Literal[1, 3], cache: Pa
     return written
 
 
-def _numbered(train: EncodedImages, reference: EncodedImages) -> list[str]:
-    """Return class names for labels without names: the numbers from 0 to the largest label."""
-    largest = max(int(split.labels.max(initial=-1)) for split in (train, reference))
-    for split in (train, reference):
-        # Then a class must be empty; reported before a mistyped label fills the memory with names.
-        if largest in split.labels and largest >= len(train.labels):
-            raise DataProblem(
-                f"{split.name(int(split.labels.argmax()))}: label {largest}, but there are only "
-                f"{len(train.labels)} training images",
-                "correct the label; labels count from 0 without gaps",
-            )
-    return [str(c) for c in range(largest + 1)]
-
-
 def _describe_files(encoded: EncodedImages) -> list[tuple[int, ...]]:
     """Return size, times, inode and device of each image that is a file.
 
@@ -176,16 +138,29 @@ def _describe_files(encoded: EncodedImages) -> list[tuple[int, ...]]:
     replaced or written in place has another one, whatever tar, rsync or cp -p made of the rest.
     """
     described: list[tuple[int, ...]] = []
+    problems: list[DataProblem] = []
+    more = 0
     for index, item in enumerate(encoded.items):
         if isinstance(item, bytes):
             continue
         try:
             stat = (encoded.root / item).stat()
-        except OSError as error:
-            raise _missing(encoded, index, error) from error
-        described.append(
-            (stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino, stat.st_dev)
-        )
+            if S_ISREG(stat.st_mode):
+                described.append(
+                    (stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino, stat.st_dev)
+                )
+                continue
+            problem = DataProblem(
+                f"{encoded.name(index)}: a folder, pipe or device, not a file",
+                "put the image there, or correct the path",
+            )
+        except (OSError, ValueError) as error:
+            problem = _missing(encoded, index, error)
+        if len(problems) < LISTED:
+            problems.append(problem)
+        else:
+            more += 1
+    raise_together(problems, more)
     return described
 
 
@@ -232,26 +207,34 @@ def _hash_file(encoded: EncodedImages, index: int) -> str:
         raise _missing(encoded, index, error) from error
 
 
-def _missing(encoded: EncodedImages, index: int, error: OSError) -> DataProblem:
+def _missing(encoded: EncodedImages, index: int, error: OSError | ValueError) -> DataProblem:
+    reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
     return DataProblem(
-        f"{encoded.name(index)}: no image at {encoded.root / str(encoded.items[index])} "
-        f"({error.strerror})",
+        f"{encoded.name(index)}: no image at "
+        f"{shown(encoded.root / str(encoded.items[index]))[:PATH_SHOWN]} ({reason})",
         "put the image there, or correct the path",
     )
 
 
-def _read(path: Path, shape: tuple[int, ...]) -> Pixels | None:
-    """Return a finished array; None where it is absent, cut short or not what was written."""
+def _read(path: Path, shape: tuple[int, ...]) -> DecodedImages | None:
+    """Return finished images; None where they are absent, cut short or not what was written."""
     if not path.exists():
         return None
-    with suppress(OSError, ValueError, EOFError):
+    with suppress(OSError, ValueError, EOFError, KeyError, Altered):
         array = np.load(path, mmap_mode="r", allow_pickle=False)
         fits = array.shape == shape and array.dtype == np.uint8 and array.flags.c_contiguous
         if fits and hashlib.sha256(array.data).digest() == _stored_digest(path):
-            pixels: Pixels = array.view(np.ndarray)
-            return pixels
+            known = load_arrays(_known_of(path))
+            treatments, hashes = known["treatments"], known["hashes"]
+            if len(treatments) == len(hashes) == len(array):
+                return DecodedImages(array.view(np.ndarray), treatments, hashes)
     log.warning("%s: decoded images are damaged; decoding them again", path)
     return None
+
+
+def _known_of(path: Path) -> Path:
+    """Return the file of what is known of each image of an array."""
+    return path.with_suffix(".safetensors")
 
 
 def _stored_digest(path: Path) -> bytes:
@@ -260,58 +243,58 @@ def _stored_digest(path: Path) -> bytes:
         return stream.read()
 
 
-def _write(path: Path, images: Iterator[Pixels], shape: tuple[int, ...]) -> None:
-    """Write an array row by row under a temporary name, then rename it."""
+def _write(path: Path, images: Iterator[tuple[Pixels, int, bytes]], shape: tuple[int, ...]) -> None:
+    """Write an array row by row, and what is known of its images, each under a temporary name first."""
     for left in path.parent.glob("*.partial"):
         if time.time() - left.stat().st_mtime > STALE_S:
             left.unlink(missing_ok=True)
     partial = path.with_suffix(f".{uuid.uuid4().hex}.partial")  # workers may write at once
+    known = partial.with_suffix(".known.partial")
+    treatments, hashes = np.zeros(shape[0], np.uint8), bytearray()
     try:
         with partial.open("wb") as stream:
             header = {"descr": "|u1", "fortran_order": False, "shape": shape}
             np.lib.format.write_array_header_1_0(stream, header)
             digest = hashlib.sha256()
-            for image in images:
+            for index, (image, treatment, image_hash) in enumerate(images):
                 stream.write(image.data)
                 digest.update(image.data)
+                treatments[index] = treatment
+                hashes += image_hash
             stream.write(digest.digest())  # after the array, where `np.load` does not look
             stream.flush()
             os.fsync(stream.fileno())
+        per_image: dict[str, NDArray[Any]] = {
+            "treatments": treatments,
+            "hashes": np.frombuffer(hashes, np.uint64),
+        }
+        save_arrays(per_image, known)
+        known.replace(_known_of(path))
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+        known.unlink(missing_ok=True)
 
 
-def _decode_all(encoded: EncodedImages, size: int, channels: Literal[1, 3]) -> Iterator[Pixels]:
-    """Yield each image, (channels, size, size); PIL releases the interpreter's lock as it decodes."""
+def _decode_all(
+    encoded: EncodedImages, size: int, channels: Literal[1, 3]
+) -> Iterator[tuple[Pixels, int, bytes]]:
+    """Yield pixels, treatment and hash of each image; PIL releases the interpreter's lock."""
+
+    def decode_one(index: int) -> tuple[Pixels, int, bytes] | DataProblem:
+        try:
+            pixels, done = read_pixels(encoded.open(index), encoded.name(index), size, channels)
+        except DataProblem as problem:
+            return problem
+        return pixels, done, hashlib.blake2b(pixels.data, digest_size=HASH_BYTES).digest()
+
     with ThreadPoolExecutor() as pool:
         for start in range(0, len(encoded.items), CHUNK):
             chunk = range(start, min(start + CHUNK, len(encoded.items)))
-            yield from pool.map(lambda i: _decode_one(encoded, i, size, channels), chunk)
-
-
-def _decode_one(encoded: EncodedImages, index: int, size: int, channels: Literal[1, 3]) -> Pixels:
-    from PIL import Image
-
-    try:
-        with Image.open(encoded.open(index)) as image:
-            mode = image.mode
-            pixels = image.convert("RGB" if channels == 3 else "L")
-    except Exception as error:  # a damaged file makes PIL raise almost anything
-        raise DataProblem(
-            f"{encoded.name(index)}: not an image that can be read ({type(error).__name__})",
-            "replace the image, or leave it out",
-        ) from error
-    if mode[0] in "IF":
-        raise DataProblem(
-            f"{encoded.name(index)}: pixels of more than 8 bits (mode {mode}) would be clipped",
-            "convert the image to 8 bits a channel, with the contrast that you want",
-        )
-    if pixels.size != (size, size):
-        side = min(pixels.size)
-        left, top = (pixels.width - side) // 2, (pixels.height - side) // 2
-        square = pixels.crop((left, top, left + side, top + side))
-        # A BOX reduction first, to 3 times the size, which makes no visible difference to LANCZOS
-        pixels = square.resize((size, size), Image.Resampling.LANCZOS, reducing_gap=3.0)
-    array = np.asarray(pixels).reshape(size, size, channels)
-    return np.ascontiguousarray(array.transpose(2, 0, 1))
+            problems = []
+            for result in pool.map(decode_one, chunk):
+                if isinstance(result, DataProblem):
+                    problems.append(result)
+                elif not problems:
+                    yield result
+            raise_together(problems)

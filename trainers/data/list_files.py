@@ -1,15 +1,22 @@
-"""Lists of images as ImageNet-LT has them: one line `relative/path.JPEG label` for each image."""
+"""Lists of images as ImageNet-LT has them: `relative/path.JPEG label`, one line for each image."""
 
 from __future__ import annotations
 
+import codecs
+import re
 from pathlib import Path, PurePath
 from typing import Literal
 
 import numpy as np
 
 from ..errors import DataProblem
-from .decoding import EncodedConfig, EncodedImages
+from .decoding import PATH_SHOWN, EncodedImages
+from .encoded_config import EncodedConfig
+from .report import LISTED, raise_together, shown
 from .source import Splits
+
+_THREE_COLUMNS = re.compile(r"\.\w+\s+\d+$")
+"""At the end of a path: `0.png 3` is a file and a number, the label being the third column."""
 
 
 class ListFiles(EncodedConfig):
@@ -35,31 +42,24 @@ class ListFiles(EncodedConfig):
 
 
 def _read(file: Path, root: Path) -> EncodedImages:
-    try:
-        text = file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataProblem(
-            f"{file}: not a list that can be read ({type(error).__name__})", "correct its path"
-        ) from error
     paths, labels, numbers = [], [], []
-    for number, line in enumerate(text.split("\n"), start=1):
+    problems: list[DataProblem] = []
+    more = 0
+    for number, line in enumerate(_text(file).split("\n"), start=1):
         if not line.strip():
             continue
-        path, _, label = line.rstrip().rpartition(" ")  # a path may hold spaces
-        if not path or not (label.isascii() and label.isdecimal()) or len(label) > 18:
-            raise DataProblem(
-                f"{file}:{number}: not `path label` but `{line.strip()[:80]}`",
-                "write the image's path, a space and the number of its class",
-            )
-        path = path.strip()
-        if PurePath(path).is_absolute() or ".." in PurePath(path).parts:
-            raise DataProblem(
-                f"{file}:{number}: {path[:80]} leads out of {root}",
-                "write paths below data.root, or choose a data.root above all of them",
-            )
+        try:
+            path, label = _path_and_label(line, root)
+        except DataProblem as problem:
+            if len(problems) < LISTED:
+                problems.append(DataProblem(f"{file}:{number}: {problem.what}", problem.fix))
+            else:
+                more += 1
+            continue
         paths.append(path)
-        labels.append(int(label))
+        labels.append(label)
         numbers.append(number)
+    raise_together(problems, more)
     if not paths:
         raise DataProblem(f"{file}: lists no image", "write one line for each image")
     return EncodedImages(
@@ -68,3 +68,58 @@ def _read(file: Path, root: Path) -> EncodedImages:
         lambda i: f"{file}:{numbers[i]} ({paths[i]})",
         root,
     )
+
+
+def _text(file: Path) -> str:
+    """Return what a list holds, without the mark that Windows puts before it."""
+    try:
+        if not file.is_file():  # reading a pipe or a device may never end
+            what = "not a file" if file.exists() else "no such file"
+            raise DataProblem(f"{shown(file)}: {what}", "correct the path of the list")
+        content = file.read_bytes()
+    except (OSError, ValueError) as error:
+        reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
+        raise DataProblem(
+            f"{shown(file)[:PATH_SHOWN]}: a list that cannot be read ({reason})",
+            "correct the path of the list",
+        ) from error
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise DataProblem(f"{file}: is UTF-16", "save the list as UTF-8")
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        number = content.count(b"\n", 0, error.start) + 1
+        raise DataProblem(
+            f"{file}:{number}: not a list in UTF-8 (byte {content[error.start]:#x})",
+            "save the list as UTF-8",
+        ) from error
+    if "\0" in text:
+        number = text.count("\n", 0, text.index("\0")) + 1
+        raise DataProblem(f"{file}:{number}: a byte 0 in the text", "save the list as UTF-8")
+    return text
+
+
+def _path_and_label(line: str, root: Path) -> tuple[str, int]:
+    """Return what one line names.
+
+    Raises:
+        DataProblem: another form, or a path out of the root.
+    """
+    path, label = [*line.rsplit(maxsplit=1), ""][:2]  # a path may hold spaces
+    path = path.strip()
+    if not path or not (label.isascii() and label.isdecimal()) or len(label) > 18:
+        raise DataProblem(
+            f"not `path label` but `{line.strip()[:80]}`",
+            "write the image's path, a space and the number of its class",
+        )
+    if _THREE_COLUMNS.search(path) and not (root / path).exists():
+        raise DataProblem(
+            f"three columns, not `path label`: `{line.strip()[:80]}`",
+            "leave the image's path and the number of its class",
+        )
+    if PurePath(path).is_absolute() or ".." in PurePath(path).parts:
+        raise DataProblem(
+            f"{path[:80]} leads out of {root}",
+            "write paths below data.root, or choose a data.root above all of them",
+        )
+    return path, int(label)

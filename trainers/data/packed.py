@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import DataProblem
+from .report import listed, shown
 
 Indices = NDArray[np.int64]
 Pixels = NDArray[np.uint8]
@@ -89,10 +91,35 @@ def check_labels(
     outside = np.flatnonzero((labels < 0) | (labels >= num_classes))
     if outside.size:
         first = int(outside[0])
+        from_one = labels.min() == 1 and labels.max() == num_classes
         raise DataProblem(
             f"{name(first)}: label {labels[first]} is outside the {num_classes} classes "
             f"(0 to {num_classes - 1})",
-            "correct the label, or name every class",
+            "labels start at 1, but count from 0: subtract 1 from every label"
+            if from_one
+            else "correct the label, or name every class",
+        )
+
+
+def check_names(names: Sequence[str]) -> None:
+    """Check that each class has a name of its own that can be written to any file.
+
+    Raises:
+        DataProblem: naming the classes.
+    """
+    empty = [str(c) for c, name in enumerate(names) if not name]
+    if empty:
+        raise DataProblem(f"class {listed(empty)} has no name", "name every class")
+    undecodable = [shown(name) for name in names if shown(name) != name]
+    if undecodable:
+        raise DataProblem(
+            f"class {listed(undecodable)}: a name that is not UTF-8",
+            "rename it, as `convmv -f latin1 -t utf8 --notest` does with folders",
+        )
+    twice = [name for name, count in Counter(names).items() if count > 1]
+    if twice:
+        raise DataProblem(
+            f"class name {listed(twice)} is given more than once", "name every class differently"
         )
 
 
@@ -100,9 +127,13 @@ def check_every_class(labels: Indices, class_names: Sequence[str], where: str, f
     """Check that every class has an image; `where` and `fix` complete the message.
 
     Raises:
-        DataProblem: naming the first class without an image.
+        DataProblem: naming the classes without an image.
     """
     empty = np.flatnonzero(np.bincount(labels, minlength=len(class_names)) == 0)
     if empty.size:
-        first = int(empty[0])
-        raise DataProblem(f"{where}: class {first} ({class_names[first]}) has no image", fix)
+        which = listed([f"{c} ({class_names[int(c)]})" for c in empty])
+        one = empty.size == 1
+        raise DataProblem(
+            f"{where}: {'class' if one else 'classes'} {which} {'has' if one else 'have'} no image",
+            fix,
+        )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import zip_longest
 from pathlib import Path
 from typing import Literal
@@ -12,6 +12,7 @@ from ..config import Config
 from ..errors import DataProblem
 from .long_tail import LongTail
 from .packed import PackedImages, check_every_class
+from .report import DataReport
 
 ClassSampling = Literal["natural", "sqrt", "balanced"]
 
@@ -23,6 +24,7 @@ class Splits:
     Args:
         train: the training images, already long-tailed.
         reference: class-balanced real images that generated ones are compared with.
+        report: what was found that is not used as it is.
 
     Raises:
         DataProblem: other classes or image shapes in the two, or a class without an image.
@@ -30,6 +32,7 @@ class Splits:
 
     train: PackedImages
     reference: PackedImages
+    report: DataReport = field(default_factory=DataReport)
 
     def __post_init__(self) -> None:
         if self.train.class_names != self.reference.class_names:

@@ -1,0 +1,49 @@
+"""Images that are in a data set more than once, as they are decoded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .packed import Indices
+from .report import Note
+
+
+@dataclass(frozen=True, eq=False)
+class Hashed:
+    """The images of one split, by the hashes of their pixels.
+
+    Args:
+        hashes: (N,) uint64.
+        labels: (N,) int64.
+        name: gives what is said of the image at an index.
+    """
+
+    hashes: NDArray[np.uint64]
+    labels: Indices
+    name: Callable[[int], str]
+
+
+def describe_repeats(train: Hashed, reference: Hashed) -> Iterator[Note]:
+    """Yield what is to be said of equal images: in training, under two labels, in both splits."""
+    _, first, inverse = np.unique(train.hashes, return_index=True, return_inverse=True)
+    original = first[inverse]  # of each image, the first that is equal to it
+    repeats = np.flatnonzero(original != np.arange(len(original)))
+    other = repeats[train.labels[repeats] != train.labels[original[repeats]]]
+    for kind, found, text in (
+        ("repeated", repeats, "training images repeat another"),
+        ("relabelled", other, "training images are also in another class"),
+    ):
+        if len(found):
+            example = f"{train.name(int(found[0]))} is {train.name(int(original[found[0]]))}"
+            yield Note(kind, len(found), f"{len(found)} {text}: {example}")
+    shared = np.flatnonzero(np.isin(reference.hashes, train.hashes))
+    if len(shared):
+        text = (
+            f"{len(shared)} of {len(reference.hashes)} reference images are training images, so that "
+            f"metrics reward copies: {reference.name(int(shared[0]))}"
+        )
+        yield Note("shared", len(shared), text)
