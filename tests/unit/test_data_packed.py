@@ -7,6 +7,8 @@ import os
 import subprocess
 import sys
 import time
+from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -101,11 +103,17 @@ def test_splits_agree_and_have_every_class() -> None:
         Splits(whole, taller)
 
 
+def pixels_of(
+    encoded: EncodedImages, size: int, channels: Literal[1, 3], cache: Path
+) -> np.ndarray:
+    return decode(encoded, size, channels, cache).pixels
+
+
 def test_decoding_gives_the_pixels_and_a_read_only_map(tmp_path) -> None:
-    pixels = decode(encoded(), 8, 1, tmp_path / "new" / "cache")
+    pixels = pixels_of(encoded(), 8, 1, tmp_path / "new" / "cache")
     assert pixels.tolist() == DIGITS[:5, None].tolist()
     assert not pixels.flags.writeable
-    in_colour = decode(encoded(), 8, 3, tmp_path)
+    in_colour = pixels_of(encoded(), 8, 3, tmp_path)
     assert in_colour.tolist() == np.repeat(DIGITS[:5, None], 3, axis=1).tolist()
 
 
@@ -115,39 +123,39 @@ def test_other_sizes_are_cropped_at_the_centre_and_resized(tmp_path) -> None:
     items = EncodedImages(
         [encode(wide), encode(wide.transpose(1, 0, 2))], np.zeros(2, np.int64), str
     )
-    assert np.unique(decode(items, 8, 3, tmp_path).reshape(2, 3, 64)[:, 0]).tolist() == [200]
-    small = decode(items, 40, 3, tmp_path)  # cropped only
+    assert np.unique(pixels_of(items, 8, 3, tmp_path).reshape(2, 3, 64)[:, 0]).tolist() == [200]
+    small = pixels_of(items, 40, 3, tmp_path)  # cropped only
     assert small[0].tolist() == wide[:, 20:60].transpose(2, 0, 1).tolist()
 
 
 def test_more_than_a_chunk_stays_in_order(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(decoding, "CHUNK", 7)
-    assert decode(encoded(45), 8, 1, tmp_path).tolist() == DIGITS[:45, None].tolist()
+    assert pixels_of(encoded(45), 8, 1, tmp_path).tolist() == DIGITS[:45, None].tolist()
 
 
 def test_the_second_time_nothing_is_decoded(tmp_path, monkeypatch) -> None:
-    first = decode(encoded(), 8, 1, tmp_path)
-    monkeypatch.setattr(decoding, "_decode_one", lambda *_: pytest.fail("decoded again"))
-    assert decode(encoded(), 8, 1, tmp_path).tolist() == first.tolist()
+    first = pixels_of(encoded(), 8, 1, tmp_path)
+    monkeypatch.setattr(decoding, "read_pixels", lambda *_: pytest.fail("decoded again"))
+    assert pixels_of(encoded(), 8, 1, tmp_path).tolist() == first.tolist()
 
 
 def test_other_content_or_size_is_another_entry(tmp_path) -> None:
-    decode(encoded(5), 8, 1, tmp_path)
-    decode(encoded(4), 8, 1, tmp_path)
-    decode(encoded(5), 4, 1, tmp_path)
+    pixels_of(encoded(5), 8, 1, tmp_path)
+    pixels_of(encoded(4), 8, 1, tmp_path)
+    pixels_of(encoded(5), 4, 1, tmp_path)
     reversed_items = EncodedImages(encoded(5).items[::-1], np.zeros(5, np.int64), str)
-    assert decode(reversed_items, 8, 1, tmp_path).tolist() == DIGITS[4::-1, None].tolist()
-    assert len(list(tmp_path.iterdir())) == 4
+    assert pixels_of(reversed_items, 8, 1, tmp_path).tolist() == DIGITS[4::-1, None].tolist()
+    assert len(list(tmp_path.glob("*.npy"))) == 4
 
 
 def test_a_changed_file_is_decoded_again(tmp_path) -> None:
     file = tmp_path / "a.png"
     file.write_bytes(encode(DIGITS[0]))
     one = EncodedImages(["a.png"], np.zeros(1, np.int64), str, tmp_path)
-    assert decode(one, 8, 1, tmp_path / "cache")[0, 0].tolist() == DIGITS[0].tolist()
+    assert pixels_of(one, 8, 1, tmp_path / "cache")[0, 0].tolist() == DIGITS[0].tolist()
     file.write_bytes(encode(DIGITS[1]))
     os.utime(file, ns=(0, 1))  # whatever the clock's resolution
-    assert decode(one, 8, 1, tmp_path / "cache")[0, 0].tolist() == DIGITS[1].tolist()
+    assert pixels_of(one, 8, 1, tmp_path / "cache")[0, 0].tolist() == DIGITS[1].tolist()
 
 
 def other_array(_: bytes) -> bytes:
@@ -159,11 +167,11 @@ def other_array(_: bytes) -> bytes:
     "damage", [lambda whole: whole[:-1], lambda _: b"", lambda _: b"junk", other_array]
 )
 def test_a_damaged_cache_is_made_again(tmp_path, damage) -> None:
-    first = decode(encoded(), 8, 1, tmp_path).copy()
-    (entry,) = tmp_path.iterdir()
+    first = pixels_of(encoded(), 8, 1, tmp_path).copy()
+    (entry,) = tmp_path.glob("*.npy")
     whole = entry.read_bytes()
     entry.write_bytes(damage(whole))
-    assert decode(encoded(), 8, 1, tmp_path).tolist() == first.tolist()
+    assert pixels_of(encoded(), 8, 1, tmp_path).tolist() == first.tolist()
     assert entry.read_bytes() == whole
 
 
@@ -172,7 +180,7 @@ def test_a_failure_leaves_nothing_behind(tmp_path) -> None:
     items[17] = items[17][:40]
     damaged = EncodedImages(items, np.zeros(20, np.int64), "birds.parquet, row {}".format)
     with pytest.raises(DataProblem, match=r"birds.parquet, row 17: not an image"):
-        decode(damaged, 8, 1, tmp_path)
+        pixels_of(damaged, 8, 1, tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -185,33 +193,35 @@ from PIL import Image
 from whipray.trainers.data import decoding
 buffer = io.BytesIO()
 Image.new("L", (8, 8)).save(buffer, "PNG")
-images = decoding.EncodedImages([buffer.getvalue()] * 9, np.zeros(9, np.int64), str)
-whole = decoding._decode_one
-def killed(encoded, index, *rest):
-    if index == 8:
+images = decoding.EncodedImages([buffer.getvalue()] * 9, np.zeros(9, np.int64), int)
+whole = decoding.read_pixels
+def killed(source, name, *rest):
+    if name == 8:
         os.kill(os.getpid(), signal.SIGKILL)
-    return whole(encoded, index, *rest)
-decoding.CHUNK, decoding._decode_one = 4, killed
+    return whole(source, name, *rest)
+decoding.CHUNK, decoding.read_pixels = 4, killed
 decoding.decode(images, 8, 1, Path(sys.argv[1]))
 """
     done = subprocess.run([sys.executable, "-c", script, str(tmp_path)], check=False)
     assert done.returncode == -9
     (left,) = tmp_path.iterdir()
     assert left.suffix == ".partial"
-    decode(encoded(), 8, 1, tmp_path)
+    pixels_of(encoded(), 8, 1, tmp_path)
     assert left.exists()  # it might be another worker's
     os.utime(left, (0, time.time() - 2 * decoding.STALE_S))
-    decode(encoded(4), 8, 1, tmp_path)
-    assert [entry.suffix for entry in tmp_path.iterdir()] == [".npy", ".npy"]
+    pixels_of(encoded(4), 8, 1, tmp_path)
+    assert (
+        sorted(entry.suffix for entry in tmp_path.iterdir()) == [".npy"] * 2 + [".safetensors"] * 2
+    )
 
 
 def test_a_cache_that_cannot_be_made_is_named(tmp_path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(DiskProblem, match=r"file/cache: cannot be written \(Not a directory\)"):
-        decode(encoded(), 8, 1, tmp_path / "file" / "cache")
+        pixels_of(encoded(), 8, 1, tmp_path / "file" / "cache")
 
 
 def test_sixteen_bit_images_are_refused_rather_than_clipped(tmp_path) -> None:
     deep = EncodedImages([encode(np.full((8, 8), 40_000, np.uint16))], np.zeros(1, np.int64), str)
     with pytest.raises(DataProblem, match="more than 8 bits"):
-        decode(deep, 8, 1, tmp_path)
+        pixels_of(deep, 8, 1, tmp_path)

@@ -99,8 +99,8 @@ def decode(
     """Return all images as (N, channels, size, size) uint8, from the cache or decoded in threads.
 
     A cached array gets its name only when it is complete, and is followed by its hash, which is checked
-    here; what is known of each image lies beside it. Its key is the content: the bytes of all images. Files are read for it only when they are new,
-    or when one has changed since.
+    here; what is known of each image lies beside it. Its key is the content: the bytes of all images. Files
+    are read for it only when they are new, or when one has changed since.
 
     Args:
         cache: folder of the arrays; created when needed.
