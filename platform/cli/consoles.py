@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ..foundation.job import in_cluster_job
-from ..foundation.text import printable
+from ..foundation.text import cut, printable
 
 SCHEMA = 1
 """Version of all JSON documents; raised when a key is removed or changes its meaning."""
@@ -65,6 +65,7 @@ def print_json(document: Mapping[str, Any]) -> None:
 
 def print_error(what: str, fix: str, code: int, as_json: bool) -> None:
     """Print what is wrong and how to fix it; with `as_json` also as a document on stdout."""
+    what, fix = cut(what), cut(fix)
     if as_json:
         print_json({"error": {"code": code, "message": what, "hint": fix}})
     stderr_console.print(f"error: {what}")

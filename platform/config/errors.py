@@ -11,6 +11,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
 from ...trainers.errors import UsageProblem, did_you_mean
+from ..foundation.text import brief
 from .schema import alternatives, known_keys, tag_field, tags_of, walk
 
 COMMAND_LINE = "command line"
@@ -30,6 +31,10 @@ _NOUNS = {
     "model": "a section of keys",
     "path": "a path",
 }
+MOST = 5
+"""Errors that are described; a recipe of another program has dozens."""
+_SEVERAL = re.compile(r"\s*[-+.\deE]+(\s*,\s*[-+.\deE]+)+\s*")
+"""Numbers with commas, as other programs' command lines take them for a search."""
 _WRONG_TYPE = ("_type", "_parsing", "_from_float")
 _BOUNDS = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<", "multiple_of": "a multiple of"}
 
@@ -37,18 +42,35 @@ _BOUNDS = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<", "multiple_of": "a multi
 def problem(
     error: ValidationError, model: type[BaseModel], origin_of: OriginOf = None
 ) -> UsageProblem:
-    """Return the first of pydantic's errors as one line of what is wrong and one of what to do."""
+    """Return pydantic's errors as one line of what is wrong and one of what to do.
+
+    Several are numbered, in both lines.
+    """
     # A field of type `int | str` has an error for each type. Wrong values come before missing ones:
     # a misspelt required key is both.
     by_path: dict[str, list[Any]] = {}
     errors = error.errors(include_url=False)
     for entry in sorted(errors, key=lambda e: e["type"] == "missing"):
         by_path.setdefault(".".join(walk(model, entry["loc"])[0]), []).append(entry)
-    path, first = next(iter(by_path.items()))
-    what, fix = _explain(path, first, model, origin_of)
-    if len(by_path) > 1:
-        fix += f" ({len(by_path) - 1} more after this one)"
-    return UsageProblem(" ".join(what.split()), " ".join(fix.split()))
+    explained = {path: _explain(path, of, model, origin_of) for path, of in by_path.items()}
+    # A misspelt required key is also missing; the error about its name says what to do.
+    meant = {fix for _, fix in explained.values()}
+    found = [
+        each
+        for path, each in explained.items()
+        if by_path[path][0]["type"] != "missing" or f"did you mean {path}?" not in meant
+    ]
+    whats, fixes = (
+        [" ".join(text.split()) for text in texts] for texts in zip(*found[:MOST], strict=True)
+    )
+    if len(found) == 1:
+        return UsageProblem(whats[0], fixes[0])
+    more = len(found) - len(whats)
+    return UsageProblem(_numbered(whats) + (f"; and {more} more" if more else ""), _numbered(fixes))
+
+
+def _numbered(texts: Sequence[str]) -> str:
+    return "; ".join(f"({number}) {text}" for number, text in enumerate(texts, 1))
 
 
 def nearest_key(path: str, known: Sequence[str]) -> str | None:
@@ -79,7 +101,7 @@ def _explain(
         reason = str(context["error"])
         if isinstance(given, Mapping | BaseModel):
             return (f"{path}: {reason}" if path else reason), "change one of these values"
-        return f"{path}: {reason}, {given!r} given", f"change it{_where(origin_of, path)}"
+        return f"{path}: {reason}, {brief(given)} given", f"change it{_where(origin_of, path)}"
     tag = tag_field(models)
     if kind == "missing" and tag is None:
         example = f", as {path}=..." if origin_of else ""
@@ -96,8 +118,15 @@ def _explain(
             path, given, choices or re.findall(r"'([^']*)'", context["expected"]), origin_of
         )
     expected = " or ".join(dict.fromkeys(_expected(entry, field) for entry in errors))
-    shown = "a section" if isinstance(given, Mapping | BaseModel) else repr(given)
-    return f"{path}: {shown} given, expected {expected}", f"change it{_where(origin_of, path)}"
+    shown = "a section" if isinstance(given, Mapping | BaseModel) else brief(given)
+    what = f"{path}: {shown} given, expected {expected}"
+    if isinstance(given, str) and _SEVERAL.fullmatch(given):
+        level = "sample" if path.startswith("sampling.") else "train"
+        return what, (
+            f"give one; `whipray sweep` tries several: name a search space of yours that has, under "
+            f"{level}:, `{path}: {{type: categorical, choices: [{brief(given)[1:-1]}]}}`"
+        )
+    return what, f"change it{_where(origin_of, path)}"
 
 
 def _unknown_key(
@@ -122,7 +151,7 @@ def _wrong_choice(
     path: str, given: Any, choices: list[Any], origin_of: OriginOf
 ) -> tuple[str, str]:
     hint = did_you_mean(str(given), map(str, choices))
-    what = f"{path}: {given!r} is not one of its choices{_origin(origin_of, path)}"
+    what = f"{path}: {brief(given)} is not one of its choices{_origin(origin_of, path)}"
     return what, f"{hint}the choices are {_listed(choices)}"
 
 

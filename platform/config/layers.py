@@ -20,6 +20,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
 from ...trainers.errors import UsageProblem
+from ..foundation.text import brief
 from .errors import COMMAND_LINE, DEFAULT, problem
 from .schema import tag_field, variants_of, with_tag
 from .yaml12 import dump_scalar, load, load_mapping, read_text
@@ -63,7 +64,7 @@ def parse_override(text: str) -> Layer:
     key, equals, value = text.partition("=")
     key = key.strip()
     if not equals or not re.fullmatch(r"[^\s.]+(\.[^\s.]+)*", key):
-        raise UsageProblem(f"{text!r} is not key=value", "write it like objective.tau=1.5")
+        raise UsageProblem(f"{brief(text)} is not key=value", "write it like objective.tau=1.5")
     return Layer(COMMAND_LINE, {key: load(value, key)})
 
 
@@ -76,7 +77,7 @@ def resolve(model: type[M], layers: list[Layer]) -> Resolved[M]:
     the other (`optimizer.warmup_images`).
 
     Raises:
-        UsageProblem: an unknown key or a wrong value; it describes the first and counts the others.
+        UsageProblem: unknown keys or wrong values, each with what to do.
     """
     tree: _Tree = {}
     for layer in layers:

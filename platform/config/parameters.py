@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, Protocol
 from pydantic import Field, field_validator
 
 from ...trainers.config import Config
+from ..foundation.text import brief
 
 Scalar = str | int | float | bool | None
 Values = dict[str, Any]
@@ -139,7 +140,7 @@ class CategoricalParameter(_Parameter):
             return "choices is empty"
         for i, choice in enumerate(self.choices):
             if choice in self.choices[:i]:
-                return f"choice {choice!r} is given twice"
+                return f"choice {brief(choice)} is given twice"
         return None
 
 

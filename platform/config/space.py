@@ -28,6 +28,7 @@ from pydantic import Field, model_validator
 
 from ...trainers.config import Config
 from ...trainers.errors import UsageProblem, did_you_mean
+from ..foundation.text import brief
 from .errors import nearest_key
 from .layers import flatten
 from .parameters import (
@@ -190,7 +191,7 @@ class Space(Config):
                 raise UsageProblem(f"{where}: {name} is missing", "give every parameter a value")
             if not parameter.contains(point[name]):
                 raise UsageProblem(
-                    f"{where}: {name} = {point[name]!r} is not in the space",
+                    f"{where}: {name} = {brief(point[name])} is not in the space",
                     f"give one of {allowed_values(parameter)}",
                 )
             values[name] = point[name]
@@ -216,7 +217,7 @@ def _check_level(level: Level, parameters: Mapping[str, Parameter]) -> None:
             for value in accepted:
                 if not parameters[other].contains(value):
                     raise UsageProblem(
-                        f"{level}: {name}: when: {other} is never {value!r}",
+                        f"{level}: {name}: when: {other} is never {brief(value)}",
                         f"give one of {allowed_values(parameters[other])}",
                     )
     try:

@@ -18,6 +18,14 @@ from typing import Any
 import yaml
 
 from ...trainers.errors import UsageProblem
+from ..foundation.text import brief, brief_name
+
+DEEPEST = 32
+"""Levels of a section in a section; an experiment has five."""
+MOST_VALUES = 100_000
+"""Values of a document; a recipe has hundreds, one that lists 10,000 classes has some 10,000."""
+LARGEST = 4 << 20
+"""Bytes of a file."""
 
 _TAG = "tag:yaml.org,2002:"
 _INT = re.compile(r"([-+]?\d[\d_]*|0o[0-7]+|0x[\da-fA-F]+)$")
@@ -41,7 +49,7 @@ class _Loader(yaml.SafeLoader):
                 )
             if key in seen:
                 raise yaml.MarkedYAMLError(
-                    problem=f"key {key!r} is given twice", problem_mark=key_node.start_mark
+                    problem=f"key {brief(key)} is given twice", problem_mark=key_node.start_mark
                 )
             seen.add(key)
         return super().construct_mapping(node, deep)
@@ -68,15 +76,60 @@ def load(text: str, where: str) -> Any:
     """Read one YAML document; `where` names it in the error.
 
     Raises:
-        UsageProblem: not YAML, or a key given twice.
+        UsageProblem: not YAML, a key given twice, or more than any config holds: values nested deeper
+            than `DEEPEST`, or more than `MOST_VALUES` of them once every alias is written out.
     """
     try:
+        _check_size(text)
         return yaml.load(text, Loader=_Loader)
     except (yaml.YAMLError, ValueError) as error:  # ValueError: more digits than Python reads
         mark = getattr(error, "problem_mark", None)
         line = f" line {mark.line + 1}" if mark else ""
         reason = getattr(error, "problem", None) or "not YAML"
-        raise UsageProblem(f"{where}{line}: {reason}", "write it as YAML") from error
+        raise UsageProblem(
+            f"{brief_name(where)}{line}: {reason}", "write it as YAML: plain keys and values"
+        ) from error
+
+
+def _check_size(text: str) -> None:
+    """Check what the values would take, before any of them is built.
+
+    PyYAML 6 reads events one by one, but builds values by recursion, and a few lines of aliases of
+    aliases stand for millions of values.
+
+    Raises:
+        yaml.MarkedYAMLError: nested too deep, too many values, or an alias inside of what it names.
+    """
+    sizes: dict[str, int] = {}
+    open_sections: list[tuple[str | None, int]] = []
+    for event in yaml.parse(text, Loader=_Loader):
+        name, size = getattr(event, "anchor", None), 1
+        if isinstance(event, yaml.CollectionStartEvent):
+            open_sections.append((name, 1))
+            if len(open_sections) > DEEPEST:
+                raise _refused(f"nested deeper than {DEEPEST} levels", event)
+            continue
+        if isinstance(event, yaml.AliasEvent):
+            if any(name == opened for opened, _ in open_sections):
+                raise _refused(f"*{brief_name(str(name))} is inside of what it names", event)
+            size = sizes.get(str(name), 1)
+        elif isinstance(event, yaml.CollectionEndEvent):
+            name, size = open_sections.pop()
+            sizes[str(name)] = size
+        elif isinstance(event, yaml.ScalarEvent):
+            sizes[str(name)] = 1
+        else:
+            continue
+        if open_sections:
+            above, before = open_sections[-1]
+            size += before
+            open_sections[-1] = above, size
+        if size > MOST_VALUES:
+            raise _refused(f"more than {MOST_VALUES:,} values, with those of aliases", event)
+
+
+def _refused(reason: str, event: Any) -> yaml.MarkedYAMLError:
+    return yaml.MarkedYAMLError(problem=reason, problem_mark=event.start_mark)
 
 
 def load_mapping(text: str, where: str) -> dict[Any, Any]:
@@ -97,13 +150,22 @@ def read_text(path: Path | Traversable) -> str:
     """Read the text of a YAML file.
 
     Raises:
-        UsageProblem: no such file, or not UTF-8.
+        UsageProblem: no such file, not UTF-8, or larger than `LARGEST`.
     """
     try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        with path.open("rb") as file:
+            content = file.read(LARGEST + 1)
+        text = content.decode()
+    except (OSError, ValueError) as error:  # ValueError: not UTF-8, or a NUL in the name
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
-        raise UsageProblem(f"{path}: cannot be read ({reason})", "give a YAML file") from error
+        raise UsageProblem(
+            f"{brief_name(str(path))}: cannot be read ({reason})", "give a YAML file"
+        ) from error
+    if len(content) > LARGEST:
+        raise UsageProblem(
+            f"{path}: larger than {LARGEST >> 20} MiB", "give a YAML file of a config"
+        )
+    return text
 
 
 def dump_scalar(value: Any) -> str:

@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 import re
+import reprlib
 
 LINE_LENGTH = 300
 """Characters of an exception that are shown: three lines of a terminal."""
+MESSAGE_LENGTH = 2000
+"""Characters of an error's line that are shown; the lists of recipes and of keys have hundreds."""
+
+_short = reprlib.Repr()
+_short.maxlevel, _short.maxlist, _short.maxtuple, _short.maxdict = 3, 8, 8, 8
+_short.maxstring = _short.maxother = 80
 
 # A password may hold a slash, a colon or an @ (SQLAlchemy and MLflow take them as they are), so a
 # login with a password extends to the last @ before white space. Hiding too much does no harm.
@@ -23,6 +30,21 @@ _CONTROL = re.compile(
     r"[\x00-\x08\x0b-\x1f\x7f-\x9f"  # C0 but tab and newline, DEL, C1
     r"\u202a-\u202e\u2066-\u2069]"  # reversals of the direction of writing
 )
+
+
+def brief(value: object) -> str:
+    """Return a value as Python writes it, without the middle of what is long."""
+    return _short.repr(value)
+
+
+def brief_name(name: str) -> str:
+    """Return a key or a path, without the middle of one that is longer than any real one."""
+    return name if len(name) <= LINE_LENGTH else f"{name[:80]}...{name[-80:]}"
+
+
+def cut(line: str) -> str:
+    """Return a line without what is more than a message needs, whatever was put into it."""
+    return line if len(line) <= MESSAGE_LENGTH else f"{line[:MESSAGE_LENGTH]} ... (cut)"
 
 
 def printable(text: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Annotated, Literal
 
 import pytest
@@ -138,9 +139,32 @@ def test_a_mistake_is_one_line_and_a_way_out(override: str, what: str, fix: str)
     assert "\n" not in str(caught.value)
 
 
-def test_a_wrong_value_names_its_layer_and_counts_the_others() -> None:
-    with pytest.raises(UsageProblem, match=r"change it in exp\.yaml \(2 more after this one\)"):
+def test_several_mistakes_are_all_named_each_with_its_layer() -> None:
+    with pytest.raises(UsageProblem) as caught:
         toy("nonsense=1", "engine.stage=9", file={"objective": {"tau": "x"}})
+    assert caught.value.what == (
+        "(1) objective.tau: 'x' given, expected a number >= 0; "
+        "(2) engine.stage: 9 given, expected a whole number >= 0 and <= 3; "
+        "(3) unknown key nonsense (command line)"
+    )
+    assert re.fullmatch(
+        r"\(1\) change it in exp\.yaml; \(2\) change it on the command line; \(3\) .*engine, .*",
+        caught.value.fix,
+    )
+    with pytest.raises(UsageProblem, match=r"\(5\) unknown key z4 \(exp\.yaml\); and 35 more — "):
+        toy(file={f"z{number}": 0 for number in range(40)})
+
+
+@pytest.mark.parametrize(
+    ("override", "level"), [("objective.tau=0.1,1,5", "train"), ("engine.stage= 1 , 2", "train")]
+)
+def test_several_values_of_a_key_are_for_a_sweep(override: str, level: str) -> None:
+    key, _, values = override.partition("=")
+    with pytest.raises(UsageProblem) as caught:
+        toy(override)
+    entry = f"`{key}: {{type: categorical, choices: [{values.strip()}]}}`"
+    assert "whipray sweep" in caught.value.fix
+    assert caught.value.fix.endswith(f"under {level}:, {entry}")
 
 
 class Required(Config):
@@ -149,9 +173,11 @@ class Required(Config):
 
 
 def test_what_was_written_wrong_comes_before_what_is_missing() -> None:
-    with pytest.raises(UsageProblem, match=r"unknown key imagse .* images\? \(2 more"):
+    with pytest.raises(
+        UsageProblem, match=r"\(1\) unknown key imagse .*; \(2\) objective.* images\?;"
+    ):
         resolve(Required, [parse_override("imagse=1")])
-    with pytest.raises(UsageProblem, match=r"^images is missing — add it, as images="):
+    with pytest.raises(UsageProblem, match=r"^\(1\) images is missing; .*\(1\) add it, as images="):
         resolve(Required, [])
     for overrides in ([], [parse_override("objective.tau=1")]):
         with pytest.raises(UsageProblem, match=r"^objective\.name is missing — .* ddpm, cbdm"):
@@ -188,11 +214,60 @@ def test_plain_values_are_those_of_yaml_1_2(text: str, value: object) -> None:
     assert type(read) is type(value)
 
 
-@pytest.mark.parametrize("text", ["[a]: 1", "{{a: 1}: 2}", "9" * 5000, "!!python/name:os.system x"])
-def test_yaml_that_cannot_be_a_config_is_one_line(text: str) -> None:
-    with pytest.raises(UsageProblem, match=r"^limits") as caught:
+BOMB = "a0: &a0 [x, x]\n" + "".join(
+    f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]\n" for n in range(1, 10)
+)
+NOT_A_CONFIG = {
+    "a list as a key": ("[a]: 1", "line 1: a key is a list or a section"),
+    "a section as a key": ("{{a: 1}: 2}", "line 1: a key is a list or a section"),
+    "a list as a complex key": ("x: 1\n? [a, b]\n: 1", "line 2: a key is a list or a section"),
+    "a section as a complex key": ("? {a: 1}\n: 1", "line 1: a key is a list or a section"),
+    "an endless number": ("9" * 5000, ""),
+    "code": ("!!python/name:os.system x", "line 1"),
+    "deep lists": ("[" * 3000, "line 1: nested deeper than 32 levels"),
+    "deep sections": ("a: 1\nb: " + "{a: " * 5000, "line 2: nested deeper than 32 levels"),
+    "deep indentation": ("".join(f"{' ' * n}a:\n" for n in range(1000)), "line 33: nested deeper"),
+    "aliases of aliases": (BOMB, "line 6: more than 100,000 values, with those of aliases"),
+    "an alias in itself": ("a: &a [1, *a]", r"line 1: \*a is inside of what it names"),
+    "a long key twice": (
+        "{0}: 1\n{0}: 2".format("k" * 100),
+        "line 2: key 'k+\\.\\.\\.k+' is given",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", NOT_A_CONFIG)
+def test_yaml_that_cannot_be_a_config_is_one_line(tmp_path: Path, case: str) -> None:
+    text, said = NOT_A_CONFIG[case]
+    path = tmp_path / "own.yaml"
+    path.write_text(text)
+    with pytest.raises(UsageProblem, match=rf"^{re.escape(str(path))} ?{said}") as caught:
+        read_yaml(path)
+    with pytest.raises(UsageProblem, match=rf"^limits ?{said}"):
         parse_override(f"limits={text}")
     assert "\n" not in str(caught.value)
+    assert len(caught.value.what) < len(str(path)) + 120
+
+
+def test_a_value_in_a_message_is_cut() -> None:
+    nested = "{few: [1, [2, [3, [4, [5]]]]]}"
+    long = [*("x" * 100_000, f"[{'x, ' * 2_000}]"), f"'{'x' * 100_000}'", nested, "1,2" * 10_000]
+    for key in ("images", "objective.name", "objective.label_set", "limits", "objective"):
+        for value in long:
+            with pytest.raises(UsageProblem) as caught:
+                toy(f"{key}={value}")
+            assert len(str(caught.value)) < 600
+    with pytest.raises(UsageProblem) as caught:
+        parse_override("x" * 100_000)
+    assert len(str(caught.value)) < 200
+
+
+def test_a_file_that_is_no_config_is_refused_before_it_is_read_to_its_end(tmp_path: Path) -> None:
+    with pytest.raises(UsageProblem, match="larger than 4 MiB"):
+        read_yaml(Path("/dev/zero"))
+    for name, reason in (("a\0b.yaml", "cannot be read"), ("x" * 300, "too long")):
+        with pytest.raises(UsageProblem, match=reason):
+            read_yaml(tmp_path / name)
 
 
 def test_rendered_config_reads_back_and_shows_origins(tmp_path) -> None:

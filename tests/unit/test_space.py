@@ -170,7 +170,7 @@ train:
         ("description: x\ndescription: y", "test line 2: key 'description' is given twice"),
         ("description: x\ntrain:\n  a: 1\n  a: 2", "test line 4: key 'a' is given twice"),
         ("- description", "test: not a mapping"),
-        ("", r"test: description is missing — add it \(1 more"),
+        ("", r"test: \(1\) description is missing; \(2\) train is missing — \(1\) add it"),
         ("train: {a: {type: flaot}}", r"train\.a\.type: 'flaot' .* did you mean float\?"),
         (
             "{description: x, train: {a: {type: int, low: 0, hihg: 1}}}",
