@@ -20,6 +20,7 @@ from uuid import uuid4
 
 from ...trainers.errors import Problem
 from ...trainers.scratch import Scratch
+from ..config.experiment import TrackingConfig
 from ..foundation.environment import environment
 from ..foundation.text import describe_exception, redact
 from ..foundation.versions import PINNED_LIBRARIES, local_versions, unsatisfied
@@ -27,7 +28,15 @@ from ..storage.config import StorageConfig
 from ..storage.layout import MLFLOW_DATABASE
 from ..storage.s3 import environment as s3_environment
 from ..storage.store import Storage
-from ..tracking.server import configure_mlflow, database_exists, database_lock
+from ..tracking.errors import translate_errors
+from ..tracking.server import (
+    check_file,
+    configure_mlflow,
+    database_exists,
+    database_lock,
+    sqlite_uri,
+)
+from ..tracking.tracker import find_experiment
 
 if TYPE_CHECKING:
     from packaging.requirements import Requirement
@@ -200,9 +209,12 @@ def _tracking(uri: str, config: StorageConfig) -> str:
         shown = redact(uri)
         if not database_exists(uri):  # the first run makes it; one of its kind is tried
             shown = f"a database as the first run makes it at {shown}"
-            uri = f"sqlite:///{stack.enter_context(Scratch())}/{MLFLOW_DATABASE}"
+            uri = sqlite_uri(f"{stack.enter_context(Scratch())}/{MLFLOW_DATABASE}")
+        check_file(uri)
+        stack.enter_context(translate_errors(uri))
         with database_lock(uri):
             client = MlflowClient(tracking_uri=uri, registry_uri=uri)
+            find_experiment(client, TrackingConfig().experiment)
             experiment = client.create_experiment(name, artifact_location=location)
         try:
             run = client.create_run(experiment).info

@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from ...trainers.disk import OF_A_DISK, disk_problem
 from ...trainers.errors import Problem
 from ..foundation.retry import Outage
 from ..foundation.text import redact
 from ..storage.errors import boto3_problem, raised_by_boto3
+from .database_errors import describe_refusal, describe_wait
+from .server import sqlite_file
 
 
 class TrackingProblem(Problem):
@@ -32,8 +35,16 @@ def translate_errors(uri: str) -> Iterator[None]:
 
     try:
         yield
-    except (MlflowException, RequestException, SQLAlchemyError) as error:
+    except RequestException as error:  # an OSError, too
         raise _problem(f"MLflow at {redact(uri)}", error) from error
+    except (MlflowException, SQLAlchemyError) as error:
+        raise _database_problem(uri, error) or _problem(
+            f"MLflow at {redact(uri)}", error
+        ) from error
+    except OSError as error:  # of its artifacts, in a folder
+        if error.errno not in OF_A_DISK:
+            raise
+        raise disk_problem(error, error.filename or f"files of MLflow at {redact(uri)}") from error
     except Exception as error:
         # The artifacts of a database, and those of a server that does not serve them, go to S3 from here.
         if not raised_by_boto3(error):
@@ -41,6 +52,19 @@ def translate_errors(uri: str) -> Iterator[None]:
         problem = boto3_problem(error, None, f"files of MLflow at {redact(uri)}")
         kind = TrackingOutage if isinstance(problem, Outage) else TrackingProblem
         raise kind(problem.what, problem.fix) from error
+
+
+def _database_problem(uri: str, error: Exception) -> TrackingProblem | None:
+    """Return the problem of a database that this process opens itself; None for anything else."""
+    if uri.startswith(("http://", "https://", "databricks")):
+        return None
+    file = sqlite_file(uri)
+    where = f"MLflow's database {file or redact(uri)}"
+    if refusal := describe_refusal(error, file, redact(uri)):
+        return TrackingProblem(f"{where} {refusal[0]}", refusal[1])
+    if wait := describe_wait(error, file):
+        return TrackingOutage(f"{where} {wait[0]}", wait[1])
+    return None
 
 
 def _problem(where: str, error: Exception) -> TrackingProblem:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import logging
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -12,7 +13,7 @@ from urllib.parse import unquote, urlsplit
 
 from ...trainers.errors import UsageProblem
 from ..config.experiment import TrackingConfig
-from ..foundation.text import without_login
+from ..foundation.text import redact, without_login
 from ..storage import layout
 from ..storage.store import Storage
 
@@ -21,16 +22,50 @@ def tracking_uri(config: TrackingConfig, storage: Storage) -> str:
     """Return the address in use: the config's, the environment's, or SQLite beside the runs.
 
     Raises:
-        UsageProblem: runs in a bucket and no server named, so the SQLite file has no folder.
+        UsageProblem: runs in a bucket and no server named, so the SQLite file has no folder; or as
+            `check_address`.
     """
     if uri := config.uri or os.environ.get("MLFLOW_TRACKING_URI"):
-        return uri
+        return check_address(uri)
     if not storage.is_folder:
         raise UsageProblem(
             "no MLflow server is named, and the runs are in a bucket",
             "give --tracking http://HOST:5000, or set MLFLOW_TRACKING_URI to it",
         )
-    return f"sqlite:///{storage.path}/{layout.MLFLOW_DATABASE}"
+    return sqlite_uri(f"{storage.path}/{layout.MLFLOW_DATABASE}")
+
+
+def sqlite_uri(path: str) -> str:
+    """Return the address of an SQLite database.
+
+    The path of a file may hold what ends or escapes that of an address. The rest stays as it is: MLflow
+    3.17 makes the folder that the address names literally, see `database_lock`.
+    """
+    return f"sqlite:///{path.replace('%', '%25').replace('?', '%3F')}"
+
+
+def check_address(uri: str) -> str:
+    """Return the address of an MLflow server or database.
+
+    Raises:
+        UsageProblem: it is none, as MLflow would say less clearly.
+    """
+    what, address = "tracking.uri or MLFLOW_TRACKING_URI", redact(uri)
+    if re.fullmatch(r"[\w.-]+:\d+(/.*)?", uri):
+        raise UsageProblem(f"{what}: {address} has no scheme", f"write http://{address}")
+    if re.match(r"sqlite:/{0,2}[^/]", uri):
+        raise UsageProblem(
+            f"{what}: {address} has too few slashes",
+            "write sqlite:///mlflow.db for a file in this folder, sqlite:////runs/mlflow.db for /runs",
+        )
+    if uri.startswith("file:") or ("://" not in uri and not uri.startswith("databricks")):
+        folder = Path(uri.removeprefix("file://")).absolute()
+        raise UsageProblem(
+            f"{what}: {address} is a folder, in which MLflow keeps no runs any more",
+            f"give a database such as {sqlite_uri(f'{folder}/{layout.MLFLOW_DATABASE}')}, or "
+            "http://HOST:5000 of a server",
+        )
+    return uri
 
 
 def make_folder(storage: Storage) -> None:
@@ -57,7 +92,7 @@ def require_records(uri: str) -> None:
     """
     if not database_exists(uri):
         raise UsageProblem(
-            f"nothing is recorded yet: there is no {_sqlite_file(uri)}",
+            f"nothing is recorded yet: there is no {sqlite_file(uri)}",
             "name the store with --storage or WHIPRAY_STORAGE; `whipray train digits-lt` starts a "
             "first run",
         )
@@ -65,7 +100,7 @@ def require_records(uri: str) -> None:
 
 def database_exists(uri: str) -> bool:
     """Return False if this is the address of an SQLite database that does not exist."""
-    path = _sqlite_file(uri)
+    path = sqlite_file(uri)
     return path is None or path.exists()
 
 
@@ -104,9 +139,14 @@ def database_lock(uri: str) -> Iterator[None]:
     Who opens it first makes its tables. MLflow 3.17 locks the making alone: a process that opens the file
     then finds some tables, takes the schema for outdated, and fails or migrates it a second time. Nothing
     is locked for a server or another database, nor where the file system has no locks.
+
+    MLflow 3.17 makes the folder of the file without decoding the address: where a name holds an escaped
+    character, that is an empty folder beside it, which is removed.
     """
-    path = _sqlite_file(uri)
+    path = sqlite_file(uri)
     lock = -1
+    literal = Path(uri.removeprefix("sqlite:///")).parent
+    remove = path is not None and path.parent != literal and not literal.exists()
     if path is not None:
         with suppress(OSError):
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -117,9 +157,36 @@ def database_lock(uri: str) -> Iterator[None]:
     finally:
         if lock >= 0:
             os.close(lock)
+        if remove:
+            with suppress(OSError):
+                literal.rmdir()
 
 
-def _sqlite_file(uri: str) -> Path | None:
+def check_file(uri: str) -> None:
+    """Check that an SQLite database can be a file there; MLflow tries for minutes.
+
+    Raises:
+        UsageProblem: it is a folder, or below a file.
+    """
+    path = sqlite_file(uri)
+    if path is None:
+        return
+    if path.is_dir():
+        raise UsageProblem(
+            f"{path}: a folder, where MLflow's database belongs",
+            "move it away, or give another folder",
+        )
+    if not path.parent.is_dir():
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UsageProblem(
+                f"{path.parent}: cannot be made ({error.strerror})", "give another folder"
+            ) from error
+
+
+def sqlite_file(uri: str) -> Path | None:
+    """Return the file of an SQLite database; None for another address, or one in memory."""
     from sqlalchemy.engine import make_url
 
     if not uri.startswith("sqlite:"):

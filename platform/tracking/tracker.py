@@ -10,6 +10,7 @@ import logging
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...trainers.errors import UsageProblem
@@ -20,6 +21,7 @@ from ..storage.store import Storage
 from .errors import translate_errors
 from .mlflow_runs import Run
 from .server import (
+    check_file,
     configure_mlflow,
     database_lock,
     make_folder,
@@ -121,6 +123,7 @@ def open_tracker(config: TrackingConfig, storage: Storage) -> Tracker:
     uri = move_login_to_environment(tracking_uri(config, storage))
     make_folder(storage)
     os.environ.update(s3_environment(storage.config))
+    check_file(uri)
     with translate_errors(uri), database_lock(uri):
         mlflow.set_tracking_uri(uri)
         client: MlflowClient = mlflow.MlflowClient(uri)
@@ -138,22 +141,41 @@ def open_existing_tracker(config: TrackingConfig, storage: Storage) -> Tracker:
     return open_tracker(config, storage)
 
 
+def find_experiment(client: MlflowClient, name: str) -> str | None:
+    """Return the id of an experiment, None where there is none of this name.
+
+    Raises:
+        UsageProblem: it is deleted, and MLflow takes no runs for it.
+    """
+    existing = client.get_experiment_by_name(name)
+    if existing is None:
+        return None
+    if existing.lifecycle_stage == "deleted":
+        raise UsageProblem(
+            f"MLflow's experiment {name} is deleted",
+            f"restore it with `mlflow experiments restore -x {existing.experiment_id}` (with "
+            "MLFLOW_TRACKING_URI set), or set tracking.experiment to another name",
+        )
+    return str(existing.experiment_id)
+
+
 def _experiment_id(client: MlflowClient, uri: str, name: str, storage: Storage) -> str:
     """Return the id of an experiment, which is made where it is missing."""
     from mlflow.exceptions import MlflowException
 
-    if existing := client.get_experiment_by_name(name):
-        return str(existing.experiment_id)
+    if existing := find_experiment(client, name):
+        return existing
     artifacts = None  # a server has its own artifact store
     if uri.startswith("sqlite:///"):
-        artifacts = (
-            f"{storage.path if storage.is_folder else storage.uri}/{layout.MLFLOW_ARTIFACTS}"
-        )
+        folder = storage.path if storage.is_folder else storage.uri
+        # MLflow takes %25 in a path for a %, but not in an address.
+        top = Path(folder).as_uri() if storage.is_folder and "%" in folder else folder
+        artifacts = f"{top}/{layout.MLFLOW_ARTIFACTS}"
     try:
         return str(client.create_experiment(name, artifacts))
     except MlflowException as error:
         # Other processes that start at the same moment make it, too.
-        existing = client.get_experiment_by_name(name)
+        existing = find_experiment(client, name)
         if error.error_code != "RESOURCE_ALREADY_EXISTS" or existing is None:
             raise
-        return str(existing.experiment_id)
+        return existing
