@@ -38,6 +38,14 @@ SETTINGS = {
 }
 """Environment variables of Ray, unless they are set already."""
 
+NO_EXPORTERS = {
+    "RAY_enable_metrics_collection": "0",
+    # No such port: Ray 2.60 has no other way to leave these two out, and goes on without them.
+    "AUTOSCALER_METRIC_PORT": "-1",
+    "DASHBOARD_METRIC_PORT": "-1",
+}
+"""Switches off the three servers for Prometheus, which ask for no token and listen on all interfaces."""
+
 
 class TruncatingStderr(io.TextIOBase):
     """stderr in the place of stdout, which is for data: Ray 2.60 prints its warnings there.
@@ -112,6 +120,8 @@ def _connect(address: str, folder: Path | None) -> None:
         # workers whose controller was killed, and the next training waits for ever (ray-project/ray
         # #54305, #58515).
         variables, ours = {"PYTHONSAFEPATH": "1"}, {}
+        if local:
+            variables |= NO_EXPORTERS
         if folder and (usual := own_temporary_folder()):
             variables["TMPDIR"] = str(folder)
             ours = {"env_vars": {"TMPDIR": usual}}  # workers may need more room than /tmp has

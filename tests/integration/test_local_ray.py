@@ -9,13 +9,16 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
+import grpc
 import psutil
 import pytest
 import ray
 from ray._raylet import AuthenticationMode, get_authentication_mode
 from ray.util.state import list_nodes
+from support import ray_attack
 from support.hosts import Host, Network, why_not
 
 from whipray.platform.compute.ray_session import ray_session
@@ -29,16 +32,7 @@ from ray._raylet import GcsClient
 print(GcsClient(address=sys.argv[1]).internal_kv_keys(b"", None))
 """
 DRIVE = "import ray, sys; ray.init(address=sys.argv[1]); print(ray.nodes())"
-GET = """
-import sys, urllib.request
-for path in ("/api/job_agent/jobs/", "/get_or_create_runtime_env"):
-    request = urllib.request.Request(sys.argv[1] + path, data=b"{}")
-    try:
-        print(path, urllib.request.urlopen(request, timeout=20).status)
-    except urllib.error.HTTPError as error:
-        print(path, error.code)
-"""
-HTTP_AGENTS = ("ray::DashboardAgent", "ray::RuntimeEnvAgent")
+ATTACK = Path(ray_attack.__file__)
 NO_TOKEN = {"RAY_AUTH_MODE": "disabled"}
 WRONG_TOKEN = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0" * 64}
 
@@ -52,17 +46,35 @@ def stranger(tmp_path: Path) -> Iterator[Host]:
         yield network.hosts[0]
 
 
-def http_services() -> list[str]:
-    """Return the addresses of the HTTP servers among Ray's processes, without those on loopback."""
-    found = []
-    for process in psutil.Process().children(recursive=True):
-        if any(title in " ".join(process.cmdline()) for title in HTTP_AGENTS):
-            for connection in process.net_connections("tcp"):
-                host, port = connection.laddr
-                own = connection.status == psutil.CONN_LISTEN and not host.startswith("127.")
-                if own and connection.family == socket.AF_INET and host != "0.0.0.0":
-                    found.append(f"http://{host}:{port}")
+def open_ports() -> set[int]:
+    """Return the ports on which this process and those of its Ray listen, without those on loopback."""
+    found = set()
+    for process in (psutil.Process(), *psutil.Process().children(recursive=True)):
+        for connection in process.net_connections("tcp"):
+            address = connection.laddr
+            if connection.status == psutil.CONN_LISTEN and not is_loopback(address.ip):
+                found.add(address.port)
     return found
+
+
+def is_loopback(address: str) -> bool:
+    return address == "::1" or address.removeprefix("::ffff:").startswith("127.")
+
+
+@contextmanager
+def careless_server() -> Iterator[int]:
+    """A server of gRPC that asks nobody for a token: the attack has to notice it."""
+    with ThreadPoolExecutor(4) as pool:
+        server = grpc.server(pool, handlers=[AnswersAll()])
+        port = server.add_insecure_port("0.0.0.0:0")
+        server.start()
+        yield port
+        server.stop(None).wait()
+
+
+class AnswersAll(grpc.GenericRpcHandler):  # type: ignore[misc]
+    def service(self, _details: object) -> grpc.RpcMethodHandler:
+        return grpc.unary_unary_rpc_method_handler(lambda request, _context: request)
 
 
 def test_another_host_cannot_use_the_ray_of_this_machine(stranger: Host) -> None:
@@ -82,10 +94,15 @@ def test_another_host_cannot_use_the_ray_of_this_machine(stranger: Host) -> None
         for attempt, (code, out, err) in zip(tries, answers, strict=True):
             assert code != 0, (attempt, out)
             assert re.search("InvalidAuthToken|authentication", out + err), err
-        assert http_services()
-        for service in http_services():
-            _code, out, err = stranger.ask(*python, GET, service, environment={})
-            assert {line.split()[1] for line in out.splitlines()} == {"401"}, out + err
+        host, ports = ray.util.get_node_ip_address(), open_ports()
+        assert int(address.rpartition(":")[2]) in ports
+        with careless_server() as control:
+            attack = (sys.executable, ATTACK, host, *map(str, (*ports, control)))
+            _code, out, err = stranger.ask(*map(str, attack), environment=NO_TOKEN)
+        *given, asked = out.splitlines()
+        assert asked.startswith("asked "), err
+        assert int(asked.split()[1]) > 100
+        assert {line.partition("/")[0] for line in given} == {f"{host}:{control}"}
 
         assert len(ray.nodes()) == 1
         assert ray.get(ray.remote(lambda: 3).remote()) == 3
