@@ -6,7 +6,7 @@ import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from .errors import OutOfMemoryProblem
+from .errors import OutOfMemoryProblem, Problem
 
 PHRASES = (
     "out of memory",
@@ -23,18 +23,26 @@ def naming_lack_of_memory(fix: str) -> Iterator[None]:
     """Raise `OutOfMemoryProblem` with this fix where the block runs out of memory."""
     try:
         yield
-    except (MemoryError, OSError, RuntimeError) as error:
-        if not is_lack_of_memory(error):
-            raise
-        first = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise OutOfMemoryProblem(f"the memory did not suffice: {first}", fix) from error
+    except Exception as error:
+        if problem := memory_problem(error, fix):
+            raise problem from error
+        raise
 
 
-def is_lack_of_memory(error: BaseException) -> bool:
-    """Return whether an error says that memory is lacking."""
+def memory_problem(error: Exception, fix: str) -> OutOfMemoryProblem | None:
+    """Return the problem with this fix if an error says that memory is lacking."""
+    if isinstance(error, Problem) or not _is_lack_of_memory(error):
+        return None
+    first = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return OutOfMemoryProblem(f"the memory did not suffice: {first}", fix)
+
+
+def _is_lack_of_memory(error: Exception) -> bool:
     if isinstance(error, OSError):
         return error.errno == errno.ENOMEM
-    return isinstance(error, MemoryError) or says_lack_of_memory(str(error))
+    if isinstance(error, RuntimeError):
+        return says_lack_of_memory(str(error))
+    return isinstance(error, MemoryError)
 
 
 def says_lack_of_memory(text: str) -> bool:

@@ -18,6 +18,7 @@ import typer
 
 from ...trainers.disk import unexpected_disk_problem
 from ...trainers.errors import Problem
+from ...trainers.memory import memory_problem
 from ..foundation.abort import before_abort
 from ..foundation.signals import handling_stop, interrupt
 from . import exit_codes
@@ -36,6 +37,10 @@ from .verbs import (
     sweep,
     train,
     ui,
+)
+
+LESS_MEMORY = (
+    "free memory, raise its limit (`ulimit -v`, a container's), or ask for smaller batches"
 )
 
 app = typer.Typer(
@@ -112,8 +117,8 @@ def _run(as_json: bool) -> None:
     except Exception as error:  # noqa: BLE001  (the last resort; nothing is swallowed)
         if isinstance(error, ClickException):
             sys.exit(_wrong_argument(error, as_json))
-        if disk_problem := unexpected_disk_problem(error):
-            print_error(disk_problem.what, disk_problem.fix, exit_codes.FAILURE, as_json)
+        if lacking := unexpected_disk_problem(error) or memory_problem(error, LESS_MEMORY):
+            print_error(lacking.what, lacking.fix, exit_codes.FAILURE, as_json)
             sys.exit(exit_codes.FAILURE)
         sys.exit(_defect(error, as_json))
 

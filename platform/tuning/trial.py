@@ -11,11 +11,12 @@ from typing import Any
 
 from ...trainers.errors import DataProblem, DivergenceProblem, OutOfMemoryProblem, Problem
 from ...trainers.hooks import Progress
+from ...trainers.memory import naming_lack_of_memory
 from ..compute.interrupts import RemoteStopFlag
 from ..compute.ray_session import run_on_worker
 from ..foundation.logs import quiet_logs
 from ..foundation.text import describe_exception
-from ..runs.local_training import ReportCallback
+from ..runs.local_training import LESS_MEMORY, ReportCallback
 from ..runs.run import Plan, RunCallbacks, RunResult, evaluate, run_in_ray_task, train
 from ..storage import layout
 from ..storage.errors import MissingObject, StorageProblem
@@ -44,7 +45,10 @@ def run_trial(config: dict[str, Any]) -> None:
     quiet_logs()
     plan: Plan = config["plan"]
     try:
-        with log_system_metrics(plan.run, plan.experiment.tracking.system_metrics):
+        with (
+            log_system_metrics(plan.run, plan.experiment.tracking.system_metrics),
+            naming_lack_of_memory(LESS_MEMORY),
+        ):
             result = _train_and_evaluate(plan, config["number"], config["pruning"], config["stop"])
     except RayError:  # a process was lost: Tune runs the trial again
         raise

@@ -189,6 +189,16 @@ def test_a_defect_keeps_its_traceback_out_of_sight(
     log.unlink()
 
 
+def test_a_lack_of_memory_is_no_defect(whipray: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    def starved(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("whipray.platform.config.experiment.load_experiment", starved)
+    answer = whipray("train", "digits-lt")
+    assert answer.code == 1
+    assert answer.err.startswith("error: the memory did not suffice: MemoryError\nfix: free memory")
+
+
 def test_a_problem_says_its_own_exit_code(whipray: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
     def refused(*_: object) -> None:
         raise Problem("the disk is full", "make room")

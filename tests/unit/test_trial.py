@@ -73,6 +73,7 @@ def test_when_mlflow_is_down_the_traceback_is_on_stderr(
         (MissingObject("its checkpoint is gone", "restore it"), "failed", False),
         (DivergenceProblem("the loss is nan", "lower the rate"), "failed", True),
         (OutOfMemoryProblem("out of memory", "lower micro_batch"), "failed", True),
+        (RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"), "failed", True),
         (UsageProblem("no such layer", "choose another"), "failed", False),
     ],
 )
