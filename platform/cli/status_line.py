@@ -1,15 +1,19 @@
-"""One line of progress on stderr: in place on a terminal, every few seconds in a log."""
+"""One line of progress on stderr: in place on a terminal, a line at each change in a log."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from time import monotonic
 from types import TracebackType
 from typing import Self
 
 from rich.console import Console
 
 LOG_EVERY_S = 10.0
+"""Least time between two lines of a log."""
+LOG_SAME_EVERY_S = 60.0
+"""Time after which a log has the same line again: the command is still there."""
 TERMINAL_EVERY_S = 0.5
 
 
@@ -54,5 +58,9 @@ class StatusLine:
                 while not self._stop.wait(TERMINAL_EVERY_S):
                     status.update(as_text(self._current()))
             return
+        last, said = "", 0.0
         while not self._stop.wait(LOG_EVERY_S):
-            self.console.print(self._current(), highlight=False, soft_wrap=True)
+            text, now = self._current(), monotonic()
+            if text != last or now - said >= LOG_SAME_EVERY_S:
+                self.console.print(text, highlight=False, soft_wrap=True)
+                last, said = text, now

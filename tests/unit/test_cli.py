@@ -242,6 +242,13 @@ def test_the_version_is_shown_at_once(whipray: Shell) -> None:
     assert answer.out == f"whipray {importlib.metadata.version('whipray')}\n"
 
 
+@pytest.mark.parametrize("words", [(), ("train",), ("jobs", "list")])
+def test_help_has_a_short_name(whipray: Shell, words: tuple[str, ...]) -> None:
+    long, short = whipray(*words, "--help"), whipray(*words, "-h")
+    assert (short.code, short.out) == (0, long.out)
+    assert "-h, --help" in long.out
+
+
 def test_exit_codes_follow_the_kind_of_problem() -> None:
     assert exit_code_of(Problem("a", "b")) == 1
     assert exit_code_of(UsageProblem("a", "b")) == 2

@@ -5,12 +5,13 @@ from __future__ import annotations
 import io
 import re
 import sys
+import threading
 import time
 
 import pytest
 from rich.table import Table
 
-from whipray.platform.cli import consoles
+from whipray.platform.cli import consoles, status_line
 from whipray.platform.cli.consoles import PlainConsole, print_error, write_output
 from whipray.platform.cli.status_line import StatusLine
 from whipray.platform.cli.verbs import jobs
@@ -85,6 +86,28 @@ def test_errors_tables_status_and_followed_logs_control_no_terminal(
         time.sleep(0.3)
     assert terminal.getvalue().count(SHOWN) >= 6
     check(terminal)
+
+
+def test_a_log_has_a_line_at_each_change_and_seldom_the_same_again(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    texts = iter(["starting"] * 30 + ["1 of 9", "2 of 9", "2 of 9"])
+    ended = threading.Event()
+
+    def current() -> str:
+        text = next(texts, None)
+        if text is None:
+            ended.set()
+            return "2 of 9"
+        return text
+
+    clock = iter(range(0, 10**9, 10))  # a line could come each ten seconds
+    monkeypatch.setattr(status_line, "LOG_EVERY_S", 0.001)
+    monkeypatch.setattr(status_line, "monotonic", lambda: next(clock))
+    with StatusLine(PlainConsole(stderr=True), current):
+        assert ended.wait(60)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[:7] == ["starting"] * 5 + ["1 of 9", "2 of 9"]
 
 
 def check(terminal: io.StringIO) -> None:
