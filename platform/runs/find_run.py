@@ -44,7 +44,7 @@ def find_run(root: Storage, target: str) -> StoredRun:
         raise UsageProblem(
             f"no run {target} with a checkpoint in {root.uri}",
             f"{hint}known runs: {', '.join(known[-LISTED:]) or 'none'}; for another store give "
-            "--storage or storage.uri",
+            "--storage",
         )
     config = checkpoints.read_manifest(latest).config
     return StoredRun(address.key, store, latest, Experiment.model_validate(config))

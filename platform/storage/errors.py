@@ -100,13 +100,13 @@ def local_problem(error: OSError, where: str, needed: int | None = None) -> Stor
             "free space there, then give the same command again: what was saved before is intact",
         )
     if isinstance(error, FileNotFoundError):
-        return MissingObject(f"{where}: not found", "check the name and storage.uri")
+        return MissingObject(f"{where}: not found", "check the name and --storage")
     if isinstance(error, PermissionError) or error.errno == errno.EROFS:
         return StorageProblem(
-            f"{where}: permission denied", "make the folder writable, or choose another storage.uri"
+            f"{where}: permission denied", "make the folder writable, or choose another --storage"
         )
     reason = os.strerror(error.errno) if error.errno else type(error).__name__
-    return StorageProblem(f"{where}: {reason}", "check storage.uri")
+    return StorageProblem(f"{where}: {reason}", "check --storage")
 
 
 def pyarrow_problem(error: OSError, config: StorageConfig, where: str) -> StorageProblem:
@@ -193,7 +193,8 @@ def _s3_problem(
         names.insert(0, "MLFLOW_S3_ENDPOINT_URL")
     in_environment = (os.environ[name] for name in names if os.environ.get(name))
     endpoint = redact((config and config.endpoint_url) or next(in_environment, "Amazon S3"))
-    setting = "storage.endpoint_url" if config else "storage.endpoint_url, MLFLOW_S3_ENDPOINT_URL"
+    place = "storage.region" if config and config.region else "AWS_REGION"
+    setting = "--endpoint" if config else "--endpoint, MLFLOW_S3_ENDPOINT_URL"
     if code in UNREACHABLE:
         return StorageOutage(
             f"{where}: the store at {endpoint} does not answer",
@@ -203,7 +204,7 @@ def _s3_problem(
         bucket = f"the bucket {config.bucket}" if config else "its bucket"
         return StorageProblem(
             f"{where}: {bucket} does not exist at {endpoint}",
-            f"create the bucket, or correct {'storage.uri or ' if config else ''}{setting}",
+            f"create the bucket, or correct {'--storage or ' if config else ''}{setting}",
         )
     if code in REFUSED:
         what, fix = REFUSED[code]
@@ -212,7 +213,7 @@ def _s3_problem(
         return StorageProblem(
             f"{where}: the store at {endpoint} points elsewhere: the bucket is in "
             f"{f'region {region}' if region else 'another region, or the server at another address'}",
-            f"set storage.region{f'={region}' if region else f', or check {setting}'}",
+            f"set {place}{f'={region}' if region else f', or check {setting}'}",
         )
     if status == 507 or code == "XMINIO_STORAGE_FULL":
         return StorageProblem(f"{where}: the store is full", "free space there, then try again")
@@ -250,7 +251,7 @@ def _s3_problem(
     if status == 400 and not code:  # how S3 answers a HEAD, which has no room for a reason
         return StorageProblem(
             f"{where}: the store refuses and gives no reason (HTTP status 400)",
-            "an expired session token or another storage.region does this: check both",
+            f"an expired session token or another region ({place}) does this: check both",
         )
     return StorageProblem(
         f"{where}: the store failed ({_reason(code, status)})",

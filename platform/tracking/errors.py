@@ -86,7 +86,7 @@ def _problem(where: str, error: Exception) -> TrackingProblem:
             "ask for the right, or log in as another user with MLFLOW_TRACKING_USERNAME and "
             "MLFLOW_TRACKING_PASSWORD",
         )
-    fix = "check tracking.uri and that the server runs: `whipray doctor` tries each part"
+    fix = "check --tracking and that the server runs: `whipray doctor` tries each part"
     if status == 429 or status >= 500:
         return TrackingOutage(f"{where} does not answer, or fails by itself ({code})", fix)
     return TrackingProblem(f"{where} failed ({code})", fix)

@@ -111,7 +111,7 @@ def test_a_region_that_the_store_names_is_named() -> None:
     answer = asked("301", 301)
     answer.response["ResponseMetadata"]["HTTPHeaders"] = {"x-amz-bucket-region": "eu-west-1"}
     problems = [pyarrow_problem(OSError(text), CONFIG, "x"), boto3_problem(answer, CONFIG, "x")]
-    assert {problem.fix for problem in problems} == {"set storage.region=eu-west-1"}
+    assert {problem.fix for problem in problems} == {"set AWS_REGION=eu-west-1"}
 
 
 def test_a_redirect_without_a_region_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -124,5 +124,5 @@ def test_a_redirect_without_a_region_is_one_line(monkeypatch: pytest.MonkeyPatch
     ):
         proxy.refusal, proxy.requests_to_refuse = MOVED, 10**6
         store = Storage(StorageConfig(uri="s3://bucket/runs", endpoint_url=proxy.endpoint))
-        with pytest.raises(StorageProblem, match=r"points elsewhere.*storage\.region"):
+        with pytest.raises(StorageProblem, match=r"points elsewhere.*AWS_REGION"):
             Bucket(store).get("study")
