@@ -65,7 +65,7 @@ def test_deleting_and_listing_stay_in_their_folder(storage: Storage) -> None:
 
 def test_an_interrupted_write_leaves_no_half_file(storage: Storage) -> None:
     def write_half() -> None:
-        with storage._writer("x.bin") as target:
+        with storage._writer("x.bin", 8) as target:
             target.write(b"half")
             raise KeyboardInterrupt
 
