@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -294,6 +296,17 @@ def test_resumed_when_finished_does_nothing_again(done: Done) -> None:
     assert written(done.place.store / "sweeps/quiet/trials", "*") == before
     versions = MlflowClient(done.place.tracking).search_model_versions("name='digits-lt'")
     assert len(versions) == 1
+
+
+def test_what_a_sweep_suggests_can_be_pasted(done: Done) -> None:
+    words = [word for word in done.command("--resume") if word != "--json"]
+    assert done.place.run(*words) == 0, done.place.err
+    assert re.search(r"^trial +what +omega", done.place.out)
+    suggested = map(shlex.split, done.place.err.partition("next:\n")[2].splitlines())
+    sample = next(each for each in suggested if "sample" in each)
+    assert sample[sample.index("--classes") + 1] == "9"  # the rarest
+    assert done.place.run(*sample[1:]) == 0, done.place.err
+    assert (done.place.folder / "tail.png").exists()
 
 
 def test_the_champion_answers_over_http(done: Done) -> None:
