@@ -85,7 +85,7 @@ class StoreOptions:
         options = []
         for field in fields(self):
             value = getattr(self, field.name)
-            if value is not None and KEYS[field.name] in keys:
+            if value is not None and {KEYS[field.name], KEYS[field.name].partition(".")[0]} & keys:
                 raise UsageProblem(
                     f"--{field.name} and {KEYS[field.name]} are the same, and both are given",
                     "give one of them",

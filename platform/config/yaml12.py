@@ -79,9 +79,21 @@ def load(text: str, where: str) -> Any:
         UsageProblem: not YAML, a key given twice, or more than any config holds: values nested deeper
             than `DEEPEST`, or more than `MOST_VALUES` of them once every alias is written out.
     """
+    documents = load_all(text, where)
+    if len(documents) > 1:
+        raise UsageProblem(f"{brief_name(where)}: more than one document", "remove the `---`")
+    return documents[0] if documents else None
+
+
+def load_all(text: str, where: str) -> list[Any]:
+    """Read YAML documents that `---` separates; `where` names them in the error.
+
+    Raises:
+        UsageProblem: as `load`.
+    """
     try:
         _check_size(text)
-        return yaml.load(text, Loader=_Loader)
+        return list(yaml.load_all(text, Loader=_Loader))
     except (yaml.YAMLError, ValueError) as error:  # ValueError: more digits than Python reads
         mark = getattr(error, "problem_mark", None)
         line = f" line {mark.line + 1}" if mark else ""

@@ -12,11 +12,10 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
-
-import yaml
+from typing import Literal
 
 from ...trainers.errors import Problem, UsageProblem
+from ..config.yaml12 import load_all, read_text
 
 Action = Literal["up", "down", "status"]
 
@@ -75,15 +74,7 @@ def read_cluster(file: Path) -> ClusterFile:
     Raises:
         UsageProblem: no such file, not YAML, or a file of none of the three tools.
     """
-    try:
-        documents: list[Any] = [
-            d for d in yaml.safe_load_all(file.read_text("utf-8")) if d is not None
-        ]
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "not a text file"
-        raise UsageProblem(f"{file}: {reason}", "give one of the files in infra/") from error
-    except yaml.YAMLError as error:
-        raise UsageProblem(f"{file} is not YAML", "write it like the files in infra/") from error
+    documents = [each for each in load_all(read_text(file), str(file)) if each is not None]
     for keys, tool in (
         ({"cluster_name", "provider"}, "ray"),
         ({"apiVersion", "kind"}, "kubectl"),

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from ..config.errors import COMMAND_LINE
-from ..config.experiment import Experiment, ScalingConfig, TrackingConfig
+from ..config.experiment import Experiment, TrackingConfig
 from ..config.layers import Layer, flatten, parse_override, resolve
 from ..config.paths import relative_paths
 from ..config.recipes import recipe_layers
@@ -116,10 +115,9 @@ def doctor_task(storage: StorageConfig, tracking: str | None) -> Task:
 
 def _price_in(overrides: Sequence[str]) -> float:
     """Return the price that the overrides give, 0 without one."""
-    key = "scaling.price_per_hour"
-    given = [layer.values[key] for layer in map(parse_override, overrides) if key in layer.values]
-    layers = [Layer(COMMAND_LINE, {"price_per_hour": price}) for price in given]
-    return resolve(ScalingConfig, layers).value.price_per_hour
+    prices = [text for text in overrides if text.startswith("scaling.price_per_hour=")]
+    layers = [*recipe_layers("digits-lt"), *map(parse_override, prices)]
+    return resolve(Experiment, layers).value.scaling.price_per_hour
 
 
 def _store_arguments(store: StorageConfig, tracking: str | None) -> list[str]:

@@ -132,6 +132,7 @@ def test_docker_without_compose_is_told_from_no_docker(tools: Tools) -> None:
 
 
 WRONG = {
+    "endless": "[" * 3000,
     "nothing": None,
     "no YAML": "a: [",
     "an empty file": "",
@@ -149,6 +150,6 @@ def test_what_describes_no_cluster_is_refused_before_anything_runs(
     text = WRONG[wrong]
     if text is not None:
         file.write_text(text)
-    with pytest.raises(UsageProblem, match=r"infra/"):
+    with pytest.raises(UsageProblem, match=r"infra/|YAML"):
         whipray_cluster("up", str(file))
     assert not tools.calls.exists()
