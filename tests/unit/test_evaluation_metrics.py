@@ -54,9 +54,14 @@ def sample(
     )
 
 
-def repeated(one: Sample, b: int) -> Sample:
-    """Resample b as images of its own, without resamples."""
-    return once(one.at(np.repeat(np.arange(len(one)), one.weights[:, b].astype(int))))
+def counted(one: Sample, seed: int = 0) -> Sample:
+    """Resamples in which images are there a whole number of times, as many of a class as it has."""
+    weights, rng = one.weights.copy(), np.random.default_rng(seed)
+    for c in np.unique(one.labels):
+        rows = np.flatnonzero(one.labels == c)
+        equal = np.full(len(rows), 1 / len(rows))
+        weights[rows, 1:] = rng.multinomial(len(rows), equal, weights.shape[1] - 1).T
+    return replace(one, weights=weights)
 
 
 def once(one: Sample) -> Sample:
@@ -202,7 +207,8 @@ class TestKID:
         assert measured("kid", x, y)["kid"][0] == pytest.approx(within - 2 * between, rel=1e-12)
 
     def test_resamples_of_classes_agree_with_pairs_of_images(self) -> None:
-        x, y = sample(normal(14, 3, 0), 3), sample(normal(12, 3, 1, 0.5), 2, real=True)
+        x = counted(sample(normal(14, 3, 0), 3))
+        y = counted(sample(normal(12, 3, 1, 0.5), 2, real=True), 1)
 
         def mean(a: Sample, b: Sample, same: bool) -> float:
             """Over pairs of classes in proportion, and their pairs of different originals."""
@@ -332,7 +338,7 @@ class TestPrecisionRecall:
             assert replicates[0] == pytest.approx(expected[number], abs=1e-7)
 
     def test_agrees_with_a_double_loop(self) -> None:
-        x, y = sample(normal(200, 3, 0, 0.8)), sample(normal(25, 3, 1, scale=0.5))
+        x, y = sample(normal(200, 3, 0, 0.8)), sample(normal(30, 3, 1, scale=0.5))
         a, b = x.features, y.features
         radius = [sorted(np.linalg.norm(p - b, axis=1))[3] for p in b]  # [0] is the image itself
         inside = [
@@ -344,37 +350,51 @@ class TestPrecisionRecall:
 
     @pytest.mark.parametrize("resamples", [0, 20])
     def test_a_ball_holds_its_border(self, resamples: int) -> None:
-        x = sample(np.array([[-1.0], [2.0], [3.0]], np.float32), 1, resamples)
-        y = sample(np.array([[0.0], [1.0]], np.float32), 1, resamples)
+        far = 100.0 * np.arange(1, 10, dtype=np.float32)[:, None]  # ten images a side are needed
+        x = sample(np.concatenate([[[-1.0], [2.0], [3.0]], -far]).astype(np.float32), 1, resamples)
+        y = sample(np.concatenate([[[0.0], [1.0]], 9000 + far]).astype(np.float32), 1, resamples)
         found = measured("precision_recall", x, y, k=1)
-        assert found["precision"][0] == pytest.approx(2 / 3)
+        assert found["precision"][0] == pytest.approx(2 / 12)
+
+    def test_the_ball_of_an_image_that_exists_many_times_holds_its_copies(self) -> None:
+        x = sample(normal(10, 512, 0)[np.arange(60) % 10])
+        found = measured("precision_recall", x, x)
+        assert (found["precision"][0], found["recall"][0]) == (1, 1)
 
     @pytest.mark.parametrize("k", [1, 4])
-    def test_a_resample_leaves_balls_out_and_counts_points_again(self, k: int) -> None:
+    def test_replicates_come_from_leaving_out_images_of_the_manifold(self, k: int) -> None:
         # On a lattice, where many images lie on the border of a ball.
         x = sample(normal(80, 3, 0, 0, 3).round(), 2)
         y = sample(normal(90, 3, 1, 2, 3).round(), 2, real=True)
         found = measured("precision_recall", x, y, k=k)
+
+        def inside(points: Floats32, balls: Floats32) -> Floats:
+            own = np.sort(np.linalg.norm(balls[:, None] - balls, axis=2))[:, k]
+            apart = np.linalg.norm(points[:, None] - balls, axis=2)
+            return (apart <= own + 1e-6).any(1).astype(float)
+
         for number, points, balls in (("precision", x, y), ("recall", y, x)):
-            own = np.linalg.norm(balls.features[:, None] - balls.features, axis=2)
-            holds = (
-                np.linalg.norm(points.features[:, None] - balls.features, axis=2)
-                <= np.sort(own)[:, k]
-            )
-            for b in range(21):
-                inside = holds[:, balls.weights[:, b] > 0].any(1)
-                expected = (inside * points.weights[:, b]).sum() / len(points)
-                assert found[number][b] == pytest.approx(expected)
+            hits = inside(points.features, balls.features)
+            of_balls = np.zeros(21)
+            for c in (0, 1):
+                rows = np.flatnonzero(balls.labels == c)
+                without = [inside(points.features, np.delete(balls.features, i, 0)) for i in rows]
+                change = np.mean(without, axis=1) - hits.mean()
+                weights = balls.weights[rows] - 1
+                of_balls -= (1 - 1 / len(rows)) * (change @ weights)
+            expected = hits @ points.weights / len(points) + of_balls
+            np.testing.assert_allclose(found[number], expected, atol=1e-6)
+            assert found[number].std() > 0.01
 
     def test_recall_near_one_has_a_spread(self) -> None:
         """Made anew in each resample, the balls would hold everything in every one."""
         values, intervals = [], []
         for seed in range(60):
-            x = sample(normal(48, 8, 2 * seed), 3, 100)
-            y = sample(normal(48, 8, 2 * seed + 1), 3, 100, real=True)
+            x = sample(normal(54, 8, 2 * seed), 3, 100)
+            y = sample(normal(54, 8, 2 * seed + 1), 3, 100, real=True)
             replicates = measured("precision_recall", x, y)["recall"]
             values.append(replicates[0])
-            intervals.append(OUTPUTS["recall"].estimate(replicates, 48, 0.95))
+            intervals.append(OUTPUTS["recall"].estimate(replicates, 54, 0.95))
         truth = np.mean(values)
         assert 0.9 < truth < 1
         assert sum(e.low <= truth <= e.high for e in intervals if e) >= 54
@@ -387,11 +407,11 @@ class TestPrecisionRecall:
         assert not far["precision"].any()
         assert not far["recall"].any()
 
-    def test_a_manifold_needs_more_than_k_images(self) -> None:
-        x, few = sample(normal(50, 4, 0)), sample(normal(5, 4, 1))
-        found = measured("precision_recall", x, few)
-        assert np.isnan(found["precision"]).all()
-        assert np.isfinite(found["recall"]).all()
+    def test_both_sides_need_ten_neighbourhoods(self) -> None:
+        x, few = sample(normal(50, 4, 0)), sample(normal(49, 4, 1))
+        for sides in ((x, few), (few, x)):
+            assert all(np.isnan(v).all() for v in measured("precision_recall", *sides).values())
+        assert all(np.isfinite(v).all() for v in measured("precision_recall", x, x).values())
 
 
 class TestInceptionScore:
@@ -404,18 +424,26 @@ class TestInceptionScore:
         assert expected > 2
         assert found == pytest.approx(expected, abs=1e-9)
 
-    def test_weights_are_repeated_images(self) -> None:
+    def test_replicates_come_from_leaving_out_images(self) -> None:
         x = sample(normal(40, 2, 0), 3)
         replicates = measured("inception_score", x, x, splits=2)["inception_score"]
         order = np.random.RandomState(2020).permutation(40)
-        for b in (3, 11):
-            parts = [
-                measured("inception_score", repeated(x.at(part), b), x, splits=1)
-                for part in (order[:20], order[20:])
-            ]
-            assert replicates[b] == pytest.approx(
-                np.mean([part["inception_score"] for part in parts])
-            )
+        changes = np.zeros(40)
+        for part in (order[:20], order[20:]):
+            one = once(x.at(part))
+            whole = measured("inception_score", one, x, splits=1)["inception_score"][0]
+            for at, i in enumerate(part):
+                rest = one.at(np.delete(np.arange(20), at))
+                left = measured("inception_score", rest, x, splits=1)["inception_score"][0]
+                changes[i] = (left - whole) / 2
+        counts = np.bincount(x.labels)[x.labels]
+        expected = replicates[0] - (changes * (1 - 1 / counts)) @ (x.weights - 1.0)
+        np.testing.assert_allclose(replicates, expected, atol=1e-5)
+
+    def test_a_split_needs_ten_images(self) -> None:
+        x = sample(normal(99, 2, 0))
+        found = measured("inception_score", x, x, splits=10)["inception_score"]
+        assert np.isnan(found).all()
 
     def test_the_ends_of_the_scale(self) -> None:
         x = sample(normal(70, 2, 0))
@@ -509,17 +537,22 @@ class TestAgreement:
         right = x.logits.argmax(1) == x.labels
         replicates = measured("agreement", x, x)["agreement"]
         assert replicates[0] == pytest.approx(right.mean())
-        assert replicates[5] == pytest.approx(
-            right[np.repeat(np.arange(40), x.weights[:, 5].astype(int))].mean()
-        )
+        assert replicates[5] == pytest.approx((right * x.weights[:, 5]).mean())
 
 
 class TestIntervals:
     def test_every_resample_keeps_the_class_counts(self) -> None:
         found = sample(normal(35, 2, 0), 4, 50)
         for one in found.by_class():
-            assert (one.weights.sum(0) == len(one)).all()
+            np.testing.assert_allclose(one.weights.sum(0), len(one), rtol=1e-6)
         assert (found.weights[:, 0] == 1).all()
+
+    @pytest.mark.parametrize("n", [2, 5])
+    def test_a_mean_of_few_images_varies_as_independent_ones_do(self, n: int) -> None:
+        values = normal(n, 1, 0)[:, 0]
+        weights = sample(normal(n, 1, 0), 1, 20_000).weights
+        expected = values.var(ddof=1) / n
+        assert (values @ weights[:, 1:] / n).var() == pytest.approx(expected, rel=0.05)
 
     def test_a_class_is_resampled_alike_whatever_the_others(self) -> None:
         x = normal(35, 2, 0)

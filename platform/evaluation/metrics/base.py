@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Generic, Literal, TypeVar
 
+import numpy as np
+
 from ....trainers.config import Config
 from ..arrays import Floats
 from ..bootstrap import (
@@ -21,6 +23,8 @@ Better = Literal["lower", "higher"]
 Settings = TypeVar("Settings", bound=Config)
 
 SHARE = (0.0, 1.0)
+ROUNDING = 1e-6
+"""Weights of resamples are float32: replicates that differ by less do not differ."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +65,9 @@ class MetricOutput:
             return percentile_interval(replicates, confidence)
         # Where all images are inside or all outside, so are those of every resample.
         certain = (
-            self.bounds == SHARE and replicates[0] in SHARE and (replicates == replicates[0]).all()
+            self.bounds == SHARE
+            and replicates[0] in SHARE
+            and np.allclose(replicates, replicates[0], rtol=0, atol=ROUNDING)
         )
         if self.interval == "recentred" and not certain:
             return recentred_interval(replicates, confidence, self.bounds)

@@ -5,9 +5,10 @@ Generative Models", NeurIPS 2019. Precision is the share of generated images tha
 covers, recall that of real images that the generated manifold covers.
 
 The manifold is a ball around each image that reaches to its k-th nearest other image (equation 1,
-with <=). A resample leaves balls out and counts points again, but does not make the balls anew: among
-the 63 % of images that are different, the k-th neighbour is farther, so that every share would grow
-and those near 1 would all be 1, which shows no spread where there is one.
+with <=). A resample has some 63 % of the images, whose k-th neighbours are farther, so that balls made
+anew in it would hold too much and those near 1 would show no spread where there is one; balls kept as
+they are show half of it. So replicates come from leaving out one image of the manifold at a time: its
+ball goes, and those that it limits grow to their next neighbour.
 """
 
 from __future__ import annotations
@@ -23,7 +24,11 @@ from ....trainers.config import Config
 from ..arrays import Floats, Floats32
 from ..bootstrap import Sample
 from .base import SHARE, Metric, MetricOutput, Note
-from .products import products, self_products, squared_norms, to_device
+from .products import products, self_products, squared_norms
+
+NEIGHBOURHOODS = 10
+"""A side needs this many times k images: with fewer, a ball holds a tenth of all and more, and noise
+has a high precision."""
 
 
 class PrecisionRecallConfig(Config):
@@ -36,16 +41,20 @@ class PrecisionRecallConfig(Config):
 def compute(
     generated: Sample, real: Sample, settings: PrecisionRecallConfig, _seed: int
 ) -> dict[str, Floats]:
-    """Return `precision` and `recall` in [0, 1]; NaN where the manifold has no more than k images."""
-    x, y = (_Balls.of(side, settings.k) for side in (generated, real))
-    in_generated, in_real = torch.zeros_like(y.present) > 0, torch.zeros_like(x.present) > 0
+    """Return `precision` and `recall` in [0, 1]; NaN below `NEIGHBOURHOODS` k images on a side."""
+    if min(len(generated), len(real)) < NEIGHBOURHOODS * settings.k:
+        undefined = np.full(generated.num_replicates, np.nan)
+        return {"precision": undefined, "recall": undefined}
+    x, y = (_Balls.of(side.features, settings.k) for side in (generated, real))
+    resampled = generated.num_replicates > 1
+    in_real, in_generated = _Cover(y, len(generated), resampled), _Cover(x, len(real), resampled)
     for rows, columns, inner in products(generated.features, real.features):
         distances = _squared_distances(inner, x.norms[rows], y.norms[columns])
-        y.cover(in_real[rows], distances, columns)
-        x.cover(in_generated[columns], distances.T, rows)
+        in_real.add(rows, columns, distances)
+        in_generated.add(columns, rows, distances.T)
     return {
-        "precision": _share(generated, in_real, len(real) > settings.k),
-        "recall": _share(real, in_generated, len(generated) > settings.k),
+        "precision": _share(generated, in_real, real),
+        "recall": _share(real, in_generated, generated),
     }
 
 
@@ -54,42 +63,94 @@ class _Balls:
     """The manifold of one set of n images; tensors on the device."""
 
     norms: Tensor  # (n,) float64, |x_i|^2
-    radii: Tensor  # (n,) float64, squared; -1, which holds nothing, where n <= k
-    present: Tensor  # (n, 1 + B) float32, 1 where the image is in the resample
+    radii: Tensor  # (n,) float64, squared distance to the k-th nearest other image
+    wider: Tensor  # (n,) float64, and to the next one
+    neighbours: Tensor  # (n, k), the images that set the radius
 
     @classmethod
-    def of(cls, sample: Sample, k: int) -> _Balls:
-        norms = squared_norms(sample.features)
-        present = (to_device(sample.weights) > 0).float()
-        if len(sample) <= k:
-            return cls(norms, torch.full_like(norms, -1), present)
-        return cls(norms, _distance_to_kth(sample.features, norms, k), present)
-
-    def cover(self, inside: Tensor, distances: Tensor, balls: slice) -> None:
-        """Mark in `inside` (b, 1 + B) the points that lie in one of these balls.
-
-        Args:
-            distances: squared, from the points to these balls' centres, (b, c) float64.
-        """
-        inside |= (distances <= self.radii[balls]).float() @ self.present[balls] > 0
+    def of(cls, features: Floats32, k: int) -> _Balls:
+        norms = squared_norms(features)
+        distances, neighbours = _nearest(features, norms, k + 1)
+        # Inner products give |x - y|^2 up to this: without it, the ball of an image that exists
+        # k + 1 times would miss some of its copies.
+        rounding = 4 * features.shape[1] * torch.finfo(norms.dtype).eps * norms
+        radii, wider = distances[:, k - 1] + rounding, distances[:, k] + rounding
+        return cls(norms, radii, wider, neighbours[:, :k])
 
 
-def _distance_to_kth(x: Floats32, norms: Tensor, k: int) -> Tensor:
-    """Return the squared distance of each row to the k-th nearest other row, (n,)."""
+class _Cover:
+    """Which of n points lie in the balls of a manifold, and what leaving out a ball would change.
+
+    Args:
+        balls: the manifold.
+        n: number of points.
+        resampled: whether `changes` is asked for.
+    """
+
+    def __init__(self, balls: _Balls, n: int, resampled: bool) -> None:
+        self.balls, self.resampled = balls, resampled
+        self.count = torch.zeros(n, dtype=torch.int64, device=balls.norms.device)
+        self.owner = torch.zeros_like(self.count)  # sum of the balls; the ball where count is 1
+        self.beyond: list[Tensor] = []  # (2, p): points, and balls that would hold them if wider
+
+    def add(self, points: slice, balls: slice, distances: Tensor) -> None:
+        """Take in the squared distances of some points to some balls' centres, (b, c) float64."""
+        inside = distances <= self.balls.radii[balls]
+        self.count[points] += inside.sum(1)
+        if not self.resampled:
+            return
+        index = torch.arange(balls.start, balls.stop, device=distances.device)
+        self.owner[points] += (inside.double() @ index.double()).long()
+        # A ball holds about one more image of its own set where it is wider: pairs are few.
+        just_outside = (distances <= self.balls.wider[balls]) & ~inside
+        just_outside &= (self.count[points] < 2)[:, None]
+        found = just_outside.nonzero().T
+        found[0] += points.start
+        found[1] += balls.start
+        self.beyond.append(found)
+
+    def changes(self) -> Floats:
+        """Return by how many points the covered ones change without each image of the manifold, (m,)."""
+        m, k = self.balls.neighbours.shape
+        changes = torch.zeros(m, dtype=torch.float64, device=self.count.device)
+        point, ball = torch.cat(self.beyond, 1)
+        limits = self.balls.neighbours[
+            ball
+        ]  # (p, k), the images whose absence makes it hold the point
+        alone = self.count == 1
+        # Points of one ball fall out without it, unless its absence widens another that holds them.
+        rescued = torch.zeros_like(alone)
+        kept = alone[point] & (limits == self.owner[point, None]).any(1)
+        rescued[point[kept]] = True
+        lost = self.owner[alone & ~rescued]
+        changes.index_add_(0, lost, changes.new_full((len(lost),), -1.0))
+        free = self.count[point] == 0
+        pairs = torch.stack([point[free, None].expand(-1, k).flatten(), limits[free].flatten()])
+        gained = pairs.unique(dim=1)[1]
+        changes.index_add_(0, gained, changes.new_ones(len(gained)))
+        return changes.cpu().numpy()
+
+
+def _nearest(x: Floats32, norms: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Return the squared distances of each row to its k nearest other rows, ascending, and those rows."""
     near = norms.new_full((len(x), k), torch.inf)
+    index = torch.zeros(len(x), k, dtype=torch.int64, device=norms.device)
 
-    def keep(rows: slice, distances: Tensor) -> None:
-        best = distances.topk(min(k, distances.shape[1]), largest=False).values
-        near[rows] = torch.cat([near[rows], best], 1).topk(k, largest=False).values
+    def keep(rows: slice, columns: slice, distances: Tensor) -> None:
+        best, at = distances.topk(min(k, distances.shape[1]), largest=False)
+        both = torch.cat([near[rows], best], 1)
+        indices = torch.cat([index[rows], at + columns.start], 1)
+        near[rows], order = both.topk(k, largest=False)
+        index[rows] = indices.gather(1, order)
 
     for rows, columns, inner in self_products(x):
         distances = _squared_distances(inner, norms[rows], norms[columns])
         if rows == columns:
-            keep(rows, distances.fill_diagonal_(torch.inf))
+            keep(rows, columns, distances.fill_diagonal_(torch.inf))
         else:
-            keep(rows, distances)
-            keep(columns, distances.T)
-    return near.amax(1)
+            keep(rows, columns, distances)
+            keep(columns, rows, distances.T)
+    return near, index
 
 
 def _squared_distances(inner: Tensor, x_norms: Tensor, y_norms: Tensor) -> Tensor:
@@ -97,12 +158,13 @@ def _squared_distances(inner: Tensor, x_norms: Tensor, y_norms: Tensor) -> Tenso
     return inner.mul_(-2).add_(x_norms[:, None]).add_(y_norms).clamp_(min=0)
 
 
-def _share(points: Sample, inside: Tensor, defined: bool) -> Floats:
-    """Return the weighted share of the points that are inside, (1 + B,)."""
-    if not defined:
-        return np.full(points.num_replicates, np.nan)
-    total: Floats = (to_device(points.weights) * inside).sum(0).cpu().numpy()
-    return total / len(points)
+def _share(points: Sample, cover: _Cover, manifold: Sample) -> Floats:
+    """Return the share of the points that are inside, (1 + B,)."""
+    inside = (cover.count > 0).double().cpu().numpy()
+    share: Floats = inside @ points.weights / len(points)
+    if cover.resampled:
+        share = share + manifold.left_out(cover.changes() / len(points))
+    return share
 
 
 _NOTE = Note(
