@@ -81,6 +81,8 @@ def test_what_was_taken_is_said_with_ids_and_names() -> None:
     assert choose_classes(["10,0,id:0"], NUMBERED).describe(NUMBERED) == (
         "1 (10), 0 (1); named more than once, taken once: 0 (1)"
     )
+    evil = ("a\nb", "\x1b[31m")
+    assert choose_classes(["all"], evil).describe(evil) == r"0 (a\nb), 1 (\x1b[31m)"
     many = tuple(f"kind {c}" for c in range(1000))
     assert choose_classes(["all"], many).describe(many).endswith("9 (kind 9) and 990 more")
 

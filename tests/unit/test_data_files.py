@@ -90,11 +90,11 @@ def test_other_formats_and_subfolders_are_read_and_what_is_left_out_is_counted(r
         "train: 8 files left out: 2 .heic (a/1.heic)",
         "1 .txt (a/notes.txt)",
         "1 without a suffix (a/README)",
-        "1 no regular file (a/pipe.png)",
-        "1 images beside the folders of the classes (beside.png)",
+        "1 pipe, device or dangling link (a/pipe.png)",
+        "1 beside the folders of the classes (beside.png)",
         "1 folder made by macOS, may be deleted (__MACOSX)",
         "1 folder made by Synology, may be deleted (a/@eaDir)",
-        "train: 1 images are in sub-folders of their classes, and used",
+        "train: used from sub-folders of classes: 1 image",
     ):
         assert part in text
 
@@ -173,6 +173,15 @@ def test_a_class_named_twice_is_refused(root: Path) -> None:
         Folder(root=root, class_order=("a", "b", "a")).load(root.parent / "cache")
 
 
+def test_a_line_holds_ten_kinds_of_files_and_no_control_character(root: Path) -> None:
+    for number in range(30):
+        (root / f"train/a/scan.{number}\x1b[31m\n").write_bytes(b"?")
+    (line,) = load(root).report.lines()
+    assert line.startswith("train: 30 files left out: 1 .")
+    assert line.endswith(" and 20 more")
+    assert line.isprintable()
+
+
 # ---- pixels
 
 
@@ -186,8 +195,8 @@ def test_an_image_is_turned_as_its_exif_data_say(root: Path) -> None:
     image = splits.train.images[0].astype(int)
     assert (image[0, :, 0] > 200).all()
     assert (image[0, :, -1] < 50).all()
-    assert "1 of 8 images were turned or mirrored as their EXIF data say" in said(splits)
-    assert "1 of 8 images are not square" in said(splits)
+    assert "1 of 8 images turned or mirrored as the EXIF data say" in said(splits)
+    assert "1 of 8 images not square" in said(splits)
 
 
 @pytest.mark.filterwarnings("ignore:.*EXIF")
@@ -229,8 +238,8 @@ def test_further_frames_and_small_images_are_said(root: Path) -> None:
     frames = [picture(shade, (4, 4)) for shade in (1, 2, 3)]
     frames[0].save(root / "train/a/0.gif", save_all=True, append_images=frames[1:])
     text = said(load(root))
-    assert "1 of 9 images have several frames: only the first is used" in text
-    assert "1 of 9 images are smaller than the image size: enlarged" in text
+    assert "1 of 9 images with several frames: only the first is used" in text
+    assert "1 of 9 images smaller than the image size: enlarged" in text
 
 
 def test_what_was_found_is_said_again_when_the_pixels_are_cached(root: Path) -> None:
@@ -254,7 +263,7 @@ def test_equal_images_are_said_in_training_in_two_classes_and_in_both_splits(roo
     text = said(splits)
     assert f"{root}/train/b/copy.png is {root}/train/a/0.png" in text
     assert (
-        f"1 of 4 reference images are training images, so that metrics reward copies: {root}"
+        f"1 of 4 reference images equal to a training image, so that metrics reward copies: {root}"
         in text
     )
 

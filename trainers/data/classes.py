@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from difflib import SequenceMatcher
 
 from ..errors import UsageProblem
+from .report import shown
 
 ALL = "all"
 ID, NAME = "id:", "name:"
@@ -90,7 +91,7 @@ def class_argument(names: Sequence[str], class_id: int) -> str:
 
 
 def _describe(class_id: int, names: Sequence[str]) -> str:
-    name = names[class_id]
+    name = shown(names[class_id])
     return name if name == str(class_id) else f"{class_id} ({name})"
 
 
@@ -135,7 +136,7 @@ def _one(word: str, names: Sequence[str]) -> int:
         ids = sorted(readings)
         raise UsageProblem(
             f"--classes: {word} can be read as "
-            + " or ".join(f"class {c} ({names[c]})" for c in ids[:LISTED]),
+            + " or ".join(f"class {c} ({shown(names[c])})" for c in ids[:LISTED]),
             "give " + " or ".join(dict.fromkeys(readings[c] for c in ids[:LISTED])),
         )
     return min(readings)
@@ -174,6 +175,6 @@ def _what_there_is(word: str, names: Sequence[str]) -> str:
         return SequenceMatcher(None, ours, theirs).ratio()
 
     near = sorted((name for name in names if similarity(name) >= SIMILAR), key=similarity)[-NEAR:]
-    hint = f"did you mean {' or '.join(reversed(near))}? " if near else ""
-    listed = f": {', '.join(names)}" if len(names) <= LISTED else ""
+    hint = f"did you mean {' or '.join(map(shown, reversed(near)))}? " if near else ""
+    listed = f": {', '.join(map(shown, names))}" if len(names) <= LISTED else ""
     return f"{hint}give ids from 0 to {len(names) - 1}, or names{listed}"

@@ -40,7 +40,7 @@ def _folders(folder: Path, scan: Scan) -> list[str]:
     for entry in entries_of(folder):
         if not entry.is_dir():
             if Path(entry.name).suffix.lower() in SUFFIXES:
-                scan.leave_out("images beside the folders of the classes", entry.name)
+                scan.leave_out("beside the folders of the classes", entry.name)
         elif entry.name in MADE_BY_SYSTEMS:
             scan.leave_out(made_by_system(entry.name), entry.name)
         else:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..errors import DataProblem
-from .report import Note, shown
+from .report import Note, counted, listed, shown
 
 SUFFIXES = frozenset(
     [
@@ -82,18 +82,19 @@ class Scan:
 
     def describe_left_out(self) -> str:
         """Return the kinds that were left out, with their numbers and an example, in one line."""
-        kinds = (
-            f"{count} {kind} ({shown(self.examples[kind])})"
+        kinds = [
+            f"{count} {shown(kind)} ({shown(self.examples[kind])})"
             for kind, count in self.left_out.most_common()
-        )
-        return ", ".join(kinds)
+        ]
+        return listed(kinds)
 
     def notes(self) -> Iterator[Note]:
         """Yield what is to be said of the files."""
         if count := self.left_out.total():
-            yield Note("left out", count, f"{count} files left out: {self.describe_left_out()}")
+            text = f"{counted(count, 'files')} left out: {self.describe_left_out()}"
+            yield Note("left out", count, text)
         if self.nested:
-            text = f"{self.nested} images are in sub-folders of their classes, and used"
+            text = f"used from sub-folders of classes: {counted(self.nested, 'images')}"
             yield Note("nested", self.nested, text)
 
 
@@ -156,7 +157,7 @@ def _add_file(scan: Scan, entry: os.DirEntry[str], path: str) -> None:
                 f"{shown(entry.path)}: a link to a file that is not there",
                 "fetch what it points to, or remove the link",
             )
-        scan.leave_out("no regular file", path)
+        scan.leave_out("pipe, device or dangling link", path)
     elif suffix in SUFFIXES:
         scan.images.append(path)
         scan.nested += "/" in path

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -110,7 +111,7 @@ def check_names(names: Sequence[str]) -> None:
     empty = [str(c) for c, name in enumerate(names) if not name]
     if empty:
         raise DataProblem(f"class {listed(empty)} has no name", "name every class")
-    undecodable = [shown(name) for name in names if shown(name) != name]
+    undecodable = [shown(name) for name in names if not _is_utf8(name)]
     if undecodable:
         raise DataProblem(
             f"class {listed(undecodable)}: a name that is not UTF-8",
@@ -119,8 +120,16 @@ def check_names(names: Sequence[str]) -> None:
     twice = [name for name, count in Counter(names).items() if count > 1]
     if twice:
         raise DataProblem(
-            f"class name {listed(twice)} is given more than once", "name every class differently"
+            f"class name {listed([shown(name) for name in twice])} is given more than once",
+            "name every class differently",
         )
+
+
+def _is_utf8(name: str) -> bool:
+    with suppress(UnicodeEncodeError):
+        name.encode()
+        return True
+    return False
 
 
 def check_every_class(labels: Indices, class_names: Sequence[str], where: str, fix: str) -> None:
@@ -131,7 +140,7 @@ def check_every_class(labels: Indices, class_names: Sequence[str], where: str, f
     """
     empty = np.flatnonzero(np.bincount(labels, minlength=len(class_names)) == 0)
     if empty.size:
-        which = listed([f"{c} ({class_names[int(c)]})" for c in empty])
+        which = listed([f"{c} ({shown(class_names[int(c)])})" for c in empty])
         one = empty.size == 1
         raise DataProblem(
             f"{where}: {'class' if one else 'classes'} {which} {'has' if one else 'have'} no image",

@@ -37,11 +37,11 @@ class Treatment(IntFlag):
 
 
 DESCRIPTIONS = {
-    Treatment.CROPPED: ("cropped", "are not square: cut to the square at their centre"),
-    Treatment.TURNED: ("turned", "were turned or mirrored as their EXIF data say"),
-    Treatment.FLATTENED: ("flattened", "have transparent pixels: laid on white"),
-    Treatment.FIRST_FRAME: ("first frame", "have several frames: only the first is used"),
-    Treatment.ENLARGED: ("enlarged", "are smaller than the image size: enlarged"),
+    Treatment.CROPPED: ("cropped", "not square: cut to the square at the centre"),
+    Treatment.TURNED: ("turned", "turned or mirrored as the EXIF data say"),
+    Treatment.FLATTENED: ("flattened", "with transparent pixels: laid on white"),
+    Treatment.FIRST_FRAME: ("first frame", "with several frames: only the first is used"),
+    Treatment.ENLARGED: ("enlarged", "smaller than the image size: enlarged"),
 }
 """Of each treatment: a word for programs, and what is said of the images."""
 

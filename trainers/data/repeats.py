@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .packed import Indices
-from .report import Note
+from .report import Note, counted
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,16 +34,17 @@ def describe_repeats(train: Hashed, reference: Hashed) -> Iterator[Note]:
     repeats = np.flatnonzero(original != np.arange(len(original)))
     other = repeats[train.labels[repeats] != train.labels[original[repeats]]]
     for kind, found, text in (
-        ("repeated", repeats, "training images repeat another"),
-        ("relabelled", other, "training images are also in another class"),
+        ("repeated", repeats, "equal to another training image"),
+        ("relabelled", other, "equal to one of another class"),
     ):
         if len(found):
             example = f"{train.name(int(found[0]))} is {train.name(int(original[found[0]]))}"
-            yield Note(kind, len(found), f"{len(found)} {text}: {example}")
+            of = f"{len(found)} of {counted(len(original), 'training images')}"
+            yield Note(kind, len(found), f"{of} {text}: {example}")
     shared = np.flatnonzero(np.isin(reference.hashes, train.hashes))
     if len(shared):
         text = (
-            f"{len(shared)} of {len(reference.hashes)} reference images are training images, so that "
-            f"metrics reward copies: {reference.name(int(shared[0]))}"
+            f"{len(shared)} of {counted(len(reference.hashes), 'reference images')} equal to a training "
+            f"image, so that metrics reward copies: {reference.name(int(shared[0]))}"
         )
         yield Note("shared", len(shared), text)

@@ -47,8 +47,16 @@ class DataReport:
 
 
 def shown(name: object) -> str:
-    """Return a name, also one that is not UTF-8, as text that any output can encode."""
-    return str(name).encode("utf-8", "backslashreplace").decode()
+    """Return a name in one line of text that any output can encode, whatever characters it has."""
+    text = str(name)
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def counted(count: int, things: str) -> str:
+    """Return a number of things, which end with an s that one of them has not."""
+    return f"{count} {things if count != 1 else things.removesuffix('s')}"
 
 
 def listed(items: Sequence[str]) -> str:
