@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from dataclasses import dataclass
 
 import psutil  # type: ignore[import-untyped]
@@ -15,6 +16,8 @@ from ray.train.torch import TorchConfig
 from torch.distributed import TCPStore  # type: ignore[attr-defined]  # documented
 
 from ...trainers.engine import set_local_rank
+
+LOOPBACK = "127.0.0.1"
 
 
 class _SharedGPUs(Backend):
@@ -46,13 +49,25 @@ def join_process_group(backend: str) -> None:
     context = train.get_context()
     rank, world = context.get_world_rank(), context.get_world_size()
     set_local_rank(context.get_local_rank())
-    address = ray.util.get_node_ip_address()
+    # Neither PyTorch's store nor gloo asks who connects: on one host they stay off the network.
+    on_one_host = context.get_local_world_size() == world
+    address = LOOPBACK if on_one_host else ray.util.get_node_ip_address()
     if interface := _interface_of(address):
         os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
     port = 0  # any free one
     if rank == 0:
-        store = TCPStore(address, port, world, is_master=True, wait_for_workers=False)
-        port = store.port
+        # By itself it would listen on every interface.
+        family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        listener = socket.create_server((address, port), family=family)
+        port = listener.getsockname()[1]
+        store = TCPStore(
+            address,
+            port,
+            world,
+            is_master=True,
+            wait_for_workers=False,
+            master_listen_fd=listener.detach(),
+        )
     host, port = broadcast_from_rank_zero((address, port))
     if rank != 0:
         store = TCPStore(host, port, world)

@@ -20,6 +20,7 @@ from ray._raylet import AuthenticationMode, get_authentication_mode
 from ray.util.state import list_nodes
 from support import ray_attack
 from support.hosts import Host, Network, why_not
+from support.ray_train import is_loopback
 
 from whipray.platform.compute.ray_session import ray_session
 
@@ -55,10 +56,6 @@ def open_ports() -> set[int]:
             if connection.status == psutil.CONN_LISTEN and not is_loopback(address.ip):
                 found.add(address.port)
     return found
-
-
-def is_loopback(address: str) -> bool:
-    return address == "::1" or address.removeprefix("::ffff:").startswith("127.")
 
 
 @contextmanager

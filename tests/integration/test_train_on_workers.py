@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support.ray_train import Diary, KillTheOther
+from support.ray_train import Diary, KillTheOther, OpenPorts
 from support.training import BATCH, Done, at, distance, state, tiny, train
 from support.workers import Workers
 
@@ -63,7 +63,8 @@ def test_a_problem_of_the_workers_is_raised_in_the_driver_and_not_retried(tmp_pa
     diary = Diary(tmp_path / "diary")
     absurd = tiny(**TWO, optimizer__lr=1e38, optimizer__warmup_images=0)
     with pytest.raises(DivergenceProblem, match=f"loss/total is nan after {2 * BATCH} images"):
-        train_on_workers(absurd, at(tmp_path / "run"), [diary])
+        train_on_workers(absurd, at(tmp_path / "run"), [diary], OpenPorts(tmp_path / "ports"))
+    assert (tmp_path / "ports").read_text() == "1"  # Ray's own, which asks for its token
     assert [line.get("images") for line in diary.lines()] == [BATCH]
 
 
