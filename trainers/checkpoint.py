@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from .data.identity import DataIdentity
 from .errors import CheckpointProblem
 from .integrity import KEY, Altered, seal, unseal
 
@@ -29,7 +30,7 @@ CHECKPOINT_NAME = re.compile(r"images-\d{12}")
 SAFE_FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 """Of a file in the folder itself: no separator, no leading dot."""
 KINDS = ("weights", "exp_avg", "exp_avg_sq", "ema")
-FORMAT = 3
+FORMAT = 4
 """Raise it when a checkpoint could be misread: another layout, other keys in the manifest or in the
 config that it holds, other names of parameters, or other numbers under the same name."""
 
@@ -56,6 +57,8 @@ class Manifest(BaseModel):
     class_names: list[str]
     class_counts: list[int]
     """Training images of each class."""
+    train_fingerprint: str
+    """`PackedImages.fingerprint` of the training images."""
     pretrained: str | None = None
     """SHA-256 of the weights that the training started from, if any."""
     next_loss: float
@@ -65,6 +68,14 @@ class Manifest(BaseModel):
     tensors: dict[str, str]
     """`<kind>/<parameter>` -> file name."""
     files: dict[str, File]
+
+    @property
+    def data(self) -> DataIdentity:
+        """What was trained on."""
+        counts = tuple(self.class_counts)
+        return DataIdentity(
+            tuple(self.class_names), counts, self.image_shape, self.train_fingerprint
+        )
 
     def content_hash(self) -> str:
         """Return a name for the content: 16 hex digits over the files' hashes."""

@@ -12,6 +12,7 @@ import torch.distributed as dist
 
 from .checkpoint import File, Manifest, checkpoint_name, describe
 from .data import PackedImages
+from .data.identity import DataIdentity
 from .engine import Engine
 from .errors import CheckpointProblem, DivergenceProblem
 from .hooks import Hooks
@@ -66,6 +67,7 @@ def save_checkpoint(
             image_shape=train.image_shape,
             class_names=list(train.class_names),
             class_counts=train.class_counts.tolist(),
+            train_fingerprint=train.fingerprint(),
             pretrained=pretrained_hash,
             next_loss=next_loss,
             state_norms=norms,
@@ -111,3 +113,29 @@ def check_same_run(saved: dict[str, Any], now: dict[str, Any], changeable: tuple
                 f"the run to resume has {key}={saved.get(key)}, not {now.get(key)}",
                 "keep its value, or start a new run under another name",
             )
+
+
+def check_same_data(saved: DataIdentity, now: DataIdentity) -> None:
+    """Check that a run goes on with the images that it was trained on, wherever they lie.
+
+    Raises:
+        CheckpointProblem: naming the classes, the counts or the content that differ.
+    """
+    if difference := saved.difference(now):
+        raise CheckpointProblem(
+            f"the data are not those that the run was trained on: {difference}",
+            "restore them, or start a new run under another name",
+        )
+
+
+def check_not_shortened(images_seen: int, images: int, batch_size: int) -> None:
+    """Check that a run that is continued is not to have seen fewer images than it has.
+
+    Raises:
+        CheckpointProblem: it is.
+    """
+    if images_seen > math.ceil(images / batch_size) * batch_size:
+        raise CheckpointProblem(
+            f"the run has seen {images_seen:,} images already, and training.images={images}",
+            f"give training.images={images_seen} or more, or start a new run under another name",
+        )

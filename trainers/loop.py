@@ -52,7 +52,7 @@ class Training:
         """
         self.config, self.data, self.device = config, data, device
         self.world, self.rank = dist.get_world_size(), dist.get_rank()
-        self.rows, self.micro = _shares(config.training, self.world)
+        self.rows, self.micro = rows_of_worker(config.training, self.world)
         self.schedule = build_schedule(config.diffusion, device)
         self.objective = config.objective.build(data.train.class_counts.tolist())
         self.batches = GlobalBatches(config, data.train, device)
@@ -212,8 +212,12 @@ class Training:
         return bool(answer.item())
 
 
-def _shares(plan: LoopConfig, world: int) -> tuple[int, int]:
-    """Return the rows of a worker and of a micro-batch."""
+def rows_of_worker(plan: LoopConfig, world: int) -> tuple[int, int]:
+    """Return the rows of a worker and of a micro-batch.
+
+    Raises:
+        UsageProblem: a batch that cannot be shared evenly.
+    """
     if plan.batch_size % world:
         raise UsageProblem(
             f"training.batch_size {plan.batch_size} cannot be shared by {world} workers",

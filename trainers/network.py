@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
+
 from .backbones import UNet
 from .backbones.low_rank import add_parts
 from .checkpoint import check_architecture
@@ -28,10 +30,7 @@ def build_network(
         UsageProblem: sizes, layers or ranks that do not fit, or classes other than the pretrained model's.
         CheckpointProblem: the pretrained model is of another architecture.
     """
-    try:
-        network = UNet(config.model, image_shape, len(class_names))
-    except ValueError as error:
-        raise UsageProblem(str(error), "change model.* or the image size") from error
+    network = _unet(config, image_shape, len(class_names))
     if config.pretrained is not None:
         assert pretrained is not None
         check_fits(pretrained.card, config, class_names, image_shape)
@@ -41,14 +40,43 @@ def build_network(
             weights["labels.weight"] = network.labels.weight.detach()
         check_architecture(weights, dict(network.named_parameters()))
         network.load_state_dict(weights)
-        if config.pretrained.lora is not None:
-            network.requires_grad_(False)
-            network.labels.requires_grad_(new)  # it is not trained yet
-            add_parts(network, "general", config.pretrained.lora, "pretrained.lora")
+    _adapt(network, config)
+    return network
+
+
+def build_plain_network(
+    config: TrainerConfig, image_shape: tuple[int, int, int], num_classes: int
+) -> UNet:
+    """Build a network of the same layers and sizes, whatever its weights; no random state changes.
+
+    Args:
+        image_shape: (C, H, W).
+
+    Raises:
+        UsageProblem: sizes, layers or ranks that do not fit.
+    """
+    with torch.random.fork_rng(devices=[]):
+        network = _unet(config, image_shape, num_classes)
+        _adapt(network, config)
+    return network
+
+
+def _unet(config: TrainerConfig, image_shape: tuple[int, int, int], num_classes: int) -> UNet:
+    try:
+        return UNet(config.model, image_shape, num_classes)
+    except ValueError as error:
+        raise UsageProblem(str(error), "change model.* or the image size") from error
+
+
+def _adapt(network: UNet, config: TrainerConfig) -> None:
+    """Add what LoRA, the objective and the augmentation need."""
+    if config.pretrained is not None and config.pretrained.lora is not None:
+        network.requires_grad_(False)
+        network.labels.requires_grad_(config.pretrained.labels == "new")  # it is not trained yet
+        add_parts(network, "general", config.pretrained.lora, "pretrained.lora")
     config.objective.prepare(network)
     if config.augmentation.numbers:
         network.add_augmentation_conditioning(config.augmentation.numbers)
-    return network
 
 
 def check_fits(

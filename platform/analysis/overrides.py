@@ -8,11 +8,14 @@ from ...trainers.errors import UsageProblem
 from ..config.layers import Layer, parse_override
 
 
-def parse_overrides(overrides: Sequence[str], sections: Sequence[str]) -> list[Layer]:
+def parse_overrides(
+    overrides: Sequence[str], sections: Sequence[str], single_keys: Sequence[str] = ()
+) -> list[Layer]:
     """Return the layers of overrides `KEY=VALUE`.
 
     Args:
         sections: the sections that may be changed, such as `sampling`.
+        single_keys: keys of others that may be changed.
 
     Raises:
         UsageProblem: not an override, or one of another section.
@@ -20,7 +23,8 @@ def parse_overrides(overrides: Sequence[str], sections: Sequence[str]) -> list[L
     layers = [parse_override(text) for text in overrides]
     for layer in layers:
         for key in layer.values:
-            if not key.startswith(tuple(f"{section}." for section in sections)):
+            in_section = key.startswith(tuple(f"{section}." for section in sections))
+            if not in_section and key not in single_keys:
                 keys = [f"{section}.*" for section in sections]
                 raise UsageProblem(
                     f"{key} cannot be changed after the training",

@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 
 from ...trainers.errors import Problem
-from ..config.experiment import Experiment, TrackingConfig
+from ..config.experiment import WHERE_DATA_LIE, Experiment, TrackingConfig
 from ..config.layers import Layer, resolve
 from ..config.paths import with_absolute_paths
 from ..evaluation.metrics import METRICS
@@ -22,6 +22,7 @@ from ..tracking.tracker import open_existing_tracker, open_tracker
 from .overrides import parse_overrides
 
 CHANGEABLE = ("sampling", "evaluation", "scaling")
+"""Sections; also where the data lie, as long as they are the same."""
 
 
 @dataclass(frozen=True)
@@ -69,12 +70,12 @@ def find_target(root: Storage, tracking: str | None, name: str, overrides: Seque
     Args:
         tracking: MLflow's tracking URI; None: the database in the store.
         name: a run, SWEEP/TRIAL, or models:/NAME@ALIAS.
-        overrides: of `sampling.*`, `evaluation.*` and `scaling.*`.
+        overrides: of `sampling.*`, `evaluation.*` and `scaling.*`; and of where the data lie.
 
     Raises:
         UsageProblem: no such run or model, or an override of another section.
     """
-    layers = parse_overrides(overrides, CHANGEABLE)
+    layers = parse_overrides(overrides, CHANGEABLE, WHERE_DATA_LIE)
     registered: dict[str, object] = {}
     if name.startswith("models:/"):
         tracker = open_existing_tracker(TrackingConfig(uri=tracking), root)

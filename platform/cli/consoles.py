@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from ...trainers.errors import Problem
 from ..foundation.job import in_cluster_job
 from ..foundation.text import cut, printable
 
@@ -70,6 +71,20 @@ def print_error(what: str, fix: str, code: int, as_json: bool) -> None:
         print_json({"error": {"code": code, "message": what, "hint": fix}})
     stderr_console.print(f"error: {what}")
     stderr_console.print(f"fix: {fix}")
+
+
+def print_problem(problem: Problem, code: int, as_json: bool) -> None:
+    """Print a problem; of several that were found at once, each with its own fix."""
+    several = getattr(problem, "problems", ())
+    if not several:
+        print_error(problem.what, problem.fix, code, as_json)
+        return
+    if as_json:
+        each = [{"message": one.what, "hint": one.fix} for one in several]
+        error = {"code": code, "message": problem.what, "hint": problem.fix, "problems": each}
+        print_json({"error": error})
+    for one in several:
+        print_error(one.what, one.fix, code, as_json=False)
 
 
 def next_commands(*commands: Sequence[str | Path]) -> None:

@@ -22,7 +22,7 @@ from ...trainers.memory import memory_problem
 from ..foundation.abort import before_abort
 from ..foundation.signals import handling_stop, interrupt
 from . import exit_codes
-from .consoles import print_error, stdout_console
+from .consoles import print_error, print_problem, stdout_console
 from .streams import lasting_output
 from .verbs import (
     classify,
@@ -109,7 +109,7 @@ def _run(as_json: bool) -> None:
         sys.exit(code if isinstance(code, int) else exit_codes.OK)
     except Problem as problem:
         code = exit_codes.exit_code_of(problem)
-        print_error(problem.what, problem.fix, code, as_json)
+        print_problem(problem, code, as_json)
         sys.exit(code)
     except (KeyboardInterrupt, typer.Abort):
         fix = "run the same command again to resume"

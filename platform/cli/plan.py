@@ -2,22 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import typer
 from rich.text import Text
 
+from ...trainers.errors import Problem, combine
 from ..config.experiment import Experiment
 from ..config.layers import Resolved, flatten, render
-from .consoles import print_json, stderr_console, stdout_console
+from .consoles import print_json, print_problem, stderr_console, stdout_console
+from .exit_codes import exit_code_of
 
 
-def show_plan(resolved: Resolved[Experiment], plan: Mapping[str, Any], as_json: bool) -> None:
-    """Print the resolved config with the origin of each value, and the plan."""
+def show_plan(
+    resolved: Resolved[Experiment],
+    plan: Mapping[str, Any],
+    problems: Sequence[Problem],
+    as_json: bool,
+) -> None:
+    """Print the resolved config with the origin of each value, the plan, and what is wrong with it.
+
+    Raises:
+        typer.Exit: there are problems.
+    """
     experiment = resolved.value
     facts = {**plan, **training_facts(experiment)}
     if as_json:
-        print_json({"plan": facts, "config": flatten(experiment), "origins": resolved.origins})
+        print_json(
+            {
+                "plan": facts,
+                "config": flatten(experiment),
+                "origins": resolved.origins,
+                "problems": [{"message": one.what, "hint": one.fix} for one in problems],
+            }
+        )
+        _exit_if(problems)
         return
     sampling = experiment.sampling
     unused = {f"sampling.{key}": sampling.sampler for key in sampling.unused}
@@ -26,6 +46,16 @@ def show_plan(resolved: Resolved[Experiment], plan: Mapping[str, Any], as_json: 
     stdout_console.print(Text.from_ansi(text) if stdout_console.is_terminal else text)
     stderr_console.print("\nwould run:")
     print_facts(facts)
+    _exit_if(problems)
+
+
+def _exit_if(problems: Sequence[Problem]) -> None:
+    """End the command with what would stop it."""
+    if problems:
+        problem = combine(problems)
+        code = exit_code_of(problem)
+        print_problem(problem, code, as_json=False)
+        raise typer.Exit(code)
 
 
 def print_facts(facts: Mapping[str, Any]) -> None:

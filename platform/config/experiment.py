@@ -134,7 +134,18 @@ class Experiment(TrainerConfig):
         return self
 
 
+WHERE_DATA_LIE = (
+    "data.download",
+    "data.path",
+    "data.reference_list",
+    "data.root",
+    "data.train_list",
+)
+"""Keys that say where the images are. They may change: what counts is which images they are, and
+that is compared."""
+
 CHANGEABLE_ON_RESUME = (
+    *WHERE_DATA_LIE,
     "engine.",
     "evaluation.",
     "keep_checkpoints",

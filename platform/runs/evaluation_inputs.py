@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from ...trainers.checkpoint import Manifest
 from ...trainers.data import Splits
+from ...trainers.data.identity import DataIdentity
 from ...trainers.errors import DataProblem
 from ...trainers.samplers import SamplingConfig
 from ..config.experiment import Experiment
@@ -122,11 +123,18 @@ def load_inputs(
 
 
 def _check_data(manifest: Manifest, splits: Splits) -> None:
-    known, now = manifest, splits.reference
-    if (tuple(known.class_names), known.image_shape) != (now.class_names, now.image_shape):
+    """Check the training images, which copies are searched in, and the reference.
+
+    Raises:
+        DataProblem: others than the model was trained on, wherever they lie.
+    """
+    saved, reference = manifest.data, splits.reference
+    looks_alike = DataIdentity(
+        reference.class_names, saved.class_counts, reference.image_shape, None
+    )
+    unlike = saved.difference(DataIdentity.of(splits.train)) or saved.difference(looks_alike)
+    if unlike:
         raise DataProblem(
-            f"the model was trained on {len(known.class_names)} classes of {known.image_shape} "
-            f"images, the data have {now.num_classes} classes of {now.image_shape} images, or other "
-            "class names",
-            "restore the data that it was trained on, or train again",
+            f"the data are not those that the model was trained on: {unlike}",
+            "restore them, or set data.root (data.path, data.train_list) to where they lie now",
         )

@@ -7,7 +7,8 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
-from ...trainers.checkpointing import check_same_run
+from ...trainers.checkpointing import check_same_data, check_same_run
+from ...trainers.data.identity import DataIdentity
 from ...trainers.disk import cache_folder
 from ...trainers.errors import DivergenceProblem
 from ...trainers.hooks import Progress
@@ -88,6 +89,9 @@ def train_in_process_group(
         saved = resume.manifest if resume else None
         pretrained = run_on_all_or_raise(lambda: load_pretrained(run, experiment.pretrained, saved))
         data = run_on_all_or_raise(lambda: experiment.data.load(cache_folder()))
+        if saved:
+            now = DataIdentity.of(data.train)
+            run_on_all_or_raise(lambda: check_same_data(saved.data, now))
         with _naming_lack_of_memory():
             training = Training(experiment, data, device, resume, pretrained)
     hooks = StoreHooks(store, on_report, preemption_noticed, flush_metrics)

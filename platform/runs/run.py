@@ -8,12 +8,11 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from typing import Any, TypeVar
 
 from ...trainers.checkpointing import check_same_run
-from ...trainers.disk import cache_folder
 from ...trainers.errors import CheckpointProblem, Problem
 from ...trainers.hooks import Progress
 from ..compute.interrupts import PreemptionWatcher
@@ -25,12 +24,14 @@ from ..evaluation.evaluate import check_groups
 from ..storage import layout
 from ..storage.checkpoints import CheckpointStore
 from ..storage.layout import PRETRAINED_RECORD
+from ..storage.pretrained import PretrainedRecord
 from ..storage.store import Storage
 from ..tracking.mlflow_runs import Run
 from .evaluation_files import EvaluationFiles
 from .evaluator import Evaluated, open_evaluator
 from .guidance_search import search_guidance
 from .local_training import ReportCallback, TrainingResult, train_in_process_group
+from .preflight import Subject, check_continued
 from .ray_training import log_report, train_on_workers
 from .resolve_pretrained import resolve_pretrained
 from .speed import step_key
@@ -204,32 +205,58 @@ def _log_results(
     files.log_to(plan.run, best.folder, best.provenance, layout.Artifact.EVALUATION)
 
 
-def begin(plan: Plan) -> None:
-    """Log what is about to run: config, code, class counts of the data, pretrained model.
+@dataclass(frozen=True)
+class Prepared:
+    """What the beginning of a run logs."""
+
+    dataset: dict[str, Any]
+    """Classes, counts and fingerprints of the images."""
+    pretrained: PretrainedRecord | None
+    """The model that it starts from, if any."""
+
+
+def prepare(subject: Subject) -> Prepared:
+    """Return what `begin` logs, after the last checks; only the pretrained model is stored, last.
 
     Raises:
+        Problem: the data cannot be used, or the run was begun with others or as another experiment.
         UsageProblem, CheckpointProblem: as `resolve_pretrained`.
     """
+    experiment = subject.experiment
+    data = subject.load(experiment.data)
+    check_groups(experiment.evaluation, data.train.class_counts.tolist())
+    check_continued(replace(subject))  # another process may have trained it since it was read
+    dataset = {
+        "classes": list(data.train.class_names),
+        "train": data.train.class_counts.tolist(),
+        "reference": data.reference.class_counts.tolist(),
+        "train_fingerprint": data.train.fingerprint(),
+        "reference_fingerprint": data.reference.fingerprint(),
+        "notes": data.report.as_json(),
+    }
+    names, shape = data.train.class_names, data.train.image_shape
+    return Prepared(dataset, resolve_pretrained(experiment, subject.store, names, shape))
+
+
+def begin(plan: Plan, prepared: Prepared | None = None) -> None:
+    """Log what is about to run: config, code, class counts of the data, pretrained model.
+
+    What an earlier command logged for the run is replaced, so everything is checked before.
+
+    Args:
+        prepared: as `prepare` returned it; None: prepare it now.
+
+    Raises:
+        Problem: as `prepare`.
+    """
+    prepared = prepared or prepare(Subject(plan.experiment, plan.store))
     plan.run.log_config(plan.experiment)
     plan.run.set_tags({layout.Tag.STEP: step_key(plan.experiment)})
     plan.run.log_code()
-    data = plan.experiment.data.load(cache_folder())
-    check_groups(plan.experiment.evaluation, data.train.class_counts.tolist())
-    plan.run.log_json(
-        {
-            "classes": list(data.train.class_names),
-            "train": data.train.class_counts.tolist(),
-            "reference": data.reference.class_counts.tolist(),
-            "train_fingerprint": data.train.fingerprint(),
-            "reference_fingerprint": data.reference.fingerprint(),
-            "notes": data.report.as_json(),
-        },
-        layout.Artifact.DATASET,
-    )
-    for line in data.report.lines():
-        _say_once(line)
-    names, shape = data.train.class_names, data.train.image_shape
-    if record := resolve_pretrained(plan.experiment, plan.store, names, shape):
+    plan.run.log_json(prepared.dataset, layout.Artifact.DATASET)
+    for note in prepared.dataset["notes"]:
+        _say_once(note["text"])
+    if record := prepared.pretrained:
         plan.run.set_tags(record.tags())
         plan.run.log_json(record.model_dump(), PRETRAINED_RECORD)
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from dataclasses import replace
 from functools import partial
 
-from ...trainers.disk import check_cache
 from ...trainers.hooks import Progress
 from ..compute.interrupts import broadcast_stop, saving_on_interrupt
 from ..config.experiment import Experiment
@@ -20,12 +20,15 @@ from ..storage.store import Storage
 from ..storage.writer_lock import writer_lock
 from ..tracking.system_metrics import log_system_metrics
 from ..tracking.tracker import open_tracker
+from .preflight import Subject, check_training
 from .run import (
     Plan,
+    Prepared,
     RunCallbacks,
     RunResult,
     begin,
     evaluate,
+    prepare,
     run_in_ray_task,
     train,
     train_on_ray,
@@ -59,16 +62,29 @@ class SingleRun:
     def execute(self) -> RunResult:
         """Train to the end, evaluate, and log the results.
 
+        Everything that can fail early is checked first: a refused command leaves the store and MLflow
+        as they were.
+
         Raises:
-            Problem: what stopped it; the MLflow run is then marked as failed.
+            Problem: what stopped it; the MLflow run is then marked as failed, if it had begun.
             UsageProblem: another process trains the run.
         """
+        self._line = "checking config and data"
+        subject = self.subject(dry_run=False)
+        check_training(subject)
         self.root.try_write()
-        check_cache()
         with writer_lock(self.store, "is training this run", on_loss=abort):
-            return self._execute_alone()
+            return self._execute_alone(prepare(subject))
 
-    def _execute_alone(self) -> RunResult:
+    def subject(self, dry_run: bool) -> Subject:
+        """Return what there is to check before it."""
+        here = not in_cluster_job() and (
+            self.experiment.scaling.workers == 1 or "RAY_ADDRESS" not in os.environ
+        )
+        workers = self.experiment.scaling.workers if here else 0
+        return Subject(self.experiment, self.store, workers, dry_run, self._show_phase)
+
+    def _execute_alone(self, prepared: Prepared) -> RunResult:
         tracker = open_tracker(self.experiment.tracking, self.root)
         run = tracker.run(
             layout.run_address(self.name).key, self.name, {layout.Tag.KIND: layout.KIND_RUN}
@@ -77,7 +93,7 @@ class SingleRun:
         plan = Plan(self.experiment, self.store, run)
         callbacks = RunCallbacks(self._show_progress, self._show_phase)
         with run.finishing():
-            begin(plan)
+            begin(plan, prepared)
             with log_system_metrics(run, self.experiment.tracking.system_metrics):
                 return self._execute(plan, callbacks)
 
@@ -137,4 +153,6 @@ class SingleRun:
         )
 
     def _show_phase(self, line: str) -> None:
-        self._share, self._line = EVALUATING_SHARE, line
+        if self.run_id:  # it has begun
+            self._share = EVALUATING_SHARE
+        self._line = line

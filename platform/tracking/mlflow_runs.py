@@ -116,7 +116,8 @@ class Run:
             for key, value in flatten(experiment).items()
         }
         # MLflow's parameters stay as first written; what a resumed run changes becomes a tag.
-        known = self.client.get_run(self.run_id).data.params
+        logged = self.client.get_run(self.run_id).data
+        known = logged.params
         params = [Param(key, text) for key, text in texts.items() if key not in known]
         for first in range(0, len(params), PARAMS_PER_REQUEST):
             self.client.log_batch(self.run_id, params=params[first : first + PARAMS_PER_REQUEST])
@@ -125,6 +126,8 @@ class Run:
             self.client.set_tag(
                 self.run_id, layout.Tag.CHANGED, ", ".join(changed)[:VALUE_CHARACTERS]
             )
+        elif layout.Tag.CHANGED in logged.tags:  # of a command before this one
+            self.client.delete_tag(self.run_id, layout.Tag.CHANGED)
         config = experiment.model_dump(mode="json")
         self.client.log_dict(self.run_id, config, layout.Artifact.EXPERIMENT)
 
@@ -245,4 +248,7 @@ class Run:
 
     @_retried
     def _terminate(self, status: str) -> None:
+        known = self.client.get_run(self.run_id).data.tags
+        if status == "FINISHED" and layout.Tag.PROBLEM in known:  # of an earlier attempt
+            self.client.delete_tag(self.run_id, layout.Tag.PROBLEM)
         self.client.set_terminated(self.run_id, status)

@@ -9,12 +9,15 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from ...trainers.errors import UsageProblem
+from ...trainers.data.identity import DataIdentity
+from ...trainers.errors import Problem, UsageProblem, combine
 from ..config.experiment import Experiment, load_experiment, with_values
 from ..config.layers import Layer, Resolved
 from ..config.parameters import Scalar
@@ -24,9 +27,11 @@ from ..config.space import Level, Space
 from ..config.space_files import load_space
 from ..foundation.background import in_background
 from ..foundation.durations import Clock
+from ..foundation.job import in_cluster_job
 from ..foundation.names import check_name
 from ..generation.loading import load_extractor, load_splits
-from ..runs.run import Plan, begin
+from ..runs.preflight import CHECKS, OF_A_POINT, Checks, Subject, find_problems
+from ..runs.run import Plan, Prepared, begin, prepare
 from ..storage import layout
 from ..storage.errors import MissingObject
 from ..storage.store import Storage
@@ -36,7 +41,7 @@ from .pretraining import pretrain
 from .status import SweepStatus
 from .study import Study
 from .study_storage import StudyLocation
-from .sweep_identity import check_same_sweep, identity_of
+from .sweep_identity import check_same_images, check_same_sweep, identity_of
 from .sweep_result import SweepResult, best_row, log_result
 from .trial_records import Point
 
@@ -149,12 +154,49 @@ class Sweep:
                 return
         raise UsageProblem(f"no point with {name}={choice}: {refusals[0].what}", refusals[0].fix)
 
+    def find_problems(self, subject: Subject, checks: Checks = CHECKS) -> list[Problem]:
+        """Return what is known to be wrong with the sweep, its seed points and its baselines.
+
+        Args:
+            subject: as `subject` returns it.
+            checks: of the whole; of the points, those of them that depend on what a point changes.
+        """
+        problems = find_problems(subject, checks)
+        known = {problem.what for problem in problems}
+        points = [("seed point", point) for point in self.space.seed_points]
+        points += [(f"baseline {one.name}", one.values()) for one in self.space.baselines]
+        for origin, values in points:
+            one = replace(subject, experiment=self.experiment_for(values, origin))
+            for problem in find_problems(one, tuple(c for c in OF_A_POINT if c in checks)):
+                if problem.what not in known:
+                    known.add(problem.what)
+                    what = f"{origin} ({in_words(values)}): {problem.what}"
+                    problems.append(type(problem)(what, problem.fix))
+        return problems
+
+    def subject(self, dry_run: bool) -> Subject:
+        """Return what there is to check before it."""
+        here = not in_cluster_job() and "RAY_ADDRESS" not in os.environ
+        workers = self.experiment.scaling.workers if here else 0
+        return Subject(self.experiment, self.store, workers, dry_run, self.status.say)
+
     def run(self) -> SweepResult:
         """Do what is left to do; every step may be interrupted and done again.
+
+        Everything that can fail early is checked first: a refused command leaves the store and MLflow
+        as they were.
 
         Raises:
             Problem: the store, the tracking server or the study cannot be used.
         """
+        self.status.say("checking config and data")
+        subject = self.subject(dry_run=False)
+        if problems := self.find_problems(subject):
+            raise combine(problems)
+        images = DataIdentity.of(subject.load(self.experiment.data).train)
+        with suppress(MissingObject):
+            check_same_images(self.name, self.store.read_text(layout.SWEEP_IDENTITY), images)
+        prepared = prepare(subject)
         self.status.say("opening MLflow and the study")
         tracker = open_tracker(self.experiment.tracking, self.root)
         tuning, goal = self.experiment.tuning, self.experiment.evaluation.goal
@@ -169,9 +211,9 @@ class Sweep:
             starts_over=self._starts_over,
         )
         try:
-            parent = self._open_parent(tracker)
+            parent = self._open_parent(tracker, images)
             with parent.marking_failure():
-                self._begin(parent)
+                self._begin(parent, prepared)
                 if self.has_pretraining:
                     self.status.say("pre-training")
                     pretrain(self._pretraining_plan(tracker, parent), self.status.say)
@@ -203,9 +245,9 @@ class Sweep:
 
     # -- the steps --------------------------------------------------------------------------------
 
-    def _open_parent(self, tracker: Tracker) -> Run:
+    def _open_parent(self, tracker: Tracker, images: DataIdentity) -> Run:
         """Store the sweep's identity, and return its MLflow run, the parent of the trials' runs."""
-        identity = identity_of(self.experiment, self.space)
+        identity = identity_of(self.experiment, self.space, images)
         self.store.write_text(layout.SWEEP_IDENTITY, json.dumps(identity, indent=1))
         return tracker.run(
             layout.sweep_address(self.name).key,
@@ -213,9 +255,9 @@ class Sweep:
             {layout.Tag.KIND: layout.KIND_SWEEP, layout.Tag.SWEEP: self.name},
         )
 
-    def _begin(self, parent: Run) -> None:
+    def _begin(self, parent: Run, prepared: Prepared) -> None:
         """Log what the sweep is about to do."""
-        begin(Plan(self.experiment, self.store, parent))
+        begin(Plan(self.experiment, self.store, parent), prepared)
         parent.log_json(self.space.model_dump(mode="json"), layout.Artifact.SPACE)
 
     def _pretraining_plan(self, tracker: Tracker, parent: Run) -> Plan:

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from typing import Any
 
+from ...trainers.data.identity import DataIdentity
 from ...trainers.errors import UsageProblem
-from ..config.experiment import Experiment
+from ..config.experiment import WHERE_DATA_LIE, Experiment
 from ..config.layers import flatten
 from ..config.space import Space
 
-FORMAT = 2
+FORMAT = 3
 """Raise it when the meaning of a sweep's stored experiment or search space changes."""
 
 CHANGEABLE_IN_RESUMED_SWEEP = (
+    *WHERE_DATA_LIE,
     "engine.",
     "scaling.",
     "storage.",
@@ -25,9 +28,16 @@ CHANGEABLE_IN_RESUMED_SWEEP = (
 """What a resumed sweep may change: where it runs and how many trials it has."""
 
 
-def identity_of(experiment: Experiment, space: Space) -> dict[str, Any]:
-    """Return the identity as JSON types."""
+def identity_of(
+    experiment: Experiment, space: Space, data: DataIdentity | None = None
+) -> dict[str, Any]:
+    """Return the identity as JSON types.
+
+    Args:
+        data: the training images; compared by `check_same_images`.
+    """
     return {
+        "data": data and asdict(data),
         "format": FORMAT,
         "experiment": experiment.model_dump(mode="json"),
         "space": space.model_dump(mode="json"),
@@ -63,3 +73,24 @@ def check_same_sweep(name: str, stored: str, now: dict[str, Any]) -> None:
                 f"sweep {name} was begun with {key}={was.get(key)}, not {is_now.get(key)}",
                 "keep its value, or give another --name",
             )
+
+
+def check_same_images(name: str, stored: str, now: DataIdentity) -> None:
+    """Compare the training images of a sweep with those of the one that is to resume it.
+
+    Args:
+        name: of the sweep.
+        stored: JSON text of its identity.
+        now: the images that the config reads now.
+
+    Raises:
+        UsageProblem: they differ; the classes or counts are named.
+    """
+    data = json.loads(stored)["data"]
+    lists = ("class_names", "class_counts", "image_shape")
+    before = DataIdentity(**{**data, **{key: tuple(data[key]) for key in lists}})
+    if difference := before.difference(now):
+        raise UsageProblem(
+            f"the data are not those that sweep {name} was begun with: {difference}",
+            "restore them, or give another --name",
+        )

@@ -34,6 +34,7 @@ def make_checkpoint(folder: Path, images_seen: int, numbers: int = 64) -> Path:
         image_shape=(1, 8, 8),
         class_names=["many", "few"],
         class_counts=[5, 1],
+        train_fingerprint="0123456789abcdef",
         next_loss=1.0,
         state_norms={},
         tensors=tensors,

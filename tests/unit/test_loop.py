@@ -32,7 +32,7 @@ from whipray.trainers.errors import CheckpointProblem, DivergenceProblem, UsageP
 from whipray.trainers.export import CARD, WEIGHTS, ModelCard, export, load_exported, write_card
 from whipray.trainers.hooks import Progress
 from whipray.trainers.integrity import seal, unseal
-from whipray.trainers.loop import Training, _shares
+from whipray.trainers.loop import Training, rows_of_worker
 from whipray.trainers.objectives import Batch
 from whipray.trainers.randomness import BatchRandom, derive_seed
 from whipray.trainers.samplers import SamplingConfig
@@ -217,13 +217,13 @@ def test_batches_are_shared_evenly() -> None:
     def plan(**values: int) -> LoopConfig:
         return LoopConfig(images=1, **values)
 
-    assert _shares(plan(batch_size=96), 3) == (32, 32)
-    assert _shares(plan(batch_size=96, micro_batch=8), 3) == (32, 8)
-    assert _shares(plan(batch_size=96, micro_batch=64), 3) == (32, 32)
+    assert rows_of_worker(plan(batch_size=96), 3) == (32, 32)
+    assert rows_of_worker(plan(batch_size=96, micro_batch=8), 3) == (32, 8)
+    assert rows_of_worker(plan(batch_size=96, micro_batch=64), 3) == (32, 32)
     with pytest.raises(UsageProblem, match="batch_size 64 cannot be shared by 3 workers"):
-        _shares(plan(batch_size=64), 3)
+        rows_of_worker(plan(batch_size=64), 3)
     with pytest.raises(UsageProblem, match="micro_batch 5 does not divide a worker's 32 rows"):
-        _shares(plan(batch_size=64, micro_batch=5), 2)
+        rows_of_worker(plan(batch_size=64, micro_batch=5), 2)
 
 
 def test_the_validation_loss_is_a_fixed_mean_over_fixed_images(data: Splits) -> None:
@@ -334,7 +334,7 @@ def test_a_checkpoint_of_an_earlier_format_is_refused(train: Train) -> None:
         "start": manifest.pop("pretrained"),
     }  # as it was in format 1
     (folder / MANIFEST).write_text(json.dumps(earlier))
-    with pytest.raises(CheckpointProblem, match="checkpoint format 1, this version reads 3"):
+    with pytest.raises(CheckpointProblem, match="checkpoint format 1, this version reads 4"):
         verify(folder)
 
 
@@ -359,7 +359,7 @@ def test_an_export_that_does_not_fit_together_says_so(train: Train, tmp_path: Pa
         load_exported(model)
     for old in (card.replace('"format": 3,', '"format": 1,'), card.replace('"format": 3,', "")):
         (model / CARD).write_text(old)
-        with pytest.raises(CheckpointProblem, match=r"model format (1|None), this version reads 3"):
+        with pytest.raises(CheckpointProblem, match=r"model format (1|None), this version reads 4"):
             load_exported(model)
     (model / CARD).write_text(card[: len(card) // 2])
     with pytest.raises(CheckpointProblem, match="cannot be read"):

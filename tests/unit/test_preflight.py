@@ -2,16 +2,197 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import shutil
+import sqlite3
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
+from support.marks import MLFLOW_WARNINGS
 from support.training import tiny, train
 
+import whipray
+from whipray.platform.cli.main import main
 from whipray.platform.compute.gpus import check_gpus
-from whipray.trainers.errors import UsageProblem
+from whipray.platform.config.experiment import Experiment
+from whipray.platform.config.layers import Layer, resolve
+from whipray.platform.config.recipes import recipe_layers
+from whipray.platform.runs.preflight import check_training
+from whipray.platform.runs.single_run import SingleRun
+from whipray.platform.tuning.sweep import plan_sweep
+from whipray.trainers.data.identity import DataIdentity
+from whipray.trainers.errors import (
+    DivergenceProblem,
+    Problem,
+    SeveralProblems,
+    UsageProblem,
+    combine,
+)
 
+pytestmark = [*MLFLOW_WARNINGS]
 no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+
+NO_CLASS_IS_MANY: dict[str, Any] = {
+    "evaluation__rank_by": "kid/many",
+    "evaluation__groups": {"kind": "thresholds"},
+}
+COUNTS = {"ant": 9, "bee": 6, "cat": 3}
+SIDE = 16
+OWN = f"""
+extends: digits-demo
+name: photos
+data: {{source: folder, root: photos, image_size: {SIDE}, long_tail: {{kind: none}}}}
+model: {{base_channels: 8, norm_groups: 4, attention_resolutions: [8]}}
+training: {{images: 64, batch_size: 16, report_every_images: 32, checkpoint_every_images: 64}}
+evaluation: {{images_per_class: 2, bootstrap_resamples: 20, features: {{epochs: 1}}}}
+sampling: {{steps: 2}}
+tracking: {{system_metrics: false}}
+"""
+
+
+@pytest.fixture
+def photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of photos, and a recipe for them in the folder above it, which is the present one."""
+    (tmp_path / "own.yaml").write_text(OWN)
+    for split in ("train", "reference"):
+        for name, count in COUNTS.items():
+            for number in range(count):
+                draw(tmp_path / "photos" / split / name / f"{number}.png", split, name, number)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("WHIPRAY_CACHE", str(tmp_path / "cache"))
+    for name in ("MLFLOW_TRACKING_URI", "RAY_ADDRESS"):
+        monkeypatch.delenv(name, raising=False)
+    return tmp_path / "photos"
+
+
+def draw(path: Path, *seed: object) -> None:
+    """Write a picture that is like no other one."""
+    rng = np.random.default_rng(list(hashlib.sha256(repr(seed).encode()).digest()))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(rng.integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8)).save(path)
+
+
+def own(**values: Any) -> Experiment:
+    changed = {key.replace("__", "."): value for key, value in values.items()}
+    return resolve(Experiment, [*recipe_layers("own.yaml"), Layer("test", changed)]).value
+
+
+def found(experiment: Experiment, dry_run: bool = True) -> list[str]:
+    """What the checks tell of a training, one line each."""
+    try:
+        check_training(SingleRun("mine", experiment).subject(dry_run))
+    except SeveralProblems as several:
+        return [problem.what for problem in several.problems]
+    except Problem as problem:
+        return [problem.what]
+    return []
+
+
+def snapshot(folder: Path) -> dict[str, Any]:
+    """Every file of a store by its hash, and every row of its MLflow."""
+    database = folder / "mlflow.db"
+    files = [path for path in folder.rglob("*") if path.is_file() and path != database]
+    content: dict[str, Any] = {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in files
+    }
+    with sqlite3.connect(database) as connection:
+        tables = connection.execute("select name from sqlite_master where type='table'").fetchall()
+        for (table,) in tables:
+            rows = connection.execute(f'select * from "{table}"')
+            content[f"table {table}"] = sorted(map(repr, rows))
+    return content
+
+
+def records(folder: Path) -> dict[str, str]:
+    with sqlite3.connect(folder / "mlflow.db") as connection:
+        rows = dict(connection.execute("select key, value from tags").fetchall())
+        (rows["status"],) = connection.execute("select status from runs").fetchone()
+    return rows
+
+
+# -- a refused command ------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_a_refused_command_leaves_the_run_and_its_records_as_they_were(photos: Path) -> None:
+    store = photos.parent / "whipray-runs"
+    whipray.train(own(), "mine")
+    before = snapshot(store)
+
+    def refused(says: str, **values: Any) -> None:
+        with pytest.raises(Problem) as raised:
+            whipray.train(own(**values), "mine")
+        assert says in raised.value.what
+        assert snapshot(store) == before
+
+    refused("objective.tau=1.0, not 9.0", objective__tau=9)
+    refused("objective.name=cbdm, not ddpm", objective__name="ddpm")
+    refused("has seen 64 images already, and training.images=16", training__images=16)
+    refused("none of the levels' heights", model__attention_resolutions=[7])
+    weights = {"extractor": "inception", "weights": "none.pth"}
+    refused("no such file", evaluation__features=weights)
+    refused("no class is many", **NO_CLASS_IS_MANY)
+    refused(
+        "cache/train: no such folder", evaluation__reference={"source": "folder", "root": "cache"}
+    )
+    refused("pretrained.labels=None", pretrained__model="nothing")
+    if not torch.cuda.is_available():
+        refused("PyTorch finds none", scaling__gpus_per_worker=1)
+    draw(photos / "train/bee/new.png", "new")
+    refused("images of class bee has 7, had 6")
+    (photos / "train/bee/new.png").replace(photos / "train/bee/0.png")
+    refused("as many images of every class, but others (fingerprint ")
+    draw(photos / "train/bee/0.png", "train", "bee", 0)
+    for split in ("train", "reference"):
+        (photos / split / "cat").rename(photos / split / "dog")
+    refused("class cat is gone; class dog is new")
+    for split in ("train", "reference"):
+        (photos / split / "dog").rename(photos / split / "cat")
+    moved = photos.rename(photos.parent / "moved")
+    refused("photos/train: no such folder")
+
+    # The same images elsewhere are the same data: to evaluate, and to train on.
+    whipray.evaluate("mine", [f"data.root={moved.name}", "evaluation.metrics=[kid]"])
+    (moved / "train/cat/0.png").unlink()
+    with pytest.raises(Problem, match="class cat has 2, had 3"):
+        whipray.evaluate("mine", [f"data.root={moved.name}", "evaluation.metrics=[kid]"])
+    draw(moved / "train/cat/0.png", "train", "cat", 0)
+    longer = whipray.train(own(data__root="moved", training__images=96), "mine")
+    assert longer["images_seen"] == 96
+    now = records(store)
+    assert now["whipray.changed"].endswith("moved, training.images=96")
+    assert now["status"] == "FINISHED"
+    whipray.evaluate("mine", ["evaluation.metrics=[kid]"])
+
+
+@pytest.mark.slow
+def test_a_problem_is_forgotten_when_the_run_finishes_well(photos: Path) -> None:
+    store = photos.parent / "whipray-runs"
+    with pytest.raises(DivergenceProblem):
+        whipray.train(own(optimizer__lr=1e30, optimizer__warmup_images=0), "mine")
+    assert "loss" in records(store)["whipray.problem"]
+    assert records(store)["status"] == "FAILED"
+    whipray.train(own(), "mine")
+    now = records(store)
+    assert "whipray.problem" not in now
+    assert "optimizer.lr" in now["whipray.changed"]
+    assert now["status"] == "FINISHED"
+
+
+def test_a_refused_command_makes_no_store(photos: Path) -> None:
+    with pytest.raises(UsageProblem, match="batch_size 15 cannot be shared by 2 workers"):
+        whipray.train(own(training__batch_size=15, scaling__workers=2))
+    assert not (photos.parent / "whipray-runs").exists()
+
+
+# -- the checks -------------------------------------------------------------------------------------
 
 
 @no_gpu
@@ -22,3 +203,166 @@ def test_a_gpu_that_is_asked_for_and_absent_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(UsageProblem, match="asks for 1 GPU"):
         train(tiny(scaling__gpus_per_worker=1), tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.usefixtures("photos")
+def test_a_sound_training_has_no_problem() -> None:
+    assert found(own()) == []
+    assert found(own(), dry_run=False) == []
+
+
+def damage_reference(kind: str) -> Callable[[Path], None]:
+    def damage(photos: Path) -> None:
+        folder = photos / "reference/cat"
+        if kind == "one image":
+            for path in sorted(folder.iterdir())[1:]:
+                path.unlink()
+        elif kind == "16 bits":
+            wide = np.full((SIDE, SIDE), 40_000, np.uint16)
+            Image.fromarray(wide).save(folder / "0.png")
+        else:
+            shutil.rmtree(folder)
+
+    return damage
+
+
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [
+        ({"model__attention_resolutions": [5]}, "none of the levels' heights [16, 8]"),
+        ({"model__channel_mult": [1] * 6, "model__attention_resolutions": []}, "cannot be halved"),
+        ({"training__batch_size": 15, "scaling__workers": 2}, "cannot be shared by 2 workers"),
+        ({"training__micro_batch": 5}, "does not divide a worker's 16 rows"),
+        ({"data__root": "nowhere"}, "nowhere/train: no such folder"),
+        ({"data__image_size": 4, "model__attention_resolutions": [2]}, "images are 4 x 4"),
+        (
+            {"evaluation__reference": {"source": "digits"}},
+            "different classes: class 0 is ant and 0",
+        ),
+        (
+            {"evaluation__features": {"extractor": "inception", "weights": "own.yaml"}},
+            "own.yaml: its SHA-256 begins with",
+        ),
+        (
+            {"evaluation__features": {"extractor": "torchvision", "model": "resnet5"}},
+            "torchvision has no classifier resnet5",
+        ),
+        (NO_CLASS_IS_MANY, "no class is many"),
+    ],
+)
+def test_a_dry_run_tells_what_would_fail_later(
+    photos: Path, values: dict[str, Any], says: str
+) -> None:
+    assert any(says in line for line in found(own(**values))), found(own(**values))
+    assert not (photos.parent / "cache").exists()
+    assert not (photos.parent / "whipray-runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("kind", "says"),
+    [
+        ("one image", "the reference has 1 images of class 2 (cat)"),
+        ("16 bits", "more than 8 bits"),
+        ("no class", "class cat is not in both"),
+    ],
+)
+def test_a_reference_that_cannot_be_used_is_told_before_the_training(
+    photos: Path, kind: str, says: str
+) -> None:
+    damage_reference(kind)(photos)
+    assert any(says in line for line in found(own(), dry_run=False))
+
+
+def test_places_that_cannot_be_written_are_told(
+    photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WHIPRAY_CACHE", str(photos.parent / "own.yaml"))
+    lines = found(own(storage__uri="own.yaml/runs"))
+    assert [line.partition("own.yaml")[0].split(" /")[0] for line in lines] == [
+        "the cache",
+        "the store",
+    ]
+
+
+def test_a_network_that_no_disk_holds_is_told(
+    photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = shutil.disk_usage(photos.parent)._replace(free=2**16)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _path: usage)
+    assert any("has 0.1 MiB free, and the checkpoints need" in line for line in found(own()))
+
+
+@pytest.mark.usefixtures("photos")
+def test_all_problems_are_told_at_once(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wrong = ["model.attention_resolutions=[5]", "training.micro_batch=5"]
+    wrong += ["evaluation.features={extractor: inception, weights: none.pth}"]
+
+    def run(*options: str) -> tuple[str, str]:
+        monkeypatch.setattr("sys.argv", ["whipray", "train", "own.yaml", *wrong, *options])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        assert ended.value.code == 1
+        out, err = capsys.readouterr()
+        assert err.count("error: ") == err.count("fix: ") == 3
+        return out, err
+
+    assert run()[0] == ""
+    assert len(json.loads(run("--json")[0])["error"]["problems"]) == 3
+    out, err = run("--dry-run")
+    assert "micro_batch: 5" in out
+    assert "would run:" in err
+    assert len(json.loads(run("--dry-run", "--json")[0])["problems"]) == 3
+
+
+def test_a_sweep_s_points_are_checked_too(photos: Path) -> None:
+    space = photos.parent / "space.yaml"
+    space.write_text(
+        "description: two sizes\n"
+        "train: {data.image_size: {type: categorical, choices: [16, 9]}}\n"
+        "seed_points: [{data.image_size: 9}]\n"
+        "baselines: [{name: small, set: {training.micro_batch: 5}}]\n"
+    )
+    _, sweep = plan_sweep(str(space), "own.yaml", [], "s")
+    lines = [problem.what for problem in sweep.find_problems(sweep.subject(dry_run=True))]
+    assert len(lines) == 2
+    assert lines[0].startswith("seed point (")
+    assert "cannot be halved" in lines[0]
+    assert lines[1].startswith("baseline small (")
+    with pytest.raises(SeveralProblems):
+        sweep.run()
+    assert not (photos.parent / "whipray-runs").exists()
+
+
+def test_a_few_problems_are_one() -> None:
+    one, other = UsageProblem("a", "b"), Problem("c", "d")
+    assert combine([one, UsageProblem("a", "b")]) is one
+    assert isinstance(combine([one, UsageProblem("e", "f")]), UsageProblem)
+    both = combine([one, other])
+    assert isinstance(both, SeveralProblems)
+    assert not isinstance(both, UsageProblem)
+    assert both.problems == (one, other)
+
+
+# -- what identifies the data -----------------------------------------------------------------------
+
+THREE = DataIdentity(("a", "b", "c"), (3, 2, 1), (3, 8, 8), "0123")
+
+
+@pytest.mark.parametrize(
+    ("changed", "says"),
+    [
+        ({}, None),
+        ({"fingerprint": None}, None),
+        ({"fingerprint": "4567"}, "others (fingerprint 4567, was 0123)"),
+        ({"class_counts": (3, 5, 4)}, "images of class b has 5, had 2, c has 4, had 1"),
+        ({"class_names": ("a", "b", "d")}, "class c is gone; class d is new"),
+        ({"class_names": ("b", "a", "c")}, "class 0 is b, was a"),
+        ({"class_names": ("a", "b")}, "class c is gone"),
+        ({"image_shape": (1, 8, 8)}, "images are 1 x 8 x 8 (C x H x W) and were 3 x 8 x 8"),
+    ],
+)
+def test_what_differs_between_data_is_named(changed: dict[str, Any], says: str | None) -> None:
+    difference = THREE.difference(DataIdentity(**{**vars(THREE), **changed}))
+    assert difference == says if says is None else says in (difference or "")

@@ -74,6 +74,10 @@ class PackedImages:
 
     def fingerprint(self) -> str:
         """Return a name for the content: 16 hex digits over shape, images, labels and class names."""
+        return self._fingerprint
+
+    @cached_property
+    def _fingerprint(self) -> str:
         digest = hashlib.blake2b(digest_size=8)
         digest.update(repr((self.images.shape, self.class_names)).encode())
         digest.update(self.images.data)

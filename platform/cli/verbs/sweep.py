@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ....trainers.errors import combine
 from ..consoles import next_commands, print_error, print_json, stderr_console, stdout_console
 from ..exit_codes import FAILURE
 from ..options import DryRun, Json, On, Overrides, Yes
@@ -52,6 +53,7 @@ def sweep(
 
     Hyperparameters are tuned by training, guidance by sampling from each trial's checkpoint.
     """
+    from ...runs.preflight import ELSEWHERE
     from ...tuning.sweep import plan_sweep
     from ..plan import show_plan, training_facts
 
@@ -64,14 +66,18 @@ def sweep(
         from ..remote import outlook, send
 
         task = sweep_task(planned.name, experiment, planned.space, resume)
+        problems = planned.find_problems(planned.subject(dry_run=True), ELSEWHERE)
         plan = _plan(planned, resume)
         if not dry_run:
+            if problems:
+                raise combine(problems)
             send(on, task, {**plan, **training_facts(experiment)}, as_json, yes)
-        show_plan(resolved, {**plan, **outlook(on, task)}, as_json)
+        show_plan(resolved, {**plan, **outlook(on, task)}, problems, as_json)
         return
     exists = planned.check_identity(resume)
     if dry_run:
-        show_plan(resolved, _plan(planned, exists), as_json)
+        problems = planned.find_problems(planned.subject(dry_run=True))
+        show_plan(resolved, _plan(planned, exists), problems, as_json)
         return
 
     from ...api.documents import sweep_document

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from ....trainers.errors import Problem, combine
 from ..consoles import next_commands, print_json, stderr_console, stdout_console
 from ..options import DryRun, Json, On, Overrides, Recipe, Yes
 from ..stores import StoreOptions, options_of, with_store_options
@@ -31,31 +32,37 @@ def train(
     """
     from ...config.experiment import load_experiment
     from ...foundation.names import check_name
+    from ...runs.preflight import ELSEWHERE, find_problems
+    from ...runs.single_run import SingleRun
     from ..plan import show_plan, training_facts
 
     resolved = load_experiment(recipe, store.overrides(overrides or []))
     experiment = resolved.value
     name = check_name(Path(recipe).stem if run is None else run, "a run")
     facts: dict[str, Any] = {"run": name}
+    single = SingleRun(name, experiment)
+    problems: list[Problem] = []
     if on:
         from ...launching.tasks import train_task
         from ..remote import outlook, send
 
         task = train_task(name, experiment)
+        problems = find_problems(single.subject(dry_run=True), ELSEWHERE)
         if not dry_run:
+            if problems:
+                raise combine(problems)
             send(on, task, {**facts, **training_facts(experiment)}, as_json, yes)
         facts |= outlook(on, task)
     if dry_run:
-        show_plan(resolved, {**facts, "trainings": 1}, as_json)
+        problems = problems or ([] if on else find_problems(single.subject(dry_run=True)))
+        show_plan(resolved, {**facts, "trainings": 1}, problems, as_json)
         return
 
     from ...api.documents import run_document
-    from ...runs.single_run import SingleRun
     from ...storage.layout import EVALUATION_PAGE, SAMPLE_GRID
     from ..status_line import StatusLine
     from ..tables import metrics_table
 
-    single = SingleRun(name, experiment)
     with StatusLine(stderr_console, single.status):
         finished = single.execute()
     assert finished.best is not None

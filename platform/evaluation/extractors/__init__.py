@@ -53,3 +53,41 @@ def build_extractor(
     from .torchvision_models import TorchvisionModel
 
     return TorchvisionModel.open(config, device, on_phase)
+
+
+def check_extractor(
+    config: AnyExtractor,
+    reference: PackedImages | None,
+    cache: Path,
+    may_fetch: bool,
+    on_phase: OnPhase,
+) -> None:
+    """Check that the extractor of a config can be built; train nothing.
+
+    Args:
+        reference: real images, if they can be read.
+        cache: as for `build_extractor`.
+        may_fetch: fetch published weights that are not here; else nothing is said of these.
+
+    Raises:
+        DataProblem, CheckpointProblem, UsageProblem: as `build_extractor`.
+    """
+    import torch
+
+    cpu = torch.device("cpu")
+    if isinstance(config, ClassifierConfig):
+        from .classifier import check_reference
+
+        if reference is not None:
+            check_reference(reference)
+    elif isinstance(config, InceptionConfig):
+        from .inception import Inception, are_weights_here
+
+        if may_fetch or are_weights_here(config, cache):
+            Inception.open(config, cache, cpu, on_phase)
+    else:
+        from .torchvision_models import TorchvisionModel, are_published_weights_here, check_known
+
+        check_known(config.model)
+        if may_fetch or config.weights or are_published_weights_here(config.model):
+            TorchvisionModel.open(config, cpu, on_phase)

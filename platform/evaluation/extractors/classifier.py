@@ -108,7 +108,7 @@ class Classifier(NetworkExtractor):
         Raises:
             DataProblem: a class with fewer than two reference images, or images under 8 x 8.
         """
-        _check_reference(reference)
+        check_reference(reference)
         network, trained, held_out = train_small_resnet(reference, config, device, on_phase)
         origin = Origin(
             name=NAME,
@@ -295,7 +295,12 @@ def _hash(weights: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()[:16]
 
 
-def _check_reference(reference: PackedImages) -> None:
+def check_reference(reference: PackedImages) -> None:
+    """Check that a network can be trained on the reference images.
+
+    Raises:
+        DataProblem: a class with fewer than two of them, or images under 8 x 8.
+    """
     counts = reference.class_counts
     if counts.min() < 2:
         c = int(counts.argmin())

@@ -65,6 +65,11 @@ class Inception(NetworkExtractor):
         return features, logits
 
 
+def are_weights_here(config: InceptionConfig, cache: Path) -> bool:
+    """Return whether the weights are to be read from a file, not fetched."""
+    return bool(config.weights or os.environ.get(VARIABLE) or (cache / FILE).is_file())
+
+
 def _locate(config: InceptionConfig, cache: Path, on_phase: OnPhase) -> Path:
     """Return the weights' file: the config's, the environment's, the cache's, or fetched now."""
     if given := config.weights or os.environ.get(VARIABLE):

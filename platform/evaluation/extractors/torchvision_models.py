@@ -53,7 +53,7 @@ class TorchvisionModel(NetworkExtractor):
             UsageProblem: an unknown model, or one whose classes do not come from a linear layer.
             CheckpointProblem: no weights, or not those of this model.
         """
-        name = _known(config.model)
+        name = check_known(config.model)
         with torch.random.fork_rng(devices=[]):
             network: nn.Module = _models().get_model(name, weights=None, **OPTIONS.get(name, {}))
         layer, head = _last_linear(network, name)
@@ -90,7 +90,12 @@ class TorchvisionModel(NetworkExtractor):
         return self._features.pop(), logits
 
 
-def _known(name: str) -> str:
+def check_known(name: str) -> str:
+    """Return the name of a classifier of torchvision.
+
+    Raises:
+        UsageProblem: there is none of this name.
+    """
     known = _models().list_models(module=_models())
     if name not in known:
         raise UsageProblem(
@@ -103,13 +108,22 @@ def _known(name: str) -> str:
 
 def _published(url: str, on_phase: OnPhase) -> Path:
     """Return the published file, in torchvision's own cache."""
-    path = Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]
+    path = _published_path(url)
     if not path.is_file():
         fix = (
             f"put {path.name} into {path.parent}, or set evaluation.features.weights to where it is"
         )
         fetch(url, path, _hash_in(path.name), fix, on_phase)
     return path
+
+
+def are_published_weights_here(name: str) -> bool:
+    """Return whether a model's published weights are in torchvision's own cache."""
+    return _published_path(_models().get_model_weights(name).DEFAULT.url).is_file()
+
+
+def _published_path(url: str) -> Path:
+    return Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]
 
 
 def _hash_in(name: str) -> str:
