@@ -18,3 +18,10 @@ class Config(BaseModel):
         use_attribute_docstrings=True,
         allow_inf_nan=False,
     )
+
+
+class OfOneVariant:
+    """Marks a field that a layer gives for one variant of a union, and that no other one inherits.
+
+    As in `Annotated[LongTail, OfOneVariant()]`: a tail is for the data set that it was given for.
+    """

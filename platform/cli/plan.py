@@ -20,6 +20,7 @@ def show_plan(
     plan: Mapping[str, Any],
     problems: Sequence[Problem],
     as_json: bool,
+    warnings: Sequence[str] = (),
 ) -> None:
     """Print the resolved config with the origin of each value, the plan, and what is wrong with it.
 
@@ -34,6 +35,7 @@ def show_plan(
                 "plan": facts,
                 "config": flatten(experiment),
                 "origins": resolved.origins,
+                "warnings": list(warnings),
                 "problems": [{"message": one.what, "hint": one.fix} for one in problems],
             }
         )
@@ -46,6 +48,8 @@ def show_plan(
     stdout_console.print(Text.from_ansi(text) if stdout_console.is_terminal else text)
     stderr_console.print("\nwould run:")
     print_facts(facts)
+    for warning in warnings:
+        stderr_console.print(f"warning: {warning}")
     _exit_if(problems)
 
 

@@ -19,6 +19,7 @@ from typing import Any, Generic, TypeVar
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
+from ...trainers.config import OfOneVariant
 from ...trainers.errors import UsageProblem
 from ..foundation.text import brief
 from .errors import COMMAND_LINE, DEFAULT, problem
@@ -149,7 +150,7 @@ def _merge(
         old = before.value if isinstance(before, _Leaf) else None
         new = with_tag(variants, tag, values.get(tag, old))
         if old is not None and old != values.get(tag, old):
-            _drop_other_variant(tree, origin, new)
+            _drop_other_variant(tree, origin, with_tag(variants, tag, old), new)
         variants = [new] if new else variants
     _drop_alternatives(tree, values, origin, variants)
     for name, value in values.items():
@@ -169,10 +170,18 @@ def _merge(
             tree[key] = _Leaf(value, origin)
 
 
-def _drop_other_variant(tree: _Tree, origin: str, new: type[BaseModel] | None) -> None:
-    """Drop defaults of the old variant, and other layers' values of keys that the new one lacks."""
+def _drop_other_variant(
+    tree: _Tree, origin: str, old: type[BaseModel] | None, new: type[BaseModel] | None
+) -> None:
+    """Drop defaults of the old variant, and other layers' values that are not for the new one.
+
+    Those are of keys that it lacks, and of fields that no variant inherits from another.
+    """
     for key in list(tree):
-        keep_given = new is None or key in new.model_fields
+        field = new.model_fields.get(key) if new else None
+        marks = field.metadata if field is not None and old is not new else []
+        own = any(isinstance(mark, OfOneVariant) for mark in marks)
+        keep_given = new is None or (field is not None and not own)
         _prune(tree, key, origin, keep_given)
 
 

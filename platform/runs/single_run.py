@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
@@ -20,6 +22,7 @@ from ..storage.store import Storage
 from ..storage.writer_lock import writer_lock
 from ..tracking.system_metrics import log_system_metrics
 from ..tracking.tracker import open_tracker
+from .notes import notes
 from .preflight import Subject, check_training
 from .run import (
     Plan,
@@ -41,10 +44,23 @@ EVALUATING_SHARE = 0.95
 """Done once it evaluates, which is then half done on average."""
 
 
+log = logging.getLogger(__name__)
+
+
 class SingleRun:
     """A run by its name, under which it is continued."""
 
-    def __init__(self, name: str, experiment: Experiment) -> None:
+    def __init__(
+        self, name: str, experiment: Experiment, on_note: Callable[[str], None] = log.warning
+    ) -> None:
+        """Open its store; nothing is read.
+
+        Args:
+            name: of the run.
+            experiment: what it trains.
+            on_note: takes each line that is to be read before the training.
+        """
+        self.on_note = on_note
         self.name, self.experiment = check_name(name, "a run"), with_absolute_paths(experiment)
         self.root = Storage(experiment.storage)
         self.store = self.root.child(layout.run_address(name).folder)
@@ -72,6 +88,8 @@ class SingleRun:
         self._line = "checking config and data"
         subject = self.subject(dry_run=False)
         check_training(subject)
+        for line in notes(subject):
+            self.on_note(line)
         self.root.try_write()
         with writer_lock(self.store, "is training this run", on_loss=abort):
             return self._execute_alone(prepare(subject))

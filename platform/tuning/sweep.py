@@ -7,6 +7,7 @@ trial's folder is named by its Optuna number, so that a re-queued trial finds it
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Callable
 from contextlib import suppress
@@ -30,6 +31,7 @@ from ..foundation.durations import Clock
 from ..foundation.job import in_cluster_job
 from ..foundation.names import check_name
 from ..generation.loading import load_extractor, load_splits
+from ..runs.notes import notes
 from ..runs.preflight import CHECKS, OF_A_POINT, Checks, Subject, find_problems
 from ..runs.run import Plan, Prepared, begin, prepare
 from ..storage import layout
@@ -48,6 +50,9 @@ from .trial_records import Point
 LEVELS: tuple[Level, ...] = ("train", "sample")
 POINTS_TRIED = 32
 """With one choice of a parameter, before the choice is refused: others may be what is wrong."""
+
+
+log = logging.getLogger(__name__)
 
 
 def plan_sweep(
@@ -91,6 +96,8 @@ class Sweep:
         self.root = Storage(experiment.storage)
         self.store = self.root.child(layout.sweep_address(name).folder)
         self.clock = Clock()
+        self.on_note: Callable[[str], None] = log.warning
+        """Takes each line that is to be read before the first training."""
         self.status = SweepStatus(experiment.tuning.trials + len(space.baselines), self.clock)
         self._starts_over = False
 
@@ -193,6 +200,8 @@ class Sweep:
         subject = self.subject(dry_run=False)
         if problems := self.find_problems(subject):
             raise combine(problems)
+        for line in notes(subject):
+            self.on_note(line)
         images = DataIdentity.of(subject.load(self.experiment.data).train)
         with suppress(MissingObject):
             check_same_images(self.name, self.store.read_text(layout.SWEEP_IDENTITY), images)

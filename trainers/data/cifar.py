@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 
 from ..errors import DataProblem
-from .long_tail import LongTail, long_tail_indices
+from .long_tail import LongTail, OwnTail, long_tail_indices
 from .packed import PackedImages
 from .source import SourceConfig, Splits
 
@@ -27,7 +27,7 @@ class Cifar(SourceConfig):
     reference: Literal["test", "train"] = "test"
     """Balanced images to compare with: test is never trained on; train is all 50,000 training
     images, tail images included, as CBDM's paper has it."""
-    long_tail: LongTail = LongTail()
+    long_tail: OwnTail = LongTail()
     """The tail to cut; exponential at 100 is CIFAR-LT as LDAM, CBDM and most others use it."""
 
     def load(self, cache: Path) -> Splits:  # noqa: ARG002  (stored decoded already)

@@ -7,7 +7,7 @@ from typing import Literal
 
 import numpy as np
 
-from .long_tail import LongTail, long_tail_indices
+from .long_tail import LongTail, OwnTail, long_tail_indices
 from .packed import PackedImages
 from .source import SourceConfig, Splits
 
@@ -22,7 +22,7 @@ class Digits(SourceConfig):
     """
 
     source: Literal["digits"] = "digits"
-    long_tail: LongTail = LongTail(ratio=20)
+    long_tail: OwnTail = LongTail(ratio=20)
     """The tail to cut; 20 leaves the rarest digit 5 of its 100 images."""
     flip: bool = False
     """Mirror half of the training images; off, since a mirrored digit is no digit."""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 from pydantic import Field
 
-from ..config import Config
+from ..config import Config, OfOneVariant
+from ..errors import DataProblem
 from .packed import Indices, check_every_class, check_labels
 
 
@@ -42,6 +43,12 @@ class LongTail(Config):
         raise ValueError("`none` cuts nothing, so it has no counts")
 
 
+OwnTail = Annotated[LongTail, OfOneVariant()]
+"""A tail that is cut only from the data set that it was given for."""
+MOST_UNEVEN = 1.2
+"""Images of the largest class over those of the smallest, above which data are not balanced."""
+
+
 def long_tail_indices(
     labels: Indices,
     num_classes: int,
@@ -61,13 +68,21 @@ def long_tail_indices(
         class_names: names of the classes in error messages; their numbers if empty.
 
     Raises:
-        DataProblem: a label outside the classes, or a class left without an image.
+        DataProblem: a label outside the classes, data that are not balanced, or a class left without
+            an image.
     """
     names = class_names or [str(c) for c in range(num_classes)]
     check_labels(labels, num_classes)
     check_every_class(labels, names, "data", "add images of it, or leave the class out")
     if long_tail.kind == "none":
         return np.arange(len(labels), dtype=np.int64)
+    had = np.bincount(labels, minlength=num_classes)
+    if had.max() > MOST_UNEVEN * had.min():
+        raise DataProblem(
+            f"data.long_tail.kind={long_tail.kind} cuts a tail out of balanced data, and these have "
+            f"{had.max()} images of one class, {had.min()} of another",
+            "set data.long_tail.kind=none to train on all of them as they are, or give balanced data",
+        )
     generator = np.random.RandomState(seed)
     chosen = []
     for c, count in enumerate(long_tail.counts(len(labels), num_classes)):

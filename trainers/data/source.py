@@ -10,7 +10,7 @@ from typing import Literal
 
 from ..config import Config
 from ..errors import DataProblem
-from .long_tail import LongTail
+from .long_tail import LongTail, OwnTail
 from .packed import PackedImages, check_every_class
 from .report import DataReport
 
@@ -61,8 +61,9 @@ class Splits:
 class SourceConfig(Config):
     """Where images come from; each source is a subclass with its own `source` tag."""
 
-    long_tail: LongTail = LongTail(kind="none")
-    """The tail to cut out of the training images; by default they are long-tailed already."""
+    long_tail: OwnTail = LongTail(kind="none")
+    """The tail to cut out of the training images; by default they are long-tailed already. Of a
+    recipe with another source it is not inherited."""
     class_sampling: ClassSampling = "natural"
     """Share of each class in training: natural: by its count; sqrt: by the square root of its count;
     balanced: the same for all."""

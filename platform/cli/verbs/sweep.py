@@ -53,6 +53,7 @@ def sweep(
 
     Hyperparameters are tuned by training, guidance by sampling from each trial's checkpoint.
     """
+    from ...runs.notes import describe_data, find_warnings
     from ...runs.preflight import ELSEWHERE
     from ...tuning.sweep import plan_sweep
     from ..plan import show_plan, training_facts
@@ -60,6 +61,7 @@ def sweep(
     options = [f"tuning.trials={trials}"] if trials is not None else []
     given = [*options, *store.overrides(overrides or [])]
     resolved, planned = plan_sweep(space_name, recipe, given, name)
+    planned.on_note = stderr_console.print
     experiment = resolved.value
     if on:
         from ...launching.tasks import sweep_task
@@ -76,8 +78,10 @@ def sweep(
         return
     exists = planned.check_identity(resume)
     if dry_run:
-        problems = planned.find_problems(planned.subject(dry_run=True))
-        show_plan(resolved, _plan(planned, exists), problems, as_json)
+        subject = planned.subject(dry_run=True)
+        problems = planned.find_problems(subject)
+        facts = {**_plan(planned, exists), "data": describe_data(subject) or "cannot be used"}
+        show_plan(resolved, facts, problems, as_json, find_warnings(subject))
         return
 
     from ...api.documents import sweep_document

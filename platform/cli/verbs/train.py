@@ -32,6 +32,7 @@ def train(
     """
     from ...config.experiment import load_experiment
     from ...foundation.names import check_name
+    from ...runs.notes import describe_data, find_warnings
     from ...runs.preflight import ELSEWHERE, find_problems
     from ...runs.single_run import SingleRun
     from ..plan import show_plan, training_facts
@@ -40,7 +41,7 @@ def train(
     experiment = resolved.value
     name = check_name(Path(recipe).stem if run is None else run, "a run")
     facts: dict[str, Any] = {"run": name}
-    single = SingleRun(name, experiment)
+    single = SingleRun(name, experiment, stderr_console.print)
     problems: list[Problem] = []
     if on:
         from ...launching.tasks import train_task
@@ -54,8 +55,11 @@ def train(
             send(on, task, {**facts, **training_facts(experiment)}, as_json, yes)
         facts |= outlook(on, task)
     if dry_run:
-        problems = problems or ([] if on else find_problems(single.subject(dry_run=True)))
-        show_plan(resolved, {**facts, "trainings": 1}, problems, as_json)
+        subject, warnings = single.subject(dry_run=True), []
+        if not on:
+            problems, warnings = find_problems(subject), find_warnings(subject)
+            facts["data"] = describe_data(subject) or "cannot be used"
+        show_plan(resolved, {**facts, "trainings": 1}, problems, as_json, warnings)
         return
 
     from ...api.documents import run_document

@@ -1,0 +1,75 @@
+"""What a person should know of a training before it starts: the images it uses, and what looks wrong."""
+
+from __future__ import annotations
+
+from hashlib import blake2b
+
+import numpy as np
+
+from ...trainers.data import Cifar, LongTail, PackedImages
+from ...trainers.data.decoding import UNREAD
+from ...trainers.optimizer import too_long
+from .preflight import Subject
+
+MOST_NAMED = 5
+"""Classes that a line names at most."""
+
+
+def describe_data(subject: Subject) -> str | None:
+    """Return which images are trained on, in one line; None where the data cannot be used."""
+    if subject.splits is None:
+        return None
+    data, train = subject.experiment.data, subject.splits.train
+    counts = train.class_counts
+    used = f"{counts.max():,} to {counts.min():,} of a class"
+    if data.long_tail.kind == "none":
+        return f"{train.num_classes} classes, {len(train.images):,} images, {used}; all of them"
+    whole = data.model_copy(update={"long_tail": LongTail(kind="none")}).load(UNREAD).train
+    tail = f"data.long_tail ({data.long_tail.kind}, ratio {data.long_tail.ratio:g})"
+    return (
+        f"{train.num_classes} classes, cut to {len(train.images):,} of {len(whole.images):,} images "
+        f"by {tail}: {used}"
+    )
+
+
+def find_warnings(subject: Subject) -> list[str]:
+    """Return what is allowed and hardly meant, one line each."""
+    experiment = subject.experiment
+    training = experiment.training
+    lines = too_long(experiment.optimizer, training.images, training.batch_size)
+    other, reference = experiment.evaluation.reference, subject.reference
+    # Of one source it is in the data's own report; CBDM's paper compares with the training images.
+    is_meant = other is None or (isinstance(other, Cifar) and other.reference == "train")
+    if reference is not None and not subject.dry_run and not is_meant:
+        lines += _shared(reference.train, reference.reference)
+    return lines
+
+
+def _shared(train: PackedImages, reference: PackedImages) -> list[str]:
+    """Return a line where real images to compare with have the pixels of training images."""
+    known = {_digest(image) for image in train.images}
+    copies = np.array([_digest(image) in known for image in reference.images])
+    if not copies.any():
+        return []
+    counts = np.bincount(reference.labels[copies], minlength=reference.num_classes)
+    order = np.argsort(-counts, kind="stable")[: np.count_nonzero(counts)]
+    classes = ", ".join(f"{reference.class_names[c]} {counts[c]}" for c in order[:MOST_NAMED])
+    more = ", .." if len(order) > MOST_NAMED else ""
+    line = (
+        f"{copies.sum():,} of {len(copies):,} real images to compare with are training images too "
+        f"({classes}{more}): metrics and near copies then say little; give others as reference"
+    )
+    return [line]
+
+
+def _digest(image: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]) -> bytes:
+    return blake2b(image.tobytes(), digest_size=16).digest()
+
+
+def notes(subject: Subject) -> list[str]:
+    """Return the lines to show before a training."""
+    data = describe_data(subject)
+    return [
+        *([f"data    {data}"] if data else []),
+        *(f"warning: {w}" for w in find_warnings(subject)),
+    ]
