@@ -359,7 +359,7 @@ def test_an_export_that_does_not_fit_together_says_so(train: Train, tmp_path: Pa
         load_exported(model)
     for old in (card.replace('"format": 3,', '"format": 1,'), card.replace('"format": 3,', "")):
         (model / CARD).write_text(old)
-        with pytest.raises(CheckpointProblem, match=r"model format (1|None), this version reads 4"):
+        with pytest.raises(CheckpointProblem, match=r"model format (1|None), this version reads 3"):
             load_exported(model)
     (model / CARD).write_text(card[: len(card) // 2])
     with pytest.raises(CheckpointProblem, match="cannot be read"):

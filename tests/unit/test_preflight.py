@@ -20,9 +20,10 @@ from support.training import tiny, train
 import whipray
 from whipray.platform.cli.main import main
 from whipray.platform.compute.gpus import check_gpus
-from whipray.platform.config.experiment import Experiment
+from whipray.platform.config.experiment import Experiment, load_experiment
 from whipray.platform.config.layers import Layer, resolve
 from whipray.platform.config.recipes import recipe_layers
+from whipray.platform.runs.notes import notes
 from whipray.platform.runs.preflight import check_training
 from whipray.platform.runs.single_run import SingleRun
 from whipray.platform.tuning.sweep import plan_sweep
@@ -343,6 +344,67 @@ def test_a_few_problems_are_one() -> None:
     assert isinstance(both, SeveralProblems)
     assert not isinstance(both, UsageProblem)
     assert both.problems == (one, other)
+
+
+# -- what is said before a training -----------------------------------------------------------------
+
+
+def said(experiment: Experiment, dry_run: bool = True) -> list[str]:
+    return notes(SingleRun("mine", experiment).subject(dry_run))
+
+
+CALM: dict[str, Any] = {
+    "optimizer__warmup_images": 0,
+    "optimizer__ema_half_life_images": 6,
+}
+
+
+@pytest.mark.usefixtures("photos")
+def test_the_images_that_are_used_are_said() -> None:
+    assert said(own(**CALM)) == ["data    3 classes, 18 images, 9 to 3 of a class; all of them"]
+    digits = resolve(Experiment, recipe_layers("digits-demo")).value
+    assert said(digits)[0] == (
+        "data    10 classes, cut to 335 of 1,000 images by data.long_tail (exponential, ratio 20): "
+        "100 to 5 of a class"
+    )
+
+
+@pytest.mark.usefixtures("photos")
+def test_a_warm_up_that_never_ends_is_said() -> None:
+    defaults = {"warmup_images": 320_000, "ema_half_life_images": 443_600, "ema_ramp": 0}
+    lines = said(own(**{f"optimizer__{key}": value for key, value in defaults.items()}))
+    assert len(lines) == 3
+    assert lines[1].startswith("warning: the learning rate rises over 320,000 images")
+    assert "averaged weights" in lines[2]
+
+
+@pytest.mark.usefixtures("photos")
+def test_training_images_among_those_to_compare_with_are_counted(photos: Path) -> None:
+    other = photos.parent / "other"
+    shutil.copytree(photos, other)
+    shutil.copy(photos / "train/bee/0.png", other / "reference/bee/new.png")
+    reference = {"source": "folder", "root": "other", "image_size": SIDE}
+    (line,) = said(own(**CALM, evaluation__reference=reference), dry_run=False)[1:]
+    assert line.startswith(
+        "warning: 1 of 19 real images to compare with are training images too (bee 1): metrics"
+    )
+    (other / "reference/bee/new.png").unlink()
+    assert not said(own(**CALM, evaluation__reference=reference), dry_run=False)[1:]
+
+
+@pytest.mark.usefixtures("photos")
+def test_a_tail_is_not_cut_from_data_that_it_was_not_given_for() -> None:
+    mine = ["data={source: folder, root: photos, image_size: 16}"]
+    kept = load_experiment("digits-lt", mine).value.data
+    assert kept.long_tail.kind == "none"
+    wanted = load_experiment("digits-lt", ["data.long_tail.kind=exponential", *mine]).value.data
+    assert wanted.long_tail.kind == "exponential"
+    assert wanted.long_tail.ratio == 100  # not the digits' 20
+    assert load_experiment("cifar10-lt", []).value.data.long_tail.ratio == 100
+    ir50 = load_experiment("cifar100-lt-ir50", ["data.source=cifar10", "data.root=c"]).value.data
+    assert ir50.long_tail.ratio == 50  # of the same data set's kind
+    (line,) = found(own(data__long_tail={"kind": "exponential", "ratio": 2}))
+    assert "these have 9 images of one class, 3 of another" in line
 
 
 # -- what identifies the data -----------------------------------------------------------------------
