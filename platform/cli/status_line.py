@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Callable
 from time import monotonic
@@ -15,6 +16,8 @@ LOG_EVERY_S = 10.0
 LOG_SAME_EVERY_S = 60.0
 """Time after which a log has the same line again: the command is still there."""
 TERMINAL_EVERY_S = 0.5
+CLOCK = re.compile(r"\d+(:\d\d)+")
+"""Time that has passed or is left, as `foundation.durations` writes it: its change is no news."""
 
 
 class StatusLine:
@@ -61,6 +64,7 @@ class StatusLine:
         last, said = "", 0.0
         while not self._stop.wait(LOG_EVERY_S):
             text, now = self._current(), monotonic()
-            if text != last or now - said >= LOG_SAME_EVERY_S:
+            news = CLOCK.sub("", text)
+            if news != last or now - said >= LOG_SAME_EVERY_S:
                 self.console.print(text, highlight=False, soft_wrap=True)
-                last, said = text, now
+                last, said = news, now

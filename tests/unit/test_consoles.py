@@ -91,7 +91,8 @@ def test_errors_tables_status_and_followed_logs_control_no_terminal(
 def test_a_log_has_a_line_at_each_change_and_seldom_the_same_again(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    texts = iter(["starting"] * 30 + ["1 of 9", "2 of 9", "2 of 9"])
+    starting = [f"0:{second} · starting · about 1:0{second % 10} left" for second in range(10, 40)]
+    texts = iter([*starting, "1 of 9", "2 of 9", "2 of 9"])
     ended = threading.Event()
 
     def current() -> str:
@@ -107,7 +108,7 @@ def test_a_log_has_a_line_at_each_change_and_seldom_the_same_again(
     with StatusLine(PlainConsole(stderr=True), current):
         assert ended.wait(60)
     lines = capsys.readouterr().err.splitlines()
-    assert lines[:7] == ["starting"] * 5 + ["1 of 9", "2 of 9"]
+    assert lines[:7] == [*starting[::6], "1 of 9", "2 of 9"]
 
 
 def check(terminal: io.StringIO) -> None:
