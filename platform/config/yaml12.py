@@ -97,7 +97,7 @@ def load_all(text: str, where: str) -> list[Any]:
     except (yaml.YAMLError, ValueError) as error:  # ValueError: more digits than Python reads
         mark = getattr(error, "problem_mark", None)
         line = f" line {mark.line + 1}" if mark else ""
-        reason = getattr(error, "problem", None) or "not YAML"
+        reason = getattr(error, "problem", None) or getattr(error, "reason", None) or "not YAML"
         raise UsageProblem(
             f"{brief_name(where)}{line}: {reason}", "write it as YAML: plain keys and values"
         ) from error

@@ -10,6 +10,9 @@ LINE_LENGTH = 300
 MESSAGE_LENGTH = 2000
 """Characters of an error's line that are shown; the lists of recipes and of keys have hundreds."""
 
+_LONG_WORD = re.compile(r"\S{500,}")
+"""Longer than a path is, but for those that are made to be."""
+
 _short = reprlib.Repr()
 _short.maxlevel, _short.maxlist, _short.maxtuple, _short.maxdict = 3, 8, 8, 8
 _short.maxstring = _short.maxother = 80
@@ -39,11 +42,16 @@ def brief(value: object) -> str:
 
 def brief_name(name: str) -> str:
     """Return a key or a path, without the middle of one that is longer than any real one."""
-    return name if len(name) <= LINE_LENGTH else f"{name[:80]}...{name[-80:]}"
+    return name if len(name) <= LINE_LENGTH else _without_middle(name)
+
+
+def _without_middle(word: str) -> str:
+    return f"{word[:80]}...{word[-80:]}"
 
 
 def cut(line: str) -> str:
     """Return a line without what is more than a message needs, whatever was put into it."""
+    line = _LONG_WORD.sub(lambda word: _without_middle(word[0]), line)
     return line if len(line) <= MESSAGE_LENGTH else f"{line[:MESSAGE_LENGTH]} ... (cut)"
 
 

@@ -92,6 +92,7 @@ class JobsClient:
         parts = urlsplit(address if "://" in address else f"http://{address}")
         try:
             port = parts.port or (443 if parts.scheme == "https" else 8265)
+            (parts.hostname or "").encode("idna")  # part by part: none empty, none over 63 letters
         except ValueError:
             port = None
         if parts.scheme not in ("http", "https") or not parts.hostname or port is None:

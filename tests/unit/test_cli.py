@@ -151,6 +151,29 @@ def test_a_mistake_is_a_document_where_one_was_asked_for(whipray: Shell) -> None
     assert f"error: {error['message']}\nfix: {error['hint']}\n" == answer.err
 
 
+LONG = "x" * 100_000
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        (LONG,),
+        ("train", LONG),
+        ("train", "digits-lt", f"name={LONG}"),
+        ("train", "digits-lt", f"{LONG}=1"),
+        ("evaluate", LONG),
+        ("models", "--storage", f"gs://{LONG}"),
+        ("jobs", "list", "--on", LONG),
+    ],
+)
+def test_a_long_argument_is_not_repeated_whole(whipray: Shell, words: tuple[str, ...]) -> None:
+    answer = whipray(*words, "--json")
+    assert answer.code in (1, 2)
+    assert "unexpected" not in answer.err
+    assert len(answer.err) < 4000
+    assert len(answer.document["error"]["message"]) < 1000
+
+
 def test_a_space_that_names_no_key_is_refused(whipray: Shell, tmp_path: Path) -> None:
     parameter = {"type": "float", "low": 0.1, "high": 1.0}
     space = {"description": "wrong", "train": {"objective.tua": parameter}}

@@ -91,6 +91,8 @@ def test_a_cluster_is_known_by_its_dashboard(
         ("ray://head:10001", "is not a cluster's address"),
         ("http://head:port", "is not a cluster's address"),
         ("http://", "is not a cluster's address"),
+        ("http://head..example:8265", "is not a cluster's address"),
+        (f"http://{'x' * 64}:8265", "is not a cluster's address"),
         ("http://me:secret@head:8265", "must not contain a login"),
     ],
 )
