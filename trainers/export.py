@@ -24,7 +24,7 @@ from .integrity import Altered, seal, unseal
 from .samplers import SamplingConfig, sample
 
 WEIGHTS, CARD = "model.safetensors", "model.json"
-FORMAT = 3
+FORMAT = 4
 """Raise it when an exported model could be misread: other fields in the card or in the configs that it
 holds, other names of tensors, or another meaning of one of them."""
 

@@ -1,28 +1,48 @@
 """Randomness as a function of (seed, step, row of the global batch), never of the rank.
 
-Every random number belongs to a block of `BLOCK` consecutive rows of the global batch, with a
-generator seeded for that block alone. One, two or four workers therefore see the same images, noise and
-labels, and a run resumes without saving the state of any generator.
+On the CPU every row has its place in a stream of random bits: Philox (Salmon et al. 2011) computes the
+bits at any place from a 128-bit key, which names seed, stream and step. A GPU's generator does not start
+at a given place; there a block of `BLOCK` consecutive rows has one, with a 63-bit seed. One, two or four
+workers therefore see the same images, noise and labels, and a run resumes without saving the state of
+any generator.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 CPU = torch.device("cpu")
 BLOCK = 8
-"""Rows of the global batch that share one generator."""
+"""Rows of the global batch that share one generator on a GPU."""
 
 
 def derive_seed(*parts: int | str) -> int:
     """Return a 63-bit seed that depends on every part and on their order."""
-    digest = hashlib.blake2b("\x1f".join(map(str, parts)).encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "little") >> 1
+    return _digest(parts, 8) >> 1
+
+
+def random_words(key: int, first: int, count: int) -> NDArray[np.uint64]:
+    """Return `count` words of the stream of a key, from word `first` on, (count,) uint64.
+
+    NumPy guarantees a bit generator's raw stream across versions, and its distributions not.
+
+    Args:
+        key: in [0, 2^128).
+        first: at least 0.
+    """
+    skipped = first % 4  # a count of Philox stands for four words
+    words: NDArray[np.uint64] = np.random.Philox(key=key, counter=first // 4).random_raw(
+        skipped + count
+    )
+    return words[skipped:]
 
 
 @dataclass(frozen=True)
@@ -37,7 +57,7 @@ class BatchRandom:
         device: where noise is sampled; small samples are made on the CPU, so that
             they are the same on every device.
         portable: sample noise on the CPU too and move it, which is slower: a GPU's generator
-            gives other numbers from the same seed.
+            gives other numbers.
     """
 
     seed: int
@@ -54,31 +74,32 @@ class BatchRandom:
 
     def normal(self, stream: str, shape: Sequence[int]) -> Tensor:
         """Sample standard normal noise, (rows, *shape) float32, on the device."""
-        where = CPU if self.portable else self.device
-        noise = self._by_block(
-            stream, where, lambda g: torch.randn((BLOCK, *shape), generator=g, device=where)
-        )
-        return noise.to(self.device)
+        if self.device.type != "cpu" and not self.portable:
+            return self._normal_by_block(stream, shape)
+        size = math.prod(shape)
+        pairs = -(-size // 2)  # numbers come in pairs, each from one word
+        words = random_words(self._key(stream), self.first_row * pairs, self.rows * pairs)
+        halves = words.view(np.uint32).reshape(self.rows, 2, pairs)
+        radius, angle = (torch.from_numpy(halves[:, i].astype(np.float32)) for i in (0, 1))
+        # Box & Muller 1958; 1 is added for a uniform number in (0, 1]
+        radius.add_(1).mul_(2.0**-32).log_().mul_(-2).sqrt_()
+        angle.mul_(2 * math.pi * 2.0**-32)
+        noise = torch.cat([radius * angle.cos(), angle.sin_().mul_(radius)], 1)  # (rows, 2 pairs)
+        return noise[:, :size].reshape(self.rows, *shape).to(self.device)
 
     def integers(self, stream: str, high: int) -> Tensor:
         """Sample uniform integers in [0, high), (rows,) int64, on the CPU."""
-        return self._by_block(stream, CPU, lambda g: torch.randint(high, (BLOCK,), generator=g))
+        return (self.uniform(stream)[:, 0] * high).long()
 
     def uniform(self, stream: str, columns: int = 1) -> Tensor:
         """Sample uniform numbers in [0, 1), (rows, columns) float64, on the CPU."""
-        return self._by_block(
-            stream, CPU, lambda g: torch.rand((BLOCK, columns), generator=g, dtype=torch.float64)
-        )
+        return self._uniform(stream, self.first_row, self.rows, columns)
 
     def categorical(self, stream: str, weights: Tensor, columns: int = 1) -> Tensor:
         """Sample indices by unnormalised `weights` (C,), (rows, columns) int64, on the CPU."""
-        return self._by_block(
-            stream,
-            CPU,
-            lambda g: torch.multinomial(
-                weights, BLOCK * columns, replacement=True, generator=g
-            ).reshape(BLOCK, columns),
-        )
+        edges = weights.double().cumsum(0)
+        # a product with a number below 1 stays below the last edge, and `right` skips weights of 0
+        return torch.searchsorted(edges, self.uniform(stream, columns) * edges[-1], right=True)
 
     def for_block(self, stream: str, columns: int = 1) -> Tensor:
         """Sample uniform numbers for each block, (blocks, columns) float64; whole blocks only.
@@ -88,30 +109,31 @@ class BatchRandom:
         """
         if not self.whole_blocks:
             raise ValueError(f"{self.rows} rows from row {self.first_row} are not whole blocks")
-        return self._by_block(
-            stream, CPU, lambda g: torch.rand((1, columns), generator=g, dtype=torch.float64), 1
-        )
+        return self._uniform(stream, self.first_row // BLOCK, self.rows // BLOCK, columns)
 
     def for_batch(self, stream: str) -> float:
         """Sample one uniform number in [0, 1), the same on every worker."""
-        generator = torch.Generator().manual_seed(derive_seed(self.seed, stream, self.step))
-        return torch.rand((), generator=generator, dtype=torch.float64).item()
+        return self._uniform(stream, 0, 1, 1).item()
 
-    def _by_block(
-        self,
-        stream: str,
-        device: torch.device,
-        sample: Callable[[torch.Generator], Tensor],
-        per_block: int = BLOCK,
-    ) -> Tensor:
+    def _key(self, stream: str) -> int:
+        return _digest((self.seed, stream, self.step), 16)
+
+    def _uniform(self, stream: str, first: int, rows: int, columns: int) -> Tensor:
+        words = random_words(self._key(stream), first * columns, rows * columns)
+        return torch.from_numpy((words >> np.uint64(11)) * 2.0**-53).reshape(rows, columns)
+
+    def _normal_by_block(self, stream: str, shape: Sequence[int]) -> Tensor:
         first, last = self.first_row // BLOCK, (self.first_row + self.rows - 1) // BLOCK
-        generator = torch.Generator(device)
+        generator = torch.Generator(self.device)
         blocks = []
         for block in range(first, last + 1):
             generator.manual_seed(derive_seed(self.seed, stream, self.step, block))
-            blocks.append(sample(generator))
-        values = torch.cat(blocks)
-        if per_block == 1:
-            return values
+            blocks.append(torch.randn((BLOCK, *shape), generator=generator, device=self.device))
         offset = self.first_row - first * BLOCK
-        return values[offset : offset + self.rows]
+        return torch.cat(blocks)[offset : offset + self.rows]
+
+
+def _digest(parts: Sequence[int | str], size: int) -> int:
+    """Return an integer of `size` bytes that depends on every part and on their order."""
+    digest = hashlib.blake2b("\x1f".join(map(str, parts)).encode(), digest_size=size).digest()
+    return int.from_bytes(digest, "little")

@@ -130,7 +130,7 @@ def generated_shards(
     the last shards are made again.
     """
     classes = len(counts)
-    # Images of a class share a noise generator by BLOCK: a shard takes whole blocks.
+    # On a GPU images of a class share a noise generator by BLOCK: a shard takes whole blocks.
     together = max(1, min(classes, shard_images // BLOCK))  # classes in a shard
     each = BLOCK * max(1, shard_images // (BLOCK * together))  # images of each class
     shards = []

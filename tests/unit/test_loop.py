@@ -357,9 +357,9 @@ def test_an_export_that_does_not_fit_together_says_so(train: Train, tmp_path: Pa
     (model / CARD).write_text(json.dumps(seal(other)))
     with pytest.raises(CheckpointProblem, match=r"parameter conv_in\.bias is \(9,\)"):
         load_exported(model)
-    for old in (card.replace('"format": 3,', '"format": 1,'), card.replace('"format": 3,', "")):
+    for old in (card.replace('"format": 4,', '"format": 1,'), card.replace('"format": 4,', "")):
         (model / CARD).write_text(old)
-        with pytest.raises(CheckpointProblem, match=r"model format (1|None), this version reads 3"):
+        with pytest.raises(CheckpointProblem, match=r"model format (1|None), this version reads 4"):
             load_exported(model)
     (model / CARD).write_text(card[: len(card) // 2])
     with pytest.raises(CheckpointProblem, match="cannot be read"):

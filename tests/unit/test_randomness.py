@@ -8,7 +8,7 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from whipray.trainers.randomness import BLOCK, BatchRandom, derive_seed
+from whipray.trainers.randomness import BLOCK, BatchRandom, derive_seed, random_words
 
 CPU = torch.device("cpu")
 WEIGHTS = torch.tensor([5.0, 0.0, 1.0, 4.0], dtype=torch.float64)
@@ -71,6 +71,33 @@ def test_seeds_keep_their_values() -> None:
     assert derive_seed(1, 23) != derive_seed(12, 3)
     assert derive_seed("a", "b") != derive_seed("b", "a")
     assert all(0 <= derive_seed(i) < 2**63 for i in range(100))
+
+
+def test_every_bit_of_a_key_matters() -> None:
+    key = 0x0123_4567_89AB_CDEF_0123_4567_89AB_CDEF
+    words = {tuple(random_words(key ^ (1 << bit), 0, 8).tolist()) for bit in range(128)}
+    assert len(words | {tuple(random_words(key, 0, 8).tolist())}) == 129
+
+
+def test_blocks_whose_seeds_agree_in_32_bits_have_noise_of_their_own() -> None:
+    """torch's CPU generator reads the lower half of a seed; of these two it made equal noise."""
+    seeds = [derive_seed(0, "eps", step, block) for step, block in ((2292, 1), (5145, 7))]
+    assert seeds[0] % 2**32 == seeds[1] % 2**32
+    assert seeds[0] != seeds[1]
+    one, other = (
+        BatchRandom(0, step, BLOCK * block, BLOCK, CPU).normal("eps", (3, 4, 4))
+        for step, block in ((2292, 1), (5145, 7))
+    )
+    assert not torch.isclose(one, other).all()
+
+
+def test_words_are_the_same_from_wherever_they_are_read() -> None:
+    whole = random_words(7, 0, 100)
+    assert len(np.unique(whole)) == 100
+    for first in range(20):
+        for count in (1, 3, 4, 9):
+            found = random_words(7, first, count)
+            assert np.array_equal(found, whole[first : first + count])
 
 
 # -- numbers for more than one row --------------------------------------------------------------------

@@ -47,7 +47,7 @@ from .training import ClassifierRun, ClassifierTraining, Outcome, train_locally,
 
 OnPhase = Callable[[str], None]
 
-FORMAT = 2
+FORMAT = 3
 """Of a classifier's outcome and of the document; raise it when a value changes its meaning."""
 ONLY_WITH_ADDED = {"epoch_of", "generated_weight"}
 """Settings that have no effect where no images are added."""
