@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from shutil import rmtree
+
+import psutil  # type: ignore[import-untyped]
 
 from ...trainers.errors import Problem
 
@@ -18,6 +20,8 @@ BELOW = len(f"/{OWN}/session_2026-01-01_00-00-00_000000_1234567/sockets/plasma_s
 """Bytes that our folder and Ray 2.60 add to the temporary folder."""
 BELOW_TEMPORARY = len("/pymp-12345678/listener-12345678")
 """Bytes that Python's `multiprocessing` adds to it, which Ray's dashboard uses."""
+FORKSERVER = "/pymp-"
+"""In the path of its socket."""
 SHORT = "/tmp"
 
 
@@ -55,6 +59,22 @@ def _parent() -> str:
     if not os.access(SHORT, os.W_OK):
         raise _too_long("TMPDIR", usual)
     return SHORT
+
+
+@contextmanager
+def removing_forkserver_folders() -> Iterator[None]:
+    """Remove what Ray's dashboard leaves in the temporary folder when the block ends it.
+
+    Its `multiprocessing` makes a folder for a socket, and would remove it if it were not killed.
+    """
+    folders = set()
+    for process in psutil.Process().children(recursive=True):
+        with suppress(psutil.Error):  # it has ended
+            addresses = (str(c.laddr) for c in process.net_connections("unix"))
+            folders |= {Path(a).parent for a in addresses if FORKSERVER in a}
+    yield
+    for folder in folders:
+        rmtree(folder, ignore_errors=True)
 
 
 def own_temporary_folder() -> str | None:

@@ -20,7 +20,7 @@ from ..foundation.logs import quiet_logs
 from ..foundation.signals import keeping_handlers
 from ..foundation.text import last_line, printable
 from .ray_address import check_head, cluster_address
-from .ray_folder import own_temporary_folder, ray_folder
+from .ray_folder import own_temporary_folder, ray_folder, removing_forkserver_folders
 from .ray_watch import watching_ray
 
 T = TypeVar("T")
@@ -98,7 +98,8 @@ def ray_session() -> Iterator[None]:
             with redirect_stdout(TruncatingStderr()), watching_ray(None if local else address):
                 yield
         finally:
-            ray.shutdown()
+            with removing_forkserver_folders() if local else nullcontext():
+                ray.shutdown()
 
 
 def _connect(address: str, folder: Path | None) -> None:

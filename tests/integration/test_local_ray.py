@@ -157,7 +157,11 @@ def test_an_address_in_the_shared_temporary_folder_is_not_joined(
         bait = Path(folder, "ray", "ray_current_cluster")
         bait.parent.mkdir()
         bait.write_text("127.0.0.1:1")
-        monkeypatch.setenv("RAY_TMPDIR", folder)
+        for variable in ("RAY_TMPDIR", "TMPDIR"):
+            monkeypatch.setenv(variable, folder)
         with ray_session():
             assert ray.get_runtime_context().gcs_address != "127.0.0.1:1"
             assert ray.get(ray.remote(lambda: 3).remote()) == 3
+            assert len(list(Path(folder).glob("ray-*"))) == 1
+            assert list(Path(folder).glob("pymp-*"))
+        assert [path.name for path in Path(folder).iterdir()] == [bait.parent.name]
