@@ -104,6 +104,14 @@ def _explain(
         return f"{path}: {reason}, {brief(given)} given", f"change it{_where(origin_of, path)}"
     tag = tag_field(models)
     if kind == "missing" and tag is None:
+        required = [
+            f"{path}.{name}"
+            for each in models[:1]
+            for name, of in each.model_fields.items()
+            if of.is_required()
+        ]
+        if required:
+            return f"{path} is missing", f"add it, with {' and '.join(required)}"
         example = f", as {path}=..." if origin_of else ""
         return f"{path} is missing", f"add it{': a section of keys' if models else example}"
     if tag is not None and kind in ("missing", "union_tag_invalid", "union_tag_not_found"):

@@ -184,6 +184,22 @@ def test_what_was_written_wrong_comes_before_what_is_missing() -> None:
             resolve(Required, [parse_override("images=1"), *overrides])
 
 
+class Loop(Config):
+    images: int
+    batch_size: int = 64
+
+
+class Recipe(Config):
+    training: Loop
+
+
+def test_a_missing_section_names_the_keys_that_it_needs() -> None:
+    with pytest.raises(UsageProblem, match=r"^training is missing — add it, with training.images$"):
+        resolve(Recipe, [])
+    with pytest.raises(UsageProblem, match=r"^training.images is missing — add it, as training"):
+        resolve(Recipe, [parse_override("training.batch_size=3")])
+
+
 def test_yaml_files_mean_what_they_look_like(tmp_path) -> None:
     path = tmp_path / "exp.yaml"
     path.write_text("learning_rate: 1e-4\nrun_name: off\n")
