@@ -120,15 +120,18 @@ def test_folder(tree: Path, tmp_path) -> None:
 
 
 def test_folder_in_a_given_order_cut_to_a_tail(tree: Path, tmp_path) -> None:
+    for name in ("zero", "one", "two"):  # balanced, as a tail is cut from
+        for file in sorted((tree / "train" / name).iterdir())[3:]:
+            file.unlink()
     config = Folder(
         root=tree,
         image_size=8,
         channels=1,
         class_order=("zero", "one", "two"),
-        long_tail=LongTail(ratio=7),
+        long_tail=LongTail(ratio=2),
     )
     splits = config.load(tmp_path / "cache")
-    assert splits.train.class_counts.tolist() == [7, 2, 1]  # 21 images, so 7 for the head
+    assert splits.train.class_counts.tolist() == [3, 2, 1]  # 9 images, so 3 for the head
     assert splits.reference.class_counts.tolist() == [4, 4, 4]
     pool = PIXELS[first_of(1, 6)].tolist()
     assert all(image in pool for image in images_of(splits.train, 1))
@@ -216,10 +219,14 @@ def test_a_wrong_line_is_named(lists: ListFiles, tmp_path, line: str, message: s
 
 
 def test_after_the_cut_a_damaged_image_is_named_by_its_own_line(lists: ListFiles, tmp_path) -> None:
-    for file in (lists.root / "train/two").iterdir():  # lines 19 to 21, of which one is kept
+    lines = lists.train_list.read_text().splitlines()
+    of_class = {c: [line for line in lines if line.endswith(f" {c}")] for c in range(3)}
+    balanced = [line for c in range(3) for line in of_class[c][:3]]
+    lists.train_list.write_text("\n".join(balanced))
+    for file in (lists.root / "train/two").iterdir():  # lines 7 to 9, of which one is kept
         file.write_bytes(b"damaged")
-    cut = lists.model_copy(update={"long_tail": LongTail(ratio=7)})
-    with pytest.raises(DataProblem, match=r"train.txt:(19|20|21) \(train/two/"):
+    cut = lists.model_copy(update={"long_tail": LongTail(ratio=3)})
+    with pytest.raises(DataProblem, match=r"train.txt:(7|8|9) \(train/two/"):
         cut.load(tmp_path / "cache")
 
 
