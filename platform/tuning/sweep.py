@@ -121,11 +121,24 @@ class Sweep:
             )
         try:
             check_same_sweep(self.name, stored, identity_of(self.experiment, self.space))
-        except UsageProblem:
-            if layout.has_checkpoint(self.store.list()):
-                raise
-            self._starts_over = True
+        except UsageProblem as difference:
+            self._start_over(difference)
         return not self._starts_over
+
+    def _check_images(self, images: DataIdentity) -> None:
+        """Compare the training images with those that the sweep was begun with, as `check_identity`."""
+        with suppress(MissingObject):
+            stored = self.store.read_text(layout.SWEEP_IDENTITY)
+            try:
+                check_same_images(self.name, stored, images)
+            except UsageProblem as difference:
+                self._start_over(difference)
+
+    def _start_over(self, difference: UsageProblem) -> None:
+        """Plan to forget what the sweep was begun as; raise the difference if it has trained."""
+        if layout.has_checkpoint(self.store.list()):
+            raise difference
+        self._starts_over = True
 
     def check_points(self) -> None:
         """Validate choices, seed points and baselines against the config, before anything starts.
@@ -203,8 +216,8 @@ class Sweep:
         for line in notes(subject):
             self.on_note(line)
         images = DataIdentity.of(subject.load(self.experiment.data).train)
-        with suppress(MissingObject):
-            check_same_images(self.name, self.store.read_text(layout.SWEEP_IDENTITY), images)
+        if not self._starts_over:
+            self._check_images(images)
         prepared = prepare(subject)
         self.status.say("opening MLflow and the study")
         tracker = open_tracker(self.experiment.tracking, self.root)

@@ -18,6 +18,7 @@ from whipray.platform.tuning.study import Study
 from whipray.platform.tuning.sweep import Sweep
 from whipray.platform.tuning.sweep_result import SweepResult, best_row, log_result
 from whipray.platform.tuning.trial_records import Point
+from whipray.trainers.data.identity import DataIdentity
 from whipray.trainers.errors import Problem, UsageProblem
 
 WIDTHS = """
@@ -25,6 +26,9 @@ description: widths, of which norm_groups = 4 does not divide 6
 train: {model.base_channels: {type: int, low: 4, high: 8, step: 2}}
 seed_points: [{model.base_channels: 4}]
 """
+
+IMAGES = DataIdentity(("bee", "wasp"), (8, 2), (1, 8, 8), "a")
+OTHER_IMAGES = DataIdentity(("bee", "wasp"), (8, 3), (1, 8, 8), "b")
 
 
 def sweep_of(text: str, folder: Path, *overrides: str) -> Sweep:
@@ -107,13 +111,17 @@ def test_a_sweep_in_which_nothing_was_trained_starts_over_with_corrected_values(
     study = opened(folder, WIDTHS)
     assert study.ask() is not None
     study.close()
-    sweep_of(WIDTHS, tmp_path)._open_parent(Mock())
+    sweep_of(WIDTHS, tmp_path)._open_parent(Mock(), IMAGES)
     other = WIDTHS.replace("high: 8", "high: 12")
     corrected = sweep_of(other, tmp_path, "optimizer.lr=1e-3")
 
     with pytest.raises(UsageProblem, match="already"):
         corrected.check_identity(resume=False)
     assert corrected.check_identity(resume=True) is False
+    same = sweep_of(WIDTHS, tmp_path)
+    assert same.check_identity(resume=True) is True
+    same._check_images(OTHER_IMAGES)
+    assert same._starts_over
     study = opened(folder, other, starts_over=True)
     assert study.ask() == Point(0, {"model.base_channels": 4}, resumed=False)
     study.close()
@@ -123,6 +131,8 @@ def test_a_sweep_in_which_nothing_was_trained_starts_over_with_corrected_values(
     shard.write_text("")
     with pytest.raises(UsageProblem, match="another search space"):
         corrected.check_identity(resume=True)
+    with pytest.raises(UsageProblem, match="the data are not those"):
+        sweep_of(WIDTHS, tmp_path)._check_images(OTHER_IMAGES)
 
 
 def end(searcher: StudySearcher, **report: Any) -> None:
