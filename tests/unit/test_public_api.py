@@ -132,7 +132,7 @@ def test_a_training_is_evaluated_loaded_sampled_and_continued() -> None:
     again = whipray.train(experiment, run="mine")  # nothing is left to do
     assert again == trained
     report = whipray.evaluate("mine")
-    assert {"kid/overall", "fid/overall", "recall/overall", "copies/few"} <= report[
+    assert {"kid/overall", "fid/overall", "agreement/overall", "copies/few"} <= report[
         "metrics"
     ].keys()
     assert report["images_generated"] == 0  # the training's own evaluation left them
