@@ -30,6 +30,10 @@ CHECKPOINT_NAME = re.compile(r"images-\d{12}")
 SAFE_FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 """Of a file in the folder itself: no separator, no leading dot."""
 KINDS = ("weights", "exp_avg", "exp_avg_sq", "ema")
+PASS_OVER = (
+    "type its `whipray train` again, which passes over this checkpoint and trains the rest again, or "
+    "restore the folder from a copy"
+)
 FORMAT = 4
 """Raise it when a checkpoint could be misread: another layout, other keys in the manifest or in the
 config that it holds, other names of parameters, or other numbers under the same name."""
@@ -123,20 +127,20 @@ def parse_manifest(text: str, where: str) -> Manifest:
     except (ValidationError, json.JSONDecodeError, AttributeError) as error:
         raise CheckpointProblem(
             f"{where}: not a checkpoint manifest ({type(error).__name__})",
-            "choose an earlier checkpoint; this one is damaged",
+            PASS_OVER,
         ) from error
     for file in (*manifest.files, *manifest.tensors.values()):
         if not SAFE_FILE_NAME.fullmatch(file):
             raise CheckpointProblem(
                 f"{where}: names the file {file!r}, outside the checkpoint",
-                "choose an earlier checkpoint; this one is damaged",
+                PASS_OVER,
             )
     try:
         unseal(text)
     except Altered as error:
         raise CheckpointProblem(
             f"{where}: altered since it was written ({error})",
-            "choose an earlier checkpoint; this one is damaged",
+            PASS_OVER,
         ) from error
     return manifest
 
@@ -154,24 +158,22 @@ def verify(folder: Path, where: str = "") -> Manifest:
     if not path.exists():
         raise CheckpointProblem(
             f"{where}: no {MANIFEST}, so the checkpoint was never finished",
-            "choose another checkpoint; unfinished ones are left alone",
+            PASS_OVER,
         )
     manifest = parse_manifest(path.read_text(), f"{where}/{MANIFEST}")
     for name, expected in manifest.files.items():
         file = folder / name
         if not file.exists():
-            raise CheckpointProblem(
-                f"{where}/{name}: missing", "choose an earlier checkpoint; this one is incomplete"
-            )
+            raise CheckpointProblem(f"{where}/{name}: missing", PASS_OVER)
         if file.stat().st_size != expected.bytes:
             raise CheckpointProblem(
                 f"{where}/{name}: {file.stat().st_size} bytes, the manifest says {expected.bytes}",
-                "the file was cut short; choose an earlier checkpoint",
+                PASS_OVER,
             )
         if describe(file).sha256 != expected.sha256:
             raise CheckpointProblem(
                 f"{where}/{name}: its content does not match the manifest",
-                "the file was altered; choose an earlier checkpoint",
+                PASS_OVER,
             )
     return manifest
 
@@ -194,7 +196,7 @@ def read_tensors(folder: Path, manifest: Manifest, kind: str) -> dict[str, Tenso
                     tensors[name.removeprefix(f"{kind}/")] = reader.get_tensor(name)
         except (SafetensorError, OSError) as error:
             raise CheckpointProblem(
-                f"{folder / file}: cannot be read ({error})", "choose an earlier checkpoint"
+                f"{folder / file}: cannot be read ({error})", PASS_OVER
             ) from error
     return tensors
 

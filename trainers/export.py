@@ -141,15 +141,19 @@ def merged_weights(
     return merge(kept, general_only=general_only)
 
 
-def read_exported(folder: Path) -> tuple[ModelCard, dict[str, Tensor]]:
+def read_exported(folder: Path, where: str = "") -> tuple[ModelCard, dict[str, Tensor]]:
     """Read the card and the weights that `export` wrote.
+
+    Args:
+        where: address that messages name in place of `folder`, of what it is a copy of.
 
     Raises:
         CheckpointProblem: files that are missing, cannot be read or are not what was written.
     """
+    where = where or str(folder)
     if not (folder / CARD).exists() or not (folder / WEIGHTS).exists():
         raise CheckpointProblem(
-            f"{folder}: no {CARD} and {WEIGHTS}",
+            f"{where}: no {CARD} and {WEIGHTS}",
             "give a folder with these two files, or the name of a run",
         )
     try:
@@ -157,7 +161,7 @@ def read_exported(folder: Path) -> tuple[ModelCard, dict[str, Tensor]]:
         stored = json.loads(text).get("format")
         if stored != FORMAT:
             raise CheckpointProblem(
-                f"{folder / CARD}: model format {stored}, this version reads {FORMAT}",
+                f"{where}/{CARD}: model format {stored}, this version reads {FORMAT}",
                 "use the version of whipray that wrote it, or export the model's run again",
             )
         content = unseal(text)
@@ -167,33 +171,39 @@ def read_exported(folder: Path) -> tuple[ModelCard, dict[str, Tensor]]:
         return card, load_file(folder / WEIGHTS)
     except Altered as error:
         raise CheckpointProblem(
-            f"{folder}: altered since it was written ({error})",
+            f"{where}: altered since it was written ({error})",
             "export the checkpoint again, or restore the folder from a copy",
         ) from error
     except (ValueError, AttributeError, SafetensorError, OSError) as error:
         raise CheckpointProblem(
-            f"{folder}: cannot be read ({type(error).__name__})", "export the checkpoint again"
+            f"{where}: cannot be read ({type(error).__name__})", "export the checkpoint again"
         ) from error
 
 
-def read_pretrained(folder: Path) -> Pretrained:
+def read_pretrained(folder: Path, where: str = "") -> Pretrained:
     """Read an exported model for a training to start from.
+
+    Args:
+        where: as for `read_exported`.
 
     Raises:
         CheckpointProblem: files that are missing or cannot be read.
     """
-    card, weights = read_exported(folder)
+    card, weights = read_exported(folder, where)
     return Pretrained(card, weights, describe(folder / WEIGHTS).sha256)
 
 
-def load_exported(folder: Path, device: torch.device | str = "cpu") -> Exported:
+def load_exported(folder: Path, device: torch.device | str = "cpu", where: str = "") -> Exported:
     """Read what `export` wrote, as a network ready to sample from.
+
+    Args:
+        where: as for `read_exported`.
 
     Raises:
         CheckpointProblem: files that are missing or do not fit together.
     """
     device = torch.device(device)
-    card, weights = read_exported(folder)
+    card, weights = read_exported(folder, where)
     network = UNet(card.model, card.image_shape, len(card.class_names))
     check_architecture(weights, dict(network.named_parameters()))
     network.load_state_dict(weights)

@@ -21,7 +21,7 @@ from ..generation.grid import class_grid
 from ..generation.loading import load_model
 from ..runs.find_run import find_run
 from ..storage.store import Storage
-from ..tracking.registry import Version, download, resolve
+from ..tracking.registry import Version, address_of, download, resolve
 from ..tracking.tracker import Tracker, open_existing_tracker
 
 Pixels = NDArray[np.uint8]
@@ -49,7 +49,8 @@ def load_version(tracker: Tracker, version: Version) -> Exported:
         CheckpointProblem: a model that Whipray did not register.
     """
     with Scratch() as scratch:
-        return load_exported(download(tracker, version, Path(scratch)), choose_device())
+        folder = download(tracker, version, Path(scratch))
+        return load_exported(folder, choose_device(), address_of(tracker, version))
 
 
 def generate_images(

@@ -33,6 +33,7 @@ from .verbs import (
     guidance,
     jobs,
     models,
+    runs,
     sample,
     sweep,
     train,
@@ -62,6 +63,7 @@ app.command()(classify.classify)
 app.command()(sample.sample)
 app.command()(models.models)
 app.command()(doctor.doctor)
+app.add_typer(runs.app, name="runs")
 app.add_typer(jobs.app, name="jobs")
 app.add_typer(cluster.app, name="cluster")
 app.command()(ui.ui)

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Mapping
 from typing import Any
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from ...trainers.config import Config
+from ...trainers.errors import CheckpointProblem
 from ...trainers.trainer_config import TrainerConfig
 from ..evaluation.config import EvaluationConfig
 from ..foundation.addresses import check_no_secret
 from ..foundation.names import LONGEST, NAME
 from ..storage.config import VARIABLE, StorageConfig, default_uri
+from .errors import problem
 from .layers import Layer, Resolved, parse_override, resolve
 from .recipes import recipe_layers
 
@@ -177,6 +180,24 @@ def load_experiment(
     if os.environ.get(VARIABLE):  # the default anyway; here it is also the origin that is shown
         layers.insert(0, Layer(VARIABLE, {"storage.uri": default_uri()}))
     return resolve(Experiment, layers)
+
+
+def read_experiment(config: Mapping[str, Any], where: str) -> Experiment:
+    """Return the experiment that a checkpoint or a sweep holds.
+
+    Args:
+        where: its address, for the message.
+
+    Raises:
+        CheckpointProblem: another version of Whipray wrote it, whose config has other keys or values.
+    """
+    try:
+        return Experiment.model_validate(config)
+    except ValidationError as error:
+        raise CheckpointProblem(
+            f"{where}: made by another version of whipray: {problem(error, Experiment).what}",
+            "use the version that made it, or a newer one",
+        ) from error
 
 
 def with_values(experiment: Experiment, values: dict[str, Any], origin: str) -> Experiment:

@@ -24,6 +24,7 @@ from ..storage.layout import (
     SAMPLE_GRID,
     SAMPLE_TILES,
     Artifact,
+    Tag,
 )
 from ..storage.store import Storage
 from ..tracking.mlflow_runs import Run
@@ -125,6 +126,18 @@ class EvaluationFiles:
             if not (local / name).exists():
                 self.store.get_file(f"{folder}/{name}", local / name)
         return local
+
+    def log_best(
+        self,
+        run: Run,
+        folder: str,
+        metrics: Mapping[str, float],
+        provenance: Mapping[str, Any],
+    ) -> None:
+        """Log the evaluation of a training to its MLflow run: metrics, address and files."""
+        run.log_metrics({**metrics, "omega": provenance["omega"]}, provenance["images_seen"])
+        run.set_tags({Tag.STORE: self.store.uri, Tag.EVALUATION: self.store.uri_of(folder)})
+        self.log_to(run, folder, provenance, Artifact.EVALUATION)
 
     def log_to(
         self, run: Run, folder: str, provenance: Mapping[str, Value], artifact_folder: str

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 
 from ...trainers.checkpoint import MANIFEST
 from ...trainers.errors import UsageProblem, did_you_mean
-from ..config.experiment import Experiment
+from ..config.experiment import Experiment, read_experiment
 from ..storage import layout
 from ..storage.checkpoints import CheckpointStore
 from ..storage.store import Storage
+
+log = logging.getLogger(__name__)
 
 LISTED = 12
 """Runs that an error message names at most."""
@@ -31,6 +34,8 @@ class StoredRun:
 def find_run(root: Storage, target: str) -> StoredRun:
     """Return the run with this target: `NAME`, `SWEEP/NUMBER` of a trial, or `SWEEP/pretrain`.
 
+    A run that has not been trained to its end is mentioned: in training, stopped, or damaged.
+
     Raises:
         UsageProblem: no such run, or it has no checkpoint yet.
     """
@@ -39,18 +44,26 @@ def find_run(root: Storage, target: str) -> StoredRun:
     checkpoints = CheckpointStore(store)
     latest = checkpoints.latest()
     if latest is None:
-        known = sorted(_runs(root))
+        known = sorted(list_runs(root))
         hint = did_you_mean(target, known)
         raise UsageProblem(
             f"no run {target} with a checkpoint in {root.uri}",
             f"{hint}known runs: {', '.join(known[-LISTED:]) or 'none'}; for another store give "
             "--storage",
         )
-    config = checkpoints.read_manifest(latest).config
-    return StoredRun(address.key, store, latest, Experiment.model_validate(config))
+    manifest = checkpoints.read_manifest(latest)
+    experiment = read_experiment(manifest.config, store.uri)
+    if manifest.images_seen < experiment.training.images:
+        later = checkpoints.lost_after(latest)
+        state = f"; {later} is unfinished or lost its {MANIFEST}" if later else ""
+        log.warning(
+            "%s: its last checkpoint is of %s of %s images%s",
+            *(target, f"{manifest.images_seen:,}", f"{experiment.training.images:,}", state),
+        )
+    return StoredRun(address.key, store, latest, experiment)
 
 
-def _runs(root: Storage) -> set[str]:
+def list_runs(root: Storage) -> set[str]:
     """Return the targets of all runs that have a checkpoint."""
     folders = {
         path.partition(f"/{layout.CHECKPOINTS}/")[0]

@@ -25,7 +25,7 @@ from ..storage.pretrained import (
     store_pretrained,
 )
 from ..storage.store import Storage
-from ..tracking.registry import download, resolve
+from ..tracking.registry import address_of, download, resolve
 from ..tracking.tracker import open_tracker
 from .find_run import find_run
 
@@ -66,8 +66,8 @@ def resolve_pretrained(
         check_fits(fetch_pretrained(run, record).card, experiment, class_names, image_shape)
     else:
         with Scratch() as scratch:
-            folder, origin = _open_source(experiment, source, run, Path(scratch))
-            pretrained = read_pretrained(folder)
+            folder, origin, where = _open_source(experiment, source, run, Path(scratch))
+            pretrained = read_pretrained(folder, where)
             check_fits(pretrained.card, experiment, class_names, image_shape)
             store_pretrained(run, folder, pretrained.hash)
         record = PretrainedRecord(
@@ -82,22 +82,25 @@ def resolve_pretrained(
 
 def _open_source(
     experiment: Experiment, source: str, run: Storage, scratch: Path
-) -> tuple[Path, dict[str, Any]]:
-    """Return a folder with the exported model, and the record's fields on its origin."""
+) -> tuple[Path, dict[str, Any], str]:
+    """Return a folder with the exported model, the record's fields on its origin, and its address.
+
+    The address is empty where it is the folder.
+    """
     if source.startswith("models:/"):
         return _from_registry(experiment, source, run, scratch)
     if names_folder(source):
-        return Path(source).expanduser(), {"kind": "folder"}
-    return _from_run(experiment, source, run)
+        return Path(source).expanduser(), {"kind": "folder"}, ""
+    return *_from_run(experiment, source, run), ""
 
 
 def _from_registry(
     experiment: Experiment, source: str, run: Storage, scratch: Path
-) -> tuple[Path, dict[str, Any]]:
+) -> tuple[Path, dict[str, Any], str]:
     tracker = open_tracker(experiment.tracking, run.root)
     chosen = resolve(tracker, source)
     origin = {"kind": "registry", "version": chosen.uri, "run_id": chosen.run_id}
-    return download(tracker, chosen, scratch), origin
+    return download(tracker, chosen, scratch), origin, address_of(tracker, chosen)
 
 
 def _from_run(experiment: Experiment, source: str, run: Storage) -> tuple[Path, dict[str, Any]]:

@@ -162,12 +162,11 @@ def finished_before(plan: Plan) -> TrainingResult | None:
     if name is None:
         return None
     try:
-        manifest = store.read_manifest(name)
-        store.check_sizes(name, manifest)
+        if store.read_manifest(name).images_seen < plan.experiment.training.images:
+            return None
+        manifest = store.verify(name)
     except CheckpointProblem:
         return None  # the training skips it with a note
-    if manifest.images_seen < plan.experiment.training.images:
-        return None
     now = plan.experiment.model_dump(mode="json")
     check_same_run(flatten(manifest.config), flatten(now), CHANGEABLE_ON_RESUME)
     return TrainingResult(name, manifest.images_seen, ["trained before"])
@@ -179,7 +178,7 @@ def evaluate(plan: Plan, checkpoint: str, callbacks: RunCallbacks) -> RunResult:
         tried = search_guidance(evaluator, plan.space)
         best = evaluator.select_best(tried)
         images_seen = evaluator.inputs.manifest.images_seen
-        _log_results(plan, evaluator.files, best, tried, images_seen)
+        _log_results(plan, evaluator.files, best, tried)
         return RunResult(
             TrainingResult(checkpoint, images_seen, []), best, tried, evaluator.images_generated
         )
@@ -190,19 +189,15 @@ def _log_results(
     files: EvaluationFiles,
     best: Evaluated,
     tried: list[Evaluated],
-    images_seen: int,
 ) -> None:
     """Log the best setting's metrics and files, and the values of all settings."""
     rank_by = plan.experiment.evaluation.rank_by
-    plan.run.log_metrics({**best.metrics, "omega": best.sampling.omega}, images_seen)
     points = [
         {**point.values, "omega": point.sampling.omega, rank_by: point.metrics[rank_by]}
         for point in tried
     ]
     plan.run.log_json({"best": best.values, "tried": points}, layout.Artifact.GUIDANCE_CURVE)
-    address = plan.store.uri_of(best.folder)
-    plan.run.set_tags({layout.Tag.STORE: plan.store.uri, layout.Tag.EVALUATION: address})
-    files.log_to(plan.run, best.folder, best.provenance, layout.Artifact.EVALUATION)
+    files.log_best(plan.run, best.folder, best.metrics, best.provenance)
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,12 @@ without one is invisible to readers, whatever it holds. Why not PyTorch's distri
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from ...trainers import checkpoint as checkpoint_format
-from ...trainers.checkpoint import CHECKPOINT_NAME, MANIFEST, Manifest
+from ...trainers.checkpoint import CHECKPOINT_NAME, MANIFEST, PASS_OVER, Manifest
 from ...trainers.errors import CheckpointProblem
 from . import layout
 from .errors import MissingObject
@@ -71,6 +72,17 @@ class CheckpointStore:
         self.check_sizes(name, checkpoint_format.parse_manifest(text, str(local_manifest)))
         self.storage.write_text(f"{name}/{MANIFEST}", text)
 
+    def lost_after(self, name: str) -> str | None:
+        """Return a later checkpoint than this that has files and no manifest; None without one.
+
+        It is being written, its writer died, or its manifest was lost.
+        """
+        folders = {path.partition("/")[0] for path in self.storage.list()}
+        later = {
+            folder for folder in folders if CHECKPOINT_NAME.fullmatch(folder) and folder > name
+        }
+        return max(later, default=None)
+
     def names(self) -> list[str]:
         """Return the names of the committed checkpoints, oldest first."""
         return _committed(self.storage.list())
@@ -104,11 +116,26 @@ class CheckpointStore:
             CheckpointProblem: there is none of this name, or a file of it is missing, cut short or
                 altered. The local folder then holds no manifest.
         """
-        try:
-            return self._fetch_once(name, local_folder)
-        except CheckpointProblem as problem:
-            log.warning("%s; reading it again", problem.what)
-        return self._fetch_once(name, local_folder)
+        return _twice(lambda: self._fetch_once(name, local_folder))
+
+    def verify(self, name: str) -> Manifest:
+        """Return a checkpoint's manifest after checking every byte in the store, without a copy.
+
+        Raises:
+            CheckpointProblem: as `fetch`.
+        """
+        return _twice(lambda: self._verify_once(name))
+
+    def _verify_once(self, name: str) -> Manifest:
+        manifest = self.read_manifest(name)
+        self.check_sizes(name, manifest)
+        for file, expected in manifest.files.items():
+            if self.storage.sha256_of(f"{name}/{file}") != expected.sha256:
+                raise CheckpointProblem(
+                    f"{self.storage.uri_of(name)}/{file}: its content does not match the manifest",
+                    PASS_OVER,
+                )
+        return manifest
 
     def _fetch_once(self, name: str, local_folder: Path) -> Manifest:
         (local_folder / MANIFEST).unlink(missing_ok=True)  # of a checkpoint fetched here before
@@ -195,8 +222,17 @@ class CheckpointStore:
                 state = "is missing" if size is None else f"has {size} bytes"
                 raise CheckpointProblem(
                     f"{where}/{file} {state}, the manifest says {expected.bytes} bytes",
-                    "choose an earlier checkpoint; this one is incomplete",
+                    PASS_OVER,
                 )
+
+
+def _twice(read: Callable[[], Manifest]) -> Manifest:
+    """Read once more what was damaged: a single bad read is not a damaged checkpoint."""
+    try:
+        return read()
+    except CheckpointProblem as problem:
+        log.warning("%s; reading it again", problem.what)
+    return read()
 
 
 def _committed(listing: dict[str, int]) -> list[str]:

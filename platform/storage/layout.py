@@ -87,6 +87,17 @@ def pretrain_target(sweep: str) -> str:
     return f"{sweep}/{PRETRAIN}"
 
 
+def trial_target(sweep: str, number: int) -> str:
+    """Return the target of a trial."""
+    return f"{sweep}/{number}"
+
+
+def sweeps_in(names: Iterable[str]) -> list[str]:
+    """Return the sweeps among files of a store, by their identities."""
+    parts = (name.split("/") for name in names)
+    return [p[1] for p in parts if len(p) == 3 and (p[0], p[2]) == (SWEEPS, SWEEP_IDENTITY)]
+
+
 def belongs_to_sweep(target: str) -> bool:
     """Return whether a target is a trial or the shared pre-training of a sweep."""
     sweep, _, member = target.partition("/")
@@ -141,6 +152,7 @@ def study_entry(token: str, number: int) -> str:
 
 # -- evaluations -----------------------------------------------------------------------------------
 
+EVALUATIONS = "evaluations"
 EVALUATION_RESULT = "result.json"
 """Written last: an evaluation exists when its result does."""
 EVALUATION_PAGE = "report.html"
@@ -159,7 +171,16 @@ EXTRACTOR_INFO = "info.json"
 
 def evaluation_folder(content: str) -> str:
     """Return the folder of an evaluation, in its run's."""
-    return f"evaluations/{content}"
+    return f"{EVALUATIONS}/{content}"
+
+
+def evaluations_in(names: Iterable[str]) -> list[str]:
+    """Return the folders of finished evaluations among files of a run."""
+    return [
+        folder
+        for folder, _, file in (name.rpartition("/") for name in names)
+        if folder.startswith(f"{EVALUATIONS}/") and file == EVALUATION_RESULT
+    ]
 
 
 def guidance_page(content: str) -> str:
@@ -232,6 +253,12 @@ def comparison_page(content: str) -> str:
 
 MLFLOW_DATABASE = "mlflow.db"
 MLFLOW_ARTIFACTS = "artifacts"
+LOGGED_MODELS = f"{MLFLOW_ARTIFACTS}/models/*/artifacts/MLmodel"
+"""Pattern of the files in which MLflow 3 describes the models that were logged."""
+
+
+FOLDER_TAG = "whipray.folder"
+"""Of MLflow experiments in SQLite: the folder in which the database was when it was made."""
 
 
 class Tag:
@@ -254,6 +281,8 @@ class Tag:
     STORE = "whipray.store"
     EVALUATION = "whipray.evaluation"
     """Address of the best evaluation's folder."""
+    REBUILT = "whipray.rebuilt"
+    """When the run was made again from the store, after MLflow's database was lost."""
     STEP = "whipray.step"
     """What the time of a training step depends on; see `runs/speed.py`."""
 

@@ -146,4 +146,4 @@ def fetch_pretrained(run: Storage, record: PretrainedRecord) -> Pretrained:
                 f"{folder_in_store.uri_of(WEIGHTS)}: its content does not match the {PRETRAINED_RECORD} of {run.uri}",
                 fix,
             )
-        return read_pretrained(folder)
+        return read_pretrained(folder, folder_in_store.uri)

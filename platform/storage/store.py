@@ -5,6 +5,7 @@ Why pyarrow, and not fsspec or boto3 alone: `docs/design/storage.md`.
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -156,6 +157,15 @@ class Storage:
         """Read UTF-8 text; bytes that are not become U+FFFD."""
         with self._translate_errors(name), self._open(name) as source:
             return bytes(source.read()).decode(errors="replace")
+
+    @_retried
+    def sha256_of(self, name: str) -> str:
+        """Return the hash of the file `name`, which is read and not copied."""
+        digest = hashlib.sha256()
+        with self._translate_errors(name), self._open(name) as source:
+            while chunk := source.read(COPY_BYTES):
+                digest.update(chunk)
+        return digest.hexdigest()
 
     @_retried
     def size_of(self, name: str) -> int | None:

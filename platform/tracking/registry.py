@@ -11,19 +11,26 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+import yaml
 
 from ... import trainers
 from ...trainers.errors import CheckpointProblem, UsageProblem, did_you_mean
-from ...trainers.export import ModelCard
+from ...trainers.export import ModelCard, read_exported
 from ...trainers.samplers import SamplingConfig
 from ...trainers.scratch import Scratch
 from ..foundation.names import check_name, is_name
+from ..foundation.text import redact
 from ..storage import layout
 from ..storage.pretrained import export_run
 from ..storage.store import Storage
 from .errors import translate_errors
 from .mlflow_runs import Run
 from .tracker import Tracker
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
 
 CHAMPION = "champion"
 REQUIREMENTS = ("mlflow", "torch", "safetensors", "pydantic", "numpy", "pandas")
@@ -64,16 +71,63 @@ def register(
     with Scratch() as scratch, translate_errors(tracker.uri):
         folder = Path(scratch)
         card = export_run(store, checkpoint, sampling, folder)
-        identity = f"{card.checkpoint} {sampling.sampler} {sampling.steps} {sampling.omega:g}"
-        if sampling.weights != "merged":
-            identity += f" {sampling.weights}"
-        for known in versions(tracker, name):
-            if known.tags.get(layout.VersionTag.MODEL) == identity:
-                return known
-        made = _log(run, folder, card, name)
-        for key, value in {**tags, layout.VersionTag.MODEL: identity}.items():
-            tracker.client.set_model_version_tag(name, made, key, value)
+        identity = model_identity(card.checkpoint, sampling)
+        if known := find_version(tracker, name, identity):
+            return known
+        made = _log(run, folder, card, name, {**tags, layout.VersionTag.MODEL: identity})
     return get(tracker, name, made)
+
+
+def model_identity(checkpoint: str, sampling: SamplingConfig) -> str:
+    """Return what a registered version is known by: content of the checkpoint, and sampling."""
+    identity = f"{checkpoint} {sampling.sampler} {sampling.steps} {sampling.omega:g}"
+    return identity if sampling.weights == "merged" else f"{identity} {sampling.weights}"
+
+
+def find_version(tracker: Tracker, name: str, identity: str) -> Version | None:
+    """Return the version of this model that has the identity; None where there is none."""
+    tag = layout.VersionTag.MODEL
+    return next((v for v in versions(tracker, name) if v.tags.get(tag) == identity), None)
+
+
+def exported_models(root: Storage) -> list[tuple[Path, ModelCard]]:
+    """Return the models whose files are in the store's own artifacts, the oldest first.
+
+    Each with its folder, whose content is checked; those that are damaged are left out. Empty in a
+    bucket, where a server keeps the artifacts.
+    """
+    found = []
+    for file in Path(root.path).glob(layout.LOGGED_MODELS) if root.is_folder else ():
+        try:
+            made = str(yaml.safe_load(file.read_text())["utc_time_created"])
+            card, _ = read_exported(file.parent / "artifacts" / layout.Artifact.MODEL)
+        except (CheckpointProblem, OSError, ValueError, LookupError, TypeError, yaml.YAMLError):
+            continue
+        found.append((made, file.parent, card))
+    return [(folder, card) for _, folder, card in sorted(found, key=lambda model: model[:2])]
+
+
+def register_again(
+    tracker: Tracker, run: Run, folder: Path, card: ModelCard, name: str, tags: Mapping[str, str]
+) -> Version:
+    """Register a model whose files are there already, after MLflow's database was lost."""
+    identity = model_identity(card.checkpoint, card.sampling)
+    with translate_errors(tracker.uri):
+        if known := find_version(tracker, name, identity):
+            return known
+        _make_name(tracker.client, name)
+        made = tracker.client.create_model_version(
+            name,
+            str(folder),
+            run_id=run.run_id,
+            tags={**tags, layout.VersionTag.MODEL: identity},
+        )
+    return get(tracker, name, str(made.version))
+
+
+def _make_name(client: MlflowClient, name: str) -> None:
+    if name not in {model.name for model in client.search_registered_models(f"name = '{name}'")}:
+        client.create_registered_model(name)
 
 
 def set_alias(tracker: Tracker, chosen: Version, alias: str) -> None:
@@ -146,6 +200,13 @@ def resolve(tracker: Tracker, uri: str) -> Version:
     )
 
 
+def address_of(tracker: Tracker, chosen: Version) -> str:
+    """Return the address of a version and of its exported model, for messages."""
+    with translate_errors(tracker.uri):
+        files = tracker.client.get_model_version_download_uri(chosen.name, chosen.version)
+    return f"{chosen.uri} in {redact(files)}/artifacts/{layout.Artifact.MODEL}"
+
+
 def download(tracker: Tracker, chosen: Version, folder: Path) -> Path:
     """Download a version's exported model, without the code beside it; return its folder.
 
@@ -164,13 +225,14 @@ def download(tracker: Tracker, chosen: Version, folder: Path) -> Path:
             )
         except (MlflowException, OSError) as error:
             raise CheckpointProblem(
-                f"{chosen.uri}: holds no model that whipray exported ({type(error).__name__})",
-                "choose a version that a run or a sweep has registered: see `whipray models`",
+                f"{address_of(tracker, chosen)}: no model that whipray exported "
+                f"({type(error).__name__})",
+                "restore it, or choose a version that a sweep has registered: see `whipray models`",
             ) from error
     return Path(local)
 
 
-def _log(run: Run, folder: Path, card: ModelCard, name: str) -> str:
+def _log(run: Run, folder: Path, card: ModelCard, name: str, tags: dict[str, str]) -> str:
     """Log `folder / "model"` as a pyfunc model of the run, register it, and return its version."""
     import mlflow
     import numpy as np
@@ -206,10 +268,9 @@ def _log(run: Run, folder: Path, card: ModelCard, name: str) -> str:
             metadata={"class_names": card.class_names, "class_counts": card.class_counts},
         )
     client = mlflow.MlflowClient()
-    if name not in {model.name for model in client.search_registered_models(f"name = '{name}'")}:
-        client.create_registered_model(name)
+    _make_name(client, name)
     made = client.create_model_version(
-        name, info.model_uri, run_id=run.run_id, model_id=info.model_id
+        name, info.model_uri, run_id=run.run_id, model_id=info.model_id, tags=tags
     )
     return str(made.version)
 

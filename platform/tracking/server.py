@@ -32,7 +32,7 @@ def tracking_uri(config: TrackingConfig, storage: Storage) -> str:
             "no MLflow server is named, and the runs are in a bucket",
             "give --tracking http://HOST:5000, or set MLFLOW_TRACKING_URI to it",
         )
-    return sqlite_uri(f"{storage.path}/{layout.MLFLOW_DATABASE}")
+    return store_database(storage)
 
 
 def sqlite_uri(path: str) -> str:
@@ -84,6 +84,11 @@ def make_folder(storage: Storage) -> None:
         ) from error
 
 
+def store_database(storage: Storage) -> str:
+    """Return the address of the SQLite database beside the runs of a folder."""
+    return sqlite_uri(f"{storage.path}/{layout.MLFLOW_DATABASE}")
+
+
 def require_records(uri: str) -> None:
     """Check that runs can have been recorded there, so that reading makes no empty database.
 
@@ -94,7 +99,7 @@ def require_records(uri: str) -> None:
         raise UsageProblem(
             f"nothing is recorded yet: there is no {sqlite_file(uri)}",
             "name the store with --storage or WHIPRAY_STORAGE; `whipray train digits-lt` starts a "
-            "first run",
+            "first run; if the database was lost, `whipray runs rebuild` makes it again",
         )
 
 

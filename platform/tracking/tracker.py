@@ -15,11 +15,13 @@ from typing import TYPE_CHECKING
 
 from ...trainers.errors import UsageProblem
 from ..config.experiment import TrackingConfig
+from ..foundation.text import redact
 from ..storage import layout
 from ..storage.s3 import environment as s3_environment
 from ..storage.store import Storage
 from .errors import translate_errors
 from .mlflow_runs import Run
+from .moved import artifact_address, follow_move
 from .server import (
     check_file,
     configure_mlflow,
@@ -27,6 +29,7 @@ from .server import (
     make_folder,
     move_login_to_environment,
     require_records,
+    sqlite_file,
     tracking_uri,
     user_name,
 )
@@ -59,11 +62,27 @@ class Tracker:
         Raises:
             UsageProblem: there is none.
         """
+        if (run := self.existing(key)) is None:
+            raise UsageProblem(
+                f"MLflow at {redact(self.uri)} has no run {key}",
+                "if its database was lost or replaced, `whipray runs rebuild` makes its runs again",
+            )
+        return run
+
+    def existing(self, key: str) -> Run | None:
+        """Return the run of this key, as it is; None where there is none."""
+        run = self._of_key(key)
+        return None if run is None else Run(self.uri, run.info.run_id)
+
+    def tags_of(self, key: str) -> dict[str, str] | None:
+        """Return the tags of the run of this key; None where there is none."""
+        run = self._of_key(key)
+        return None if run is None else dict(run.data.tags)
+
+    def has_runs(self) -> bool:
+        """Return whether there is any run of Whipray's."""
         with translate_errors(self.uri):
-            run = self._search(f"tags.`{layout.Tag.KEY}` = '{key}'")
-        if run is None:
-            raise UsageProblem(f"MLflow has no run {key}", "look at the runs with `whipray ui`")
-        return Run(self.uri, run.info.run_id)
+            return self._search(f"tags.`{layout.Tag.KIND}` != ''") is not None
 
     def latest_metric(self, tag: str, value: str, metric: str) -> LoggedMetric | None:
         """Return the metric of the latest run that has this tag and a positive value of it."""
@@ -96,6 +115,10 @@ class Tracker:
                 ).info.run_id
         return Run(self.uri, run_id)
 
+    def _of_key(self, key: str) -> MLflowRun | None:
+        with translate_errors(self.uri):
+            return self._search(f"tags.`{layout.Tag.KEY}` = '{key}'")
+
     def _search(self, filter_string: str) -> MLflowRun | None:
         """Return the run that was started last among those that the filter lets through."""
         runs = self.client.search_runs(
@@ -113,7 +136,7 @@ def open_tracker(config: TrackingConfig, storage: Storage) -> Tracker:
     A server that is down is reported within seconds.
 
     Raises:
-        TrackingProblem: it does not answer, or refuses.
+        TrackingProblem: it does not answer, or refuses; or as `follow_move`.
         UsageProblem: as `tracking_uri`.
     """
     configure_mlflow()
@@ -125,6 +148,8 @@ def open_tracker(config: TrackingConfig, storage: Storage) -> Tracker:
     os.environ.update(s3_environment(storage.config))
     check_file(uri)
     with translate_errors(uri), database_lock(uri):
+        if (database := sqlite_file(uri)) is not None:
+            follow_move(database.resolve())
         mlflow.set_tracking_uri(uri)
         client: MlflowClient = mlflow.MlflowClient(uri)
         return Tracker(uri, client, _experiment_id(client, uri, config.experiment, storage))
@@ -168,11 +193,12 @@ def _experiment_id(client: MlflowClient, uri: str, name: str, storage: Storage) 
     artifacts = None  # a server has its own artifact store
     if uri.startswith("sqlite:///"):
         folder = storage.path if storage.is_folder else storage.uri
-        # MLflow takes %25 in a path for a %, but not in an address.
-        top = Path(folder).as_uri() if storage.is_folder and "%" in folder else folder
+        top = artifact_address(folder) if storage.is_folder else folder
         artifacts = f"{top}/{layout.MLFLOW_ARTIFACTS}"
+    database = sqlite_file(uri)
+    tags = {} if database is None else {layout.FOLDER_TAG: str(database.resolve().parent)}
     try:
-        return str(client.create_experiment(name, artifacts))
+        return str(client.create_experiment(name, artifacts, tags))
     except MlflowException as error:
         # Other processes that start at the same moment make it, too.
         existing = find_experiment(client, name)

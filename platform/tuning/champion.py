@@ -19,6 +19,7 @@ from ..tracking.registry import CHAMPION, Version, register, resolve, set_alias,
 from ..tracking.tracker import Tracker, open_tracker
 from .sweep import Sweep
 from .sweep_result import SweepResult
+from .trial_records import Row
 
 GRID_IMAGES_PER_CLASS = 10
 
@@ -45,27 +46,8 @@ def register_best(sweep: Sweep, result: SweepResult) -> Champion | None:
     if best is None:
         return None
     sweep.status.say("registering the best model")
-    number, summary = best["number"], best["attrs"]["summary"]
-    address = layout.trial_address(sweep.name, number)
     tracker = open_tracker(sweep.experiment.tracking, sweep.root)
-    run = tracker.find(address.key)
-    rank_by = sweep.experiment.evaluation.rank_by
-    version = register(
-        tracker,
-        run,
-        sweep.root.child(address.folder),
-        summary["checkpoint"],
-        SamplingConfig.model_validate(summary["sampling"]),
-        sweep.experiment.name,
-        {
-            layout.VersionTag.SWEEP: sweep.name,
-            layout.VersionTag.TRIAL: str(number),
-            layout.VersionTag.RANK_BY: rank_by,
-            layout.VersionTag.SAMPLING: json.dumps(summary["sampling"]),
-            layout.VersionTag.score(rank_by): f"{best['value']:.6g}",
-            layout.VersionTag.PROVENANCE: json.dumps(summary["provenance"]),
-        },
-    )
+    version = register_trial(tracker, sweep, best)
     reason = reason_not_promoted(sweep.experiment.evaluation, tracker, version)
     if reason is None:
         set_alias(tracker, version, CHAMPION)
@@ -75,6 +57,34 @@ def register_best(sweep: Sweep, result: SweepResult) -> Champion | None:
     counts = model.card.class_counts
     rarest = class_argument(model.card.class_names, counts.index(min(counts)))
     return Champion(version, _generate_grid(model, result), reason, rarest)
+
+
+def register_trial(tracker: Tracker, sweep: Sweep, row: Row) -> Version:
+    """Return the registered version of a complete trial's model, made now where it is missing."""
+    address = layout.trial_address(sweep.name, row["number"])
+    summary = row["attrs"]["summary"]
+    return register(
+        tracker,
+        tracker.find(address.key),
+        sweep.root.child(address.folder),
+        summary["checkpoint"],
+        SamplingConfig.model_validate(summary["sampling"]),
+        sweep.experiment.name,
+        version_tags(sweep, row),
+    )
+
+
+def version_tags(sweep: Sweep, row: Row) -> dict[str, str]:
+    """Return what a version says of the trial that it is of."""
+    rank_by, summary = sweep.experiment.evaluation.rank_by, row["attrs"]["summary"]
+    return {
+        layout.VersionTag.SWEEP: sweep.name,
+        layout.VersionTag.TRIAL: str(row["number"]),
+        layout.VersionTag.RANK_BY: rank_by,
+        layout.VersionTag.SAMPLING: json.dumps(summary["sampling"]),
+        layout.VersionTag.score(rank_by): f"{row['value']:.6g}",
+        layout.VersionTag.PROVENANCE: json.dumps(summary["provenance"]),
+    }
 
 
 def reason_not_promoted(config: EvaluationConfig, tracker: Tracker, new: Version) -> str | None:

@@ -40,6 +40,7 @@ from .trial_records import (
     Point,
     Row,
     as_rows,
+    count_searched,
     open_trial,
 )
 
@@ -79,6 +80,7 @@ class Study:
         self._space = space
         self._sampler = PointSampler(study, space, seed, total)
         self._queue = TrialQueue(study, space, total)
+        self._total = total
         self._lock_path = lock_path
         self._lock = lock
         self._drives = False
@@ -142,6 +144,15 @@ class Study:
             raise
         return cls(storage, study, space, seed, total, lock_path, lock)
 
+    def drive(self) -> None:
+        """Let no other process drive the sweep until `close`.
+
+        Raises:
+            UsageProblem: another process does.
+        """
+        if self._lock_path is not None and self._lock is None:
+            self._lock = FileLock(self._lock_path, DRIVING)
+
     def close(self) -> None:
         """Release the storage, and the sweep if this process drives it."""
         close_storage(self._storage)
@@ -165,8 +176,7 @@ class Study:
             UsageProblem: another process drives this sweep.
         """
         if not self._drives:
-            if self._lock_path is not None and self._lock is None:
-                self._lock = FileLock(self._lock_path, DRIVING)
+            self.drive()
             self._queue.take_over()
             self._drives = True
         while queued := self._queue.pop():
@@ -269,6 +279,18 @@ class Study:
     def finished(self) -> list[Row]:
         """Return the rows of trials that have ended."""
         return [row for row in self.table() if row["state"] != "running"]
+
+    def has_ended(self) -> bool:
+        """Return whether nothing is left to train."""
+        trials = self._study.get_trials(deepcopy=False)
+        left = (
+            t.state == TrialState.RUNNING
+            or (t.state == TrialState.WAITING and BASELINE in t.user_attrs)
+            for t in trials
+        )
+        size = self._space.size("train")
+        wanted = self._total if size is None else min(self._total, size)
+        return not any(left) and count_searched(trials) >= wanted
 
     def _get(self, number: int) -> FrozenTrial:
         return self._study.get_trials(deepcopy=False)[number]  # in the order of their numbers

@@ -9,8 +9,8 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from itertools import islice
@@ -19,11 +19,11 @@ from typing import Any
 
 from ...trainers.data.identity import DataIdentity
 from ...trainers.errors import Problem, UsageProblem, combine
-from ..config.experiment import Experiment, load_experiment, with_values
+from ...trainers.integrity import seal
+from ..config.experiment import Experiment, load_experiment, read_experiment, with_values
 from ..config.layers import Layer, Resolved
 from ..config.parameters import Scalar
 from ..config.paths import with_absolute_paths
-from ..config.points import in_words
 from ..config.space import Level, Space
 from ..config.space_files import load_space
 from ..foundation.background import in_background
@@ -40,12 +40,15 @@ from ..storage.store import Storage
 from ..tracking.mlflow_runs import Run
 from ..tracking.tracker import Tracker, open_tracker
 from .pretraining import pretrain
+from .rebuild_trials import rebuild_trials
 from .status import SweepStatus
 from .study import Study
 from .study_storage import StudyLocation
-from .sweep_identity import check_same_images, check_same_sweep, identity_of
+from .sweep_identity import check_same_images, check_same_sweep, identity_of, read_identity
 from .sweep_result import SweepResult, best_row, log_result
-from .trial_records import Point
+from .trial_records import Point, Row, run_name, run_tags
+
+log = logging.getLogger(__name__)
 
 LEVELS: tuple[Level, ...] = ("train", "sample")
 POINTS_TRIED = 32
@@ -78,6 +81,25 @@ def plan_sweep(
     return resolved, sweep
 
 
+def stored_sweep(root: Storage, name: str) -> Sweep:
+    """Return a sweep as the store has it.
+
+    Raises:
+        UsageProblem: there is none of this name.
+        Problem: what it runs is damaged, or another version of Whipray began it.
+    """
+    store = root.child(layout.sweep_address(name).folder)
+    where = store.uri_of(layout.SWEEP_IDENTITY)
+    try:
+        identity = read_identity(store.read_text(layout.SWEEP_IDENTITY), where)
+    except MissingObject:
+        raise UsageProblem(
+            f"{where}: missing, so there is no sweep {name}", "check its name"
+        ) from None
+    experiment = read_experiment(identity["experiment"], where)
+    return Sweep(name, experiment, Space.model_validate(identity["space"]), root)
+
+
 class Sweep:
     """One sweep by its name.
 
@@ -85,16 +107,20 @@ class Sweep:
         name: unique in the store.
         experiment: the base of every trial: recipe, the space's base, overrides.
         space: what is searched.
+        root: the store's top; None: the experiment's, which may have been written elsewhere.
     """
 
-    def __init__(self, name: str, experiment: Experiment, space: Space) -> None:
+    def __init__(
+        self, name: str, experiment: Experiment, space: Space, root: Storage | None = None
+    ) -> None:
         self.name, self.space = check_name(name, "a sweep"), space
         # A trial evaluates where it was trained: workers of its own would wait for room that other
         # trials hold.
         own = with_values(experiment, {"evaluation.workers": 1}, "sweep")
         self.experiment = with_absolute_paths(own)
-        self.root = Storage(experiment.storage)
-        self.store = self.root.child(layout.sweep_address(name).folder)
+        self.root = root or Storage(experiment.storage)
+        self.address = layout.sweep_address(name)
+        self.store = self.root.child(self.address.folder)
         self.clock = Clock()
         self.on_note: Callable[[str], None] = log.warning
         """Takes each line that is to be read before the first training."""
@@ -120,21 +146,23 @@ class Sweep:
                 "add --resume to go on with it, or give another --name",
             )
         try:
-            check_same_sweep(self.name, stored, identity_of(self.experiment, self.space))
-        except UsageProblem as difference:
+            before = read_identity(stored, self.store.uri_of(layout.SWEEP_IDENTITY))
+            check_same_sweep(self.name, before, identity_of(self.experiment, self.space))
+        except Problem as difference:
             self._start_over(difference)
         return not self._starts_over
 
     def _check_images(self, images: DataIdentity) -> None:
         """Compare the training images with those that the sweep was begun with, as `check_identity`."""
         with suppress(MissingObject):
-            stored = self.store.read_text(layout.SWEEP_IDENTITY)
+            text = self.store.read_text(layout.SWEEP_IDENTITY)
             try:
+                stored = read_identity(text, self.store.uri_of(layout.SWEEP_IDENTITY))
                 check_same_images(self.name, stored, images)
-            except UsageProblem as difference:
+            except Problem as difference:
                 self._start_over(difference)
 
-    def _start_over(self, difference: UsageProblem) -> None:
+    def _start_over(self, difference: Problem) -> None:
         """Plan to forget what the sweep was begun as; raise the difference if it has trained."""
         if layout.has_checkpoint(self.store.list()):
             raise difference
@@ -221,6 +249,28 @@ class Sweep:
         prepared = prepare(subject)
         self.status.say("opening MLflow and the study")
         tracker = open_tracker(self.experiment.tracking, self.root)
+        goal = self.experiment.evaluation.goal
+        with self.open_study() as study:
+            parent = self._open_parent(tracker, images)
+            with parent.marking_failure():
+                self._begin(parent, prepared)
+                if self.has_pretraining:
+                    self.status.say("pre-training")
+                    pretrain(self._pretraining_plan(tracker, parent), self.status.say)
+                self._train(study, partial(self._trial_plan, tracker, parent))
+                rows = study.table()
+                self._rebuild_trials(tracker, parent, rows)
+                result = SweepResult(self.name, rows, best_row(rows, goal), self.store, parent)
+                log_result(result, self.experiment.evaluation.rank_by)
+                return result
+
+    @contextmanager
+    def open_study(self) -> Iterator[Study]:
+        """Open the study, and close it after the block.
+
+        Raises:
+            Problem: as `Study.open`.
+        """
         tuning, goal = self.experiment.tuning, self.experiment.evaluation.goal
         study = Study.open(
             self._study_location(),
@@ -233,17 +283,7 @@ class Sweep:
             starts_over=self._starts_over,
         )
         try:
-            parent = self._open_parent(tracker, images)
-            with parent.marking_failure():
-                self._begin(parent, prepared)
-                if self.has_pretraining:
-                    self.status.say("pre-training")
-                    pretrain(self._pretraining_plan(tracker, parent), self.status.say)
-                self._train(study, partial(self._trial_plan, tracker, parent))
-                rows = study.table()
-                result = SweepResult(self.name, rows, best_row(rows, goal), self.store, parent)
-                log_result(result, self.experiment.evaluation.rank_by)
-                return result
+            yield study
         finally:
             study.close()
 
@@ -265,14 +305,26 @@ class Sweep:
             )
         return with_absolute_paths(with_values(self.experiment, {**finetune, **values}, origin))
 
+    def experiment_of(self, point: Point) -> Experiment:
+        """Return the experiment of a point that the study has handed out.
+
+        Raises:
+            UsageProblem: the config no longer allows its values.
+        """
+        if point.baseline:
+            origin = f"baseline {point.baseline}"
+            named = {baseline.name: baseline.values() for baseline in self.space.baselines}
+            return self.experiment_for(named.get(point.baseline, point.values), origin)
+        return self.experiment_for(point.values, f"trial {point.number}")
+
     # -- the steps --------------------------------------------------------------------------------
 
     def _open_parent(self, tracker: Tracker, images: DataIdentity) -> Run:
         """Store the sweep's identity, and return its MLflow run, the parent of the trials' runs."""
-        identity = identity_of(self.experiment, self.space, images)
+        identity = seal(identity_of(self.experiment, self.space, images))
         self.store.write_text(layout.SWEEP_IDENTITY, json.dumps(identity, indent=1))
         return tracker.run(
-            layout.sweep_address(self.name).key,
+            self.address.key,
             self.name,
             {layout.Tag.KIND: layout.KIND_SWEEP, layout.Tag.SWEEP: self.name},
         )
@@ -293,24 +345,21 @@ class Sweep:
 
     def _trial_plan(self, tracker: Tracker, parent: Run, point: Point) -> Plan:
         """Begin the run of a point."""
-        origin = f"baseline {point.baseline}" if point.baseline else f"trial {point.number}"
-        experiment = self.experiment_for(point.values, origin)
-        label = point.baseline or in_words(point.values)
+        experiment = self.experiment_of(point)
         address = layout.trial_address(self.name, point.number)
-        run = tracker.run(
-            address.key,
-            f"{point.number:03d} {label}",
-            {
-                layout.Tag.KIND: layout.KIND_BASELINE if point.baseline else layout.KIND_TRIAL,
-                layout.Tag.SWEEP: self.name,
-                layout.Tag.TRIAL: str(point.number),
-            },
-            parent.run_id,
-        )
+        tags = run_tags(self.name, point)
+        run = tracker.run(address.key, run_name(point), tags, parent.run_id)
         plan = Plan(experiment, self.root.child(address.folder), run, self.space)
         with run.marking_failure():
             begin(plan)
         return plan
+
+    def _rebuild_trials(self, tracker: Tracker, parent: Run, rows: list[Row]) -> None:
+        """Make again what MLflow lacks of the trials that earlier drivers finished."""
+        if rebuilt := rebuild_trials(
+            tracker, self.root, self.name, parent, rows, self.experiment_of, log.warning
+        ):
+            log.warning("MLflow had no run of %s: made again from the store", ", ".join(rebuilt))
 
     def _train(self, study: Study, plan_for: Callable[[Point], Plan]) -> None:
         """Train and evaluate all points that are left."""

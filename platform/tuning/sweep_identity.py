@@ -7,12 +7,13 @@ from dataclasses import asdict
 from typing import Any
 
 from ...trainers.data.identity import DataIdentity
-from ...trainers.errors import UsageProblem
+from ...trainers.errors import Problem, UsageProblem
+from ...trainers.integrity import Altered, unseal
 from ..config.experiment import WHERE_DATA_LIE, Experiment
 from ..config.layers import flatten
 from ..config.space import Space
 
-FORMAT = 3
+FORMAT = 4
 """Raise it when the meaning of a sweep's stored experiment or search space changes."""
 
 CHANGEABLE_IN_RESUMED_SWEEP = (
@@ -44,23 +45,43 @@ def identity_of(
     }
 
 
-def check_same_sweep(name: str, stored: str, now: dict[str, Any]) -> None:
+def read_identity(text: str, where: str) -> dict[str, Any]:
+    """Return a stored identity.
+
+    Args:
+        text: sealed JSON.
+        where: its address, for messages.
+
+    Raises:
+        UsageProblem: another version of Whipray began the sweep.
+        Problem: it is damaged.
+    """
+    try:
+        if json.loads(text).get("format") != FORMAT:
+            raise UsageProblem(
+                f"{where}: the sweep was begun by another version of Whipray",
+                "finish it with that version, or give another --name",
+            )
+        return unseal(text)
+    except (ValueError, AttributeError, Altered) as error:
+        raise Problem(
+            f"{where}: damaged, so it is not known what the sweep runs",
+            "restore it from a copy; without one, remove it: the same command then writes it again, and "
+            "goes on with the study",
+        ) from error
+
+
+def check_same_sweep(name: str, before: dict[str, Any], now: dict[str, Any]) -> None:
     """Compare a stored identity with that of the sweep that is to resume it.
 
     Args:
         name: of the sweep.
-        stored: JSON text.
+        before: as `read_identity`.
         now: as `identity_of`.
 
     Raises:
         UsageProblem: the first difference that a resumed sweep may not have.
     """
-    before = json.loads(stored)
-    if before.get("format") != FORMAT:
-        raise UsageProblem(
-            f"sweep {name} was begun by another version of Whipray",
-            "finish it with that version, or give another --name",
-        )
     if before["space"] != now["space"]:
         raise UsageProblem(
             f"sweep {name} was begun with another search space",
@@ -75,21 +96,21 @@ def check_same_sweep(name: str, stored: str, now: dict[str, Any]) -> None:
             )
 
 
-def check_same_images(name: str, stored: str, now: DataIdentity) -> None:
+def check_same_images(name: str, before: dict[str, Any], now: DataIdentity) -> None:
     """Compare the training images of a sweep with those of the one that is to resume it.
 
     Args:
         name: of the sweep.
-        stored: JSON text of its identity.
+        before: as `read_identity`.
         now: the images that the config reads now.
 
     Raises:
         UsageProblem: they differ; the classes or counts are named.
     """
-    data = json.loads(stored)["data"]
+    data = before["data"]
     lists = ("class_names", "class_counts", "image_shape")
-    before = DataIdentity(**{**data, **{key: tuple(data[key]) for key in lists}})
-    if difference := before.difference(now):
+    images = DataIdentity(**{**data, **{key: tuple(data[key]) for key in lists}})
+    if difference := images.difference(now):
         raise UsageProblem(
             f"the data are not those that sweep {name} was begun with: {difference}",
             "restore them, or give another --name",

@@ -11,7 +11,9 @@ import optuna
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from ..config.parameters import Values
+from ..config.points import in_words
 from ..config.space import Space
+from ..storage import layout
 
 Row = dict[str, Any]
 
@@ -36,6 +38,20 @@ class Point:
     resumed: bool
     """True if an earlier driver had begun it, so there may be a checkpoint."""
     baseline: str | None = None
+
+
+def run_name(point: Point) -> str:
+    """Return the name of a trial's MLflow run."""
+    return f"{point.number:03d} {point.baseline or in_words(point.values)}"
+
+
+def run_tags(sweep: str, point: Point) -> dict[str, str]:
+    """Return the tags of a new MLflow run of a trial."""
+    return {
+        layout.Tag.KIND: layout.KIND_BASELINE if point.baseline else layout.KIND_TRIAL,
+        layout.Tag.SWEEP: sweep,
+        layout.Tag.TRIAL: str(point.number),
+    }
 
 
 def open_trial(study: optuna.Study, frozen: FrozenTrial) -> Trial:

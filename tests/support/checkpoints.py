@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -17,7 +18,9 @@ from whipray.trainers.checkpoint import (
 )
 
 
-def make_checkpoint(folder: Path, images_seen: int, numbers: int = 64) -> Path:
+def make_checkpoint(
+    folder: Path, images_seen: int, numbers: int = 64, config: dict[str, Any] | None = None
+) -> Path:
     """A checkpoint of two shards of `numbers` float32 each, filled by `images_seen`."""
     folder = folder / checkpoint_name(images_seen)
     folder.mkdir(parents=True)
@@ -30,7 +33,7 @@ def make_checkpoint(folder: Path, images_seen: int, numbers: int = 64) -> Path:
     manifest = Manifest(
         images_seen=images_seen,
         optimizer_steps=images_seen // 8,
-        config={"seed": 0},
+        config=config or {"seed": 0},
         image_shape=(1, 8, 8),
         class_names=["many", "few"],
         class_counts=[5, 1],

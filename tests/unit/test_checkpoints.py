@@ -13,11 +13,15 @@ from pathlib import Path
 import pytest
 import torch
 from support.checkpoints import make_checkpoint, save
+from support.training import tiny
 
+from whipray.platform.runs.find_run import find_run
+from whipray.platform.runs.run import Plan, finished_before
 from whipray.platform.storage.checkpoints import CheckpointStore
 from whipray.platform.storage.config import StorageConfig
 from whipray.platform.storage.errors import StorageProblem
 from whipray.platform.storage.store import Storage
+from whipray.platform.tracking.mlflow_runs import Run
 from whipray.trainers.checkpoint import MANIFEST, checkpoint_name, read_tensors
 from whipray.trainers.errors import CheckpointProblem
 
@@ -257,3 +261,58 @@ def test_a_disk_that_fills_up_keeps_the_checkpoint_before(small_disk: Path, tmp_
     shutil.rmtree(small_disk / "checkpoints" / first)
     save(store, second)
     assert store.fetch(second.name, tmp_path / "got").images_seen == 1600
+
+
+@pytest.fixture
+def trained(tmp_path: Path) -> Plan:
+    """A run that was trained to its end, with two checkpoints."""
+    experiment = tiny(training__images=1600)
+    plan = Plan(experiment, Storage(StorageConfig(uri=str(tmp_path))).child("runs/r"), Run("", ""))
+    store = CheckpointStore(plan.store)
+    config = experiment.model_dump(mode="json")
+    for images_seen in (800, 1600):
+        save(store, make_checkpoint(tmp_path / "local", images_seen, config=config))
+    return plan
+
+
+def test_a_finished_run_with_a_rotten_last_checkpoint_is_trained_again(
+    trained: Plan, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    done = finished_before(trained)
+    assert done is not None
+    assert done.images_seen == 1600
+    assert caplog.messages == []
+    folder = folder_of(CheckpointStore(trained.store), 1600)
+    alter(folder)  # the same size
+    assert finished_before(trained) is None
+    assert caplog.messages == [
+        f"{folder}/shard-1.safetensors: its content does not match the manifest; reading it again"
+    ]
+    with pytest.raises(CheckpointProblem, match=f"^{folder}/shard-1") as caught:
+        CheckpointStore(trained.store).fetch(folder.name, tmp_path / "copy")
+    assert "whipray train` again" in caught.value.fix
+
+
+def test_a_run_that_is_not_whole_is_used_with_a_word(
+    trained: Plan, caplog: pytest.LogCaptureFixture
+) -> None:
+    root = trained.store.root
+    assert find_run(root, "r").checkpoint == checkpoint_name(1600)
+    assert caplog.messages == []
+    (folder_of(CheckpointStore(trained.store), 1600) / MANIFEST).unlink()
+    assert find_run(root, "r").checkpoint == checkpoint_name(800)
+    (said,) = caplog.messages
+    assert said.startswith("r: its last checkpoint is of 800 of 1,600 images; ")
+    assert said.endswith("images-000000001600 is unfinished or lost its manifest.json")
+
+
+def test_a_run_of_a_newer_version_is_refused_in_one_line(trained: Plan, tmp_path: Path) -> None:
+    config = trained.experiment.model_dump(mode="json")
+    config["model"]["rotary"] = True
+    store = CheckpointStore(trained.store)
+    save(store, make_checkpoint(tmp_path / "newer", 2400, config=config))
+    with pytest.raises(CheckpointProblem) as caught:
+        find_run(trained.store.root, "r")
+    assert caught.value.what.startswith(f"{trained.store.uri}: made by another version of whipray:")
+    assert "model.rotary" in caught.value.what
+    assert "newer" in caught.value.fix

@@ -8,8 +8,9 @@ import pytest
 
 from whipray.platform.config.experiment import load_experiment
 from whipray.platform.config.space_files import load_space
-from whipray.platform.tuning.sweep_identity import check_same_sweep, identity_of
-from whipray.trainers.errors import UsageProblem
+from whipray.platform.tuning.sweep_identity import check_same_sweep, identity_of, read_identity
+from whipray.trainers.errors import Problem, UsageProblem
+from whipray.trainers.integrity import seal
 
 SPACE = load_space("cbdm")
 STORED = identity_of(load_experiment("digits-lt", []).value, SPACE)
@@ -18,7 +19,7 @@ STORED = identity_of(load_experiment("digits-lt", []).value, SPACE)
 def test_a_resumed_sweep_may_run_elsewhere_and_have_more_trials() -> None:
     elsewhere = ["storage.uri=elsewhere", "scaling.workers=2", "tuning.trials=99"]
     now = identity_of(load_experiment("digits-lt", elsewhere).value, SPACE)
-    check_same_sweep("s", json.dumps(STORED), now)
+    check_same_sweep("s", read_identity(json.dumps(seal(STORED)), "here"), now)
 
 
 @pytest.mark.parametrize(
@@ -35,4 +36,15 @@ def test_a_resumed_sweep_may_run_elsewhere_and_have_more_trials() -> None:
 )
 def test_another_sweep_is_refused(stored: dict[str, object], message: str) -> None:
     with pytest.raises(UsageProblem, match=message):
-        check_same_sweep("s", json.dumps(stored), STORED)
+        check_same_sweep("s", read_identity(json.dumps(seal(stored)), "here"), STORED)
+
+
+def test_a_damaged_identity_is_named() -> None:
+    whole = json.dumps(seal(STORED))
+    flipped = whole.replace('"seed": 0', '"seed": 1', 1)
+    assert flipped != whole
+    for damaged in ("", whole[:100], "[]", "null", flipped):
+        with pytest.raises(Problem, match=r"^s3://b/s/sweep.json: damaged") as caught:
+            read_identity(damaged, "s3://b/s/sweep.json")
+        assert "restore it" in caught.value.fix
+    assert read_identity(whole, "here") == STORED

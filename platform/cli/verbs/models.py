@@ -15,6 +15,7 @@ if TYPE_CHECKING:  # imported on use, so that `--help` is quick
     from rich.table import Table
 
     from ...tracking.registry import Version
+    from ...tracking.tracker import Tracker
 
 
 @with_store_options
@@ -47,9 +48,21 @@ def models(
         print_json({"models": [{**vars(version), "uri": version.uri} for version in versions]})
         return
     if not versions:
-        stderr_console.print("no model is registered yet; `whipray sweep cbdm` registers its best")
+        stderr_console.print(_nothing_registered(store, tracker))
         return
     stdout_console.print(_table(versions))
+
+
+def _nothing_registered(store: StoreOptions, tracker: Tracker) -> str:
+    """Return why the table is empty: nothing was registered yet, or the database was lost."""
+    from ...runs.find_run import list_runs
+
+    if not tracker.has_runs() and (runs := list_runs(store.open())):
+        return (
+            f"MLflow has no run, though the store has {len(runs)}: if its database was lost, "
+            "`whipray runs rebuild` makes runs and models again"
+        )
+    return "no model is registered yet; `whipray sweep cbdm` registers its best"
 
 
 def _table(versions: list[Version]) -> Table:
