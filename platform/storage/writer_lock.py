@@ -61,10 +61,14 @@ class FileLock:
 
     Raises:
         UsageProblem: another process holds it.
+        StorageProblem: the file cannot be opened.
     """
 
     def __init__(self, path: Path, action: str) -> None:
-        self._file = os.open(path, os.O_CREAT | os.O_RDWR, 0o644)
+        try:
+            self._file = os.open(path, os.O_CREAT | os.O_RDWR, 0o644)
+        except OSError as error:
+            raise local_problem(error, str(path)) from error
         try:
             fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
 from pathlib import Path
 
 from optuna.exceptions import OptunaError
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
-from optuna.storages.journal import JournalFileBackend
-from optuna.storages.journal._file import BaseJournalFileLock
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -17,6 +13,7 @@ from ...trainers.errors import Problem
 from ..foundation.text import redact
 from ..storage.store import Storage
 from .study_in_bucket import BucketStorage
+from .study_in_file import FileJournal
 
 StudyLocation = str | Path | Storage
 """URL of a database, path of a journal file, or a sweep's folder in a bucket."""
@@ -72,44 +69,4 @@ def _database(url: str) -> RDBStorage:
 def _journal(location: str | Path) -> JournalStorage:
     path = Path(location)
     path.parent.mkdir(parents=True, exist_ok=True)
-    lock = _KernelLock(path.with_name(path.name + ".lock"))
-    _cut_unfinished_line(path, lock)
-    return JournalStorage(JournalFileBackend(str(path), lock_obj=lock))
-
-
-class _KernelLock(BaseJournalFileLock):
-    """Excludes other writers.
-
-    The locks of Optuna 5.0 stay for 30 s when their holder is killed; the kernel releases this one at
-    once. Their base class has no public name.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._file = -1
-
-    def acquire(self) -> bool:
-        file = os.open(self._path, os.O_CREAT | os.O_RDWR, 0o644)
-        fcntl.flock(file, fcntl.LOCK_EX)
-        self._file = file
-        return True
-
-    def release(self) -> None:
-        os.close(self._file)
-
-
-def _cut_unfinished_line(path: Path, lock: _KernelLock) -> None:
-    """Remove what a writer wrote of a line before it died.
-
-    `JournalFileBackend` of Optuna 5.0 would append the next line to it, and could read neither.
-    """
-    if not path.exists():
-        return
-    lock.acquire()
-    try:
-        content = path.read_bytes()
-        whole = content.rfind(b"\n") + 1
-        if whole < len(content):
-            os.truncate(path, whole)
-    finally:
-        lock.release()
+    return JournalStorage(FileJournal(path))

@@ -15,11 +15,14 @@ from typing import TYPE_CHECKING
 
 import optuna
 import pytest
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
 
 from whipray.platform.config.space import Space
 from whipray.platform.config.space_files import parse_space
 from whipray.platform.storage import writer_lock
 from whipray.platform.storage.config import StorageConfig
+from whipray.platform.storage.errors import StorageProblem
 from whipray.platform.storage.store import Storage
 from whipray.platform.tuning.study import Study
 from whipray.platform.tuning.study_storage import StudyLocation
@@ -278,6 +281,50 @@ def test_a_line_cut_short_by_a_crash_is_dropped(tmp_path) -> None:
     study = opened(location)
     assert study.ask().values == point.values
     assert len(drain(study)) == 6
+    study.close()
+
+
+def test_a_journal_that_was_changed_is_refused_and_what_is_left_of_it_stays(tmp_path) -> None:
+    location = tmp_path / "s.log"
+    study = opened(location)
+    for _ in range(3):
+        study.complete(study.ask().number, 0.25)
+    study.close()
+    whole = location.read_bytes()
+    lines = whole.splitlines(keepends=True)
+    metric = next(n for n, line in enumerate(lines) if b'"values":[0.25]' in line)
+    changed = b"".join(lines).replace(b'"values":[0.25]', b'"values":[0.24]', 1)
+    damages = {
+        changed: f"damaged at entry {metric + 1}",
+        b"".join(lines[:4] + lines[5:]): "damaged at entry 5",
+        whole[:40] + b"\xff" + whole[41:]: "damaged at entry 1",
+        b"".join(lines[:-1]): f"{len(lines)} entries were written, {len(lines) - 1} are left",
+        whole[: len(whole) // 2]: "entries were written",
+        b"": f"{len(lines)} entries were written, 0 are left",
+    }
+    for content, message in damages.items():
+        location.write_bytes(content)
+        with pytest.raises(StorageProblem, match=message) as caught:
+            opened(location)
+        assert caught.value.what.startswith(f"{location}: ")
+    # An older copy is a choice: without the count it is what there is.
+    location.write_bytes(b"".join(lines[:-1]))
+    (tmp_path / "s.log.lock").unlink()
+    study = opened(location)
+    assert [row["state"] for row in study.table()].count("complete") == 2
+    study.close()
+    location.write_bytes(whole)
+    assert JournalStorage(
+        JournalFileBackend(str(location))
+    ).get_all_studies()  # Optuna's tools read it
+
+
+def test_a_lock_that_cannot_be_opened_is_named(tmp_path) -> None:
+    study = opened(tmp_path / "s.log")
+    lock = tmp_path / "s.log.sweep.driver"
+    lock.mkdir()
+    with pytest.raises(StorageProblem, match=f"^{lock}: Is a directory"):
+        study.ask()
     study.close()
 
 
