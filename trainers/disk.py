@@ -8,6 +8,7 @@ import logging
 import os
 import re
 import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -153,13 +154,31 @@ def save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
     """
     from safetensors.torch import save_file
 
-    with writing(path, sum(tensor.nbytes for tensor in tensors.values())), safetensors_errors():
+    with writing(path, sum(tensor.nbytes for tensor in tensors.values())), safetensors_file(path):
         save_file(tensors, path)
 
 
 @contextmanager
-def safetensors_errors() -> Iterator[None]:
-    """Inside, what safetensors raises for an error of the system is an `OSError`."""
+def safetensors_file(path: Path) -> Iterator[None]:
+    """Inside, safetensors writes a file as any other is written.
+
+    What it raises for an error of the system is an `OSError`, and the file has the rights that the umask
+    leaves: safetensors 0.8 makes its own for this user alone.
+    """
+    path.touch()
+    rights = stat.S_IMODE(path.stat().st_mode)
+    try:
+        with _os_errors():
+            yield
+    except BaseException:
+        if path.stat().st_size == 0:  # nothing was there before
+            path.unlink()
+        raise
+    path.chmod(rights)
+
+
+@contextmanager
+def _os_errors() -> Iterator[None]:
     from safetensors import SafetensorError
 
     try:

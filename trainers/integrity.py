@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from .disk import safetensors_errors, writing
+from .disk import safetensors_file, writing
 
 KEY = "sha256"
 """Of the hash, in JSON and in the metadata of safetensors."""
@@ -76,7 +76,7 @@ def save_arrays(arrays: Mapping[str, NDArray[Any]], path: Path) -> None:
         DiskProblem: they cannot be written.
     """
     whole = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
-    with writing(path, sum(array.nbytes for array in whole.values())), safetensors_errors():
+    with writing(path, sum(array.nbytes for array in whole.values())), safetensors_file(path):
         save_file(whole, path, metadata={KEY: _arrays_hash(whole)})
 
 

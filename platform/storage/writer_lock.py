@@ -66,7 +66,7 @@ class FileLock:
 
     def __init__(self, path: Path, action: str) -> None:
         try:
-            self._file = os.open(path, os.O_CREAT | os.O_RDWR, 0o644)
+            self._file = os.open(path, os.O_CREAT | os.O_RDWR, 0o666)
         except OSError as error:
             raise local_problem(error, str(path)) from error
         try:

@@ -155,7 +155,7 @@ def database_lock(uri: str) -> Iterator[None]:
     if path is not None:
         with suppress(OSError):
             path.parent.mkdir(parents=True, exist_ok=True)
-            lock = os.open(path.with_name(f"{path.name}.lock"), os.O_CREAT | os.O_RDWR, 0o644)
+            lock = os.open(path.with_name(f"{path.name}.lock"), os.O_CREAT | os.O_RDWR, 0o666)
             fcntl.flock(lock, fcntl.LOCK_EX)
     try:
         yield

@@ -55,6 +55,17 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Shell:
     return shell
 
 
+def test_every_file_of_a_store_has_the_usual_rights(place: Shell) -> None:
+    (place.folder / "usual").touch()
+    usual = (place.folder / "usual").stat().st_mode
+    private = [
+        path
+        for path in (place.folder / "whipray-runs").rglob("*")
+        if path.is_file() and path.stat().st_mode & 0o777 != usual & 0o777 & ~0o111
+    ]
+    assert private == []
+
+
 def lose_database(place: Shell, folder: Path) -> Shell:
     """Return a copy of the place whose MLflow database is lost."""
     shutil.copytree(place.folder, folder, dirs_exist_ok=True)

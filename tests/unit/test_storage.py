@@ -2,19 +2,27 @@ from __future__ import annotations
 
 import os
 import pickle
+import stat
 import subprocess
+import sys
+import time
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 from pydantic import ValidationError
 from support.servers import Server
 
+from whipray.platform.storage import local_files
 from whipray.platform.storage.config import StorageConfig
 from whipray.platform.storage.errors import MissingObject, StorageProblem
 from whipray.platform.storage.s3 import environment as s3_environment
 from whipray.platform.storage.store import Storage
-from whipray.trainers.disk import DiskProblem
+from whipray.platform.storage.writer_lock import FileLock
+from whipray.trainers.disk import DiskProblem, save_tensors
 from whipray.trainers.errors import UsageProblem
+from whipray.trainers.integrity import save_arrays
 
 
 def s3(server: Server, uri: str, monkeypatch: pytest.MonkeyPatch) -> Storage:
@@ -72,6 +80,66 @@ def test_an_interrupted_write_leaves_no_half_file(storage: Storage) -> None:
     with pytest.raises(KeyboardInterrupt):
         write_half()
     assert storage.list() == {}
+
+
+HOLD = """
+import sys
+from pathlib import Path
+from whipray.platform.storage.local_files import whole_file
+with whole_file(Path(sys.argv[1])) as stream:
+    stream.write(b"half")
+    stream.flush()
+    print("writing", flush=True)
+    input()
+"""
+
+
+def test_half_written_files_of_killed_processes_go_and_those_of_living_ones_stay(
+    tmp_path: Path,
+) -> None:
+    pipe = subprocess.PIPE
+    with (
+        subprocess.Popen(
+            [sys.executable, "-c", HOLD, tmp_path / "a"], stdin=pipe, stdout=pipe
+        ) as a,
+        subprocess.Popen(
+            [sys.executable, "-c", HOLD, tmp_path / "b"], stdin=pipe, stdout=pipe
+        ) as b,
+    ):
+        for writer in (a, b):
+            assert writer.stdout is not None
+            assert writer.stdout.readline() == b"writing\n"
+        (killed,) = tmp_path.glob(".a.*")
+        (living,) = tmp_path.glob(".b.*")
+        a.kill()
+        a.wait()
+        local_files.clear(tmp_path)
+        assert killed.exists()  # it might have been made this moment
+        then = time.time() - 2 * local_files.UNLOCKED_GRACE_S
+        for partial in (killed, living):
+            os.utime(partial, (then, then))
+        Storage(StorageConfig(uri=str(tmp_path))).write_text("c", "whole")
+        assert not killed.exists()
+        assert living.exists()
+        b.communicate(b"\n")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["b", "c"]
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o027])
+def test_files_have_the_rights_that_the_umask_leaves(umask: int, tmp_path: Path) -> None:
+    before = os.umask(umask)
+    try:
+        save_tensors({"a": torch.zeros(2)}, tmp_path / "tensors")
+        save_arrays({"a": np.zeros(2)}, tmp_path / "arrays")
+        storage = Storage(StorageConfig(uri=str(tmp_path / "store")))
+        storage.put_file(tmp_path / "tensors", "deep/tensors")
+        storage.get_file("deep/tensors", tmp_path / "back/tensors")
+        FileLock(tmp_path / "lock", "is here").release()
+    finally:
+        os.umask(before)
+    for path in tmp_path.rglob("*"):
+        expected = (0o777 if path.is_dir() else 0o666) & ~umask
+        assert stat.S_IMODE(path.stat().st_mode) == expected, path
 
 
 def test_what_is_not_there_is_said_with_its_name(storage: Storage, tmp_path: Path) -> None:

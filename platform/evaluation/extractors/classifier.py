@@ -12,13 +12,13 @@ import json
 import logging
 import os
 import shutil
-import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
 import torch
 from safetensors import SafetensorError
@@ -272,11 +272,11 @@ def _atomic_folder(folder: Path) -> Iterator[Path]:
     """Yield a folder to fill, which becomes `folder` at once, or is deleted if that exists by then."""
     with writing(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+        partial = folder.with_name(f".{folder.name}-{uuid4().hex}")
+        partial.mkdir()
     try:
         with writing(folder):
             yield partial
-        partial.chmod(0o755)
         try:
             os.rename(partial, folder)  # never over another one
         except OSError:
