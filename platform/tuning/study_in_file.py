@@ -21,7 +21,6 @@ from optuna.storages.journal import BaseJournalBackend
 
 from ...trainers.integrity import KEY
 from ..storage.errors import StorageProblem, local_problem
-from ..storage.writer_lock import RESTORE
 
 LOCK = ".lock"
 """How the name of its lock ends."""
@@ -111,7 +110,7 @@ class FileJournal(BaseJournalBackend):
                 raise StorageProblem(
                     f"{self._path}: damaged at entry {len(self._entries) + 1}, or written by another "
                     "version of whipray",
-                    RESTORE,
+                    "restore it from a copy, or begin under another name",
                 )
             self._entries.append(entry)
             self._hash = chained
