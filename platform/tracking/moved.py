@@ -31,6 +31,14 @@ WAIT_S = 60.0
 log = logging.getLogger(__name__)
 
 
+def artifact_address(folder: str) -> str:
+    """Return the address of a folder for MLflow.
+
+    MLflow takes %25 in a path for a %, but not in an address.
+    """
+    return Path(folder).as_uri() if "%" in folder else folder
+
+
 def follow_move(database: Path) -> None:
     """Change the paths in a database that was moved or copied, in one transaction.
 
@@ -71,15 +79,16 @@ def _made_in(database: Path) -> list[str]:
 
 
 def _rewrite(database: Path, before: str, now: str) -> None:
-    below = f"{before}/"
     with closing(sqlite3.connect(database, WAIT_S)) as opened, opened:
         opened.execute("BEGIN IMMEDIATE")
         for table, column in LOCATIONS:
-            opened.execute(
-                f"UPDATE {table} SET {column} = ? || substr({column}, ?)"
-                f" WHERE substr({column}, 1, ?) = ?",
-                (f"{now}/", len(below) + 1, len(below), below),
-            )
+            for below in (f"{before}/", f"{Path(before).as_uri()}/"):
+                opened.execute(
+                    f"UPDATE {table} SET {column} = ? || substr({column}, ?)"
+                    f" WHERE substr({column}, 1, ?) = ?",
+                    (f"{artifact_address(now)}/", len(below) + 1, len(below), below),
+                )
+        below = f"{before}/"
         for tag in TAGS:
             opened.execute(
                 "UPDATE tags SET value = ? || substr(value, ?)"

@@ -27,6 +27,7 @@ from ..storage.pretrained import export_run
 from ..storage.store import Storage
 from .errors import translate_errors
 from .mlflow_runs import Run
+from .moved import artifact_address
 from .tracker import Tracker
 
 if TYPE_CHECKING:
@@ -118,7 +119,7 @@ def register_again(
         _make_name(tracker.client, name)
         made = tracker.client.create_model_version(
             name,
-            str(folder),
+            artifact_address(str(folder)),
             run_id=run.run_id,
             tags={**tags, layout.VersionTag.MODEL: identity},
         )

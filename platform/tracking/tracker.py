@@ -10,7 +10,6 @@ import logging
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...trainers.errors import UsageProblem
@@ -37,6 +36,9 @@ from .server import (
 if TYPE_CHECKING:
     from mlflow.entities import Run as MLflowRun
     from mlflow.tracking import MlflowClient
+
+
+VARIABLE = "MLFLOW_TRACKING_URI"
 
 
 @dataclass(frozen=True)
@@ -150,7 +152,11 @@ def open_tracker(config: TrackingConfig, storage: Storage) -> Tracker:
     with translate_errors(uri), database_lock(uri):
         if (database := sqlite_file(uri)) is not None:
             follow_move(database.resolve())
+        given = os.environ.get(VARIABLE)
         mlflow.set_tracking_uri(uri)
+        # MLflow 3 puts it into the environment, from where the next store's address would be taken.
+        if given is None:
+            os.environ.pop(VARIABLE, None)
         client: MlflowClient = mlflow.MlflowClient(uri)
         return Tracker(uri, client, _experiment_id(client, uri, config.experiment, storage))
 

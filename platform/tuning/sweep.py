@@ -55,7 +55,6 @@ POINTS_TRIED = 32
 """With one choice of a parameter, before the choice is refused: others may be what is wrong."""
 
 
-log = logging.getLogger(__name__)
 
 
 def plan_sweep(
