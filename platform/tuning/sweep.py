@@ -24,6 +24,7 @@ from ..config.experiment import Experiment, load_experiment, read_experiment, wi
 from ..config.layers import Layer, Resolved
 from ..config.parameters import Scalar
 from ..config.paths import with_absolute_paths
+from ..config.points import in_words
 from ..config.space import Level, Space
 from ..config.space_files import load_space
 from ..foundation.background import in_background
@@ -53,8 +54,6 @@ log = logging.getLogger(__name__)
 LEVELS: tuple[Level, ...] = ("train", "sample")
 POINTS_TRIED = 32
 """With one choice of a parameter, before the choice is refused: others may be what is wrong."""
-
-
 
 
 def plan_sweep(
