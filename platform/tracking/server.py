@@ -56,7 +56,7 @@ def check_address(uri: str) -> str:
     if re.match(r"sqlite:/{0,2}[^/]", uri):
         raise UsageProblem(
             f"{what}: {address} has too few slashes",
-            "write sqlite:///mlflow.db for a file in this folder, sqlite:////runs/mlflow.db for /runs",
+            "write sqlite:///mlflow.db for a file in this folder, sqlite:////data/mlflow.db for /data",
         )
     if uri.startswith("file:") or ("://" not in uri and not uri.startswith("databricks")):
         folder = Path(uri.removeprefix("file://")).absolute()
