@@ -13,7 +13,7 @@ from ...trainers.errors import Problem
 from ..foundation.retry import Outage
 from ..foundation.text import redact
 from .config import StorageConfig
-from .s3 import has_credentials
+from .s3 import endpoint, has_credentials
 
 UNREACHABLE = ("NETWORK_CONNECTION", "REQUEST_TIMEOUT", "ENDPOINT_RESOLUTION_FAILURE")
 OVERLOADED = frozenset(
@@ -188,22 +188,18 @@ def _s3_problem(
         where: what was asked for.
         region: that the store says the bucket is in, empty where it does not say.
     """
-    names = ["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"]
-    if config is None:
-        names.insert(0, "MLFLOW_S3_ENDPOINT_URL")
-    in_environment = (os.environ[name] for name in names if os.environ.get(name))
-    endpoint = redact((config and config.endpoint_url) or next(in_environment, "Amazon S3"))
+    server = redact(endpoint(config) or "Amazon S3")
     place = "storage.region" if config and config.region else "AWS_REGION"
     setting = "--endpoint" if config else "--endpoint, MLFLOW_S3_ENDPOINT_URL"
     if code in UNREACHABLE:
         return StorageOutage(
-            f"{where}: the store at {endpoint} does not answer",
+            f"{where}: the store at {server} does not answer",
             f"check {setting}, the network and that the server runs, then try again",
         )
     if code == "NO_SUCH_BUCKET":
         bucket = f"the bucket {config.bucket}" if config else "its bucket"
         return StorageProblem(
-            f"{where}: {bucket} does not exist at {endpoint}",
+            f"{where}: {bucket} does not exist at {server}",
             f"create the bucket, or correct {'--storage or ' if config else ''}{setting}",
         )
     if code in REFUSED:
@@ -211,7 +207,7 @@ def _s3_problem(
         return StorageProblem(f"{where}: {what}", fix)
     if region or code in OTHER_PLACE or status in REDIRECTED:
         return StorageProblem(
-            f"{where}: the store at {endpoint} points elsewhere: the bucket is in "
+            f"{where}: the store at {server} points elsewhere: the bucket is in "
             f"{f'region {region}' if region else 'another region, or the server at another address'}",
             f"set {place}{f'={region}' if region else f', or check {setting}'}",
         )

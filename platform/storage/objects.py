@@ -17,7 +17,8 @@ from email.utils import parsedate_to_datetime
 from botocore.exceptions import ClientError  # type: ignore[import-untyped]
 
 from .errors import boto3_problem, raised_by_boto3
-from .s3 import open_client
+from .s3 import endpoint, open_client
+from .slow_connections import cutting_slow_connections, port_of
 from .store import Storage
 
 CONNECTIONS = 16
@@ -100,7 +101,8 @@ class Bucket:
     @contextmanager
     def _translate_errors(self, name: str = "") -> Iterator[None]:
         try:
-            yield
+            with cutting_slow_connections((port_of(endpoint(self._store.config)),)):
+                yield
         except Exception as error:
             if not raised_by_boto3(error):
                 raise

@@ -60,6 +60,19 @@ def open_client(config: StorageConfig, connections: int) -> Any:
     )
 
 
+def endpoint(config: StorageConfig | None) -> str | None:
+    """Return the server's address as the clients find it; None for Amazon S3.
+
+    Args:
+        config: None for MLflow's client.
+    """
+    names = ["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"]
+    if config is None:
+        names.insert(0, "MLFLOW_S3_ENDPOINT_URL")
+    in_environment = (os.environ[name] for name in names if os.environ.get(name))
+    return (config and config.endpoint_url) or next(in_environment, None)
+
+
 def environment(config: StorageConfig) -> dict[str, str]:
     """Return variables by which MLflow's own S3 client uses the same endpoint and region."""
     variables: dict[str, str] = {}

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import cached_property, wraps
 from pathlib import Path, PurePosixPath
@@ -21,7 +21,8 @@ from ..foundation.retry import retry_during_outage
 from .config import StorageConfig
 from .errors import local_problem, pyarrow_problem
 from .local_files import PARTIAL, whole_file
-from .s3 import open_filesystem
+from .s3 import endpoint, open_filesystem
+from .slow_connections import cutting_slow_connections, port_of
 
 if TYPE_CHECKING:
     from pyarrow.fs import FileSystem  # type: ignore[import-untyped]
@@ -41,7 +42,12 @@ def _retried(
     @wraps(operation)
     def retried(self: Storage, /, *args: P.args, **kwargs: P.kwargs) -> T:
         timeout_s = self.config.retry_timeout_s if self._shared.answered else 0.0
-        result = retry_during_outage(lambda: operation(self, *args, **kwargs), timeout_s)
+
+        def once() -> T:
+            with nullcontext() if self.is_folder else cutting_slow_connections(self._ports):
+                return operation(self, *args, **kwargs)
+
+        result = retry_during_outage(once, timeout_s)
         self._shared.answered = True
         return result
 
@@ -99,6 +105,10 @@ class Storage:
             return LocalFileSystem()
         with self._translate_errors(""):
             return open_filesystem(self.config)
+
+    @property
+    def _ports(self) -> tuple[int]:
+        return (port_of(endpoint(self.config)),)
 
     @property
     def root(self) -> Storage:

@@ -10,6 +10,8 @@ from ...trainers.errors import Problem
 from ..foundation.retry import Outage
 from ..foundation.text import redact
 from ..storage.errors import boto3_problem, raised_by_boto3
+from ..storage.s3 import endpoint
+from ..storage.slow_connections import cutting_slow_connections, port_of
 from .database_errors import describe_refusal, describe_wait
 from .server import sqlite_file
 
@@ -33,8 +35,11 @@ def translate_errors(uri: str) -> Iterator[None]:
     from requests.exceptions import RequestException
     from sqlalchemy.exc import SQLAlchemyError
 
+    server = uri if uri.startswith("http") else None
+    ports = {port_of(server), port_of(endpoint(None))}  # of MLflow, and of its files in S3
     try:
-        yield
+        with cutting_slow_connections(ports):
+            yield
     except RequestException as error:  # an OSError, too
         raise _problem(f"MLflow at {redact(uri)}", error) from error
     except (MlflowException, SQLAlchemyError) as error:

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from tempfile import NamedTemporaryFile, TemporaryDirectory
 
 import pytest
 from support.outages import train_until_asked_to_wait
@@ -22,14 +23,17 @@ from support.workers import Workers
 
 from whipray.platform.config.experiment import TrackingConfig
 from whipray.platform.foundation.retry import Outage
+from whipray.platform.storage import slow_connections
 from whipray.platform.storage.checkpoints import CheckpointStore
 from whipray.platform.storage.config import StorageConfig
 from whipray.platform.storage.errors import StorageOutage, StorageProblem
+from whipray.platform.storage.objects import Bucket
 from whipray.platform.storage.store import Storage
 from whipray.platform.tracking import mlflow_runs
 from whipray.platform.tracking.errors import TrackingOutage, TrackingProblem
 from whipray.platform.tracking.mlflow_runs import Run
 from whipray.platform.tracking.tracker import Tracker, open_tracker
+from whipray.platform.tuning.study_in_bucket import BucketStorage
 from whipray.trainers.checkpoint import checkpoint_name
 from whipray.trainers.errors import Problem
 
@@ -154,6 +158,79 @@ def test_throttling_that_lasts_is_waited_for_as_long_as_is_asked(
         with pytest.raises(StorageOutage, match="asks to slow down"):
             store.write_text("note.txt", "hello")
         assert time.monotonic() - began >= 12
+
+
+def test_a_study_waits_for_throttling_that_lasts_as_long_as_is_asked(
+    swift: Server, bucket: StorageConfig
+) -> None:
+    with Proxy(swift.port) as proxy:
+        changes = {"endpoint_url": proxy.endpoint, "retry_timeout_s": 12}
+        study = BucketStorage(Storage(bucket.model_copy(update=changes)))
+        proxy.requests_to_refuse = 10**6
+        began = time.monotonic()
+        with pytest.raises(StorageOutage, match="asks to slow down"):
+            study.journal.append_logs([{}])
+        assert time.monotonic() - began >= 12
+        proxy.requests_to_refuse = 5  # the S3 client itself tries three times
+        study.journal.append_logs([{}])
+        study.close()
+
+
+def read_object(store: Storage) -> object:
+    return Bucket(store).get("object")
+
+
+def write_object(store: Storage) -> object:
+    return Bucket(store).put("other", "hello")
+
+
+def put_shard(store: Storage) -> object:
+    with NamedTemporaryFile() as file:
+        return store.put_file(Path(file.name), "shard")
+
+
+def get_shard(store: Storage) -> object:
+    with TemporaryDirectory() as folder:
+        return store.get_file("object", Path(folder) / "object")
+
+
+@pytest.mark.parametrize(
+    "request_something", [get_shard, put_shard, Storage.list, read_object, write_object]
+)
+def test_a_store_that_answers_a_few_bytes_a_second_is_an_outage(
+    swift: Server,
+    bucket: StorageConfig,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    request_something: Callable[[Storage], object],
+) -> None:
+    monkeypatch.setattr(slow_connections, "WINDOW_S", 1.0)
+    monkeypatch.setattr(slow_connections, "SAMPLES", 4)
+    with Proxy(swift.port) as proxy, ThreadPoolExecutor() as pool:
+        store = Storage(bucket.model_copy(update={"endpoint_url": proxy.endpoint}))
+        store.write_text("object", "x" * 300_000)
+        proxy.trickles = True
+        waiting = pool.submit(request_something, store)
+        wait_until(lambda: "it is cut" in caplog.text or waiting.done())
+        assert not waiting.done(), waiting.result()
+        proxy.trickles = False
+        waiting.result()
+
+
+def test_a_store_that_stays_slow_ends_a_request_with_a_reason(
+    swift: Server, bucket: StorageConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(slow_connections, "WINDOW_S", 1.0)
+    monkeypatch.setattr(slow_connections, "SAMPLES", 4)
+    with Proxy(swift.port) as proxy:
+        changes = {"endpoint_url": proxy.endpoint, "retry_timeout_s": 0}
+        store = Storage(bucket.model_copy(update=changes))
+        store.write_text("object", "x" * 300_000)
+        proxy.trickles = True
+        with pytest.raises(StorageOutage, match="does not answer"):
+            store.read_text("object")
+        with pytest.raises(StorageOutage, match="does not answer"):
+            Bucket(store).get("object")
 
 
 def take_the_bucket_away(swift: Server, bucket: StorageConfig, _: pytest.MonkeyPatch) -> None:

@@ -42,6 +42,8 @@ class Proxy:
         self.refusal = SLOW_DOWN
         self.seconds_a_mebibyte = 0.0
         """Delay of uploads, on each connection."""
+        self.trickles = False
+        """Whether answers come a byte at a time, fifty in a second."""
         self._down = False
         self._changed = threading.Lock()
         self._open: list[socket.socket] = []
@@ -73,6 +75,8 @@ class Proxy:
         self._open.clear()
 
     def come_back(self) -> None:
+        self.trickles = False
+        """Whether answers come a byte at a time, fifty in a second."""
         self._down = False
 
     def _accept(self) -> None:
@@ -104,8 +108,19 @@ class Proxy:
         def answer(_data: bytes) -> bool:
             return not self._take("answers_to_lose")
 
-        for source, target, passes in ((client, server, upload), (server, client, answer)):
-            threading.Thread(target=_carry, args=(source, target, passes), daemon=True).start()
+        def send_answer(data: bytes) -> None:
+            while self.trickles and data:
+                client.sendall(data[:1])
+                data = data[1:]
+                time.sleep(0.02)
+            client.sendall(data)
+
+        for source, target, passes, send in (
+            (client, server, upload, server.sendall),
+            (server, client, answer, send_answer),
+        ):
+            carry = (source, target, passes, send)
+            threading.Thread(target=_carry, args=carry, daemon=True).start()
 
     def _take(self, what: str) -> bool:
         """Count down a number of faults; return whether one was left."""
@@ -128,10 +143,15 @@ def _refuse(client: socket.socket, status: str, code: str, *, head: bool) -> Non
             pass
 
 
-def _carry(source: socket.socket, target: socket.socket, passes: Callable[[bytes], bool]) -> None:
+def _carry(
+    source: socket.socket,
+    target: socket.socket,
+    passes: Callable[[bytes], bool],
+    send: Callable[[bytes], object],
+) -> None:
     with suppress(OSError):  # either side may go at any time: then both do
         while (data := source.recv(CHUNK)) and passes(data):
-            target.sendall(data)
+            send(data)
     for end in (source, target):
         _end(end)
 
