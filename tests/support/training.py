@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -167,7 +166,7 @@ def train_without_data(experiment: Experiment, folder: Path, rank: int) -> Done:
 
 def train_beside_another_image(experiment: Experiment, folder: Path) -> Done:
     """Train while the last worker's machine has another PyTorch."""
-    rank = int(os.environ["RANK"])
+    rank = dist.get_rank()
     mine = local_versions() if rank == 0 else {**local_versions(), "torch": "1.0", "host": "node-2"}
     with patch("whipray.platform.runs.local_training.local_versions", lambda: mine):
         return train(experiment, folder)
