@@ -15,6 +15,7 @@ from ..evaluation.metrics import METRIC_OF
 from ..evaluation.pages.charts import best_point
 from ..evaluation.pages.content import CurvePoint
 from ..evaluation.pages.guidance import render_guidance
+from ..evaluation.warnings import chosen_among
 from ..generation.shards import short_hash
 from ..runs.evaluator import Evaluated, curve, prefixed
 from ..storage.layout import guidance_page
@@ -47,6 +48,8 @@ class GuidanceResult:
     """Path of the page in the run's store, and in its MLflow run."""
     note: str | None
     """Why the page is not in MLflow; None where it is."""
+    warnings: tuple[str, ...]
+    """What to know before believing the values."""
 
     def document(self) -> dict[str, Any]:
         """Return the result as JSON types."""
@@ -55,6 +58,7 @@ class GuidanceResult:
             "points": [asdict(point) for point in self.points],
             "ranked_by": self.metric,
             "note": self.note,
+            "warnings": list(self.warnings),
             "best": {
                 group: {"omega": p.omega, "steps": p.steps, "sampler": p.sampler}
                 for group, p in self.best.items()
@@ -102,10 +106,13 @@ def measure_guidance(
     best = best_by_group(curve_points, ranked)
     store = target.run.store
     page = guidance_page(short_hash([point.folder for point in tried]))
-    text = render_guidance(target.name, curve_points, best)
+    warnings = tuple(dict.fromkeys(line for point in tried for line in point.warnings))
+    if len(tried) > 1:
+        warnings += (chosen_among(len(tried), f"{ranked} of each group"),)
+    text = render_guidance(target.name, curve_points, best, warnings)
     store.write_text(page, text)
     note = target.record(root, lambda run: run.log_text(text, page))
-    return GuidanceResult(target.name, curve_points, ranked, best, store, page, note)
+    return GuidanceResult(target.name, curve_points, ranked, best, store, page, note, warnings)
 
 
 def parse_list(key: str, text: str) -> list[str | int | float]:

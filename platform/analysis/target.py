@@ -126,7 +126,8 @@ def evaluate_run(
 
         def log(run: Run) -> None:
             folder = evaluated.folder
-            evaluator.files.log_to(run, folder, evaluated.provenance, folder)
+            about, warnings = evaluated.provenance, evaluated.warnings
+            evaluator.files.log_to(run, folder, about, warnings, folder)
 
         note = target.record(root, log)
         return EvaluationResult(target, evaluated, evaluator.images_generated, note)

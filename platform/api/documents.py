@@ -39,6 +39,9 @@ def sweep_document(sweep: Sweep, result: SweepResult, champion: Champion | None)
         "model": champion.version.uri if champion else None,
         "champion": champion is not None and champion.reason_not_promoted is None,
         "grid": champion.grid if champion else None,
+        "verdict": champion.verdict.sentence if champion else None,
+        "not_told_apart": list(champion.verdict.not_apart) if champion else [],
+        "warnings": list(champion.warnings) if champion else [],
     }
 
 
@@ -50,6 +53,7 @@ def evaluation_document(result: EvaluationResult) -> Document:
         "checkpoint": target.run.checkpoint,
         "metrics": evaluated.metrics,
         "provenance": evaluated.provenance,
+        "warnings": list(evaluated.warnings),
         "images_generated": result.images_generated,
         "report": target.run.store.uri_of(result.page),
         "note": result.note,

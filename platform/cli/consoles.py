@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +85,12 @@ def print_problem(problem: Problem, code: int, as_json: bool) -> None:
         print_json({"error": error})
     for one in several:
         print_error(one.what, one.fix, code, as_json=False)
+
+
+def print_warnings(lines: Iterable[str]) -> None:
+    """Print warnings on stderr, in yellow where it is a terminal."""
+    for line in lines:
+        stderr_console.print(f"warning: {line}", style="yellow")
 
 
 def next_commands(*commands: Sequence[str | Path]) -> None:

@@ -17,6 +17,7 @@ from .groups import group_classes
 from .metrics import METRICS, OUTPUTS
 from .metrics.base import Metric
 from .report import ClassRow, Report, Row
+from .warnings import find_warnings
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,10 @@ def evaluate(
         images.class_row(c, group, classes, metrics) for group, ids in groups.items() for c in ids
     ]
     provenance = _provenance(info, config, images, about)
-    return Report(tuple(rows), tuple(per_class), provenance, all_replicates)
+    warnings = find_warnings(
+        rows, per_class, (images.generated, images.real), metrics, config, provenance
+    )
+    return Report(tuple(rows), tuple(per_class), provenance, warnings, all_replicates)
 
 
 @dataclass(frozen=True)

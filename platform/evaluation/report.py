@@ -69,6 +69,8 @@ class Report:
     per_class: tuple[ClassRow, ...]
     """From the most to the fewest training images."""
     provenance: Mapping[str, Value]
+    warnings: tuple[str, ...] = ()
+    """What to know before believing the values; see `warnings.py`."""
     replicates: Mapping[str, Floats] = field(default_factory=dict)
     """`kid/overall`, `kid/few`, ... -> (1 + B,): the estimate, then its resamples."""
 
@@ -93,6 +95,7 @@ class Report:
             "rows": [asdict(row) for row in self.rows],
             "per_class": [asdict(row) for row in self.per_class],
             "provenance": dict(self.provenance),
+            "warnings": self.warnings,
         }
         (folder / layout.EVALUATION_REPORT).write_text(json.dumps(content))
         names = [n for n in OUTPUTS if any(n in row.values for row in self.per_class)]
@@ -113,6 +116,7 @@ class Report:
             tuple(Row(**_estimated(row)) for row in content["rows"]),
             tuple(ClassRow(**_estimated(row)) for row in content["per_class"]),
             content["provenance"],
+            tuple(content["warnings"]),
         )
 
 

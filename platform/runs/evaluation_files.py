@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,7 @@ FILES = (
 IN_MLFLOW = (EVALUATION_PAGE, PER_CLASS_TABLE, SAMPLE_GRID)
 HASHED = tuple(name for name in FILES if name != EVALUATION_PAGE)
 """Their hashes are in the result. The page is made from them, and again with each guidance search."""
-FORMAT = 6
+FORMAT = 7
 """Of an evaluation's files; raise it when their content or the meaning of a value changes."""
 
 
@@ -103,6 +104,7 @@ class EvaluationFiles:
             "format": FORMAT,
             "metrics": report.metrics(),
             "provenance": dict(report.provenance),
+            "warnings": list(report.warnings),
             "files": {name: describe(local / name).sha256 for name in HASHED},
         }
         (local / EVALUATION_RESULT).write_text(json.dumps(seal(result), indent=1))
@@ -111,10 +113,17 @@ class EvaluationFiles:
             self.store.put_file(local / name, f"{folder}/{name}")
         return result
 
-    def add_curve(self, folder: str, points: Sequence[CurvePoint]) -> None:
-        """Render an evaluation's page again, with the guidance search that it was chosen in."""
+    def add_curve(self, folder: str, points: Sequence[CurvePoint], warning: str) -> None:
+        """Render an evaluation's page again, with the guidance search that it was chosen in.
+
+        Args:
+            folder: of the evaluation.
+            points: of the search.
+            warning: what the search means for the values.
+        """
         local = self.fetch(folder, (EVALUATION_REPORT, SAMPLE_GRID, SAMPLE_TILES))
         report = Report.load(local)
+        report = replace(report, warnings=(*report.warnings, warning))
         page = render_report(report, load_pictures(local, report), points)
         (local / EVALUATION_PAGE).write_text(page, encoding="utf-8")
         self.store.put_file(local / EVALUATION_PAGE, f"{folder}/{EVALUATION_PAGE}")
@@ -133,17 +142,25 @@ class EvaluationFiles:
         folder: str,
         metrics: Mapping[str, float],
         provenance: Mapping[str, Any],
+        warnings: Sequence[str],
     ) -> None:
         """Log the evaluation of a training to its MLflow run: metrics, address and files."""
         run.log_metrics({**metrics, "omega": provenance["omega"]}, provenance["images_seen"])
         run.set_tags({Tag.STORE: self.store.uri, Tag.EVALUATION: self.store.uri_of(folder)})
-        self.log_to(run, folder, provenance, Artifact.EVALUATION)
+        self.log_to(run, folder, provenance, warnings, Artifact.EVALUATION)
 
     def log_to(
-        self, run: Run, folder: str, provenance: Mapping[str, Value], artifact_folder: str
+        self,
+        run: Run,
+        folder: str,
+        provenance: Mapping[str, Value],
+        warnings: Sequence[str],
+        artifact_folder: str,
     ) -> None:
-        """Log an evaluation to MLflow: its page, the samples, the table of classes, the provenance."""
-        run.log_json(provenance, f"{artifact_folder}/{Artifact.PROVENANCE}")
+        """Log an evaluation to MLflow: page, samples, table of classes, provenance, warnings."""
+        about = {**provenance, "warnings": list(warnings)}
+        run.log_json(about, f"{artifact_folder}/{Artifact.PROVENANCE}")
+        run.set_tags({Tag.WARNINGS: "\n".join(warnings) or "none"})
         local = self.fetch(folder, IN_MLFLOW)
         for name in IN_MLFLOW:
             run.log_file(local / name, artifact_folder)

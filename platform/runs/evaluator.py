@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from ..evaluation.evaluate import evaluate
 from ..evaluation.extractors.base import OnPhase
 from ..evaluation.metrics import METRICS
 from ..evaluation.pages.content import CurvePoint
+from ..evaluation.warnings import chosen_among
 from ..foundation.background import Lazy
 from ..generation.loading import (
     load_model,
@@ -46,6 +47,8 @@ class Evaluated:
     """In the run's; `evaluation_files.FILES` are in it."""
     values: Values = field(default_factory=dict)
     """The settings that a search changed, by dotted key."""
+    warnings: tuple[str, ...] = ()
+    """What to know before believing the metrics."""
 
     def estimate(self, name: str) -> Estimate | None:
         """Return `fid/overall` with its interval; None where it is undefined."""
@@ -83,7 +86,8 @@ class Evaluator:
         sampling = changed.sampling.effective(changed.diffusion.timesteps)
         folder = self.inputs.evaluation_folder(sampling)
         result = self.files.read_result(folder) or self._evaluate(sampling, folder)
-        return Evaluated(sampling, result["metrics"], result["provenance"], folder, values)
+        metrics, about, warnings = (result[k] for k in ("metrics", "provenance", "warnings"))
+        return Evaluated(sampling, metrics, about, folder, values, tuple(warnings))
 
     def value(self, point: Evaluated) -> float:
         """Return the value that points are ordered by, of `evaluation.rank_by`.
@@ -106,7 +110,9 @@ class Evaluator:
         """
         best = self.experiment.evaluation.goal.best(tried, self.value)
         if len(tried) > 1:
-            self.files.add_curve(best.folder, curve(tried, best))
+            warning = chosen_among(len(tried), self.experiment.evaluation.rank_by)
+            self.files.add_curve(best.folder, curve(tried, best), warning)
+            best = replace(best, warnings=(*best.warnings, warning))
         self.delete_samples([point for point in tried if point.folder != best.folder])
         if not self.experiment.evaluation.keep_samples:
             self.delete_samples([best])

@@ -86,6 +86,7 @@ class RunResult:
             "sampling": self.best.sampling.model_dump(mode="json"),
             "evaluation": self.best.folder,
             "provenance": self.best.provenance,
+            "warnings": list(self.best.warnings),
         }
 
 
@@ -197,7 +198,7 @@ def _log_results(
         for point in tried
     ]
     plan.run.log_json({"best": best.values, "tried": points}, layout.Artifact.GUIDANCE_CURVE)
-    files.log_best(plan.run, best.folder, best.metrics, best.provenance)
+    files.log_best(plan.run, best.folder, best.metrics, best.provenance, best.warnings)
 
 
 @dataclass(frozen=True)

@@ -283,6 +283,8 @@ class Tag:
     """Address of the best evaluation's folder."""
     REBUILT = "whipray.rebuilt"
     """When the run was made again from the store, after MLflow's database was lost."""
+    WARNINGS = "whipray.warnings"
+    """What to know before believing the latest evaluation, a line each; `none`."""
     STEP = "whipray.step"
     """What the time of a training step depends on; see `runs/speed.py`."""
 

@@ -137,6 +137,12 @@ def set_alias(tracker: Tracker, chosen: Version, alias: str) -> None:
         tracker.client.set_registered_model_alias(chosen.name, alias, chosen.version)
 
 
+def set_description(tracker: Tracker, chosen: Version, text: str) -> None:
+    """Set the description that MLflow shows of a version."""
+    with translate_errors(tracker.uri):
+        tracker.client.update_model_version(chosen.name, chosen.version, description=text)
+
+
 def names(tracker: Tracker) -> list[str]:
     """Return the names of the registered models, without those that Whipray cannot have given."""
     with translate_errors(tracker.uri):

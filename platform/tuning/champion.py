@@ -15,11 +15,20 @@ from ..evaluation.config import EvaluationConfig
 from ..evaluation.report import comparable
 from ..generation.grid import class_grid
 from ..storage import layout
-from ..tracking.registry import CHAMPION, Version, register, resolve, set_alias, versions
+from ..tracking.registry import (
+    CHAMPION,
+    Version,
+    register,
+    resolve,
+    set_alias,
+    set_description,
+    versions,
+)
 from ..tracking.tracker import Tracker, open_tracker
 from .sweep import Sweep
 from .sweep_result import SweepResult
 from .trial_records import Row
+from .verdict import Verdict, judge
 
 GRID_IMAGES_PER_CLASS = 10
 
@@ -35,6 +44,10 @@ class Champion:
     """None where this version is `@champion` now."""
     rarest_class: str
     """What chooses the class with the fewest training images, as `choose_classes` reads it."""
+    verdict: Verdict
+    """Which trials are not told apart from it; the version's description says it too."""
+    warnings: tuple[str, ...]
+    """What to know before believing its values."""
 
 
 def register_best(sweep: Sweep, result: SweepResult) -> Champion | None:
@@ -48,6 +61,11 @@ def register_best(sweep: Sweep, result: SweepResult) -> Champion | None:
     sweep.status.say("registering the best model")
     tracker = open_tracker(sweep.experiment.tracking, sweep.root)
     version = register_trial(tracker, sweep, best)
+    evaluation = sweep.experiment.evaluation
+    verdict = judge(
+        sweep.root, sweep.name, result.rows, best, evaluation.rank_by, evaluation.confidence
+    )
+    set_description(tracker, version, f"Sweep {sweep.name}: {verdict.sentence}.")
     reason = reason_not_promoted(sweep.experiment.evaluation, tracker, version)
     if reason is None:
         set_alias(tracker, version, CHAMPION)
@@ -56,7 +74,9 @@ def register_best(sweep: Sweep, result: SweepResult) -> Champion | None:
     model = load_version(tracker, version)
     counts = model.card.class_counts
     rarest = class_argument(model.card.class_names, counts.index(min(counts)))
-    return Champion(version, _generate_grid(model, result), reason, rarest)
+    grid = _generate_grid(model, result)
+    warnings = tuple(best["attrs"]["summary"].get("warnings", ()))
+    return Champion(version, grid, reason, rarest, verdict, warnings)
 
 
 def register_trial(tracker: Tracker, sweep: Sweep, row: Row) -> Version:

@@ -470,16 +470,16 @@ class TestPRD:
     def test_agrees_with_the_definition_in_every_resample(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        x, y = sample(normal(30, 2, 0)), sample(normal(30, 2, 1), real=True)
+        x, y = sample(normal(60, 2, 0)), sample(normal(60, 2, 1), real=True)
         rng = np.random.default_rng(0)
         # Some clusters have images of one side only.
-        bins = np.concatenate([rng.integers(0, 9, 30), 3 + rng.integers(0, 9, 30)])
+        bins = np.concatenate([rng.integers(0, 9, 60), 3 + rng.integers(0, 9, 60)])
         monkeypatch.setattr(prd, "_cluster", lambda *_: bins)
         found = measured("prd", x, y, clusters_per_class=12)
         for b in (0, 5):
             p, q = (
-                np.bincount(c, side.weights[:, b], 12) / 30
-                for c, side in ((bins[:30], x), (bins[30:], y))
+                np.bincount(c, side.weights[:, b], 12) / 60
+                for c, side in ((bins[:60], x), (bins[60:], y))
             )
             assert found["f_8"][b] == pytest.approx(self.naive(p, q, 8))
             assert found["f_1_8"][b] == pytest.approx(self.naive(p, q, 1 / 8))
@@ -525,8 +525,8 @@ class TestPRD:
         np.testing.assert_array_equal(a, b)
         assert a[0] != c[0]
 
-    def test_clusters_need_an_image_each(self) -> None:
-        x, y = sample(normal(50, 3, 0), 3), sample(normal(11, 3, 1), 3)
+    def test_clusters_need_five_images_each(self) -> None:
+        x, y = sample(normal(70, 3, 0), 3), sample(normal(59, 3, 1), 3)
         assert np.isnan(measured("prd", x, y)["f_8"]).all()  # 4 clusters for each of 3 classes
         assert np.isfinite(measured("prd", x, y, clusters_per_class=3)["f_8"]).all()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ..consoles import next_commands, print_json, stderr_console, stdout_console
+from ..consoles import next_commands, print_json, print_warnings, stderr_console, stdout_console
 from ..options import Json, On, OpenPage, Overrides, Target, Yes
 from ..stores import StoreOptions, with_store_options
 
@@ -42,6 +42,7 @@ def evaluate(
 
     with StatusLine(stderr_console, "loading the checkpoint") as line:
         result = evaluate_run(store.open(), store.tracking, target, overrides or [], line.set)
+    print_warnings(result.evaluated.warnings)
     if as_json:
         print_json(evaluation_document(result))
     else:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from ..consoles import next_commands, print_json, stderr_console, stdout_console
+from ..consoles import next_commands, print_json, print_warnings, stderr_console, stdout_console
 from ..options import Json, OpenPage, Overrides, Target
 from ..stores import StoreOptions, with_store_options
 
@@ -45,6 +45,7 @@ def guidance(
         result = measure_guidance(
             store.open(), store.tracking, target, overrides or [], lists, line.set
         )
+    print_warnings(result.warnings)
     page = result.store.uri_of(result.page)
     if as_json:
         print_json({**result.document(), "page": page})

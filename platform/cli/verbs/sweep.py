@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ....trainers.errors import combine
-from ..consoles import next_commands, print_error, print_json, stderr_console, stdout_console
+from ..consoles import (
+    next_commands,
+    print_error,
+    print_json,
+    print_warnings,
+    stderr_console,
+    stdout_console,
+)
 from ..exit_codes import FAILURE
 from ..options import DryRun, Json, On, Overrides, Yes
 from ..stores import StoreOptions, options_of, with_store_options
@@ -95,6 +102,8 @@ def sweep(
     if (problem := result.problem) is not None:
         # One document: it has the error and the trials, whose reasons differ.
         document["error"] = {"code": FAILURE, "message": problem.what, "hint": problem.fix}
+    if champion is not None:
+        print_warnings(champion.warnings)
     if as_json:
         print_json(document)
     else:
@@ -161,6 +170,7 @@ def _print_result(planned: Sweep, result: SweepResult, champion: Champion | None
             f"      {champion.reason_not_promoted};\n      `{promote}` makes it the champion"
         )
     stderr_console.print(f"grid  {champion.grid}")
+    stderr_console.print(f"      {champion.verdict.sentence}")
 
 
 def _best_uri(champion: Champion) -> str:

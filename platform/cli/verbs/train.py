@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from ....trainers.errors import Problem, combine
-from ..consoles import next_commands, print_json, stderr_console, stdout_console
+from ..consoles import next_commands, print_json, print_warnings, stderr_console, stdout_console
 from ..options import DryRun, Json, On, Overrides, Recipe, Yes
 from ..stores import StoreOptions, options_of, with_store_options
 
@@ -72,6 +72,7 @@ def train(
     assert finished.best is not None
     for note in finished.trained.notes:
         stderr_console.print(note)
+    print_warnings(finished.best.warnings)
     folder = finished.best.folder
     page = single.store.uri_of(f"{folder}/{EVALUATION_PAGE}")
     if as_json:

@@ -39,5 +39,7 @@ METRIC = Metric(
     compute=compute,
     settings=NoSettings,
     for_few_images=True,
+    fewest=lambda _settings, _classes: 1,
+    generated_alone=True,
     needs_own_classes=True,
 )

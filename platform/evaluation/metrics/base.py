@@ -80,6 +80,10 @@ class NoSettings(Config):
     """Settings of a metric that has none."""
 
 
+def _two_images(_settings: Any, _classes: int) -> int:
+    return 2
+
+
 def _no_provenance(_settings: Any) -> Mapping[str, Value]:
     return {}
 
@@ -107,6 +111,10 @@ class Metric(Generic[Settings]):
     for_few_images: bool = False
     """Whether single classes have it however few their images: it is unbiased, or a plain
     proportion."""
+    fewest: Callable[[Settings, int], int] = _two_images
+    """(settings, number of classes) -> images on each side from which it is defined."""
+    generated_alone: bool = False
+    """Whether the real images do not enter."""
     needs_own_classes: bool = False
     """Whether the extractor's logits must be of the data set's own classes."""
     needs_nearest: bool = False

@@ -82,6 +82,8 @@ METRIC = Metric(
     },
     compute=compute,
     settings=InceptionScoreConfig,
+    fewest=lambda settings, _classes: PER_SPLIT * settings.splits,
+    generated_alone=True,
     provenance=lambda settings: {"inception_splits": settings.splits},
     compared={"inception_splits": "the Inception Score has other splits"},
 )

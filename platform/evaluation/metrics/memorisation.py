@@ -230,5 +230,7 @@ METRIC = Metric(
     compared={"copies": "near copies are judged otherwise"},
     compared_for_outputs=("train", "copies_mirrored"),
     for_few_images=True,
+    fewest=lambda _settings, _classes: 1,
+    generated_alone=True,
     needs_nearest=True,
 )

@@ -181,6 +181,7 @@ METRIC = Metric(
     },
     compute=compute,
     settings=PrecisionRecallConfig,
+    fewest=lambda settings, _classes: NEIGHBOURHOODS * settings.k,
     provenance=lambda settings: {"recall_k": settings.k},
     compared={"recall_k": "recall and precision use another k"},
 )

@@ -17,7 +17,10 @@ KEYS = tuple(
 
 
 def render_guidance(
-    run_name: str, points: Sequence[CurvePoint], best: Mapping[str, CurvePoint]
+    run_name: str,
+    points: Sequence[CurvePoint],
+    best: Mapping[str, CurvePoint],
+    warnings: Sequence[str] = (),
 ) -> str:
     """Return the search as one self-contained HTML page.
 
@@ -25,11 +28,13 @@ def render_guidance(
         run_name: of the checkpoint's run.
         points: every setting that was tried.
         best: by group, the setting that is best for it.
+        warnings: what to know before believing the values.
     """
     return render(
         "guidance.html.jinja",
         run_name=run_name,
         points=points,
+        warnings=warnings,
         curves=curves(points, KEYS),
         chosen=next((setting(point) for point in points if point.chosen), None),
         best=[(group, setting(point), _of(group, point)) for group, point in best.items()],

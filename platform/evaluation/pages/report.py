@@ -53,6 +53,7 @@ def render_report(report: Report, pictures: Pictures, curve: Sequence[CurvePoint
         provenance=provenance,
         name=_name(provenance),
         comparable=comparability(provenance),
+        warnings=report.warnings,
         glance=_glance(report.rows),
         rows=report.rows,
         train=_train_counts(report),
