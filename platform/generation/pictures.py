@@ -82,8 +82,11 @@ def _worst_class(
 
 
 def _copy_pair(row: int, image: Pixels, nearest: NearestImages, splits: Splits) -> CopyPair:
+    names = splits.reference.class_names
+    asked = names[nearest.labels[row]]
+    copied = names[splits.train.labels[nearest.nearest[row]]]
     return CopyPair(
-        splits.reference.class_names[nearest.labels[row]],
+        asked if copied == asked else f"{asked}, near to a training image of {copied}",
         float(nearest.ratio[row]),
         image,
         splits.train.images[nearest.nearest[row]],

@@ -78,7 +78,7 @@ class ImagePipeline:
         Args:
             shards: all of one folder.
             description: the sampling setting, in words.
-            find_nearest: also compare each image with the training images of its class.
+            find_nearest: also compare each image with all training images.
         """
         root = self.shard_worker.root
         existing = root.list(shards[0].folder)

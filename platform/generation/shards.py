@@ -230,14 +230,15 @@ class ShardWorker(ShardSampler):
         name = nearest_name(shard, training)
         if read_kept(self.root, name) is not None:
             return
-        nearest, ratio = training.find_nearest(self.generate(shard, on_progress), shard.labels)
+        nearest, ratio = training.find_nearest(self.generate(shard, on_progress))
         write(self.root, name, {"nearest": nearest, "ratio": ratio})
 
 
 def nearest_name(shard: GeneratedShard, training: TrainingImages) -> str:
     """Return the file of a shard's nearest training images."""
     mirrored = "-mirrored" if training.mirrored else ""
-    return layout.shard_nearest(shard.stem, f"{training.fingerprint}{mirrored}")
+    # "all": of all classes; earlier files are of the class that was asked for.
+    return layout.shard_nearest(shard.stem, f"all-{training.fingerprint}{mirrored}")
 
 
 def read_nearest(

@@ -174,7 +174,7 @@ def test_copies_are_found_shard_by_shard(tmp_path: Path) -> None:
     labels, indices, place = by_class(found)
     nearest, ratio = read_nearest(one.root, found, one.training(), place)
     images = read_images(one.root, found, np.stack([labels, indices], 1))
-    at_once = training().find_nearest(images, labels)
+    at_once = training().find_nearest(images)
     assert (nearest == at_once[0]).all()
     assert (ratio == at_once[1]).all()
 

@@ -1,7 +1,8 @@
-"""Memorisation: generated images that are nearly copies of training images of their class.
+"""Memorisation: generated images that are nearly copies of training images.
 
-An image's ratio is its distance to the nearest training image of its class, over the usual distance
-of that class's training images to their nearest others. Distances are Euclidean over pixels:
+An image's ratio is its distance to a training image over the usual distance of that image's class:
+between its training images and their nearest others. The least ratio counts, whatever the class that
+was asked for: methods that pass images of the head on to the tail copy across classes. Distances are Euclidean over pixels:
 features that are trained to tell classes apart forget what tells a copy from its neighbours, and at
 equal false alarms they find fewer noisy copies. Pixels miss copies that are shifted, cut out or
 recoloured, and are too ready to see one in a flat image, which is near to everything; so look at
@@ -15,14 +16,18 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from pydantic import Field
+from torch import Tensor
 
 from ....trainers.config import Config
+from ....trainers.engine import choose_device
 from ....trainers.errors import DataProblem
 from ..arrays import Floats, Ints, Pixels
 from ..bootstrap import Sample
 from ..extractors.base import Value
 from .base import SHARE, Metric, MetricOutput, Note
+from .products import to_device
 
 MIN_IMAGES = 3
 """Training images from which a class has a usual distance of its own."""
@@ -35,9 +40,8 @@ class MemorisationConfig(Config):
     """Which generated images count as near copies."""
 
     copy_ratio: float = Field(0.4, gt=0, lt=1)
-    """A generated image is a near copy if its nearest training image of its class is closer, in
-    pixels, than this part of the usual distance between that class's training images and their
-    nearest others. On CIFAR-10 0.4 finds all copies with noise of up to 10 grey levels, and takes
+    """A generated image is a near copy if a training image of any class is closer, in pixels, than
+    this part of the usual distance between that class's training images and their nearest others. On CIFAR-10 0.4 finds all copies with noise of up to 10 grey levels, and takes
     0.12 % of fresh images for one."""
 
 
@@ -48,10 +52,10 @@ class NearestImages:
     labels: Ints
     """(n,) the class that was asked for."""
     nearest: Ints
-    """(n,) index of the nearest training image of that class; -1 where it has none."""
+    """(n,) index of the training image with the least ratio, of whatever class."""
     ratio: Floats
-    """(n,) distance to it over the class's usual distance: 0 for an exact copy, about 1 for a fresh
-    image, infinite where there is no training image."""
+    """(n,) distance to it over its class's usual distance: 0 for an exact copy, about 1 for a fresh
+    image."""
     pooled: tuple[int, ...]
     """Classes with too few training images for a usual distance of their own: theirs is the median
     of the other classes'."""
@@ -76,7 +80,7 @@ class NearestImages:
         rows: list[int] = []
         for row in self.ratio.argsort(kind="stable").tolist():
             label = int(self.labels[row])
-            if len(rows) < count and taken[label] < per_class and self.nearest[row] >= 0:
+            if len(rows) < count and taken[label] < per_class:
                 taken[label] += 1
                 rows.append(row)
         return np.array(rows, np.int64)
@@ -100,14 +104,15 @@ class TrainingImages:
     ) -> None:
         self.images, self.labels = images, labels
         self.fingerprint, self.mirrored = fingerprint, mirrored
-        self.usual, self.pooled = _usual_distances(images, labels)
+        usual, self.pooled = _usual_distances(images, labels)
+        self.usual = np.array([usual[c] for c in labels.tolist()])
+        """(m,) usual distance of each image's class."""
 
-    def find_nearest(self, generated: Pixels, labels: Ints) -> tuple[Ints, Floats]:
-        """Return the index of each image's nearest training image of its class, and its ratio.
+    def find_nearest(self, generated: Pixels) -> tuple[Ints, Floats]:
+        """Return the index of the training image that each image is nearest to, and its ratio.
 
         Args:
             generated: uint8 (n, C, H, W).
-            labels: (n,).
 
         Raises:
             DataProblem: images of another shape than the training images.
@@ -118,19 +123,12 @@ class TrainingImages:
                 f"{self.images.shape[1:]}",
                 "give the training images at the size at which the model was trained",
             )
-        nearest = np.full(len(generated), -1, np.int64)
-        ratios = np.full(len(generated), np.inf)
-        for c, scale in self.usual.items():
-            rows = np.flatnonzero(labels == c)
-            candidates = np.flatnonzero(self.labels == c)
-            images, others = generated[rows], self.images[candidates]
-            closest, squares = _nearest(images, others)
-            if self.mirrored:
-                flipped, its_squares = _nearest(images[..., ::-1], others)
-                closest = np.where(its_squares < squares, flipped, closest)
-                squares = np.minimum(squares, its_squares)
-            nearest[rows], ratios[rows] = candidates[closest], np.sqrt(squares) / scale
-        return nearest, ratios
+        nearest, squares = _nearest(generated, self.images, self.usual)
+        if self.mirrored:
+            flipped, its_squares = _nearest(generated[..., ::-1], self.images, self.usual)
+            nearest = np.where(its_squares < squares, flipped, nearest)
+            squares = np.minimum(squares, its_squares)
+        return nearest, np.sqrt(squares)
 
 
 def _usual_distances(train: Pixels, labels: Ints) -> tuple[dict[int, float], tuple[int, ...]]:
@@ -141,7 +139,7 @@ def _usual_distances(train: Pixels, labels: Ints) -> tuple[dict[int, float], tup
     usual, few = {}, []
     for c in np.unique(labels).tolist():
         images = train[labels == c]
-        squares = _nearest(images, images, different=True)[1]
+        squares = _nearest(images, images)[1]
         squares = squares[np.isfinite(squares)]
         if len(squares) >= MIN_IMAGES:
             usual[c] = float(np.median(np.sqrt(squares)))
@@ -156,41 +154,43 @@ def _usual_distances(train: Pixels, labels: Ints) -> tuple[dict[int, float], tup
     return usual | dict.fromkeys(few, pooled), tuple(few)
 
 
-def _nearest(images: Pixels, others: Pixels, different: bool = False) -> tuple[Ints, Floats]:
+def _nearest(images: Pixels, others: Pixels, scales: Floats | None = None) -> tuple[Ints, Floats]:
     """Return the index of and the squared distance to each image's nearest, (n,) and (n,).
 
     Pixels are whole numbers, and so is every sum here, below 2^53: the distances are exact in
-    float64, and that of a copy is 0.
+    float64, and that of a copy is 0. They are computed on the GPU where there is one.
 
     Args:
         images: uint8 (n, C, H, W).
         others: uint8 (m, C, H, W).
-        different: skip those that are the same image; infinite where all are.
+        scales: (m,), by which distances to the others are divided; None: they are not, and those that
+            are the same image are skipped, infinite where all are.
     """
-    nearest, squares = np.zeros(len(images), np.int64), np.full(len(images), np.inf)
+    device = choose_device()
+    nearest = torch.zeros(len(images), dtype=torch.int64, device=device)
+    squares = torch.full((len(images),), torch.inf, dtype=torch.float64, device=device)
     for rows, x, x_squares in _blocks(images):
         for columns, y, y_squares in _blocks(others):
             block = x @ y.T  # |x - y|^2 = |x|^2 + |y|^2 - 2 x·y, (rows, columns)
-            block *= -2
-            block += x_squares[:, None]
-            block += y_squares
-            if different:
-                block[block == 0] = np.inf
-            closest = block.argmin(1)
-            least = np.take_along_axis(block, closest[:, None], 1)[:, 0]
+            block.mul_(-2).add_(x_squares[:, None]).add_(y_squares)
+            if scales is None:
+                block[block == 0] = torch.inf
+            else:
+                block /= to_device(scales[columns]).square()
+            least, closest = block.min(1)
             closer = least < squares[rows]
-            nearest[rows] = np.where(closer, closest + columns.start, nearest[rows])
-            squares[rows] = np.where(closer, least, squares[rows])
-    return nearest, squares
+            nearest[rows] = torch.where(closer, closest + columns.start, nearest[rows])
+            squares[rows] = torch.where(closer, least, squares[rows])
+    return nearest.cpu().numpy(), squares.cpu().numpy()
 
 
-def _blocks(images: Pixels) -> Iterator[tuple[slice, Floats, Floats]]:
+def _blocks(images: Pixels) -> Iterator[tuple[slice, Tensor, Tensor]]:
     """Yield rows, the pixels of their images (rows, C·H·W), and the sums of their squares (rows,)."""
     size = int(np.prod(images.shape[1:]))
     step = min(ROWS, max(1, BYTES // (8 * size)))
     for start in range(0, len(images), step):
-        x = images[start : start + step].reshape(-1, size).astype(np.float64)
-        yield slice(start, start + step), x, np.einsum("id,id->i", x, x)
+        x = to_device(images[start : start + step].reshape(-1, size))
+        yield slice(start, start + len(x)), x, x.square().sum(1)
 
 
 def compute(

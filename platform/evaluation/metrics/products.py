@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ....trainers.engine import choose_device
-from ..arrays import Bools, Floats, Floats32
+from ..arrays import Bools, Floats, Floats32, Pixels
 
 TILE = 2048
 """Rows and columns of a tile: 32 MiB of float64, and a whole one is a product at full speed."""
@@ -22,7 +22,7 @@ Tile = tuple[slice, slice, Tensor]
 """Rows, columns, and the numbers (rows, columns), float64."""
 
 
-def to_device(x: Floats | Floats32 | Bools) -> Tensor:
+def to_device(x: Floats | Floats32 | Bools | Pixels) -> Tensor:
     """Return the array as float64 on the device that computes products."""
     return torch.from_numpy(np.ascontiguousarray(x)).to(choose_device()).double()
 

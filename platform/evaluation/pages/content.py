@@ -23,11 +23,12 @@ class WorstClass:
 
 @dataclass(frozen=True)
 class CopyPair:
-    """A generated image and the training image of its class that it is nearest to."""
+    """A generated image and the training image that it is nearest to."""
 
     class_name: str
+    """The class that was asked for, and that of the training image where it is another."""
     ratio: float
-    """Their distance over the usual one between the class's training images and their nearest."""
+    """Their distance over the usual one between training images of the latter's class."""
     generated: Pixels  # (C, H, W)
     nearest: Pixels  # (C, H, W)
 
