@@ -84,6 +84,8 @@ def compare(
 ) -> Comparison:
     """Compare evaluations with the first one, with paired intervals.
 
+    Values that are undefined in all of them have no row.
+
     Args:
         names: of the runs, all different.
         evaluations: as many.
@@ -96,10 +98,11 @@ def compare(
     ]
     present = {key for e in compared if e for key in e.replicates}
     keys = [(n, g) for n in OUTPUTS for g in first.groups if f"{n}/{g}" in present]
+    rows = (_row(metric, group, compared, confidence) for metric, group in keys)
     return Comparison(
         tuple(names),
         {name: why for name, why in zip(names, reasons, strict=True) if why is not None},
-        tuple(_row(metric, group, compared, confidence) for metric, group in keys),
+        tuple(row for row in rows if any(row.estimates)),
         tuple(e.provenance for e in evaluations),
         confidence,
     )

@@ -203,6 +203,12 @@ def _check(
                 f"{len(side.features)} {kind} images, class ids {labels.dtype} {labels.shape}",
                 "give one integer class id for each image",
             )
+        if not (np.isfinite(side.features).all() and np.isfinite(side.logits).all()):
+            raise DataProblem(
+                f"features or logits of {kind} images are not finite",
+                "check the images and the extractor; features that are kept in the store are made "
+                "again when they are deleted",
+            )
         if outside := sorted({int(c) for c in labels} - set(range(len(names)))):
             raise DataProblem(
                 f"class id {outside[0]} of {kind} images is outside the classes 0 to "

@@ -76,7 +76,8 @@ def chosen_among(count: int, rank_by: str) -> str:
     """
     return (
         f"this setting was chosen among {count} by {rank_by} of these images: its value is too good, by "
-        "up to a standard deviation, and the interval does not allow for that; evaluate it with another seed"
+        "up to a standard deviation, and the interval does not allow for that; evaluate it with more "
+        "images (evaluation.images_per_class)"
     )
 
 

@@ -145,6 +145,14 @@ def test_a_comparison_lines_up_runs_numbers_and_groups() -> None:
     assert few.estimates[0].high > overall.estimates[0].high
 
 
+def test_a_value_that_no_run_has_is_left_out() -> None:
+    undefined = np.full(1 + RESAMPLES, np.nan)
+    known = mean_replicates(np.arange(80.0))
+    a = evaluation(kid__overall=known, recall__overall=undefined)
+    found = compare(["a", "b"], [a, a], 0.95)
+    assert [(row.metric, row.group) for row in found.rows] == [("kid", "overall")]
+
+
 @pytest.mark.parametrize(
     ("change", "reason"),
     [

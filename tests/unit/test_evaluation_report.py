@@ -120,6 +120,13 @@ class TestReport:
             alone = np.hypot(*(r.replicates[key][1:].std() for r in (other, report)))
             assert spread < alone  # the real images are one set
 
+    def test_features_that_are_not_finite_are_refused(self) -> None:
+        fake, labels = digits(40, 60)
+        broken = Extracted(fake.features.copy(), fake.logits)
+        broken.features[3, 2] = np.nan
+        with pytest.raises(DataProblem, match="features or logits of generated images are not fin"):
+            report_of((broken, labels))
+
     def test_one_image_of_a_group_has_no_distance(self) -> None:
         fake, labels = digits(40, 60)
         keep = np.concatenate([np.flatnonzero(labels != 1), np.flatnonzero(labels == 1)[:1]])
