@@ -14,7 +14,7 @@ from .bootstrap import Estimate, Sample, resample
 from .config import EvaluationConfig
 from .extractors.base import Extracted, ExtractorInfo, Value
 from .groups import group_classes
-from .metrics import METRICS, OUTPUTS
+from .metrics import METRIC_OF, METRICS, OUTPUTS
 from .metrics.base import Metric
 from .report import ClassRow, Report, Row
 from .warnings import find_warnings
@@ -121,7 +121,8 @@ def check_groups(config: EvaluationConfig, train_counts: Sequence[int]) -> None:
     """Check that the groups fit the classes, and that there is a group to rank by.
 
     Raises:
-        UsageProblem: naming the class, or the group that is empty.
+        UsageProblem: naming the class, the group that is empty, or how many images the value that
+            is ranked by needs.
     """
     groups = group_classes(train_counts, config.groups)
     group = config.goal.group
@@ -129,6 +130,16 @@ def check_groups(config: EvaluationConfig, train_counts: Sequence[int]) -> None:
         raise UsageProblem(
             f"evaluation.rank_by={config.rank_by}: no class is {group} ({config.groups})",
             "rank by another group, or change evaluation.groups",
+        )
+    metric = METRIC_OF[config.goal.metric]
+    classes = len(groups.get(group, train_counts))
+    needed = metric.fewest(metric.settings_in(config), classes)
+    if config.images_per_class * classes < needed:
+        raise UsageProblem(
+            f"evaluation.rank_by={config.rank_by} needs {needed} generated images, and "
+            f"evaluation.images_per_class={config.images_per_class} gives "
+            f"{config.images_per_class * classes}",
+            f"set evaluation.images_per_class={-(-needed // classes)} or more, or rank by another value",
         )
 
 

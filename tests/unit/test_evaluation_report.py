@@ -15,7 +15,7 @@ from sklearn.datasets import load_digits
 from whipray.platform.evaluation.bootstrap import Ints
 from whipray.platform.evaluation.compare import read_evaluation
 from whipray.platform.evaluation.config import EvaluationConfig
-from whipray.platform.evaluation.evaluate import Classes, evaluate
+from whipray.platform.evaluation.evaluate import Classes, check_groups, evaluate
 from whipray.platform.evaluation.extractors.base import Extracted, ExtractorInfo
 from whipray.platform.evaluation.metrics.fid import frechet_distance
 from whipray.platform.evaluation.report import Report, comparable
@@ -229,3 +229,10 @@ def test_ranking() -> None:
     assert EvaluationConfig(rank_by="recall/few").goal.optuna_direction == "maximize"
     with pytest.raises(ValidationError, match="rank_by"):
         EvaluationConfig(rank_by="kid/everything")
+
+
+def test_a_value_to_rank_by_has_enough_images_before_anything_is_trained() -> None:
+    config = EvaluationConfig(rank_by="recall/few", images_per_class=16)
+    with pytest.raises(UsageProblem, match=r"needs 50 generated images, and .*=16 gives 48"):
+        check_groups(config, (100, 80, 60, 40, 30, 20, 10, 5, 2))
+    check_groups(config.model_copy(update={"images_per_class": 17}), (9, 8, 7, 6, 5, 4, 3, 2, 1))
