@@ -140,9 +140,7 @@ def _log_evaluations(
     best = lost.evaluation or _own_evaluation(results, experiment, manifest)
     for folder, result in results.items():
         if folder == best:
-            files.log_best(
-                run, folder, result["metrics"], result["provenance"], result["warnings"]
-            )
+            files.log_best(run, folder, result["metrics"], result["provenance"], result["warnings"])
         elif lost.is_alone:  # a trial's others are of its search, and were never logged
             files.log_to(run, folder, result["provenance"], result["warnings"], folder)
     return best in results

@@ -357,8 +357,10 @@ class TestPrecisionRecall:
         assert found["precision"][0] == pytest.approx(2 / 12)
 
     def test_the_ball_of_an_image_that_exists_many_times_holds_its_copies(self) -> None:
-        x = sample(normal(10, 512, 0)[np.arange(60) % 10])
-        found = measured("precision_recall", x, x)
+        originals = normal(12, 512, 0)
+        x = sample(originals[np.arange(71) % 12])
+        y = sample(originals[np.repeat(np.arange(12), 7)], real=True)
+        found = measured("precision_recall", x, y)
         assert (found["precision"][0], found["recall"][0]) == (1, 1)
 
     @pytest.mark.parametrize("k", [1, 4])
