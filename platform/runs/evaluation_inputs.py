@@ -115,14 +115,14 @@ def load_inputs(
     """
     manifest = CheckpointStore(store).read_manifest(checkpoint)
     splits = load_splits(experiment)
-    _check_data(manifest, splits)
+    check_data(manifest, splits)
     check_groups(experiment.evaluation, manifest.class_counts)
     on_phase("preparing the feature extractor")
     extractor = load_extractor(experiment, splits, store.root, on_phase)
     return EvaluationInputs(experiment, store, manifest, splits, extractor)
 
 
-def _check_data(manifest: Manifest, splits: Splits) -> None:
+def check_data(manifest: Manifest, splits: Splits) -> None:
     """Check the training images, which copies are searched in, and the reference.
 
     Raises:

@@ -18,15 +18,21 @@ from support.marks import MLFLOW_WARNINGS
 from support.training import tiny, train
 
 import whipray
+from whipray.platform.analysis.classify.classify import classify
 from whipray.platform.cli.main import main
 from whipray.platform.compute.gpus import check_gpus
 from whipray.platform.config.experiment import Experiment, load_experiment
 from whipray.platform.config.layers import Layer, resolve
 from whipray.platform.config.recipes import recipe_layers
+from whipray.platform.runs.find_run import find_run
 from whipray.platform.runs.notes import notes
 from whipray.platform.runs.preflight import check_training
 from whipray.platform.runs.single_run import SingleRun
+from whipray.platform.storage.config import StorageConfig
+from whipray.platform.storage.layout import SWEEP_IDENTITY
+from whipray.platform.storage.store import Storage
 from whipray.platform.tuning.sweep import plan_sweep
+from whipray.platform.tuning.sweep_identity import identity_of
 from whipray.trainers.data.identity import DataIdentity
 from whipray.trainers.errors import (
     DivergenceProblem,
@@ -171,6 +177,9 @@ def test_a_refused_command_leaves_the_run_and_its_records_as_they_were(photos: P
     assert now["whipray.changed"].endswith("moved, training.images=96")
     assert now["status"] == "FINISHED"
     whipray.evaluate("mine", ["evaluation.metrics=[kid]"])
+    draw(moved / "train/cat/new.png", "new")
+    with pytest.raises(Problem, match="class cat has 4, had 3"):
+        classify(find_run(Storage(StorageConfig(uri=str(store))), "mine"), per_class=1)
 
 
 @pytest.mark.slow
@@ -334,6 +343,24 @@ def test_a_sweep_s_points_are_checked_too(photos: Path) -> None:
     with pytest.raises(SeveralProblems):
         sweep.run()
     assert not (photos.parent / "whipray-runs").exists()
+
+
+def test_a_sweep_is_not_resumed_on_other_images(photos: Path) -> None:
+    """Nor refused because the same images lie elsewhere now."""
+    _, sweep = plan_sweep("cbdm", "own.yaml", [], "s")
+    splits = sweep.subject(dry_run=False).load(sweep.experiment.data)
+    identity = identity_of(sweep.experiment, sweep.space, DataIdentity.of(splits.train))
+    sweep.store.write_text(SWEEP_IDENTITY, json.dumps(identity))
+    store = photos.parent / "whipray-runs"
+    before = {path: path.read_bytes() for path in store.rglob("*") if path.is_file()}
+
+    photos.rename(photos.parent / "moved")
+    _, moved = plan_sweep("cbdm", "own.yaml", ["data.root=moved"], "s")
+    assert moved.check_identity(resume=True)
+    (photos.parent / "moved/train/cat/0.png").unlink()
+    with pytest.raises(UsageProblem, match="sweep s was begun with: images of class cat has 2"):
+        moved.run()
+    assert before == {path: path.read_bytes() for path in store.rglob("*") if path.is_file()}
 
 
 def test_a_few_problems_are_one() -> None:

@@ -33,6 +33,7 @@ from ...config.experiment import Experiment, TrackingConfig
 from ...evaluation.groups import group_classes
 from ...generation.loading import load_splits
 from ...generation.shards import samples_folder, short_hash
+from ...runs.evaluation_inputs import check_data
 from ...runs.find_run import StoredRun, find_run
 from ...storage.checkpoints import CheckpointStore
 from ...storage.errors import MissingObject
@@ -166,6 +167,7 @@ class _Inputs:
         splits = load_splits(experiment)
         groups = group_classes(splits.train.class_counts.tolist(), settings.evaluation.groups)
         manifest = CheckpointStore(run.store).read_manifest(run.checkpoint)
+        check_data(manifest, splits)
         return cls(run, settings, experiment, manifest, splits, groups)
 
     def added_images(
