@@ -346,7 +346,7 @@ def test_a_sweep_s_points_are_checked_too(photos: Path) -> None:
 
 
 def test_a_sweep_is_not_resumed_on_other_images(photos: Path) -> None:
-    """Nor refused because the same images lie elsewhere now."""
+    """Nor refused because the same images lie elsewhere now; as if something had been trained."""
     _, sweep = plan_sweep("cbdm", "own.yaml", [], "s")
     splits = sweep.subject(dry_run=False).load(sweep.experiment.data)
     identity = identity_of(sweep.experiment, sweep.space, DataIdentity.of(splits.train))
@@ -356,7 +356,7 @@ def test_a_sweep_is_not_resumed_on_other_images(photos: Path) -> None:
 
     photos.rename(photos.parent / "moved")
     _, moved = plan_sweep("cbdm", "own.yaml", ["data.root=moved"], "s")
-    assert moved.check_identity(resume=True)
+    assert plan_sweep("cbdm", "own.yaml", ["data.root=moved"], "s")[1].check_identity(resume=True)
     (photos.parent / "moved/train/cat/0.png").unlink()
     with pytest.raises(UsageProblem, match="sweep s was begun with: images of class cat has 2"):
         moved.run()
