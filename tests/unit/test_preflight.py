@@ -29,10 +29,14 @@ from whipray.platform.runs.notes import notes
 from whipray.platform.runs.preflight import check_training
 from whipray.platform.runs.single_run import SingleRun
 from whipray.platform.storage.config import StorageConfig
-from whipray.platform.storage.layout import SWEEP_IDENTITY
 from whipray.platform.storage.store import Storage
 from whipray.platform.tuning.sweep import plan_sweep
-from whipray.platform.tuning.sweep_identity import identity_of
+from whipray.platform.tuning.sweep_identity import (
+    check_same_images,
+    check_same_sweep,
+    identity_of,
+    read_identity,
+)
 from whipray.trainers.data.identity import DataIdentity
 from whipray.trainers.errors import (
     DivergenceProblem,
@@ -41,6 +45,7 @@ from whipray.trainers.errors import (
     UsageProblem,
     combine,
 )
+from whipray.trainers.integrity import seal
 
 pytestmark = [*MLFLOW_WARNINGS]
 no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
@@ -346,21 +351,21 @@ def test_a_sweep_s_points_are_checked_too(photos: Path) -> None:
 
 
 def test_a_sweep_is_not_resumed_on_other_images(photos: Path) -> None:
-    """Nor refused because the same images lie elsewhere now; as if something had been trained."""
-    _, sweep = plan_sweep("cbdm", "own.yaml", [], "s")
-    splits = sweep.subject(dry_run=False).load(sweep.experiment.data)
-    identity = identity_of(sweep.experiment, sweep.space, DataIdentity.of(splits.train))
-    sweep.store.write_text(SWEEP_IDENTITY, json.dumps(identity))
-    store = photos.parent / "whipray-runs"
-    before = {path: path.read_bytes() for path in store.rglob("*") if path.is_file()}
+    """Nor refused because the same images lie elsewhere now."""
 
+    def images_at(root: str) -> DataIdentity:
+        return DataIdentity.of(own(data__root=root).data.load(photos.parent / "cache").train)
+
+    _, sweep = plan_sweep("cbdm", "own.yaml", [], "s")
+    identity = identity_of(sweep.experiment, sweep.space, images_at("photos"))
+    stored = read_identity(json.dumps(seal(identity)), "s")
     photos.rename(photos.parent / "moved")
     _, moved = plan_sweep("cbdm", "own.yaml", ["data.root=moved"], "s")
-    assert plan_sweep("cbdm", "own.yaml", ["data.root=moved"], "s")[1].check_identity(resume=True)
+    check_same_sweep("s", stored, identity_of(moved.experiment, moved.space))
+    check_same_images("s", stored, images_at("moved"))
     (photos.parent / "moved/train/cat/0.png").unlink()
     with pytest.raises(UsageProblem, match="sweep s was begun with: images of class cat has 2"):
-        moved.run()
-    assert before == {path: path.read_bytes() for path in store.rglob("*") if path.is_file()}
+        check_same_images("s", stored, images_at("moved"))
 
 
 def test_a_few_problems_are_one() -> None:
