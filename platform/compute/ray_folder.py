@@ -65,16 +65,24 @@ def _parent() -> str:
 def removing_forkserver_folders() -> Iterator[None]:
     """Remove what Ray's dashboard leaves in the temporary folder when the block ends it.
 
-    Its `multiprocessing` makes a folder for a socket, and would remove it if it were not killed.
+    Its `multiprocessing` makes a folder for a socket, and would remove it if it were not killed. That of
+    this process's own `multiprocessing` is a child's, and stays.
     """
     folders = set()
-    for process in psutil.Process().children(recursive=True):
-        with suppress(psutil.Error):  # it has ended
-            addresses = (str(c.laddr) for c in process.net_connections("unix"))
-            folders |= {Path(a).parent for a in addresses if FORKSERVER in a}
+    for child in psutil.Process().children():
+        if not _forkserver_folders(child):
+            for process in child.children(recursive=True):
+                folders |= _forkserver_folders(process)
     yield
     for folder in folders:
         rmtree(folder, ignore_errors=True)
+
+
+def _forkserver_folders(process: psutil.Process) -> set[Path]:
+    with suppress(psutil.Error):  # it has ended
+        addresses = (str(c.laddr) for c in process.net_connections("unix"))
+        return {Path(address).parent for address in addresses if FORKSERVER in address}
+    return set()
 
 
 def own_temporary_folder() -> str | None:

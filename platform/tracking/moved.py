@@ -58,7 +58,9 @@ def follow_move(database: Path) -> None:
             pass
         try:
             _rewrite(database, before, folder)
-        except sqlite3.Error as error:
+        except sqlite3.DatabaseError as error:
+            if "no such table" in str(error):
+                return
             raise TrackingProblem(
                 f"{database} was moved from {before}, and its paths cannot be changed ({error})",
                 "give this user the right to write it, or move it back",

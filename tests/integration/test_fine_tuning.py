@@ -193,7 +193,9 @@ def test_a_registered_model_of_others_is_refused(lab: Lab, tmp_path: Path) -> No
     uri = f"runs:/{run.run_id}/strange"
     lab.tracker.client.create_model_version("strange", uri, run_id=run.run_id)
     experiment = lab.experiment("models:/strange/1")
-    with pytest.raises(CheckpointProblem, match="models:/strange/1: holds no model that whipray"):
+    with pytest.raises(
+        CheckpointProblem, match=r"models:/strange/1 in runs:/.*: no model that whipray exported"
+    ):
         resolve_pretrained(experiment, lab.root.child("runs/nothing"), DIGITS, (1, 8, 8))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import re
 import socket
@@ -165,3 +166,13 @@ def test_an_address_in_the_shared_temporary_folder_is_not_joined(
             assert len(list(Path(folder).glob("ray-*"))) == 1
             assert list(Path(folder).glob("pymp-*"))
         assert [path.name for path in Path(folder).iterdir()] == [bait.parent.name]
+
+
+def test_processes_can_be_started_after_a_session() -> None:
+    context = multiprocessing.get_context("forkserver")
+    for _ in range(2):
+        with ray_session():
+            process = context.Process(target=abs, args=(1,))
+            process.start()
+            process.join()
+            assert process.exitcode == 0

@@ -43,7 +43,7 @@ def test_of_two_that_start_at_once_one_trains_and_a_killed_one_is_replaced(
         *store,
         f"tracking.uri=sqlite:///{runs}/mlflow.db",
     ]
-    endless = [*TINY, "training.images=640000"]
+    endless = [*TINY, "training.images=640000", "training.checkpoint_every_images=640000"]
 
     rivals = [shell.start(*command, *endless) for _ in range(2)]
     try:

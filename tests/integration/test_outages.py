@@ -280,6 +280,8 @@ def test_files_of_mlflow_in_a_bucket_wait_for_it_as_the_store_does(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """As with an SQLite database beside a bucket, or a server that does not serve its artifacts."""
+    # MLflow uses boto3's session of the process, which keeps the login of whatever server was first.
+    monkeypatch.setattr("boto3.DEFAULT_SESSION", None)
     monkeypatch.setattr(mlflow_runs, "RETRY_TIMEOUT_S", 20.0)
     with Proxy(swift.port) as proxy:
         config = TrackingConfig(uri=f"sqlite:///{tmp_path}/mlflow.db")

@@ -204,7 +204,10 @@ def report() -> Report:
         ),
         tuple(ClassRow(c, f"class {c}", "few", 9, 40, 40, {"kid": estimate}) for c in (0, 1)),
         PROVENANCE,
-        {"kid/overall": mean_replicates(np.arange(80.0)), "kid/few": mean_replicates(np.ones(80))},
+        replicates={
+            "kid/overall": mean_replicates(np.arange(80.0)),
+            "kid/few": mean_replicates(np.ones(80)),
+        },
     )
 
 

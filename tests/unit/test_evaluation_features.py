@@ -64,7 +64,8 @@ def photographs(count: int) -> Pixels:
     tiles = [
         load_sample_image(name)[y : y + 40, x : x + 32].transpose(2, 0, 1)
         for name in ("china.jpg", "flower.jpg")
-        for y, x in [(40 * i + 60, 64 * i + 40) for i in range(count // 2)]
+        for row, i in (divmod(i, 8) for i in range(count // 2))
+        for y, x in [(40 * i + 60, 64 * i + 32 * row + 40)]
     ]
     return np.ascontiguousarray(tiles)
 
@@ -360,12 +361,12 @@ class TestInception:
         """Both go from the same PNG files to numbers."""
         from torch_fidelity import calculate_metrics
 
-        images = photographs(12)
-        sides = {"generated": images[:6], "real": images[6:]}
+        images = photographs(40)
+        sides = {"generated": images[:20], "real": images[20:]}
         for side, tiles in sides.items():
             (tmp_path / side).mkdir()
             for i, tile in enumerate(tiles):
-                Image.fromarray(tile.transpose(1, 2, 0)).save(tmp_path / side / f"{i}.png")
+                Image.fromarray(tile.transpose(1, 2, 0)).save(tmp_path / side / f"{i:02}.png")
         theirs = calculate_metrics(
             input1=str(tmp_path / "generated"),
             input2=str(tmp_path / "real"),
@@ -383,7 +384,7 @@ class TestInception:
             verbose=False,
         )
         generated, real = (
-            resample(found.features, found.logits, np.zeros(6, np.int64), 2, 0, "real")
+            resample(found.features, found.logits, np.zeros(20, np.int64), 2, 0, "real")
             for found in map(inception.extract, sides.values())
         )
         kid, splits = {"subsets": 3, "subset_size": 5}, {"splits": 2}

@@ -93,7 +93,7 @@ def weighted_fid(x: Floats, y: Floats, u: Floats, v: Floats) -> float:
 class TestAllMeasures:
     @pytest.mark.parametrize("name", RESAMPLED)
     def test_numbers_are_known_and_have_their_draws(self, name: str) -> None:
-        x, y = sample(normal(60, 4, 0), 3), sample(normal(50, 4, 1), 3, real=True)
+        x, y = sample(normal(90, 4, 0), 3), sample(normal(80, 4, 1), 3, real=True)
         found = measured(name, x, y)
         assert set(found) <= set(OUTPUTS)
         for replicates in found.values():
@@ -513,7 +513,7 @@ class TestPRD:
             return np.zeros(len(union), np.int64)
 
         monkeypatch.setattr(prd, "_cluster", cluster)
-        one_cluster = measured("prd", x, y)["f_8"]
+        one_cluster = measured("prd", x, y, clusters_per_class=2)["f_8"]
         np.testing.assert_allclose(one_cluster, 1)  # what is left of a resample is a whole
         np.testing.assert_array_equal(seen[0][:40], x.features)
         kept = [np.flatnonzero((y.features == row).all(1))[0] for row in seen[0][40:]]

@@ -63,8 +63,8 @@ def sample(
             }
         )
         return
-    stderr_console.print(f"{len(images)} images of {len(chosen.ids)} classes: {to}")
-    stderr_console.print(f"classes (id and name): {chosen.describe(names)}")
+    stderr_console.print(f"{to}: {len(images)} images, {per_class} of each of these classes")
+    stderr_console.print(chosen.describe(names))
     next_commands(
         [
             "whipray",
