@@ -40,7 +40,7 @@ def sweep_document(sweep: Sweep, result: SweepResult, champion: Champion | None)
         "champion": champion is not None and champion.reason_not_promoted is None,
         "grid": champion.grid if champion else None,
         "verdict": champion.verdict.sentence if champion else None,
-        "not_told_apart": list(champion.verdict.not_apart) if champion else [],
+        "not_distinguished": list(champion.verdict.not_distinguished) if champion else [],
         "warnings": list(champion.warnings) if champion else [],
     }
 

@@ -101,9 +101,9 @@ def resample(
 ) -> Sample:
     """Resample with replacement within each class: how many images a class has is not random.
 
-    Of a class of n images n - 1 are drawn, with the weight n / (n - 1) each (the rescaled bootstrap;
+    Of a class of n images n - 1 are sampled, with the weight n / (n - 1) each (the rescaled bootstrap;
     Rao & Wu, "Resampling Inference with Complex Survey Data", JASA 1988). Its variance is that of
-    independent images; n draws of weight 1 would have (n - 1) / n of it, half with two images.
+    independent images; n samples of weight 1 would have (n - 1) / n of it, half with two images.
     A class's weights are a function of (seed, side, class, its number of images) alone.
     """
     weights = np.ones((len(labels), 1 + resamples), np.float32)
@@ -112,8 +112,8 @@ def resample(
         n = len(rows)
         if n > 1:
             rng = np.random.default_rng([seed, side == "real", int(c)])
-            draws = rng.multinomial(n - 1, np.full(n, 1 / n), size=resamples)
-            weights[rows, 1:] = draws.T * (n / (n - 1))
+            counts = rng.multinomial(n - 1, np.full(n, 1 / n), size=resamples)
+            weights[rows, 1:] = counts.T * (n / (n - 1))
     return Sample(features, logits, labels, weights)
 
 

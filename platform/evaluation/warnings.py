@@ -42,7 +42,7 @@ def find_warnings(
         config: their settings.
         provenance: has what the extractor says about itself.
     """
-    found = [
+    lines = [
         at_chance(provenance, len(per_class)),
         _few_real(per_class),
         *(_undefined(metric, rows, config) for metric in metrics),
@@ -51,7 +51,7 @@ def find_warnings(
             for side, name in zip(sides, ("generated", "real"), strict=True)
         ),
     ]
-    return tuple(line for line in found if line is not None)
+    return tuple(line for line in lines if line is not None)
 
 
 def at_chance(provenance: Mapping[str, Value], classes: int) -> str | None:
@@ -65,7 +65,7 @@ def at_chance(provenance: Mapping[str, Value], classes: int) -> str | None:
         return None
     return (
         f"the feature network is right on {accuracy:.1%} of {images} held-out images, and chance is "
-        f"{1 / classes:.1%}: these values cannot tell models apart; give more real images"
+        f"{1 / classes:.1%}: these values cannot distinguish models; give more real images"
     )
 
 

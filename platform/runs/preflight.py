@@ -42,7 +42,7 @@ class Subject:
     experiment: Experiment
     store: Storage
     """The run's folder."""
-    workers_here: int = 0
+    local_workers: int = 0
     """Workers of it on this machine; 0 where Ray's nodes do the work."""
     dry_run: bool = False
     """Decode no image, fetch nothing, write nothing; pixels are then not compared."""
@@ -63,14 +63,14 @@ class Subject:
                 self.loaded[key] = data.load(UNREAD if self.dry_run else cache_folder())
             except Problem as problem:
                 self.loaded[key] = problem
-        found = self.loaded[key]
-        if isinstance(found, Problem):
-            raise found
-        return found
+        loaded = self.loaded[key]
+        if isinstance(loaded, Problem):
+            raise loaded
+        return loaded
 
     @cached_property
     def splits(self) -> Splits | None:
-        """The training's own images; None where they cannot be used, which `check_data` tells."""
+        """The training's own images; None where they cannot be used, which `check_data` reports."""
         try:
             return self.load(self.experiment.data)
         except Problem:
@@ -127,7 +127,7 @@ def declared_shape(experiment: Experiment) -> tuple[int, int, int]:
 
 def check_gpu(subject: Subject) -> None:
     """Check that GPUs are there, where the training runs on this machine."""
-    check_gpus(subject.experiment.scaling.gpus_per_worker, subject.workers_here)
+    check_gpus(subject.experiment.scaling.gpus_per_worker, subject.local_workers)
 
 
 def check_batch(subject: Subject) -> None:
@@ -212,14 +212,14 @@ def check_room(subject: Subject) -> None:
     try:
         one = subject.network_bytes
     except Problem:
-        return  # `check_network` tells it
+        return  # `check_network` reports it
     written = -(-training.images // training.checkpoint_every_images)
     kept = min(subject.experiment.keep_checkpoints + 1, written)
-    there = len(CheckpointStore(subject.store).names()) if subject.store.is_folder else 0
+    existing = len(CheckpointStore(subject.store).names()) if subject.store.is_folder else 0
     wanted = [("TMPDIR", Path(tempfile.gettempdir()), one)]
     if subject.store.is_folder:
         folder = Path(subject.store.config.uri)
-        wanted.append(("the store", folder, one * max(kept - there, 1)))
+        wanted.append(("the store", folder, one * max(kept - existing, 1)))
     for what, folder, needed in wanted:
         free = shutil.disk_usage(_existing(folder)).free
         if free < needed:
@@ -260,7 +260,7 @@ CHECKS: Checks = (
     check_room,
     check_continued,
 )
-"""Each raises a `Problem`, in the order in which they are told."""
+"""Each raises a `Problem`, in the order in which they are reported."""
 
 
 OF_A_POINT: Checks = (check_batch, check_data, check_network, check_classes)
@@ -291,10 +291,10 @@ def check_training(subject: Subject, checks: Checks = CHECKS) -> None:
 
 
 def _check_writable(folder: Path, what: str, fix: str) -> None:
-    there = _existing(folder)
-    if not there.is_dir():
-        raise UsageProblem(f"{what} {folder} cannot be made: {there} is a file", fix)
-    if not os.access(there, os.W_OK | os.X_OK):
+    parent = _existing(folder)
+    if not parent.is_dir():
+        raise UsageProblem(f"{what} {folder} cannot be made: {parent} is a file", fix)
+    if not os.access(parent, os.W_OK | os.X_OK):
         raise UsageProblem(f"{what} {folder} cannot be written", fix)
 
 

@@ -97,15 +97,15 @@ def exported_models(root: Storage) -> list[tuple[Path, ModelCard]]:
     Each with its folder, whose content is checked; those that are damaged are left out. Empty in a
     bucket, where a server keeps the artifacts.
     """
-    found = []
+    models = []
     for file in Path(root.path).glob(layout.LOGGED_MODELS) if root.is_folder else ():
         try:
             made = str(yaml.safe_load(file.read_text())["utc_time_created"])
             card, _ = read_exported(file.parent / "artifacts" / layout.Artifact.MODEL)
         except (CheckpointProblem, OSError, ValueError, LookupError, TypeError, yaml.YAMLError):
             continue
-        found.append((made, file.parent, card))
-    return [(folder, card) for _, folder, card in sorted(found, key=lambda model: model[:2])]
+        models.append((made, file.parent, card))
+    return [(folder, card) for _, folder, card in sorted(models, key=lambda model: model[:2])]
 
 
 def register_again(

@@ -130,7 +130,7 @@ def configure_mlflow() -> None:
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
     # Its lines with a run's address would be in the middle of our own, or of JSON.
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
-    # It reports to its makers who imports and calls it, unless told not to.
+    # It reports to its makers who imports and calls it, unless a variable forbids it.
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("DO_NOT_TRACK", "true")
     # It logs a traceback of each database error that it raises, such as one that Ctrl-C makes.

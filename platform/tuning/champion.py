@@ -45,7 +45,7 @@ class Champion:
     rarest_class: str
     """What chooses the class with the fewest training images, as `choose_classes` reads it."""
     verdict: Verdict
-    """Which trials are not told apart from it; the version's description says it too."""
+    """Which trials are not distinguished from it; the version's description says it too."""
     warnings: tuple[str, ...]
     """What to know before believing its values."""
 

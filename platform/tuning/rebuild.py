@@ -107,12 +107,12 @@ class Rebuilding:
 
     def _rebuild_alone(self, target: str) -> None:
         """Make the MLflow run of a run outside of sweeps."""
-        found = find_run(self.root, target)
-        tracker = self._tracker(found.experiment)
-        if not is_missing(tracker, found.key):
+        stored = find_run(self.root, target)
+        tracker = self._tracker(stored.experiment)
+        if not is_missing(tracker, stored.key):
             return
-        with writer_lock(found.store, REBUILDING, on_loss=abort):
-            if is_missing(tracker, found.key):  # still, now that nobody else writes it
+        with writer_lock(stored.store, REBUILDING, on_loss=abort):
+            if is_missing(tracker, stored.key):  # still, now that nobody else writes it
                 lost = LostRun(
                     layout.run_address(target), target, {layout.Tag.KIND: layout.KIND_RUN}
                 )

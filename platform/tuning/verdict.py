@@ -1,4 +1,4 @@
-"""Which trials of a sweep their images do not tell apart from the best one."""
+"""Which trials of a sweep are not distinguished from the best one by their images."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Verdict:
     rank_by: str
     others: tuple[int, ...]
     """All other complete trials."""
-    not_apart: tuple[int, ...]
+    not_distinguished: tuple[int, ...]
     """Those whose difference to the best is within noise, or cannot be computed."""
     confidence: float
 
@@ -36,13 +36,13 @@ class Verdict:
         if not self.others:
             return f"trial {self.best} is the only one that finished: it is better than no other"
         how = f"{self.rank_by}, paired, {100 * self.confidence:g} % over all comparisons (Holm)"
-        if not self.not_apart:
+        if not self.not_distinguished:
             count = len(self.others)
             others = "the other one" if count == 1 else f"the {count} others"
             return f"trial {self.best} is better than {others} ({how})"
-        numbers = ", ".join(map(str, self.not_apart))
+        numbers = ", ".join(map(str, self.not_distinguished))
         return (
-            f"trial {self.best} has the best value but is not told apart from {numbers} ({how}); "
+            f"trial {self.best} has the best value but is not distinguished from {numbers} ({how}); "
             "more images or seeds would"
         )
 

@@ -86,9 +86,9 @@ def test_trials_that_images_do_not_tell_apart_from_the_best_are_named(tmp_path: 
     rows = [best, close, worse, lost, failed]
     verdict = judge(root, "s", rows, best, "kid/overall", 0.95)
     # their own intervals, of +- 0.1, would tell none apart
-    assert (verdict.others, verdict.not_apart) == ((1, 2, 3), (1, 3))
+    assert (verdict.others, verdict.not_distinguished) == ((1, 2, 3), (1, 3))
     assert verdict.sentence == (
-        "trial 0 has the best value but is not told apart from 1, 3 (kid/overall, paired, 95 % over "
+        "trial 0 has the best value but is not distinguished from 1, 3 (kid/overall, paired, 95 % over "
         "all comparisons (Holm)); more images or seeds would"
     )
     clear = judge(root, "s", [best, worse], best, "kid/overall", 0.95)

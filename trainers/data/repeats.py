@@ -33,14 +33,14 @@ def describe_repeats(train: Hashed, reference: Hashed) -> Iterator[Note]:
     original = first[inverse]  # of each image, the first that is equal to it
     repeats = np.flatnonzero(original != np.arange(len(original)))
     other = repeats[train.labels[repeats] != train.labels[original[repeats]]]
-    for kind, found, text in (
+    for kind, rows, text in (
         ("repeated", repeats, "equal to another training image"),
         ("relabelled", other, "equal to one of another class"),
     ):
-        if len(found):
-            example = f"{train.name(int(found[0]))} is {train.name(int(original[found[0]]))}"
-            of = f"{len(found)} of {counted(len(original), 'training images')}"
-            yield Note(kind, len(found), f"{of} {text}: {example}")
+        if len(rows):
+            example = f"{train.name(int(rows[0]))} is {train.name(int(original[rows[0]]))}"
+            of = f"{len(rows)} of {counted(len(original), 'training images')}"
+            yield Note(kind, len(rows), f"{of} {text}: {example}")
     shared = np.flatnonzero(np.isin(reference.hashes, train.hashes))
     if len(shared):
         text = (

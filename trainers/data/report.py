@@ -74,13 +74,13 @@ def raise_together(problems: Iterable[DataProblem], more: int = 0) -> None:
     Raises:
         DataProblem: if there is one.
     """
-    found = list(problems)
-    total = len(found) + more
+    every = list(problems)
+    total = len(every) + more
     if total == 1:
-        raise found[0]
+        raise every[0]
     if total:
         lines = [f"{total} problems of the data:"]
-        lines += [f"  {problem.what}" for problem in found[:LISTED]]
+        lines += [f"  {problem.what}" for problem in every[:LISTED]]
         lines += [f"  and {total - LISTED} more"] if total > LISTED else []
-        fixes = dict.fromkeys(problem.fix for problem in found[:LISTED])
+        fixes = dict.fromkeys(problem.fix for problem in every[:LISTED])
         raise DataProblem("\n".join(lines), "; ".join(fixes))

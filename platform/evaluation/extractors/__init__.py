@@ -81,13 +81,13 @@ def check_extractor(
         if reference is not None:
             check_reference(reference)
     elif isinstance(config, InceptionConfig):
-        from .inception import Inception, are_weights_here
+        from .inception import Inception, has_weights
 
-        if may_fetch or are_weights_here(config, cache):
+        if may_fetch or has_weights(config, cache):
             Inception.open(config, cache, cpu, on_phase)
     else:
-        from .torchvision_models import TorchvisionModel, are_published_weights_here, check_known
+        from .torchvision_models import TorchvisionModel, check_known, has_published_weights
 
         check_known(config.model)
-        if may_fetch or config.weights or are_published_weights_here(config.model):
+        if may_fetch or config.weights or has_published_weights(config.model):
             TorchvisionModel.open(config, cpu, on_phase)

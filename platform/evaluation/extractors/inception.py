@@ -65,7 +65,7 @@ class Inception(NetworkExtractor):
         return features, logits
 
 
-def are_weights_here(config: InceptionConfig, cache: Path) -> bool:
+def has_weights(config: InceptionConfig, cache: Path) -> bool:
     """Return whether the weights are to be read from a file, not fetched."""
     return bool(config.weights or os.environ.get(VARIABLE) or (cache / FILE).is_file())
 

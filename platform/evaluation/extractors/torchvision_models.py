@@ -117,7 +117,7 @@ def _published(url: str, on_phase: OnPhase) -> Path:
     return path
 
 
-def are_published_weights_here(name: str) -> bool:
+def has_published_weights(name: str) -> bool:
     """Return whether a model's published weights are in torchvision's own cache."""
     return _published_path(_models().get_model_weights(name).DEFAULT.url).is_file()
 

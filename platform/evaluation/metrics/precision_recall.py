@@ -104,10 +104,10 @@ class _Cover:
         # A ball holds about one more image of its own set where it is wider: pairs are few.
         just_outside = (distances <= self.balls.wider[balls]) & ~inside
         just_outside &= (self.count[points] < 2)[:, None]
-        found = just_outside.nonzero().T
-        found[0] += points.start
-        found[1] += balls.start
-        self.beyond.append(found)
+        pairs = just_outside.nonzero().T
+        pairs[0] += points.start
+        pairs[1] += balls.start
+        self.beyond.append(pairs)
 
     def changes(self) -> Floats:
         """Return by how many points the covered ones change without each image of the manifold, (m,)."""
