@@ -24,6 +24,7 @@ def rebuild(store: StoreOptions, as_json: Json = False) -> None:
     For a database that was lost. What MLflow has stays as it is. Curves of losses and system metrics are
     in MLflow alone and cannot be made again.
     """
+    from ....trainers.data.report import counted
     from ...tuning.rebuild import Rebuilding
     from ..status_line import StatusLine
 
@@ -34,10 +35,11 @@ def rebuild(store: StoreOptions, as_json: Json = False) -> None:
     if as_json:
         print_json(vars(rebuilt))
         return
-    runs, models = rebuilt.runs, rebuilt.models
-    stderr_console.print(f"rebuilt {len(runs)} runs{': ' if runs else ''}{', '.join(runs)}")
-    stderr_console.print(
-        f"registered {len(models)} models{': ' if models else ''}{', '.join(models)}"
-    )
-    if runs:
+    for done, what, made in (
+        ("rebuilt", "runs", rebuilt.runs),
+        ("registered", "models", rebuilt.models),
+    ):
+        names = f": {', '.join(made)}" if made else ""
+        stderr_console.print(f"{done} {counted(len(made), what)}{names}")
+    if rebuilt.runs:
         stderr_console.print("curves of losses and system metrics were in the lost database alone")

@@ -42,6 +42,7 @@ def sample(
 ) -> None:
     """Generate images with a registered model or a run."""
     from ....trainers.data.classes import ALL, choose_classes
+    from ....trainers.data.report import counted
     from ...analysis.sample import check_free, generate_images, load_target, save
     from ..status_line import StatusLine
 
@@ -63,8 +64,8 @@ def sample(
             }
         )
         return
-    stderr_console.print(f"{to}: {len(images)} images, {per_class} of each of these classes")
-    stderr_console.print(chosen.describe(names))
+    stderr_console.print(f"{to}: {counted(len(images), 'images')}")
+    stderr_console.print(f"classes: {chosen.describe(names)}")
     next_commands(
         [
             "whipray",
