@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,8 @@ from safetensors.numpy import save_file
 
 from .disk import safetensors_file, writing
 
+T = TypeVar("T")
+
 KEY = "sha256"
 """Of the hash, in JSON and in the metadata of safetensors."""
 DIGEST_BYTES = hashlib.sha256().digest_size
@@ -28,6 +30,18 @@ DIGEST_BYTES = hashlib.sha256().digest_size
 
 class Altered(Exception):
     """A file does not hold what was written to it."""
+
+
+def read_twice(read: Callable[[], T]) -> T:
+    """Return what `read` returns, at the second try if the first one is altered: one read may be bad.
+
+    Raises:
+        Altered: the second is, too.
+    """
+    try:
+        return read()
+    except Altered:
+        return read()
 
 
 def seal(content: Mapping[str, Any]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from rich.text import Text
 from ...trainers.errors import Problem, combine
 from ..config.experiment import Experiment
 from ..config.layers import Resolved, flatten, render
-from .consoles import print_json, print_problem, stderr_console, stdout_console
+from .consoles import print_json, print_problem, print_warnings, stderr_console, stdout_console
 from .exit_codes import exit_code_of
 
 
@@ -48,8 +48,7 @@ def show_plan(
     stdout_console.print(Text.from_ansi(text) if stdout_console.is_terminal else text)
     stderr_console.print("\nwould run:")
     print_facts(facts)
-    for warning in warnings:
-        stderr_console.print(f"warning: {warning}")
+    print_warnings(warnings)
     _exit_if(problems)
 
 

@@ -7,6 +7,7 @@ import socket
 from urllib.parse import urlsplit
 
 from ...trainers.errors import Problem
+from ..foundation.job import in_cluster_job
 from ..foundation.text import redact
 
 ANSWER_TIMEOUT_S = 10.0
@@ -21,6 +22,11 @@ def cluster_address() -> str | None:
     """Return the address that RAY_ADDRESS names; None where Ray is to start on this machine."""
     address = os.environ.get("RAY_ADDRESS")
     return None if address in (None, "", "local") else address
+
+
+def is_this_machine() -> bool:
+    """Return whether a Ray that this process starts or joins is one of this machine alone."""
+    return not in_cluster_job() and cluster_address() is None
 
 
 def check_head(address: str) -> None:

@@ -11,7 +11,6 @@ import hashlib
 import json
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -25,7 +24,7 @@ from ...trainers.data import PackedImages, Splits
 from ...trainers.data.batches import to_uint8
 from ...trainers.errors import CheckpointProblem
 from ...trainers.export import Exported
-from ...trainers.integrity import Altered, load_arrays, save_arrays
+from ...trainers.integrity import Altered, load_arrays, read_twice, save_arrays
 from ...trainers.randomness import BLOCK
 from ...trainers.samplers import SamplingConfig
 from ...trainers.scratch import Scratch
@@ -321,11 +320,16 @@ def read(root: Storage, name: str) -> dict[str, NDArray[Any]]:
     """
     with Scratch() as scratch:
         file = Path(scratch) / "shard.safetensors"
-        for _ in range(2):
+
+        def fetch() -> dict[str, NDArray[Any]]:
             root.get_file(name, file)
-            with suppress(Altered):
-                return load_arrays(file)
-    raise CheckpointProblem(f"{root.uri_of(name)}: damaged", "delete it; it is made again")
+            return load_arrays(file)
+
+        try:
+            return read_twice(fetch)
+        except Altered as error:
+            problem = f"{root.uri_of(name)}: damaged"
+            raise CheckpointProblem(problem, "delete it; it is made again") from error
 
 
 def read_kept(root: Storage, name: str) -> dict[str, NDArray[Any]] | None:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ...trainers.checkpoint import describe
-from ...trainers.integrity import Altered, seal, unseal
+from ...trainers.integrity import Altered, read_twice, seal, unseal
 from ..evaluation.extractors.base import OnPhase, Value
 from ..evaluation.pages.content import CurvePoint, Pictures
 from ..evaluation.pages.report import render_report
@@ -75,23 +75,25 @@ class EvaluationFiles:
         existing = {name.rpartition("/")[2] for name in self.store.list(folder)}
         if not {EVALUATION_RESULT, *FILES} <= existing:
             return None
-        result = self._read_sealed(folder)
+        result = read_twice(lambda: self._read_sealed(folder))
         for name, expected in result["files"].items():
-            for _ in range(2):
-                if describe(self.fetch(folder, [name]) / name).sha256 == expected:
-                    break
-                (self._local(folder) / name).unlink()
-            else:
-                raise Altered(name)
+            read_twice(partial(self._fetch_whole, folder, name, expected))
         return result
 
     def _read_sealed(self, folder: str) -> dict[str, Any]:
-        for _ in range(2):
-            with suppress(Altered):
-                result = unseal(self.store.read_text(f"{folder}/{EVALUATION_RESULT}"))
-                if result.get("format") == FORMAT:
-                    return result
-        raise Altered(EVALUATION_RESULT)
+        try:
+            result = unseal(self.store.read_text(f"{folder}/{EVALUATION_RESULT}"))
+        except Altered as error:
+            raise Altered(EVALUATION_RESULT) from error
+        if result.get("format") != FORMAT:
+            raise Altered(EVALUATION_RESULT)
+        return result
+
+    def _fetch_whole(self, folder: str, name: str, sha256: str) -> None:
+        file = self.fetch(folder, [name]) / name
+        if describe(file).sha256 != sha256:
+            file.unlink()
+            raise Altered(name)
 
     def write(self, folder: str, report: Report, pictures: Pictures) -> dict[str, Any]:
         """Write all files of an evaluation; return its metrics and provenance."""

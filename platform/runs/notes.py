@@ -6,8 +6,7 @@ from hashlib import blake2b
 
 import numpy as np
 
-from ...trainers.data import Cifar, LongTail, PackedImages
-from ...trainers.data.decoding import UNREAD
+from ...trainers.data import Cifar, PackedImages
 from ...trainers.optimizer import too_long
 from .preflight import Subject
 
@@ -24,10 +23,9 @@ def describe_data(subject: Subject) -> str | None:
     used = f"{counts.max():,} to {counts.min():,} of a class"
     if data.long_tail.kind == "none":
         return f"{train.num_classes} classes, {len(train.images):,} images, {used}; all of them"
-    whole = data.model_copy(update={"long_tail": LongTail(kind="none")}).load(UNREAD).train
     tail = f"data.long_tail ({data.long_tail.kind}, ratio {data.long_tail.ratio:g})"
     return (
-        f"{train.num_classes} classes, cut to {len(train.images):,} of {len(whole.images):,} images "
+        f"{train.num_classes} classes, cut to {len(train.images):,} of {subject.splits.available:,} images "
         f"by {tail}: {used}"
     )
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import threading
 from collections.abc import Callable
 from dataclasses import replace
@@ -11,6 +10,7 @@ from functools import partial
 
 from ...trainers.hooks import Progress
 from ..compute.interrupts import broadcast_stop, saving_on_interrupt
+from ..compute.ray_address import is_this_machine
 from ..config.experiment import Experiment
 from ..config.paths import with_absolute_paths
 from ..foundation.abort import abort
@@ -96,11 +96,11 @@ class SingleRun:
 
     def subject(self, dry_run: bool) -> Subject:
         """Return what there is to check before it."""
-        here = not in_cluster_job() and (
-            self.experiment.scaling.workers == 1 or "RAY_ADDRESS" not in os.environ
+        workers = self.experiment.scaling.workers
+        is_local = is_this_machine() or (workers == 1 and not in_cluster_job())
+        return Subject(
+            self.experiment, self.store, workers if is_local else 0, dry_run, self._show_phase
         )
-        workers = self.experiment.scaling.workers if here else 0
-        return Subject(self.experiment, self.store, workers, dry_run, self._show_phase)
 
     def _execute_alone(self, prepared: Prepared) -> RunResult:
         tracker = open_tracker(self.experiment.tracking, self.root)

@@ -19,13 +19,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from contextlib import suppress
 from typing import Any
 
 from optuna.storages import JournalStorage
 from optuna.storages.journal import BaseJournalBackend
 
-from ...trainers.integrity import Altered, seal_text, unseal_text
+from ...trainers.integrity import Altered, read_twice, seal_text, unseal_text
 from ..foundation.retry import retry_during_outage
 from ..storage import layout
 from ..storage.errors import StorageProblem
@@ -112,12 +111,15 @@ class BucketJournal(BaseJournalBackend):
         Raises:
             StorageProblem: it is damaged, also when read a second time.
         """
-        for _ in range(2):
-            if (text := self._bucket.get(name)) is None:
-                return None
-            with suppress(Altered):
-                return unseal_text(text)
-        raise StorageProblem(
-            f"{self._bucket.uri_of(name)}: damaged, or written by another version of whipray",
-            RESTORE,
-        )
+
+        def fetch() -> str | None:
+            text = self._bucket.get(name)
+            return None if text is None else unseal_text(text)
+
+        try:
+            return read_twice(fetch)
+        except Altered as error:
+            raise StorageProblem(
+                f"{self._bucket.uri_of(name)}: damaged, or written by another version of whipray",
+                RESTORE,
+            ) from error

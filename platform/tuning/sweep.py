@@ -20,6 +20,7 @@ from typing import Any
 from ...trainers.data.identity import DataIdentity
 from ...trainers.errors import Problem, UsageProblem, combine
 from ...trainers.integrity import seal
+from ..compute.ray_address import is_this_machine
 from ..config.experiment import Experiment, load_experiment, read_experiment, with_values
 from ..config.layers import Layer, Resolved
 from ..config.parameters import Scalar
@@ -29,7 +30,6 @@ from ..config.space import Level, Space
 from ..config.space_files import load_space
 from ..foundation.background import in_background
 from ..foundation.durations import Clock
-from ..foundation.job import in_cluster_job
 from ..foundation.names import check_name
 from ..generation.loading import load_extractor, load_splits
 from ..runs.notes import notes
@@ -222,8 +222,7 @@ class Sweep:
 
     def subject(self, dry_run: bool) -> Subject:
         """Return what there is to check before it."""
-        here = not in_cluster_job() and "RAY_ADDRESS" not in os.environ
-        workers = self.experiment.scaling.workers if here else 0
+        workers = self.experiment.scaling.workers if is_this_machine() else 0
         return Subject(self.experiment, self.store, workers, dry_run, self.status.say)
 
     def run(self) -> SweepResult:

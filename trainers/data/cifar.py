@@ -37,7 +37,7 @@ class Cifar(SourceConfig):
             pool.labels, pool.num_classes, self.long_tail, class_names=pool.class_names
         )
         reference = pool if self.reference == "train" else self._read(train=False)
-        return Splits(pool.select(kept), reference)
+        return Splits(pool.select(kept), reference, available=len(pool.images))
 
     def _read(self, train: bool) -> PackedImages:
         from torchvision import datasets  # type: ignore[import-untyped]

@@ -45,4 +45,4 @@ class Digits(SourceConfig):
         kept = long_tail_indices(
             pool.labels, pool.num_classes, self.long_tail, class_names=pool.class_names
         )
-        return Splits(pool.select(kept), reference)
+        return Splits(pool.select(kept), reference, available=len(pool.images))

@@ -74,6 +74,7 @@ class EncodedConfig(SourceConfig):
                     ),
                 )
             ),
+            available=len(train.labels),
         )
 
 

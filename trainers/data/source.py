@@ -25,6 +25,7 @@ class Splits:
         train: the training images, already long-tailed.
         reference: class-balanced real images that generated ones are compared with.
         report: what was found that is not used as it is.
+        available: number of training images before the tail was cut.
 
     Raises:
         DataProblem: other classes or image shapes in the two, or a class without an image.
@@ -33,6 +34,7 @@ class Splits:
     train: PackedImages
     reference: PackedImages
     report: DataReport = field(default_factory=DataReport)
+    available: int | None = None
 
     def __post_init__(self) -> None:
         if self.train.class_names != self.reference.class_names:
