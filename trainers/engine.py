@@ -118,7 +118,7 @@ class Engine:
         self.network: nn.Module = self._ds.module
 
     def predict(self, x_t: Tensor, t: Tensor, labels: Tensor, **extra: Any) -> Tensor:
-        """Return the network's output in float32; arguments as `UNet.forward`."""
+        """Return the network's output in float32; arguments as `Network.forward`."""
         if self.config.channels_last:
             x_t = x_t.contiguous(memory_format=torch.channels_last)
         output: Tensor = self._ds(x_t, t, labels, **extra)  # in bf16 under DeepSpeed's autocast

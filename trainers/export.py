@@ -9,18 +9,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, TypeAdapter
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from .backbones import UNet, UNetConfig
-from .backbones.low_rank import merge
 from .checkpoint import Manifest, check_architecture, describe, read_tensors
 from .diffusion import DiffusionConfig, Schedule, build_schedule
 from .disk import save_tensors, writing
 from .errors import CheckpointProblem, UsageProblem
 from .integrity import Altered, seal, unseal
+from .networks import AnyNetwork, Network
+from .networks.low_rank import merge
 from .samplers import SamplingConfig, sample
 
 WEIGHTS, CARD = "model.safetensors", "model.json"
@@ -34,7 +34,7 @@ class ModelCard(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     format: int = FORMAT
-    model: UNetConfig
+    model: AnyNetwork
     diffusion: DiffusionConfig
     sampling: SamplingConfig
     image_shape: tuple[int, int, int]
@@ -61,7 +61,7 @@ class Exported:
     """A network ready to sample from."""
 
     card: ModelCard
-    network: UNet
+    network: Network
     schedule: Schedule
     device: torch.device
 
@@ -86,7 +86,7 @@ def export(
     sampling: SamplingConfig,
     pretrained: Pretrained | None = None,
 ) -> ModelCard:
-    """Write a checkpoint's EMA weights, as those of a plain U-Net, and the card.
+    """Write a checkpoint's EMA weights, as those of a plain network, and the card.
 
     Args:
         sampling: becomes the model's default.
@@ -103,7 +103,7 @@ def export(
             "set sampling.weights=merged, or train with objective.name=call",
         )
     card = ModelCard(
-        model=UNetConfig.model_validate(manifest.config["model"]),
+        model=TypeAdapter(AnyNetwork).validate_python(manifest.config["model"]),
         diffusion=DiffusionConfig.model_validate(manifest.config["diffusion"]),
         sampling=sampling,
         image_shape=manifest.image_shape,
@@ -129,7 +129,7 @@ def write_card(folder: Path, card: ModelCard) -> None:
 def merged_weights(
     trained: Mapping[str, Tensor], pretrained: Pretrained | None, *, general_only: bool = False
 ) -> dict[str, Tensor]:
-    """Return the tensors of a plain U-Net, for sampling: parts merged, augmentation's input left out.
+    """Return the tensors of a plain network, for sampling: parts merged, augmentation's input left out.
 
     Args:
         trained: what the training changed; everything, except with LoRA.
@@ -204,7 +204,7 @@ def load_exported(folder: Path, device: torch.device | str = "cpu", where: str =
     """
     device = torch.device(device)
     card, weights = read_exported(folder, where)
-    network = UNet(card.model, card.image_shape, len(card.class_names))
+    network = card.model.build(card.image_shape, len(card.class_names))
     check_architecture(weights, dict(network.named_parameters()))
     network.load_state_dict(weights)
     network.to(device).eval()

@@ -1,4 +1,4 @@
-"""The network of a training: a U-Net, its pre-trained weights, and what the objective adds to it."""
+"""The network of a training: its layers, its pre-trained weights, and what the objective adds to it."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 import torch
 
-from .backbones import UNet
-from .backbones.low_rank import add_parts
 from .checkpoint import check_architecture
 from .errors import UsageProblem
 from .export import ModelCard, Pretrained
+from .networks import Network
+from .networks.low_rank import add_parts
 from .trainer_config import TrainerConfig
 
 
@@ -19,7 +19,7 @@ def build_network(
     image_shape: tuple[int, int, int],
     class_names: Sequence[str],
     pretrained: Pretrained | None,
-) -> UNet:
+) -> Network:
     """Build the network for the beginning of a training; with LoRA, frozen weights need no gradient.
 
     Args:
@@ -30,7 +30,7 @@ def build_network(
         UsageProblem: sizes, layers or ranks that do not fit, or classes other than the pretrained model's.
         CheckpointProblem: the pretrained model is of another architecture.
     """
-    network = _unet(config, image_shape, len(class_names))
+    network = _build(config, image_shape, len(class_names))
     if config.pretrained is not None:
         assert pretrained is not None
         check_fits(pretrained.card, config, class_names, image_shape)
@@ -46,7 +46,7 @@ def build_network(
 
 def build_plain_network(
     config: TrainerConfig, image_shape: tuple[int, int, int], num_classes: int
-) -> UNet:
+) -> Network:
     """Build a network of the same layers and sizes, whatever its weights; no random state changes.
 
     Args:
@@ -56,19 +56,19 @@ def build_plain_network(
         UsageProblem: sizes, layers or ranks that do not fit.
     """
     with torch.random.fork_rng(devices=[]):
-        network = _unet(config, image_shape, num_classes)
+        network = _build(config, image_shape, num_classes)
         _adapt(network, config)
     return network
 
 
-def _unet(config: TrainerConfig, image_shape: tuple[int, int, int], num_classes: int) -> UNet:
+def _build(config: TrainerConfig, image_shape: tuple[int, int, int], num_classes: int) -> Network:
     try:
-        return UNet(config.model, image_shape, num_classes)
+        return config.model.build(image_shape, num_classes)
     except ValueError as error:
         raise UsageProblem(str(error), "change model.* or the image size") from error
 
 
-def _adapt(network: UNet, config: TrainerConfig) -> None:
+def _adapt(network: Network, config: TrainerConfig) -> None:
     """Add what LoRA, the objective and the augmentation need."""
     if config.pretrained is not None and config.pretrained.lora is not None:
         network.requires_grad_(False)
@@ -104,7 +104,7 @@ def check_fits(
         ("diffusion", card.diffusion, config.diffusion),
     ):
         for key, value in its.model_dump(exclude={"dropout", "initial_weights"}).items():
-            if getattr(ours, key) != value:
+            if getattr(ours, key, None) != value:  # `name` comes first
                 raise UsageProblem(
                     f"{source} has {part}.{key}={value}, this training {getattr(ours, key)}",
                     f"set {part}.{key}={value}, or start from another model",

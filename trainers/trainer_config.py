@@ -11,12 +11,12 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from .augmentations import AnyAugmentation, NoAugmentation
-from .backbones import UNetConfig
-from .backbones.low_rank import LowRankConfig
 from .config import Config
 from .data import DataConfig
 from .diffusion import DiffusionConfig, build_schedule
 from .engine import EngineConfig
+from .networks import AnyNetwork, UNetConfig
+from .networks.low_rank import LowRankConfig
 from .objectives import AnyObjective, DDPMConfig
 from .optimizer import OptimizerConfig
 from .samplers import SamplingConfig
@@ -73,7 +73,7 @@ class TrainerConfig(Config):
     data: DataConfig
     augmentation: AnyAugmentation = NoAugmentation()
     pretrained: PretrainedConfig | None = None
-    model: UNetConfig = UNetConfig()
+    model: AnyNetwork = UNetConfig()
     diffusion: DiffusionConfig = DiffusionConfig()
     objective: AnyObjective = DDPMConfig()
     optimizer: OptimizerConfig = OptimizerConfig()

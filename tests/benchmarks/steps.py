@@ -11,8 +11,9 @@ from measure import Result, cpu_seconds, hand_over, ratios
 from torch import Tensor
 from workload import build, step
 
-from whipray.trainers.backbones import UNet, UNetConfig
-from whipray.trainers.backbones.low_rank import (
+from whipray.trainers.loop import Training
+from whipray.trainers.networks import UNet, UNetConfig
+from whipray.trainers.networks.low_rank import (
     LowRankConfig,
     LowRankConv2d,
     LowRankLinear,
@@ -20,7 +21,6 @@ from whipray.trainers.backbones.low_rank import (
     add_parts,
     theta_g,
 )
-from whipray.trainers.loop import Training
 
 ROUNDS = 9
 STEPS = 3  # a round

@@ -29,7 +29,6 @@ import torch
 from support.folder_hooks import FolderHooks
 from torch import Tensor, nn
 
-from whipray.trainers.backbones import UNet
 from whipray.trainers.checkpoint import verify
 from whipray.trainers.checkpointing import ResumePoint
 from whipray.trainers.data import Splits
@@ -38,6 +37,7 @@ from whipray.trainers.diffusion import DiffusionConfig, build_schedule
 from whipray.trainers.engine import choose_device, join_workers
 from whipray.trainers.loop import Training
 from whipray.trainers.network import build_network
+from whipray.trainers.networks import UNet
 from whipray.trainers.randomness import BatchRandom
 from whipray.trainers.samplers import SamplingConfig, sample
 from whipray.trainers.trainer_config import TrainerConfig

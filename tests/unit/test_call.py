@@ -12,11 +12,11 @@ from support.objectives import COUNTS, CPU, SCHEDULE, SHAPE, awake, images_and_l
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from whipray.trainers.backbones import UNet, UNetConfig
-from whipray.trainers.backbones.low_rank import LowRankPart
-from whipray.trainers.backbones.unet import RowDropout
 from whipray.trainers.data.long_tail import LongTail
 from whipray.trainers.errors import DivergenceProblem
+from whipray.trainers.networks import UNet, UNetConfig
+from whipray.trainers.networks.dropout import RowDropout
+from whipray.trainers.networks.low_rank import LowRankPart
 from whipray.trainers.objectives import Batch, CALLConfig, Loss
 from whipray.trainers.objectives.call import allocation
 from whipray.trainers.randomness import BatchRandom

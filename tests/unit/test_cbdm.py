@@ -22,9 +22,9 @@ from support.objectives import (
 )
 from torch import Tensor
 
-from whipray.trainers.backbones import UNet, UNetConfig
 from whipray.trainers.diffusion import DiffusionConfig, build_schedule
 from whipray.trainers.errors import UsageProblem
+from whipray.trainers.networks import UNet, UNetConfig
 from whipray.trainers.objectives import Batch, CBDMConfig, DDPMConfig
 from whipray.trainers.objectives.base import Noised
 from whipray.trainers.randomness import BatchRandom

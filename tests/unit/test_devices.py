@@ -18,14 +18,14 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from whipray.platform.config.layers import Layer, resolve
 from whipray.trainers.augmentations import ADAConfig, AugmentationConfig, DiffAugConfig
-from whipray.trainers.backbones import UNet, UNetConfig
-from whipray.trainers.backbones.unet import Attention
 from whipray.trainers.checkpoint import verify
 from whipray.trainers.checkpointing import ResumePoint
 from whipray.trainers.data import Splits
 from whipray.trainers.diffusion import DiffusionConfig, build_schedule
 from whipray.trainers.engine import join_workers
 from whipray.trainers.loop import Training
+from whipray.trainers.networks import UNet, UNetConfig
+from whipray.trainers.networks.unet import Attention
 from whipray.trainers.objectives import (
     Batch,
     CALLConfig,

@@ -29,11 +29,11 @@ from whipray.platform.generation.shards import (
     read_nearest,
     real_shards,
 )
-from whipray.trainers.backbones import UNet, UNetConfig
 from whipray.trainers.data import Digits, Splits
 from whipray.trainers.diffusion import DiffusionConfig, build_schedule
 from whipray.trainers.errors import CheckpointProblem
 from whipray.trainers.export import Exported, ModelCard
+from whipray.trainers.networks import UNet, UNetConfig
 from whipray.trainers.samplers import SamplingConfig
 
 SAMPLING = SamplingConfig(steps=2, omega=0.5)

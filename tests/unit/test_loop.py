@@ -20,7 +20,6 @@ from support.training import BATCH, TINY, distance
 from torch import Tensor, nn
 
 from whipray.platform.config.layers import Layer, flatten, resolve
-from whipray.trainers.backbones import UNet
 from whipray.trainers.checkpoint import MANIFEST, Manifest, verify, write_manifest
 from whipray.trainers.checkpointing import ResumePoint, check_same_run
 from whipray.trainers.data import Splits
@@ -33,6 +32,7 @@ from whipray.trainers.export import CARD, WEIGHTS, ModelCard, export, load_expor
 from whipray.trainers.hooks import Progress
 from whipray.trainers.integrity import seal, unseal
 from whipray.trainers.loop import Training, rows_of_worker
+from whipray.trainers.networks import UNet
 from whipray.trainers.objectives import Batch
 from whipray.trainers.randomness import BatchRandom, derive_seed
 from whipray.trainers.samplers import SamplingConfig

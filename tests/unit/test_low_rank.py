@@ -8,8 +8,9 @@ from pydantic import ValidationError
 from support.objectives import awake
 from torch import Tensor, nn
 
-from whipray.trainers.backbones import UNet, UNetConfig
-from whipray.trainers.backbones.low_rank import (
+from whipray.trainers.errors import UsageProblem
+from whipray.trainers.networks import UNet, UNetConfig
+from whipray.trainers.networks.low_rank import (
     LowRankConfig,
     LowRankPart,
     add_parts,
@@ -17,7 +18,6 @@ from whipray.trainers.backbones.low_rank import (
     merge,
     theta_g,
 )
-from whipray.trainers.errors import UsageProblem
 
 SMALL = UNetConfig(
     base_channels=8,

@@ -8,11 +8,11 @@ import pytest
 import torch
 from support.objectives import awake
 
-from whipray.trainers.backbones import UNet, UNetConfig
 from whipray.trainers.diffusion import DiffusionConfig
 from whipray.trainers.errors import Problem, UsageProblem
 from whipray.trainers.export import ModelCard, Pretrained, merged_weights
 from whipray.trainers.network import build_network
+from whipray.trainers.networks import UNet, UNetConfig
 from whipray.trainers.samplers import SamplingConfig
 from whipray.trainers.trainer_config import TrainerConfig
 

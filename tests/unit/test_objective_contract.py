@@ -19,7 +19,7 @@ from support.objectives import (
     images_and_labels,
 )
 
-from whipray.trainers.backbones import UNet, UNetConfig
+from whipray.trainers.networks import UNet, UNetConfig
 from whipray.trainers.objectives import (
     AnyObjective,
     Batch,

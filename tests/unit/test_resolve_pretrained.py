@@ -25,11 +25,11 @@ from whipray.platform.storage.layout import PRETRAINED_RECORD
 from whipray.platform.storage.pretrained import PretrainedRecord, export_run, load_pretrained
 from whipray.platform.storage.store import Storage
 from whipray.platform.tuning.sweep import Sweep
-from whipray.trainers.backbones import UNet, UNetConfig
-from whipray.trainers.backbones.low_rank import add_parts
 from whipray.trainers.checkpoint import checkpoint_name
 from whipray.trainers.errors import CheckpointProblem, UsageProblem
 from whipray.trainers.export import CARD, WEIGHTS, load_exported, read_exported, write_card
+from whipray.trainers.networks import UNet, UNetConfig
+from whipray.trainers.networks.low_rank import add_parts
 from whipray.trainers.samplers import SamplingConfig
 from whipray.trainers.trainer_config import LoRAConfig, PretrainedConfig
 

@@ -12,8 +12,8 @@ import torch
 from support.objectives import awake
 from torch import Tensor
 
-from whipray.trainers.backbones import UNet, UNetConfig
 from whipray.trainers.diffusion import DiffusionConfig, Schedule, build_schedule
+from whipray.trainers.networks import UNet, UNetConfig
 from whipray.trainers.samplers import (
     NULL_LABEL,
     SAMPLERS,

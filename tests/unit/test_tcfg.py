@@ -12,8 +12,8 @@ from scipy import stats
 from support.objectives import COUNTS, CPU, SHAPE, awake, images_and_labels
 from torch import Tensor
 
-from whipray.trainers.backbones import UNet, UNetConfig
 from whipray.trainers.diffusion import DiffusionConfig, build_schedule
+from whipray.trainers.networks import UNet, UNetConfig
 from whipray.trainers.objectives import TCFGConfig
 from whipray.trainers.randomness import BatchRandom
 from whipray.trainers.samplers import NULL_LABEL

@@ -9,9 +9,11 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
 
-from whipray.trainers.backbones import UNet, UNetConfig
-from whipray.trainers.backbones.low_rank import LowRankConfig, add_parts, theta_g
-from whipray.trainers.backbones.unet import Attention, Block, RowDropout, timestep_embedding
+from whipray.trainers.networks import UNet, UNetConfig
+from whipray.trainers.networks.base import timestep_embedding
+from whipray.trainers.networks.dropout import RowDropout
+from whipray.trainers.networks.low_rank import LowRankConfig, add_parts, theta_g
+from whipray.trainers.networks.unet import Attention, Block
 
 SMALL = UNetConfig(
     base_channels=8,

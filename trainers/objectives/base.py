@@ -25,7 +25,7 @@ class Predictor(Protocol):
     """The network in training, as an objective calls it."""
 
     def __call__(self, x_t: Tensor, t: Tensor, labels: Tensor, **extra: Any) -> Tensor:
-        """Return the output (B, C, H, W) float32; `extra` as the keywords of `UNet.forward`."""
+        """Return the output (B, C, H, W) float32; `extra` as the keywords of `Network.forward`."""
         ...
 
 
@@ -38,7 +38,7 @@ class Batch:
     labels: Tensor
     """y, (B,) int64."""
     extra: Mapping[str, Tensor] = field(default_factory=dict)
-    """What else the network is conditioned on, (B, ..) each, by the keyword of `UNet.forward`."""
+    """What else the network is conditioned on, (B, ..) each, by the keyword of `Network.forward`."""
     load_whole: Callable[[], Batch] | None = None
 
     def whole(self) -> Batch:

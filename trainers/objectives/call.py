@@ -1,7 +1,7 @@
 """CALL: capacity allocation (ICLR 2025 submission), over any base objective.
 
 Part of the capacity is reserved for the rare classes: theta = theta_g + theta_e, with theta_e the
-low-rank products B A of `backbones/low_rank.py`. Eq. 5, averaged over pixels as the base loss is:
+low-rank products B A of `networks/low_rank.py`. Eq. 5, averaged over pixels as the base loss is:
 
     L = L_base + lambda mean_i (omega_con - omega_div)(y_i) || e_theta(x_t, y) - e_theta_g(x_t, y) ||^2
     omega_con(y) = C N_y / sum_c N_c        omega_div(y) = C / (N_y sum_c 1 / N_c)
@@ -25,10 +25,10 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from ..backbones.low_rank import LowRankConfig, add_parts
 from ..config import Config
 from ..diffusion import Schedule
 from ..errors import DivergenceProblem
+from ..networks.low_rank import LowRankConfig, add_parts
 from ..randomness import BatchRandom
 from .base import Batch, Loss, Objective, Predictor, keep_labels
 from .cbdm import CBDMConfig

@@ -8,8 +8,8 @@ from functools import cache
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from whipray.trainers.backbones import UNet, UNetConfig
 from whipray.trainers.diffusion import build_schedule
+from whipray.trainers.networks import UNet, UNetConfig
 from whipray.trainers.objectives import Batch
 from whipray.trainers.randomness import BatchRandom
 from whipray.trainers.trainer_config import TrainerConfig

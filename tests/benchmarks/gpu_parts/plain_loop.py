@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, RandomSampler
 from torchvision import transforms
 
-from whipray.trainers.backbones import UNet
 from whipray.trainers.data.packed import PackedImages
+from whipray.trainers.networks import UNet
 from whipray.trainers.trainer_config import TrainerConfig
 
 EPOCH = 12_406

@@ -8,8 +8,8 @@ import torch
 from support.devices import liven
 from torch import Tensor
 
-from whipray.trainers.backbones import UNet, UNetConfig
 from whipray.trainers.diffusion import DiffusionConfig, build_schedule
+from whipray.trainers.networks import UNet, UNetConfig
 from whipray.trainers.samplers import SamplingConfig, sample
 
 from . import flops

@@ -7,20 +7,18 @@ parameters. A label's embedding is added to the time embedding; the null label a
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any, Literal, NamedTuple
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from ..config import Config
-from .low_rank import has_expert, theta_g
+from .base import Network, NetworkConfig, Stage, State, timestep_embedding
+from .dropout import RowDropout
 
 
-class UNetConfig(Config):
+class UNetConfig(NetworkConfig):
     """Size of the U-Net; the defaults are those of the papers for 32x32 images."""
 
     name: Literal["unet"] = "unet"
@@ -42,8 +40,6 @@ class UNetConfig(Config):
     their attention a second time and set its output to unit gain too; and the embedding of nine
     augmentation numbers three times as large. Neither was seen to be better in 250 steps on digits; what
     300,000 make of it is not known, so recipes that name these papers' tables have theirs."""
-    guidance_embedding: bool = False
-    """Whether the network takes omega as an input and returns the guided prediction (objective tcfg)."""
 
     @model_validator(mode="after")
     def _divisible(self) -> UNetConfig:
@@ -56,8 +52,12 @@ class UNetConfig(Config):
                 )
         return self
 
+    def build(self, image_shape: tuple[int, int, int], num_classes: int) -> UNet:
+        """Build the network; see `NetworkConfig`."""
+        return UNet(self, image_shape, num_classes)
 
-class UNet(nn.Module):
+
+class UNet(Network):
     """A U-Net over (B, C, H, W) images; H and W are divisible by 2^(levels - 1).
 
     Args:
@@ -72,20 +72,15 @@ class UNet(nn.Module):
     def __init__(
         self, config: UNetConfig, image_shape: tuple[int, int, int], num_classes: int
     ) -> None:
-        super().__init__()
         channels, height, width = image_shape
         _check_image_size(config, height, width)
         levels = len(config.channel_mult)
         base = config.base_channels
-        self.config = config
-        self.base_channels = base
-        self.num_classes = num_classes
-        self.embedding = nn.Sequential(
+        embedding = nn.Sequential(
             nn.Linear(base, 4 * base), nn.SiLU(), nn.Linear(4 * base, 4 * base)
         )
-        self.labels = nn.Embedding(num_classes, 4 * base)
-        self.guidance = nn.Linear(base, 4 * base) if config.guidance_embedding else None
-        self.augmentation: nn.Linear | None = None
+        super().__init__(config, num_classes, embedding, features=base, width=4 * base)
+        self.config = config
         self.conv_in = _conv(channels, base, 3)
 
         def block(c_in: int, c_out: int, attention: bool) -> Block:
@@ -118,145 +113,49 @@ class UNet(nn.Module):
             nn.SiLU(),
             _conv(now, channels, 3, gain=1e-5),  # the untrained network predicts about zero
         )
-        for module in (self.embedding[0], self.embedding[2]):
+        for module in (embedding[0], embedding[2]):
             assert isinstance(module, nn.Linear)
             nn.init.xavier_uniform_(module.weight)
             nn.init.zeros_(module.bias)
 
-    def add_augmentation_conditioning(self, numbers: int) -> None:
-        """Add an input of `numbers` values per image that describe its augmentation; 0 is none.
+    def features(self, values: Tensor) -> Tensor:
+        """Return sines and cosines of the time or omega; see `Network`."""
+        return timestep_embedding(values, self.config.base_channels)
 
-        Without a bias, so that zeros change nothing and an exported network needs no such input.
-        """
-        self.augmentation = nn.Linear(numbers, 4 * self.base_channels, bias=False)
-        if self.config.initial_weights == "ddpm":  # else PyTorch's own, as released
-            nn.init.xavier_uniform_(self.augmentation.weight)
+    def initialise_augmentation(self, weight: Tensor) -> None:
+        """Leave PyTorch's own initial weights where they are to be as released."""
+        if self.config.initial_weights == "ddpm":
+            super().initialise_augmentation(weight)
 
-    def forward(
-        self,
-        x_t: Tensor,
-        t: Tensor,
-        labels: Tensor,
-        dropout_rows: Tensor | None = None,
-        augmentation: Tensor | None = None,
-        omega: Tensor | None = None,
-        num_general: int = 0,
-    ) -> Tensor:
-        """Predict, (B + num_general, C, H, W) in x_t's dtype, or autocast's.
+    def stages(self) -> list[Stage]:
+        """Return the way down, the middle, and the way up; states are the skips so far, and h."""
+        return [
+            Stage([self.conv_in, self.down], self._encode),
+            Stage([self.middle], self._bottleneck),
+            Stage([self.up, self.conv_out], self._decode),
+        ]
 
-        Args:
-            x_t: (B, C, H, W).
-            t: (B,) in [0, T).
-            labels: (B,) int64; a negative one is null and adds nothing to the embedding.
-            dropout_rows: (B,) int64: the row whose dropout masks each row shares, for two copies of
-                an image. None: every row has its own.
-            augmentation: (B, numbers) float32, after `add_augmentation_conditioning`.
-            omega: (B,) float32, with `guidance_embedding`; a negative value, or None, is no input.
-            num_general: how many of the first rows theta_g (without the expert parts of
-                `low_rank.py`) predicts as well; they come last. What theta and theta_g have in
-                common is computed once, and both share the same dropout masks.
-        """
-        inputs = _Inputs(x_t, t, labels, dropout_rows, augmentation, omega)
-        if not num_general:
-            output: Tensor = self._decode(self._bottleneck(self._encode(inputs)))
-            return output
-        theta: Any = inputs
-        of_theta_g: Any = None  # until the first layer with an expert part
-        for stage, modules in (
-            (self._encode, [self.embedding, self.labels, self.conv_in, self.down]),
-            (self._bottleneck, [self.middle]),
-            (self._decode, [self.up, self.conv_out]),
-        ):
-            if of_theta_g is None and any(map(has_expert, modules)):
-                of_theta_g = theta.first(num_general)
-            if of_theta_g is None:
-                theta = stage(theta)
-                continue
-            with _reuse_dropout_masks(self):
-                theta = stage(theta)
-                with theta_g(self):
-                    of_theta_g = stage(of_theta_g)
-        if of_theta_g is None:
-            raise ValueError("num_general is given, but no layer has an expert part")
-        return torch.cat([theta, of_theta_g])
-
-    def _encode(self, inputs: _Inputs) -> _Features:
-        x_t, t, labels, dropout_rows, augmentation, omega = inputs
-        has_label = (labels >= 0).to(x_t.dtype)[:, None]  # (B, 1)
-        embedded = self.embedding(timestep_embedding(t, self.base_channels).to(x_t.dtype))
-        embedded = embedded + has_label * self.labels(labels.clamp(min=0))  # (B, 4 base)
-        if self.augmentation is not None and augmentation is not None:
-            embedded = embedded + self.augmentation(augmentation.to(x_t.dtype))
-        if self.guidance is not None and omega is not None:
-            has_omega = (omega >= 0).to(x_t.dtype)[:, None]
-            # scaled so that omega in [0, 1] spans the same sinusoids as 1,000 timesteps
-            waves = timestep_embedding(1000 * omega.clamp(min=0), self.base_channels)
-            embedded = embedded + has_omega * self.guidance(waves.to(x_t.dtype))
-        h = self.conv_in(x_t)
+    def _encode(self, state: State, embedded: Tensor, dropout_rows: Tensor | None) -> State:
+        h = self.conv_in(state[0])
         skips = [h]
         for module in self.down:
             h = module(h, embedded, dropout_rows)
             skips.append(h)
-        return _Features(h, embedded, skips, dropout_rows)
+        return (*skips, h)
 
-    def _bottleneck(self, features: _Features) -> _Features:
-        h, embedded, skips, dropout_rows = features
+    def _bottleneck(self, state: State, embedded: Tensor, dropout_rows: Tensor | None) -> State:
+        *skips, h = state
         for module in self.middle:
             h = module(h, embedded, dropout_rows)
-        return _Features(h, embedded, skips, dropout_rows)
+        return (*skips, h)
 
-    def _decode(self, features: _Features) -> Tensor:
-        h, embedded, skips, dropout_rows = features
-        skips = list(skips)
+    def _decode(self, state: State, embedded: Tensor, dropout_rows: Tensor | None) -> State:
+        *skips, h = state
         for module in self.up:
             if isinstance(module, Block):
                 h = torch.cat([h, skips.pop()], dim=1)
             h = module(h, embedded, dropout_rows)
-        output: Tensor = self.conv_out(h)
-        return output
-
-
-class _Inputs(NamedTuple):
-    """The inputs of the network; see `UNet.forward`."""
-
-    x_t: Tensor
-    t: Tensor
-    labels: Tensor
-    dropout_rows: Tensor | None
-    augmentation: Tensor | None
-    omega: Tensor | None
-
-    def first(self, rows: int) -> _Inputs:
-        """Return the first rows."""
-        return _Inputs(*(None if value is None else value[:rows] for value in self))  # type: ignore[arg-type]
-
-
-class _Features(NamedTuple):
-    """What the down path passes to the up path."""
-
-    h: Tensor
-    embedded: Tensor
-    skips: list[Tensor]
-    dropout_rows: Tensor | None
-
-    def first(self, rows: int) -> _Features:
-        """Return the first rows."""
-        dropout_rows = None if self.dropout_rows is None else self.dropout_rows[:rows]
-        skips = [skip[:rows] for skip in self.skips]
-        return _Features(self.h[:rows], self.embedded[:rows], skips, dropout_rows)
-
-
-@contextmanager
-def _reuse_dropout_masks(network: nn.Module) -> Iterator[None]:
-    """Reuse, in a second pass within this context, the dropout masks of the first pass's first rows."""
-    dropouts = [module for module in network.modules() if isinstance(module, RowDropout)]
-    for dropout in dropouts:
-        dropout.reuse_mask = True
-    try:
-        yield
-    finally:
-        for dropout in dropouts:
-            dropout.reuse_mask, dropout.cached_mask = False, None
+        return (self.conv_out(h),)
 
 
 class Block(nn.Module):
@@ -312,33 +211,6 @@ class Attention(nn.Module):
         return x + out
 
 
-class RowDropout(nn.Module):
-    """Dropout whose rows can share masks, also with the rows of a pass before."""
-
-    reuse_mask = False
-    cached_mask: Tensor | None = None
-
-    def __init__(self, probability: float) -> None:
-        super().__init__()
-        self.probability = probability
-
-    def forward(self, h: Tensor, rows: Tensor | None) -> Tensor:
-        """Drop values of h (B, ...); `rows` as `dropout_rows` of `UNet.forward`."""
-        if not self.training or self.probability == 0:
-            return h
-        if rows is None and not self.reuse_mask:
-            return F.dropout(h, self.probability, True)
-        if self.cached_mask is not None:
-            mask = self.cached_mask[: len(h)]
-        else:
-            mask = torch.empty_like(h, dtype=torch.bool).bernoulli_(1 - self.probability)
-            if rows is not None:
-                mask = mask[rows]
-            if self.reuse_mask:
-                self.cached_mask = mask
-        return (h / (1 - self.probability)).masked_fill(~mask, 0)
-
-
 class Downsample(nn.Module):
     """Halve the resolution with a strided convolution."""
 
@@ -363,17 +235,6 @@ class Upsample(nn.Module):
         """Return (B, C, 2 H, 2 W)."""
         h: Tensor = self.conv(F.interpolate(x, scale_factor=2, mode="nearest"))
         return h
-
-
-def timestep_embedding(t: Tensor, channels: int) -> Tensor:
-    """Return the sinusoidal embedding of Vaswani et al. 2017, section 3.5, (B, channels) float32."""
-    half = channels // 2
-    frequencies = torch.exp(
-        torch.arange(half, device=t.device, dtype=torch.float32) * (-math.log(10000) / half)
-    )
-    angles = t.float()[:, None] * frequencies  # (B, half)
-    embedded = torch.cat([angles.sin(), angles.cos()], dim=1)
-    return F.pad(embedded, (0, channels - 2 * half))
 
 
 def _check_image_size(config: UNetConfig, height: int, width: int) -> None:

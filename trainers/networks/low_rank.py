@@ -7,12 +7,12 @@ A layer's matrix is W plus the product B A of each of its parts, B (d, r) and A 
 `general` parts (B^g A^g) are LoRA's and belong to both; `expert` parts (B^e A^e) are CALL's reserved
 capacity (its section 4.2, where they are written B A and there is no general part from scratch). A
 convolution's kernel counts as the matrix (C_out, C_in kh kw), which the paper leaves open; q, k and
-v, which share one convolution here, count as three matrices.
+v, which share one layer `qkv`, count as three matrices.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from typing import Any, Literal, cast
@@ -33,7 +33,8 @@ class LowRankConfig(Config):
     layers: tuple[str, ...] = Field(("up",), min_length=1)
     """Names of layers or of modules that contain them, or patterns: `up` is everything in the up path,
     `conv_out` the last convolution, `up.*.attention.*` only its attention, `*` every Linear and Conv. A list,
-    or one string with commas."""
+    or one string with commas. Every network has `embedding`, `down`, `middle` and `up`; in one without
+    paths these are its first, middle and last blocks."""
     rank: int | float = 0.1
     """r: a whole number for all layers, or a share below 1 of each layer's min(d, k), rounded down
     but at least 1 (CALL's 1/10; its rounding is not stated)."""
@@ -131,12 +132,15 @@ def add_parts(network: nn.Module, part: Part, config: LowRankConfig, where: str)
         for name, module in network.named_modules()
         if isinstance(module, nn.Conv2d | nn.Linear)
     }
+    layer_of = _layers_by_name(network, layers)
     chosen: set[str] = set()
     for pattern in config.layers:
         either = pattern, f"{pattern}.*"  # a layer, or a module that contains it
-        matched = {name for name in layers if any(fnmatchcase(name, p) for p in either)}
+        matched = {
+            layer for name, layer in layer_of.items() if any(fnmatchcase(name, p) for p in either)
+        }
         if not matched:
-            parts = ", ".join(dict.fromkeys(name.partition(".")[0] for name in layers))
+            parts = ", ".join(dict.fromkeys(name.partition(".")[0] for name in layer_of))
             raise UsageProblem(
                 f"{where}.layers: {pattern} matches no layer of the network",
                 f"give one of {parts}, or a pattern such as up.*.attention.*",
@@ -144,7 +148,7 @@ def add_parts(network: nn.Module, part: Part, config: LowRankConfig, where: str)
         chosen |= matched
     for name in sorted(chosen):
         layer = layers[name]
-        matrices = 3 if name.endswith("attention.qkv") else 1
+        matrices = 3 if name.endswith(".qkv") else 1
         d, k = layer.weight.shape[0] // matrices, layer.weight[0].numel()
         rank = config.rank_of(d, k)
         if rank > min(d, k):
@@ -164,6 +168,18 @@ def add_parts(network: nn.Module, part: Part, config: LowRankConfig, where: str)
         parent, _, own = name.rpartition(".")
         setattr(network.get_submodule(parent), own, wrapped)
     return sorted(chosen)
+
+
+def _layers_by_name(network: nn.Module, layers: Iterable[str]) -> dict[str, str]:
+    """Return the names that patterns are matched with -> layer: its own, and those in its groups."""
+    found = {layer: layer for layer in layers}
+    groups: Mapping[str, Sequence[str]] = getattr(network, "layer_groups", {})
+    for group, modules in groups.items():
+        for position, module in enumerate(modules):
+            for layer in layers:
+                if layer == module or layer.startswith(f"{module}."):
+                    found[f"{group}.{position}{layer[len(module) :]}"] = layer
+    return found
 
 
 def has_expert(module: nn.Module) -> bool:
