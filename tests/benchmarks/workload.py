@@ -55,7 +55,11 @@ def config_of(
     return TrainerConfig.model_validate(
         {
             "data": {"source": "digits", "flip": True},  # its images are replaced
-            "model": {**model, "guidance_embedding": objective["name"] == "tcfg"},
+            "model": {
+                "name": "unet",
+                **model,
+                "guidance_embedding": objective["name"] == "tcfg",
+            },
             "objective": objective if "base" in objective else {"label_drop": 0.0, **objective},
             "engine": engine,
             "training": {"images": batch, "batch_size": batch, "micro_batch": micro_batch},

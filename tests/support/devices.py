@@ -59,6 +59,7 @@ def config_of(objective: str, engine: dict[str, Any], images: int = BATCH) -> Tr
         {
             "data": {"source": "digits", "flip": True},  # its images are replaced
             "model": {
+                "name": "unet",
                 **model,
                 "attention_resolutions": [8],
                 "guidance_embedding": objective == "tcfg",

@@ -19,6 +19,7 @@ from whipray.trainers.trainer_config import TrainerConfig
 NAMES = ["cat", "dog", "owl"]
 SHAPE = (3, 8, 8)
 SIZE = {
+    "name": "unet",
     "base_channels": 8,
     "channel_mult": [1, 2],
     "blocks_per_level": 1,
@@ -154,7 +155,9 @@ def test_an_expert_must_be_of_lower_rank_than_lora(pretrained: Pretrained) -> No
 
 
 def test_loras_defaults_fit_the_papers_network() -> None:
-    config = config_of({"lora": {}}, model={}, objective={"name": "call", "reserve": {"rank": 8}})
+    config = config_of(
+        {"lora": {}}, model={"name": "unet"}, objective={"name": "call", "reserve": {"rank": 8}}
+    )
     with torch.device("meta"):
         weights = dict(UNet(UNetConfig(), (3, 32, 32), 3).named_parameters())
         pretrained = Pretrained(card_of(UNetConfig(), (3, 32, 32)), weights, "")

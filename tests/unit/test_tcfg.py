@@ -132,7 +132,10 @@ BASE = {"data": {"source": "digits"}, "training": {"images": 8}}
 
 def test_the_config_gives_the_embedding_to_tcfg_and_to_nobody_else() -> None:
     def config(objective: str, embedding: bool) -> TrainerConfig:
-        changes = {"objective": {"name": objective}, "model": {"guidance_embedding": embedding}}
+        changes = {
+            "objective": {"name": objective},
+            "model": {"name": "unet", "guidance_embedding": embedding},
+        }
         return TrainerConfig.model_validate(BASE | changes)
 
     assert config("tcfg", True).model.guidance_embedding

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from .base import Network, NetworkConfig, Stage, State, timestep_embedding
 from .dropout import RowDropout
+from .layers import check_levels, conv
 
 
 class UNetConfig(NetworkConfig):
@@ -73,7 +74,7 @@ class UNet(Network):
         self, config: UNetConfig, image_shape: tuple[int, int, int], num_classes: int
     ) -> None:
         channels, height, width = image_shape
-        _check_image_size(config, height, width)
+        check_levels(config.channel_mult, config.attention_resolutions, height, width)
         levels = len(config.channel_mult)
         base = config.base_channels
         embedding = nn.Sequential(
@@ -81,7 +82,7 @@ class UNet(Network):
         )
         super().__init__(config, num_classes, embedding, features=base, width=4 * base)
         self.config = config
-        self.conv_in = _conv(channels, base, 3)
+        self.conv_in = conv(channels, base, 3)
 
         def block(c_in: int, c_out: int, attention: bool) -> Block:
             return Block(c_in, c_out, 4 * base, attention, config)
@@ -111,7 +112,7 @@ class UNet(Network):
         self.conv_out = nn.Sequential(
             nn.GroupNorm(config.norm_groups, now),
             nn.SiLU(),
-            _conv(now, channels, 3, gain=1e-5),  # the untrained network predicts about zero
+            conv(now, channels, 3, gain=1e-5),  # the untrained network predicts about zero
         )
         for module in (embedding[0], embedding[2]):
             assert isinstance(module, nn.Linear)
@@ -166,14 +167,14 @@ class Block(nn.Module):
     ) -> None:
         super().__init__()
         self.norm_1 = nn.GroupNorm(_groups(config.norm_groups, c_in), c_in)
-        self.conv_1 = _conv(c_in, c_out, 3)
+        self.conv_1 = conv(c_in, c_out, 3)
         self.project = nn.Linear(c_embedding, c_out)
         nn.init.xavier_uniform_(self.project.weight)
         nn.init.zeros_(self.project.bias)
         self.norm_2 = nn.GroupNorm(config.norm_groups, c_out)
         self.dropout = RowDropout(config.dropout)
-        self.conv_2 = _conv(c_out, c_out, 3, gain=1e-5)  # at first a block is its shortcut
-        self.shortcut = _conv(c_in, c_out, 1) if c_in != c_out else nn.Identity()
+        self.conv_2 = conv(c_out, c_out, 3, gain=1e-5)  # at first a block is its shortcut
+        self.shortcut = conv(c_in, c_out, 1) if c_in != c_out else nn.Identity()
         self.attention = Attention(c_out, config) if attention else None
 
     def forward(self, x: Tensor, embedded: Tensor, dropout_rows: Tensor | None) -> Tensor:
@@ -192,11 +193,11 @@ class Attention(nn.Module):
         super().__init__()
         self.heads = config.attention_heads
         self.norm = nn.GroupNorm(config.norm_groups, channels)
-        self.qkv = _conv(channels, 3 * channels, 1)
+        self.qkv = conv(channels, 3 * channels, 1)
         for matrix in self.qkv.weight.data.chunk(3):  # each by its own size, not that of the three
             nn.init.xavier_uniform_(matrix)
         gain = 1.0 if config.initial_weights == "released" else 1e-5
-        self.out = _conv(channels, channels, 1, gain=gain)
+        self.out = conv(channels, channels, 1, gain=gain)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return x (B, C, H, W) with the attention's output added."""
@@ -216,7 +217,7 @@ class Downsample(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.conv = _conv(channels, channels, 3, stride=2)
+        self.conv = conv(channels, channels, 3, stride=2)
 
     def forward(self, x: Tensor, embedded: Tensor, dropout_rows: Tensor | None) -> Tensor:  # noqa: ARG002
         """Return (B, C, H / 2, W / 2)."""
@@ -229,35 +230,12 @@ class Upsample(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.conv = _conv(channels, channels, 3)
+        self.conv = conv(channels, channels, 3)
 
     def forward(self, x: Tensor, embedded: Tensor, dropout_rows: Tensor | None) -> Tensor:  # noqa: ARG002
         """Return (B, C, 2 H, 2 W)."""
         h: Tensor = self.conv(F.interpolate(x, scale_factor=2, mode="nearest"))
         return h
-
-
-def _check_image_size(config: UNetConfig, height: int, width: int) -> None:
-    levels = len(config.channel_mult)
-    if height % 2 ** (levels - 1) or width % 2 ** (levels - 1):
-        raise ValueError(
-            f"a {height}x{width} image cannot be halved {levels - 1} times: "
-            f"use fewer entries in model.channel_mult"
-        )
-    sides = [height // 2**level for level in range(levels)]
-    wanted = config.attention_resolutions
-    if wanted and not set(wanted) & set(sides):
-        raise ValueError(
-            f"model.attention_resolutions {list(wanted)} are none of the levels' heights {sides}"
-        )
-
-
-def _conv(c_in: int, c_out: int, size: int, *, stride: int = 1, gain: float = 1.0) -> nn.Conv2d:
-    conv = nn.Conv2d(c_in, c_out, size, stride=stride, padding=size // 2)
-    nn.init.xavier_uniform_(conv.weight, gain=gain)
-    assert conv.bias is not None
-    nn.init.zeros_(conv.bias)
-    return conv
 
 
 def _groups(wanted: int, channels: int) -> int:
