@@ -3,8 +3,11 @@
 A checkpoint is a folder. It depends on neither world size nor ZeRO stage, and reading it executes
 nothing. It exists when `manifest.json` exists; the manifest names every file with its size and hash.
 
-    shard-0.safetensors ...   tensors named `<kind>/<parameter>`, kind one of KINDS
-    manifest.json             format, images seen, config, tensors -> file, files -> size, sha256
+    shard-0.safetensors ...      tensors named `<kind>/<parameter>`, kind one of KINDS
+    averages-0.safetensors ...   those of the averages of `optimizer.ema_profiles`, if any
+    manifest.json                format, images seen, config, tensors -> file, files -> size, sha256
+
+The averages have files of their own, since they stay in the store when the rest of an old checkpoint goes.
 """
 
 from __future__ import annotations
@@ -12,7 +15,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +32,11 @@ CHECKPOINT_NAME = re.compile(r"images-\d{12}")
 """As `checkpoint_name` makes them."""
 SAFE_FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 """Of a file in the folder itself: no separator, no leading dot."""
-KINDS = ("weights", "exp_avg", "exp_avg_sq", "ema")
+EMA = "ema"
+"""The average of a half-life, which images are generated with unless another is asked for."""
+KINDS = ("weights", "exp_avg", "exp_avg_sq", EMA)
+"""Of the tensors in every checkpoint; `kinds` adds those of the profiles."""
+PROFILE = "ema_"
 PASS_OVER = (
     "type its `whipray train` again, which passes over this checkpoint and trains the rest again, or "
     "restore the folder from a copy"
@@ -81,10 +88,41 @@ class Manifest(BaseModel):
             tuple(self.class_names), counts, self.image_shape, self.train_fingerprint
         )
 
+    @property
+    def profiles(self) -> tuple[float, ...]:
+        """The widths of the power-function averages in it."""
+        found = dict.fromkeys(name.partition("/")[0] for name in self.tensors)
+        return tuple(
+            float(kind.removeprefix(PROFILE)) for kind in found if kind.startswith(PROFILE)
+        )
+
+    def averages(self) -> Manifest | None:
+        """Return the description of the power-function averages alone, None where there are none."""
+        tensors = {name: file for name, file in self.tensors.items() if name.startswith(PROFILE)}
+        norms = {kind: n for kind, n in self.state_norms.items() if kind.startswith(PROFILE)}
+        files = {name: file for name, file in self.files.items() if name in tensors.values()}
+        changes = {"tensors": tensors, "files": files, "state_norms": norms}
+        return self.model_copy(update=changes) if tensors else None
+
     def content_hash(self) -> str:
         """Return a name for the content: 16 hex digits over the files' hashes."""
         lines = sorted(f"{name}:{file.sha256}" for name, file in self.files.items())
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
+
+
+def profile_kind(width: float) -> str:
+    """Return the kind of the tensors of a profile of this width."""
+    return f"{PROFILE}{width:g}"
+
+
+def kinds(profiles: Iterable[float] = ()) -> tuple[str, ...]:
+    """Return the kinds of tensors in a checkpoint of a run that keeps averages of these widths."""
+    return (*KINDS, *map(profile_kind, profiles))
+
+
+def file_of_rank(kind: str, rank: int) -> str:
+    """Return the file with a worker's tensors of a kind."""
+    return f"{'averages' if kind.startswith(PROFILE) else 'shard'}-{rank}.safetensors"
 
 
 def checkpoint_name(images_seen: int) -> str:
@@ -101,10 +139,15 @@ def describe(path: Path) -> File:
     return File(bytes=path.stat().st_size, sha256=digest.hexdigest())
 
 
+def manifest_text(manifest: Manifest) -> str:
+    """Return the text of a manifest, with a hash of itself."""
+    return json.dumps(seal(json.loads(manifest.model_dump_json())), indent=1)
+
+
 def write_manifest(folder: Path, manifest: Manifest) -> None:
-    """Write the manifest, with a hash of itself, atomically."""
+    """Write the manifest atomically."""
     partial = folder / f".{MANIFEST}"
-    partial.write_text(json.dumps(seal(json.loads(manifest.model_dump_json())), indent=1))
+    partial.write_text(manifest_text(manifest))
     partial.replace(folder / MANIFEST)
 
 

@@ -57,9 +57,9 @@ def save_checkpoint(
         scratch = Scratch()
         until_handed_over.callback(scratch.cleanup)
         folder = Path(scratch.name)
-        file, tensors, norms = engine.save_shard(folder)
-        described: list[tuple[str, File] | None] = [None] * engine.world
-        dist.all_gather_object(described, (file, describe(folder / file)))
+        files, tensors, norms = engine.save_shard(folder)
+        described: list[dict[str, File] | None] = [None] * engine.world
+        dist.all_gather_object(described, {file: describe(folder / file) for file in files})
         manifest = Manifest(
             images_seen=images_seen,
             optimizer_steps=images_seen // batch_size,
@@ -72,10 +72,12 @@ def save_checkpoint(
             next_loss=next_loss,
             state_norms=norms,
             tensors=tensors,
-            files=dict(entry for entry in described if entry),
+            files={
+                name: file for of_worker in described for name, file in (of_worker or {}).items()
+            },
         )
         until_handed_over.pop_all()
-    hooks.checkpoint(checkpoint_name(images_seen), scratch, file, manifest)
+    hooks.checkpoint(checkpoint_name(images_seen), scratch, files, manifest)
 
 
 def check_continues(manifest: Manifest, next_loss: float, precision: str) -> None:
@@ -108,6 +110,8 @@ def check_same_run(saved: dict[str, Any], now: dict[str, Any], changeable: tuple
     # Discriminators first: with another objective, all of its keys differ.
     keys = sorted(set(saved) | set(now), key=lambda k: (not k.endswith(DISCRIMINATOR_SUFFIXES), k))
     for key in keys:
+        if key not in saved and now[key] == []:  # of a later version, and not used
+            continue
         if saved.get(key) != now.get(key) and not key.startswith(changeable):
             raise CheckpointProblem(
                 f"the run to resume has {key}={saved.get(key)}, not {now.get(key)}",

@@ -9,7 +9,7 @@ import logging
 import math
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -19,7 +19,7 @@ import torch.distributed as dist
 from pydantic import model_validator
 from torch import Tensor, nn
 
-from .checkpoint import KINDS, Manifest, check_architecture, read_tensors
+from .checkpoint import Manifest, check_architecture, file_of_rank, kinds, read_tensors
 from .config import Config
 from .disk import save_tensors
 from .errors import CheckpointProblem
@@ -102,6 +102,7 @@ class Engine:
             torch.backends.cudnn.allow_tf32 = config.tf32
         self.shapes = {name: p.shape for name, p in self.trained.items()}
         self.adam = AdamWithEMA(self.trained.values(), optimizer)
+        self._kinds = kinds(optimizer.ema_profiles)
         self._accumulation = accumulation
         self._image_shape = image_shape
         self._clip = optimizer.clip
@@ -138,11 +139,15 @@ class Engine:
         """Accumulate gradients of one micro-batch."""
         self._ds.backward(loss)
 
-    def step(self, lr: float, ema_decay: float) -> None:
-        """Count a micro-batch; after the last one of a global batch, update the weights."""
+    def step(self, lr: float, decays: Mapping[str, float]) -> None:
+        """Count a micro-batch; after the last one of a global batch, update the weights.
+
+        Args:
+            decays: of the averages, as `OptimizerConfig.decays_at` gives them.
+        """
         for group in self.adam.param_groups:
             group["lr"] = lr
-        self.adam.ema_decay = ema_decay
+        self.adam.decays.update(decays)
         if self.config.zero_stage == 0 and self._ds.is_gradient_accumulation_boundary():
             # DeepSpeed 0.19 clips at stage 0 too, but does not give the norm
             limit = self._clip or math.inf
@@ -169,37 +174,40 @@ class Engine:
 
     # -- state independent of world size and ZeRO stage -----------------------------------------
 
-    def save_shard(self, folder: Path) -> tuple[str, dict[str, str], dict[str, float]]:
+    def save_shard(self, folder: Path) -> tuple[list[str], dict[str, str], dict[str, float]]:
         """Write this worker's share of the full state; every worker calls it.
 
         Each parameter's tensors are assembled on all workers and written by one.
 
         Returns:
-            this worker's file name, tensor -> file name for all tensors, the L2 norm of each kind.
+            this worker's file names, tensor -> file name for all tensors, the L2 norm of each kind.
         """
-        mine: dict[str, Tensor] = {}
+        mine: dict[str, dict[str, Tensor]] = {
+            file_of_rank(kind, self.rank): {} for kind in self._kinds
+        }
         file_of: dict[str, str] = {}
-        squares = dict.fromkeys(KINDS, 0.0)
+        squares = dict.fromkeys(self._kinds, 0.0)
         for index, (name, parameter) in enumerate(self.trained.items()):
             writer = index % self.world
-            for kind in KINDS:
+            for kind in self._kinds:
                 full = self._full(parameter, kind).reshape(self.shapes[name])
                 squares[kind] += float(full.double().square().sum())
-                file_of[f"{kind}/{name}"] = f"shard-{writer}.safetensors"
+                file = file_of_rank(kind, writer)
+                file_of[f"{kind}/{name}"] = file
                 if writer == self.rank:
-                    mine[f"{kind}/{name}"] = full.detach().float().cpu().contiguous().clone()
-        file = f"shard-{self.rank}.safetensors"
-        save_tensors(mine, folder / file)
-        return file, file_of, {kind: math.sqrt(total) for kind, total in squares.items()}
+                    mine[file][f"{kind}/{name}"] = full.detach().float().cpu().contiguous().clone()
+        for file, tensors in mine.items():
+            save_tensors(tensors, folder / file)
+        return list(mine), file_of, {kind: math.sqrt(total) for kind, total in squares.items()}
 
     def restore_optimizer(self, folder: Path, manifest: Manifest) -> None:
-        """Set Adam's moments and the EMA; the weights went in before DeepSpeed was initialised.
+        """Set Adam's moments and the averages; the weights went in before DeepSpeed was initialised.
 
         Raises:
             CheckpointProblem: the state read back differs from what was saved.
         """
         self._make_states()
-        for kind in KINDS[1:]:
+        for kind in self._kinds[1:]:
             tensors = read_tensors(folder, manifest, kind)
             for name, parameter in self.trained.items():
                 self._set_state(parameter, kind, tensors[name].to(self.device))
@@ -243,7 +251,7 @@ class Engine:
             for p in self.trained.values():  # parameters that such an input does not reach
                 if self.config.zero_stage == 0 and p.grad is None:
                     p.grad = torch.zeros_like(p)
-            self.step(lr=0.0, ema_decay=0.0)
+            self.step(lr=0.0, decays=dict.fromkeys(self.adam.decays, 0.0))
 
     def _set_state(self, parameter: nn.Parameter, kind: str, full: Tensor) -> None:
         from deepspeed.utils import safe_set_full_optimizer_state, safe_set_local_optimizer_state

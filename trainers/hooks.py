@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from tempfile import TemporaryDirectory
 from typing import Protocol
@@ -38,9 +39,13 @@ class Hooks(Protocol):
         ...
 
     def checkpoint(
-        self, name: str, scratch: TemporaryDirectory[str], file: str, manifest: Manifest
+        self,
+        name: str,
+        scratch: TemporaryDirectory[str],
+        files: Sequence[str],
+        manifest: Manifest,
     ) -> None:
-        """Store this worker's `file` in `scratch`, and after all workers' files the manifest.
+        """Store this worker's `files` in `scratch`, and after all workers' files the manifest.
 
         The hook removes the folder. It may return before it has, while the training goes on.
         """

@@ -99,9 +99,7 @@ class Training:
                 loss = self._loss(self.images_seen, piece)
                 self.engine.backward(loss.total)
                 after = self.images_seen + batch
-                self.engine.step(
-                    optimizer.lr_at(after, batch), optimizer.ema_decay_at(after, batch)
-                )
+                self.engine.step(optimizer.lr_at(after, batch), optimizer.decays_at(after, batch))
                 values = {"total": loss.total.detach(), **loss.terms, **loss.metrics}
                 for name, value in values.items():
                     sums[name] = sums.get(name, torch.zeros_like(value)) + value

@@ -1,6 +1,6 @@
-"""Adam that keeps the exponential moving average of the weights as one more state.
+"""Adam that keeps moving averages of the weights as further states.
 
-As a state, the average is sharded by ZeRO with the rest, follows the fp32 master weights, is saved
+As a state, an average is sharded by ZeRO with the rest, follows the fp32 master weights, is saved
 and restored by the same calls, and costs no communication.
 """
 
@@ -12,12 +12,15 @@ from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 from torch import Tensor, nn
 
+from .averaging import WIDEST, decay_at
+from .checkpoint import EMA, profile_kind
 from .config import Config
 
 Decay = Annotated[float, Field(ge=0, lt=1)]
+Width = Annotated[float, Field(ge=0.01, lt=WIDEST)]
 
 
 class OptimizerConfig(Config):
@@ -53,6 +56,10 @@ class OptimizerConfig(Config):
     released code of CBDM and OC."""
     ema_ramp: float = Field(0.0, ge=0, le=1)
     """Largest half-life as a share of the images seen so far, as in EDM (0.05); 0 sets no limit."""
+    ema_profiles: tuple[Width, ...] = ()
+    """Widths of power-function averages that are kept beside it, relative to the images seen so far; EDM2
+    keeps [0.05, 0.1]. From them `sampling.ema_width` forms averages of other widths after the training.
+    Each takes the memory of one more set of weights, and the store keeps it at up to 18 moments."""
 
     @model_validator(mode="before")
     @classmethod
@@ -67,6 +74,13 @@ class OptimizerConfig(Config):
             if not given:
                 filled[name] = default
         return filled
+
+    @field_validator("ema_profiles")
+    @classmethod
+    def _each_once(cls, widths: tuple[float, ...]) -> tuple[float, ...]:
+        if len(set(map(profile_kind, widths))) < len(widths):
+            raise ValueError("the same width twice: keep one of the two")
+        return widths
 
     def warmup_over(self, batch: int) -> int:
         """Return the images over which the learning rate rises, at this batch."""
@@ -93,6 +107,11 @@ class OptimizerConfig(Config):
         if self.ema_ramp > 0:
             half_life = min(half_life, self.ema_ramp * images_seen)
         return float(0.5 ** (batch / max(half_life, 1e-9)))
+
+    def decays_at(self, images_seen: int, batch: int) -> dict[str, float]:
+        """Return the share that the step that ends at `images_seen` keeps of each average, by its state."""
+        profiles = {profile_kind(w): decay_at(w, images_seen, batch) for w in self.ema_profiles}
+        return {EMA: self.ema_decay_at(images_seen, batch), **profiles}
 
 
 LONGEST_WARMUP = 0.5
@@ -138,12 +157,13 @@ def too_long(config: OptimizerConfig, images: int, batch: int) -> list[str]:
 
 
 class AdamWithEMA(torch.optim.AdamW):
-    """AdamW whose state also holds `ema`, the moving average of each parameter.
+    """AdamW whose state also holds moving averages of each parameter: `ema`, and one for each profile.
 
-    `ema_decay` is set before every step. The average starts as the first step's initial weights.
+    `decays` is set before every step. The averages start as the first step's initial weights.
     """
 
-    ema_decay: float = 0.0
+    decays: dict[str, float]
+    """State -> the share of the old average that a step keeps, of those that the config names."""
 
     def __init__(self, parameters: Iterable[nn.Parameter], config: OptimizerConfig) -> None:
         super().__init__(
@@ -154,18 +174,20 @@ class AdamWithEMA(torch.optim.AdamW):
             weight_decay=config.weight_decay,
             fused=True,
         )
+        self.decays = dict.fromkeys((EMA, *map(profile_kind, config.ema_profiles)), 0.0)
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
-        """Update the weights, then their average."""
+        """Update the weights, then their averages."""
         parameters = [p for group in self.param_groups for p in group["params"]]
         stepping = [p for p in parameters if p.grad is not None]
-        fresh = {p: p.detach().clone() for p in stepping if "ema" not in self.state[p]}
+        fresh = {p: p.detach().clone() for p in stepping if EMA not in self.state[p]}
         result = super().step(closure)
         # after Adam's own states, which it creates where the dict is empty
         for p, initial in fresh.items():
-            self.state[p]["ema"] = initial
-        averages: list[Tensor] = [self.state[p]["ema"] for p in stepping]
-        if averages:
-            torch._foreach_lerp_(averages, [p.detach() for p in stepping], 1 - self.ema_decay)
+            self.state[p].update({name: initial.clone() for name in self.decays})
+        weights = [p.detach() for p in stepping]
+        for name, decay in self.decays.items() if weights else ():
+            averages: list[Tensor] = [self.state[p][name] for p in stepping]
+            torch._foreach_lerp_(averages, weights, 1 - decay)
         return result

@@ -5,7 +5,7 @@ And the collectives of the workers that this takes.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
@@ -34,7 +34,7 @@ class _Upload:
     scratch: TemporaryDirectory[str]
     manifest: Manifest
     job: Future[None]
-    """This worker's part of the present step: its shard; then, for worker 0, the manifest."""
+    """This worker's part of the present step: its files; then, for worker 0, the manifest."""
     committing: bool = False
 
 
@@ -81,12 +81,16 @@ class StoreHooks:
         return self.preemption_noticed()
 
     def checkpoint(
-        self, name: str, scratch: TemporaryDirectory[str], file: str, manifest: Manifest
+        self,
+        name: str,
+        scratch: TemporaryDirectory[str],
+        files: Sequence[str],
+        manifest: Manifest,
     ) -> None:
-        """Begin to upload: every worker its shard; then worker 0 the manifest."""
+        """Begin to upload: every worker its files; then worker 0 the manifest."""
         self.wait_for_uploads()
-        shard = Path(scratch.name) / file
-        job = in_background(lambda: self.store.put_shard(name, shard))
+        paths = [Path(scratch.name) / file for file in files]
+        job = in_background(partial(self._put, name, paths))
         self._upload = _Upload(name, scratch, manifest, job)
 
     def wait_for_uploads(self) -> None:
@@ -116,6 +120,10 @@ class StoreHooks:
                 partial(self._commit, upload) if dist.get_rank() == 0 else _nothing
             )
             self._upload = upload
+
+    def _put(self, name: str, paths: Sequence[Path]) -> None:
+        for path in paths:
+            self.store.put_shard(name, path)
 
     def _commit(self, upload: _Upload) -> None:
         folder = Path(upload.scratch.name)

@@ -14,7 +14,8 @@ from functools import cached_property
 from pathlib import Path
 
 from ...trainers import disk
-from ...trainers.checkpoint import Manifest
+from ...trainers.averaging import MOMENTS
+from ...trainers.checkpoint import Manifest, kinds
 from ...trainers.checkpointing import check_not_shortened, check_same_data, check_same_run
 from ...trainers.data import Cifar, DataConfig, Digits, Splits
 from ...trainers.data.decoding import UNREAD
@@ -31,8 +32,6 @@ from ..storage.checkpoints import CheckpointStore
 from ..storage.store import Storage
 
 FLOAT_BYTES = 4
-KINDS_OF_TENSORS = 4
-"""In a checkpoint: weights, two moments of Adam, EMA."""
 
 
 @dataclass
@@ -98,8 +97,8 @@ class Subject:
             return None
 
     @cached_property
-    def network_bytes(self) -> int:
-        """Bytes of a checkpoint's tensors.
+    def network_bytes(self) -> tuple[int, int]:
+        """Bytes of a checkpoint's tensors, and of those of its power-function averages.
 
         Raises:
             UsageProblem: no network can be built.
@@ -109,10 +108,11 @@ class Subject:
         shape = self.splits.train.image_shape if self.splits else declared_shape(self.experiment)
         classes = self.splits.train.num_classes if self.splits else 2
         network = build_plain_network(self.experiment, shape, classes)
-        sizes = [
-            p.numel() * (KINDS_OF_TENSORS if p.requires_grad else 1) for p in network.parameters()
-        ]
-        return FLOAT_BYTES * sum(sizes)
+        profiles = self.experiment.optimizer.ema_profiles
+        trained = sum(p.numel() for p in network.parameters() if p.requires_grad)
+        frozen = sum(p.numel() for p in network.parameters() if not p.requires_grad)
+        averages = FLOAT_BYTES * trained * len(profiles)
+        return FLOAT_BYTES * (trained * len(kinds(profiles)) + frozen), averages
 
 
 def declared_shape(experiment: Experiment) -> tuple[int, int, int]:
@@ -210,7 +210,7 @@ def check_room(subject: Subject) -> None:
     """Check that checkpoints fit on the disks that they are written to."""
     training = subject.experiment.training
     try:
-        one = subject.network_bytes
+        one, averages = subject.network_bytes
     except Problem:
         return  # `check_network` reports it
     written = -(-training.images // training.checkpoint_every_images)
@@ -219,7 +219,9 @@ def check_room(subject: Subject) -> None:
     wanted = [("TMPDIR", Path(tempfile.gettempdir()), one)]
     if subject.store.is_folder:
         folder = Path(subject.store.config.uri)
-        wanted.append(("the store", folder, one * max(kept - existing, 1)))
+        moments = max(min(MOMENTS, written) - kept, 0)
+        needed = one * max(kept - existing, 1) + averages * moments
+        wanted.append(("the store", folder, needed))
     for what, folder, needed in wanted:
         free = shutil.disk_usage(_existing(folder)).free
         if free < needed:

@@ -3,6 +3,9 @@
 Shards are written first and the manifest last: a checkpoint exists when its manifest does. A folder
 without one is invisible to readers, whatever it holds. Why not PyTorch's distributed checkpoints:
 `docs/design/checkpoints.md`.
+
+Of an old checkpoint the power-function averages stay, if the run keeps any, at up to
+`trainers.averaging.MOMENTS` moments: averages of other widths are formed from them.
 """
 
 from __future__ import annotations
@@ -13,13 +16,27 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...trainers import checkpoint as checkpoint_format
-from ...trainers.checkpoint import CHECKPOINT_NAME, MANIFEST, PASS_OVER, Manifest
+from ...trainers.averaging import thinned
+from ...trainers.checkpoint import (
+    CHECKPOINT_NAME,
+    MANIFEST,
+    PASS_OVER,
+    PROFILE,
+    Manifest,
+    checkpoint_name,
+    file_of_rank,
+)
 from ...trainers.errors import CheckpointProblem
 from . import layout
 from .errors import MissingObject
 from .store import Storage
 
 log = logging.getLogger(__name__)
+
+FIRST_AVERAGES = file_of_rank(PROFILE, 0)
+"""A file of every checkpoint that holds power-function averages."""
+OF_AVERAGES = (FIRST_AVERAGES.partition("-")[0], layout.AVERAGES)
+"""Beginnings of the names of files that stay of an old checkpoint."""
 
 
 @dataclass(frozen=True)
@@ -150,6 +167,69 @@ class CheckpointStore:
             (local_folder / MANIFEST).unlink()
             raise
 
+    def averages(self, until: str) -> dict[str, Manifest]:
+        """Return which power-function averages are kept, of a checkpoint and of moments before it.
+
+        Returns:
+            name -> the description of the averages alone, oldest first; nothing of a run without any.
+
+        Raises:
+            CheckpointProblem: a description is damaged.
+        """
+        listing = self.storage.list()
+        kept: dict[str, Manifest] = {}
+        for name in _with_averages(listing):
+            if name <= until:
+                described = self._read_averages(name, f"{name}/{MANIFEST}" in listing)
+                if described is not None:
+                    kept[name] = described
+        return kept
+
+    def fetch_averages(self, name: str, described: Manifest, local_folder: Path) -> Manifest:
+        """Download the averages of one moment into a local folder and check every byte of them.
+
+        Args:
+            described: as `averages` returns it.
+
+        Raises:
+            CheckpointProblem: a file is missing, cut short or altered.
+        """
+
+        def once() -> Manifest:
+            self.check_sizes(name, described)
+            for file in described.files:
+                self.storage.get_file(f"{name}/{file}", local_folder / file)
+            checkpoint_format.write_manifest(local_folder, described)
+            return checkpoint_format.verify(local_folder, self.storage.uri_of(name))
+
+        try:
+            return _twice(once)
+        except CheckpointProblem as problem:
+            raise self._damaged_averages(name, problem) from problem
+
+    def _read_averages(self, name: str, whole: bool) -> Manifest | None:
+        """Return the description of a moment's averages, None of a checkpoint without any.
+
+        Args:
+            whole: the rest of the checkpoint is there, too.
+        """
+        if whole:
+            return self.read_manifest(name).averages()
+        where = f"{name}/{layout.AVERAGES}"
+        try:
+            return checkpoint_format.parse_manifest(
+                self.storage.read_text(where), self.storage.uri_of(where)
+            )
+        except CheckpointProblem as problem:
+            raise self._damaged_averages(name, problem) from problem
+
+    def _damaged_averages(self, name: str, problem: CheckpointProblem) -> CheckpointProblem:
+        return CheckpointProblem(
+            problem.what,
+            f"restore {self.storage.uri_of(name)} from a copy, or delete it: averages are then "
+            "formed from other moments",
+        )
+
     def fetch_latest_usable(self, local_folder: Path) -> Fetched | None:
         """Download the newest checkpoint that is whole; None if the run has no checkpoint.
 
@@ -186,7 +266,8 @@ class CheckpointStore:
         """Delete old checkpoints, and return their names, oldest first.
 
         The last `keep` stay, and so does anything newer than the newest committed checkpoint, which
-        may be in the middle of being written.
+        may be in the middle of being written. Power-function averages of the others stay at
+        some moments, see `trainers.averaging.thinned`.
         """
         listing = self.storage.list()
         committed = _committed(listing)
@@ -199,11 +280,37 @@ class CheckpointStore:
             for name in present - kept
             if CHECKPOINT_NAME.fullmatch(name) and name < committed[-1]
         )
+        moments = [_images_seen(name) for name in _with_averages(listing) if name <= committed[-1]]
+        averages = {checkpoint_name(moment) for moment in thinned(moments)}
         for name in old:
+            if name in averages and self._leave_averages(name, listing):
+                continue
             # First, so that a prune that is killed never leaves a manifest over missing files.
             self.storage.delete(f"{name}/{MANIFEST}")
             self.storage.delete(name)
-        return old
+        return [name for name in old if name not in averages or name in committed]
+
+    def _leave_averages(self, name: str, listing: dict[str, int]) -> bool:
+        """Delete what an old checkpoint holds beside its averages, after describing these alone.
+
+        Returns:
+            False if its manifest is damaged, so that nothing in it can be used.
+        """
+        files = [path for path in listing if path.startswith(f"{name}/")]
+        if f"{name}/{MANIFEST}" in files:
+            try:
+                described = self.read_manifest(name).averages()
+            except CheckpointProblem:
+                return False
+            if described is None:
+                return False
+            text = checkpoint_format.manifest_text(described)
+            self.storage.write_text(f"{name}/{layout.AVERAGES}", text)
+            self.storage.delete(f"{name}/{MANIFEST}")  # first of all, as above
+        for path in files:
+            if not path.removeprefix(f"{name}/").startswith(OF_AVERAGES):
+                self.storage.delete(path)
+        return True
 
     def _is_committed(self, name: str) -> bool:
         if not CHECKPOINT_NAME.fullmatch(name):
@@ -240,3 +347,22 @@ def _committed(listing: dict[str, int]) -> list[str]:
         path.removesuffix(f"/{MANIFEST}") for path in listing if path.endswith(f"/{MANIFEST}")
     )
     return sorted(folder for folder in folders if CHECKPOINT_NAME.fullmatch(folder))
+
+
+def _images_seen(name: str) -> int:
+    return int(name.rpartition("-")[2])
+
+
+def _with_averages(listing: dict[str, int]) -> list[str]:
+    """Return the moments of which averages are described, of whole checkpoints or alone, oldest first."""
+    files: dict[str, set[str]] = {}
+    for path in listing:
+        folder, _, file = path.partition("/")
+        files.setdefault(folder, set()).add(file)
+    return sorted(
+        folder
+        for folder, names in files.items()
+        if CHECKPOINT_NAME.fullmatch(folder)
+        and FIRST_AVERAGES in names
+        and names & {MANIFEST, layout.AVERAGES}
+    )

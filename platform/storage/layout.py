@@ -5,7 +5,8 @@ a file means raises the FORMAT beside the code that writes it. A store (`storage
 
     runs/NAME/                              a run
         pretrained.json                       what it started from, if anything
-        checkpoints/images-000000012800/      manifest.json exists: the checkpoint is whole
+        checkpoints/images-000000012800/      manifest.json exists: the checkpoint is whole;
+                                              averages.json alone: its averages are
         samples/HASH/                         generated images, their features and nearest images
         evaluations/HASH/                     result.json exists: the evaluation is whole
         guidance/HASH.html                    a page of `whipray guidance`
@@ -43,6 +44,8 @@ PRETRAIN = "pretrain"
 
 PRETRAINED_RECORD = "pretrained.json"
 CHECKPOINTS = "checkpoints"
+AVERAGES = "averages.json"
+"""Of what stays of an old checkpoint: a manifest of its power-function averages alone."""
 DAMAGED_MANIFEST = "manifest.damaged.json"
 """A damaged checkpoint's manifest, once the run went on from an earlier one."""
 

@@ -73,4 +73,4 @@ def step(training: Training, number: int) -> None:
     after = (number + 1) * batch
     loss = training._loss(number * batch, 0)
     training.engine.backward(loss.total)
-    training.engine.step(optimizer.lr_at(after, batch), optimizer.ema_decay_at(after, batch))
+    training.engine.step(optimizer.lr_at(after, batch), optimizer.decays_at(after, batch))

@@ -11,7 +11,7 @@ import random
 import shutil
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory, mkdtemp
@@ -50,9 +50,9 @@ class InTheWay(StoreHooks):
     """Uploads while the training waits."""
 
     def checkpoint(
-        self, name: str, scratch: TemporaryDirectory[str], file: str, manifest: Manifest
+        self, name: str, scratch: TemporaryDirectory[str], files: Sequence[str], manifest: Manifest
     ) -> None:
-        super().checkpoint(name, scratch, file, manifest)
+        super().checkpoint(name, scratch, files, manifest)
         self.wait_for_uploads()
 
 
@@ -60,10 +60,10 @@ class AtTheEnd(StoreHooks):
     """Uploads only the last checkpoint."""
 
     def checkpoint(
-        self, name: str, scratch: TemporaryDirectory[str], file: str, manifest: Manifest
+        self, name: str, scratch: TemporaryDirectory[str], files: Sequence[str], manifest: Manifest
     ) -> None:
         if manifest.images_seen == STEPS * BATCH:
-            super().checkpoint(name, scratch, file, manifest)
+            super().checkpoint(name, scratch, files, manifest)
         else:
             scratch.cleanup()
 

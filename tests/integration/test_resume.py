@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import combinations
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -25,7 +27,7 @@ from support.training import (
 from support.workers import Workers
 
 from whipray.platform.storage.checkpoints import CheckpointStore
-from whipray.trainers.checkpoint import checkpoint_name
+from whipray.trainers.checkpoint import checkpoint_name, profile_kind, read_tensors
 from whipray.trainers.errors import CheckpointProblem, DivergenceProblem
 from whipray.trainers.hooks import Progress
 
@@ -164,6 +166,63 @@ def test_a_run_goes_on_with_other_workers_and_another_stage(
         assert distance(tensors, found[kind]) < ROUNDING
     # the average is not just another copy of the weights
     assert distance(expected["weights"], expected["ema"]) > 1000 * ROUNDING
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [((2, 2), (1, 1)), ((2, 3), (1, 0)), ((1, 1), (2, 3)), ((1, 0), (2, 2))],
+    ids=lambda pair: f"{pair[0]}-workers-zero-{pair[1]}",
+)
+def test_power_function_averages_go_on_with_other_workers_and_another_stage(
+    groups: Groups,
+    undisturbed_profiles: Path,
+    tmp_path: Path,
+    before: tuple[int, int],
+    after: tuple[int, int],
+) -> None:
+    """At the end of a checkpoint at every second step, of which the store keeps the last two whole."""
+    (workers, stage), (later_workers, later_stage) = before, after
+    groups.train(workers, tmp_path, **PROFILES, engine__zero_stage=stage, training__images=HALF)
+    groups.train(later_workers, tmp_path, **PROFILES, engine__zero_stage=later_stage)
+    found, expected = averages(tmp_path), averages(undisturbed_profiles)
+    assert list(found) == list(expected) == [checkpoint_name(n * BATCH) for n in (2, 4, 6, 8)]
+    for name, kinds in expected.items():
+        for kind, tensors in kinds.items():
+            assert distance(tensors, found[name][kind]) < ROUNDING
+    _, whole = state(tmp_path)
+    kept = ("ema_0.05", "ema_0.2")
+    assert whole.keys() == {"weights", "exp_avg", "exp_avg_sq", "ema", *kept}
+    for a, b in combinations(("weights", "ema", *kept), 2):  # each is an average of its own
+        assert distance(whole[a], whole[b]) > 20 * ROUNDING
+
+
+PROFILES = {
+    "optimizer__ema_profiles": [0.05, 0.2],
+    "training__checkpoint_every_images": 2 * BATCH,
+    "keep_checkpoints": 2,
+}
+
+
+@pytest.fixture(scope="module")
+def undisturbed_profiles(groups: Groups, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One worker, ZeRO 0, from the start to the end, with power-function averages."""
+    folder = tmp_path_factory.mktemp("profiles")
+    groups.train(1, folder, **PROFILES)
+    return folder
+
+
+def averages(run: Path) -> dict[str, dict[str, dict[str, torch.Tensor]]]:
+    """Those that the store keeps: checkpoint -> kind -> parameter -> tensor."""
+    store = CheckpointStore(at(run))
+    found = {}
+    for name, described in store.averages(checkpoint_name(END)).items():
+        with TemporaryDirectory() as scratch:
+            manifest = store.fetch_averages(name, described, Path(scratch))
+            found[name] = {
+                profile_kind(width): read_tensors(Path(scratch), manifest, profile_kind(width))
+                for width in manifest.profiles
+            }
+    return found
 
 
 def call_over(base: str) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from whipray.trainers.checkpoint import (
     Manifest,
     checkpoint_name,
     describe,
+    verify,
     write_manifest,
 )
 
@@ -49,7 +50,20 @@ def make_checkpoint(
 
 def save(store: CheckpointStore, folder: Path) -> str:
     """What two ranks do with a checkpoint on their disk; its name."""
-    for shard in sorted(folder.glob("shard-*")):
+    for shard in sorted(folder.glob("*.safetensors")):
         store.put_shard(folder.name, shard)
     store.commit(folder.name, folder / MANIFEST)
     return folder.name
+
+
+def save_averages(folder: Path, values: dict[float, torch.Tensor]) -> None:
+    """Add power-function averages of `layer0` to a checkpoint: width -> its tensor."""
+    name = "averages-0.safetensors"
+    tensors = {f"ema_{width:g}/layer0": tensor for width, tensor in values.items()}
+    save_file(tensors, folder / name)
+    manifest = verify(folder)
+    changes = {
+        "tensors": {**manifest.tensors, **dict.fromkeys(tensors, name)},
+        "files": {**manifest.files, name: describe(folder / name)},
+    }
+    write_manifest(folder, manifest.model_copy(update=changes))

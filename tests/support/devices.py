@@ -125,8 +125,8 @@ def step(training: Training, number: int) -> Tensor:
     for piece in range(training.rows // training.micro):
         loss = training._loss(number * plan.batch_size, piece)
         training.engine.backward(loss.total)
-        decay = optimizer.ema_decay_at(after, plan.batch_size)
-        training.engine.step(optimizer.lr_at(after, plan.batch_size), decay)
+        decays = optimizer.decays_at(after, plan.batch_size)
+        training.engine.step(optimizer.lr_at(after, plan.batch_size), decays)
     return loss.total.detach()
 
 

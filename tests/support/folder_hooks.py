@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -22,10 +23,11 @@ class FolderHooks:
         return False
 
     def checkpoint(
-        self, name: str, scratch: TemporaryDirectory[str], file: str, manifest: Manifest
+        self, name: str, scratch: TemporaryDirectory[str], files: Sequence[str], manifest: Manifest
     ) -> None:
         (self.folder / name).mkdir(parents=True)
-        (self.folder / name / file).write_bytes((Path(scratch.name) / file).read_bytes())
+        for file in files:
+            (self.folder / name / file).write_bytes((Path(scratch.name) / file).read_bytes())
         write_manifest(self.folder / name, manifest)
         scratch.cleanup()
 

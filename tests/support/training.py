@@ -21,10 +21,10 @@ from whipray.platform.storage.checkpoints import CheckpointStore
 from whipray.platform.storage.config import StorageConfig
 from whipray.platform.storage.store import Storage
 from whipray.trainers.checkpoint import (
-    KINDS,
     Manifest,
     checkpoint_name,
     describe,
+    kinds,
     parse_manifest,
     read_tensors,
     write_manifest,
@@ -107,7 +107,9 @@ def state(run: Path, images_seen: int = 8 * BATCH) -> tuple[Manifest, dict[str, 
     with TemporaryDirectory() as scratch:
         folder = Path(scratch)
         manifest = CheckpointStore(at(run)).fetch(checkpoint_name(images_seen), folder)
-        return manifest, {kind: read_tensors(folder, manifest, kind) for kind in KINDS}
+        return manifest, {
+            kind: read_tensors(folder, manifest, kind) for kind in kinds(manifest.profiles)
+        }
 
 
 def distance(a: dict[str, Tensor], b: dict[str, Tensor]) -> float:

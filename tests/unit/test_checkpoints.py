@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from support.checkpoints import make_checkpoint, save
+from support.checkpoints import make_checkpoint, save, save_averages
 from support.training import tiny
 
 from whipray.platform.runs.find_run import find_run
@@ -22,6 +22,7 @@ from whipray.platform.storage.config import StorageConfig
 from whipray.platform.storage.errors import StorageProblem
 from whipray.platform.storage.store import Storage
 from whipray.platform.tracking.mlflow_runs import Run
+from whipray.trainers.averaging import MOMENTS
 from whipray.trainers.checkpoint import MANIFEST, checkpoint_name, read_tensors
 from whipray.trainers.errors import CheckpointProblem
 
@@ -247,6 +248,96 @@ def test_prune_takes_the_manifest_first(
     with pytest.raises(KeyboardInterrupt):
         store.prune()
     assert store.names() == [checkpoint_name(2), checkpoint_name(3)]
+
+
+def with_averages(folder: Path, images_seen: int) -> Path:
+    made = make_checkpoint(folder, images_seen)
+    save_averages(made, {w: torch.full((64,), images_seen + w) for w in (0.05, 0.1)})
+    return made
+
+
+def test_power_function_averages_outlast_their_checkpoints(
+    store: CheckpointStore, tmp_path: Path
+) -> None:
+    names = []
+    for images_seen in (1, 2, 3, 4, 5):
+        names.append(save(store, with_averages(tmp_path / "made", images_seen)))
+        store.prune()
+    assert store.names() == names[-2:]
+    assert {path.name for path in folder_of(store, 1).iterdir()} == {
+        "averages.json",
+        "averages-0.safetensors",
+    }
+    assert list(store.averages(names[-1])) == names
+    kept = store.averages(names[2])
+    assert list(kept) == names[:3]
+    manifest = store.fetch_averages(names[0], kept[names[0]], tmp_path / "got")
+    assert (manifest.images_seen, manifest.profiles) == (1, (0.05, 0.1))
+    assert (
+        read_tensors(tmp_path / "got", manifest, "ema_0.1")["layer0"].tolist()
+        == [pytest.approx(1.1)] * 64
+    )
+    assert store.fetch(names[-1], tmp_path / "whole").profiles == (0.05, 0.1)
+    with pytest.raises(CheckpointProblem, match=f"no finished checkpoint {names[0]}"):
+        store.fetch(names[0], tmp_path / "got")
+
+
+def test_a_prune_that_was_killed_is_finished_by_the_next(
+    store: CheckpointStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The averages are described before the manifest goes, and what else there is goes last."""
+    names = [save(store, with_averages(tmp_path, n)) for n in (1, 2, 3)]
+    delete, done, allowed = store.storage.delete, [], [0]
+
+    def dies(prefix: str) -> None:
+        if len(done) == allowed[0]:
+            raise KeyboardInterrupt
+        done.append(prefix)
+        delete(prefix)
+
+    for attempt in range(3):
+        done.clear()
+        allowed[0] = min(attempt, 1)
+        monkeypatch.setattr(store.storage, "delete", dies)
+        with pytest.raises(KeyboardInterrupt):
+            store.prune()
+        assert list(store.averages(names[-1])) == names
+        assert (names[0] in store.names()) == (attempt == 0)
+    monkeypatch.setattr(store.storage, "delete", delete)
+    store.prune()
+    assert len(list(folder_of(store, 1).iterdir())) == 2
+
+
+def test_averages_are_kept_at_so_many_moments(store: CheckpointStore, tmp_path: Path) -> None:
+    for images_seen in range(1, 2 * MOMENTS):
+        save(store, with_averages(tmp_path, images_seen))
+        store.prune()
+        shutil.rmtree(tmp_path / checkpoint_name(images_seen))
+    kept = list(store.averages(checkpoint_name(2 * MOMENTS)))
+    assert len(kept) == MOMENTS
+    assert sorted({path.partition("/")[0] for path in store.storage.list()}) == kept
+
+
+def test_damaged_averages_are_named_with_the_way_out(
+    store: CheckpointStore, tmp_path: Path
+) -> None:
+    names = [save(store, with_averages(tmp_path, n)) for n in (1, 2, 3)]
+    store.prune()
+    folder = folder_of(store, 1)
+    file = folder / "averages-0.safetensors"
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    described = store.averages(names[-1])[names[0]]
+    with pytest.raises(CheckpointProblem, match="does not match the manifest") as caught:
+        store.fetch_averages(names[0], described, tmp_path / "got")
+    assert caught.value.fix.startswith(f"restore {store.storage.uri_of(names[0])} from a copy, or")
+    damaged = (folder / "averages.json").read_text().replace('"images_seen": 1', '"images_seen": 7')
+    (folder / "averages.json").write_text(damaged)
+    with pytest.raises(CheckpointProblem, match=r"averages\.json: altered since it was written"):
+        store.averages(names[-1])
+    store.storage.delete(names[0])  # as the message says
+    assert list(store.averages(names[-1])) == names[1:]
 
 
 def test_a_disk_that_fills_up_keeps_the_checkpoint_before(small_disk: Path, tmp_path: Path) -> None:

@@ -73,7 +73,7 @@ def training_of(data: Splits) -> Iterator[Open]:
 
 def step(training: Training, number: int) -> None:
     training.engine.backward(training._loss(number * BATCH, 0).total)
-    training.engine.step(1e-3, 0.9)
+    training.engine.step(1e-3, {"ema": 0.9})
 
 
 # -- DeepSpeed's ways with a device ------------------------------------------------------------------

@@ -54,7 +54,7 @@ def hand_over(hooks: StoreHooks, images_seen: int) -> Path:
     folder = Path(scratch.name)
     manifest = parse_manifest((folder / MANIFEST).read_text(), "")
     (folder / MANIFEST).unlink()
-    hooks.checkpoint(made.name, scratch, "shard-0.safetensors", manifest)
+    hooks.checkpoint(made.name, scratch, ["shard-0.safetensors"], manifest)
     return folder
 
 

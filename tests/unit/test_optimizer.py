@@ -43,7 +43,7 @@ def test_weights_follow_torch_and_the_average_its_recursion(weight_decay: float)
                 group["lr"] = lr
             optimizer.zero_grad()
             loss_of(model, step).backward()
-        adam.ema_decay = decay
+        adam.decays["ema"] = decay
         adam.step()
         reference.step()
         for p, q, ema in zip(mine.parameters(), theirs.parameters(), average, strict=True):
@@ -56,7 +56,7 @@ def test_one_step_by_hand() -> None:
     """Kingma & Ba algorithm 1 at step 1: both bias corrections cancel, so p moves by lr sign(g)."""
     p = nn.Parameter(torch.tensor([1.0, -2.0]))
     adam = AdamWithEMA([p], OptimizerConfig(lr=0.1))
-    adam.ema_decay = 0.75
+    adam.decays["ema"] = 0.75
     p.grad = torch.tensor([3.0, -0.02])
     adam.step()
     assert p.tolist() == pytest.approx([0.9, -1.9], abs=1e-5)
@@ -67,7 +67,7 @@ def test_the_average_starts_as_the_initial_weights() -> None:
     model = network()
     before = [p.detach().clone() for p in model.parameters()]
     adam = AdamWithEMA(model.parameters(), OptimizerConfig(lr=0.1))
-    adam.ema_decay = 1.0
+    adam.decays["ema"] = 1.0
     for step in range(3):
         adam.zero_grad()
         loss_of(model, step).backward()
@@ -84,7 +84,7 @@ def test_a_parameter_without_gradient_waits() -> None:
     adam.step()
     assert torch.equal(idle, torch.ones(2))
     idle.grad = torch.ones(2)
-    adam.ema_decay = 1.0
+    adam.decays["ema"] = 1.0
     adam.step()
     assert torch.equal(adam.state[idle]["ema"], torch.ones(2))
 
@@ -92,7 +92,7 @@ def test_a_parameter_without_gradient_waits() -> None:
 def test_state_carries_the_average_on() -> None:
     model = network()
     adam = AdamWithEMA(model.parameters(), OptimizerConfig(lr=1e-2))
-    adam.ema_decay = 0.9
+    adam.decays["ema"] = 0.9
     for step in range(5):
         adam.zero_grad()
         loss_of(model, step).backward()
@@ -100,7 +100,7 @@ def test_state_carries_the_average_on() -> None:
     twin = copy.deepcopy(model)
     other = AdamWithEMA(twin.parameters(), OptimizerConfig(lr=1e-2))
     other.load_state_dict(copy.deepcopy(adam.state_dict()))
-    other.ema_decay = 0.9
+    other.decays["ema"] = 0.9
     for optimizer, some in ((adam, model), (other, twin)):
         optimizer.zero_grad()
         loss_of(some, 5).backward()

@@ -96,8 +96,8 @@ def trace(setting: Setting, running: Running) -> list[dict[str, Any]]:
             with record_function(PHASES[1]):
                 training.engine.backward(loss.total)
             with record_function(PHASES[2]):
-                decay = optimizer.ema_decay_at(after, plan.batch_size)
-                training.engine.step(optimizer.lr_at(after, plan.batch_size), decay)
+                decays = optimizer.decays_at(after, plan.batch_size)
+                training.engine.step(optimizer.lr_at(after, plan.batch_size), decays)
             running.number += 1
         synchronize(setting.device)
     with TemporaryDirectory() as folder:

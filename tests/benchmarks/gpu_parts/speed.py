@@ -86,11 +86,11 @@ def host_seconds(running: Running, device: torch.device) -> float:
     for _ in range(5):
         seen = running.number * plan.batch_size
         after = seen + plan.batch_size
-        decay = optimizer.ema_decay_at(after, plan.batch_size)
+        decays = optimizer.decays_at(after, plan.batch_size)
         loss, forward = issue(partial(training._loss, seen, 0))
         _, backward = issue(partial(training.engine.backward, loss.total))
         _, update = issue(
-            partial(training.engine.step, optimizer.lr_at(after, plan.batch_size), decay)
+            partial(training.engine.step, optimizer.lr_at(after, plan.batch_size), decays)
         )
         found.append(forward + backward + update)
         running.number += 1
