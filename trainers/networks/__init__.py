@@ -6,8 +6,24 @@ from pydantic import Field
 
 from .base import Network, NetworkConfig
 from .ddpmpp import DDPMPP, DDPMPPConfig
+from .dit import DiT, DiTConfig
 from .unet import UNet, UNetConfig
+from .vit import ViT, ViTConfig
 
-AnyNetwork = Annotated[UNetConfig | DDPMPPConfig, Field(discriminator="name")]
+AnyNetwork = Annotated[
+    UNetConfig | DDPMPPConfig | ViTConfig | DiTConfig, Field(discriminator="name")
+]
 
-__all__ = ["DDPMPP", "AnyNetwork", "DDPMPPConfig", "Network", "NetworkConfig", "UNet", "UNetConfig"]
+__all__ = [
+    "DDPMPP",
+    "AnyNetwork",
+    "DDPMPPConfig",
+    "DiT",
+    "DiTConfig",
+    "Network",
+    "NetworkConfig",
+    "UNet",
+    "UNetConfig",
+    "ViT",
+    "ViTConfig",
+]
