@@ -123,7 +123,8 @@ class Block(nn.Module):
         x = x * (1 + scale) + shift
         x = x + self.attention(self.norm_1(x), dropout_rows)
         x = x * (1 + scale) + shift
-        return x + self.mlp(self.norm_2(x), dropout_rows)
+        x = x + self.mlp(self.norm_2(x), dropout_rows)
+        return x
 
 
 class PatchOut(nn.Module):
