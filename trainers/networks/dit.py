@@ -137,8 +137,8 @@ class Block(nn.Module):
         h = _normalise(x) * (1 + gamma_1) + beta_1
         x = x + alpha_1 * self.attention(h, dropout_rows)
         h = _normalise(x) * (1 + gamma_2) + beta_2
-        x = x + alpha_2 * self.mlp(h, dropout_rows)
-        return x
+        tokens: Tensor = x + alpha_2 * self.mlp(h, dropout_rows)
+        return tokens
 
 
 class PatchOut(nn.Module):

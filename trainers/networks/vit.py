@@ -123,8 +123,8 @@ class Block(nn.Module):
         x = x * (1 + scale) + shift
         x = x + self.attention(self.norm_1(x), dropout_rows)
         x = x * (1 + scale) + shift
-        x = x + self.mlp(self.norm_2(x), dropout_rows)
-        return x
+        tokens: Tensor = x + self.mlp(self.norm_2(x), dropout_rows)
+        return tokens
 
 
 class PatchOut(nn.Module):
