@@ -281,7 +281,7 @@ def test_a_patch_that_does_not_divide_the_image_is_refused(
     config: TransformerConfig, shape: tuple[int, int, int], fitting: str
 ) -> None:
     message = (
-        rf"model\.patch_size 3 does not divide a {shape[1]}x{shape[2]} image: "
+        rf"model\.patch_size 3 does not divide images of {shape[1]}x{shape[2]}: "
         rf"set it to one of {fitting}$"
     )
     with pytest.raises(ValueError, match=message):

@@ -53,7 +53,7 @@ class TransformerConfig(NetworkConfig):
             sides = range(1, min(height, width) + 1)
             fitting = [side for side in sides if not height % side and not width % side]
             raise ValueError(
-                f"model.patch_size {size} does not divide a {height}x{width} image: "
+                f"model.patch_size {size} does not divide images of {height}x{width}: "
                 f"set it to one of {', '.join(map(str, fitting))}"
             )
         return height // size, width // size

@@ -76,9 +76,11 @@ class ViT(Network):
                 nn.init.xavier_normal_(module.weight)  # q, k and v as one matrix, as released
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
-        # The scales of all blocks multiply, so labels start small: from a table of std 1, PyTorch's own,
-        # the untrained network's output for a label would be some 50 times that for the null label.
+        # The scales of all blocks multiply, so conditions start small: with labels of std 1, PyTorch's
+        # own, the output of the untrained network would be some 50 times that for the null label.
         nn.init.normal_(self.labels.weight, std=0.02)
+        if self.guidance is not None:
+            nn.init.normal_(self.guidance.weight, std=0.02)
 
     def features(self, values: Tensor) -> Tensor:
         """Return sines and cosines of the time or omega; see `Network`."""
