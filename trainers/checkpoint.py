@@ -23,9 +23,11 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from . import format_4
 from .data.identity import DataIdentity
 from .errors import CheckpointProblem
 from .integrity import KEY, Altered, seal, unseal
+from .processes import AnyProcess
 
 MANIFEST = "manifest.json"
 CHECKPOINT_NAME = re.compile(r"images-\d{12}")
@@ -41,7 +43,7 @@ PASS_OVER = (
     "type its `whipray train` again, which passes over this checkpoint and trains the rest again, or "
     "restore the folder from a copy"
 )
-FORMAT = 4
+FORMAT = 5
 """Raise it when a checkpoint could be misread: another layout, other keys in the manifest or in the
 config that it holds, other names of parameters, or other numbers under the same name."""
 
@@ -63,6 +65,8 @@ class Manifest(BaseModel):
     optimizer_steps: int
     config: dict[str, Any]
     """The whole experiment."""
+    process: AnyProcess
+    """The noise process as it was trained, with what was measured on the images."""
     image_shape: tuple[int, int, int]
     """(C, H, W)."""
     class_names: list[str]
@@ -158,16 +162,19 @@ def parse_manifest(text: str, where: str) -> Manifest:
         CheckpointProblem: not a manifest, of another format, naming a file elsewhere, or altered.
     """
     try:
-        stored = json.loads(text).get("format")
-        if stored != FORMAT:
+        content = json.loads(text)
+        stored = content.get("format")
+        if stored == 4:
+            config = format_4.experiment_of(content["config"])
+            content |= {"format": FORMAT, "config": config, "process": config["process"]}
+        elif stored != FORMAT:
             raise CheckpointProblem(
                 f"{where}: checkpoint format {stored}, this version reads {FORMAT}",
                 "use the version of whipray that wrote it, or start a new run under another name",
             )
-        content = json.loads(text)
         content.pop(KEY, None)
         manifest = Manifest.model_validate_json(json.dumps(content))
-    except (ValidationError, json.JSONDecodeError, AttributeError) as error:
+    except (ValidationError, json.JSONDecodeError, AttributeError, KeyError, TypeError) as error:
         raise CheckpointProblem(
             f"{where}: not a checkpoint manifest ({type(error).__name__})",
             PASS_OVER,

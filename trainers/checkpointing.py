@@ -16,6 +16,7 @@ from .data.identity import DataIdentity
 from .engine import Engine
 from .errors import CheckpointProblem, DivergenceProblem
 from .hooks import Hooks
+from .processes import ProcessConfig
 from .scratch import Scratch
 
 DISCRIMINATOR_SUFFIXES = (".name", ".source", ".kind")
@@ -42,6 +43,7 @@ def save_checkpoint(
     batch_size: int,
     train: PackedImages,
     experiment_config: dict[str, Any],
+    process: ProcessConfig,
     pretrained_hash: str | None,
     next_loss: float,
 ) -> None:
@@ -50,6 +52,7 @@ def save_checkpoint(
     Args:
         train: what is trained on, for its shape and classes.
         experiment_config: the whole experiment.
+        process: with everything in it that was measured.
         pretrained_hash: SHA-256 of the weights that the training started from, if any.
         next_loss: the objective on the next global batch.
     """
@@ -64,6 +67,7 @@ def save_checkpoint(
             images_seen=images_seen,
             optimizer_steps=images_seen // batch_size,
             config=experiment_config,
+            process=process,
             image_shape=train.image_shape,
             class_names=list(train.class_names),
             class_counts=train.class_counts.tolist(),

@@ -118,11 +118,11 @@ class Engine:
             self._ds.enable_backward_allreduce = False
         self.network: nn.Module = self._ds.module
 
-    def predict(self, x_t: Tensor, t: Tensor, labels: Tensor, **extra: Any) -> Tensor:
+    def predict(self, x: Tensor, time: Tensor, labels: Tensor, **extra: Any) -> Tensor:
         """Return the network's output in float32; arguments as `Network.forward`."""
         if self.config.channels_last:
-            x_t = x_t.contiguous(memory_format=torch.channels_last)
-        output: Tensor = self._ds(x_t, t, labels, **extra)  # in bf16 under DeepSpeed's autocast
+            x = x.contiguous(memory_format=torch.channels_last)
+        output: Tensor = self._ds(x, time, labels, **extra)  # in bf16 under DeepSpeed's autocast
         return output.float()
 
     @contextmanager
@@ -242,10 +242,10 @@ class Engine:
 
     def _make_states(self) -> None:
         """Take a step at learning rate 0, in which Adam creates its states."""
-        zero = torch.zeros(1, device=self.device, dtype=torch.int64)
+        zero = torch.zeros(1, device=self.device)
         for _ in range(self._accumulation):
             output = self.predict(
-                torch.zeros(1, *self._image_shape, device=self.device), zero, zero
+                torch.zeros(1, *self._image_shape, device=self.device), zero, zero.long()
             )
             self.backward((output * 0).sum())
             for p in self.trained.values():  # parameters that such an input does not reach

@@ -14,17 +14,19 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from . import format_4
 from .checkpoint import Manifest, check_architecture, describe, read_tensors
-from .diffusion import DiffusionConfig, Schedule, build_schedule
 from .disk import save_tensors, writing
 from .errors import CheckpointProblem, UsageProblem
+from .guidance import Denoiser
 from .integrity import Altered, seal, unseal
-from .networks import AnyNetwork, Network
+from .networks import AnyNetwork
 from .networks.low_rank import merge
-from .samplers import SamplingConfig, sample
+from .processes import AnyProcess
+from .sampling import SamplingConfig, sample
 
 WEIGHTS, CARD = "model.safetensors", "model.json"
-FORMAT = 4
+FORMAT = 5
 """Raise it when an exported model could be misread: other fields in the card or in the configs that it
 holds, other names of tensors, or another meaning of one of them."""
 
@@ -35,7 +37,8 @@ class ModelCard(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
     format: int = FORMAT
     model: AnyNetwork
-    diffusion: DiffusionConfig
+    process: AnyProcess
+    """The noise process as it was trained."""
     sampling: SamplingConfig
     image_shape: tuple[int, int, int]
     """(C, H, W)."""
@@ -61,18 +64,17 @@ class Exported:
     """A network ready to sample from."""
 
     card: ModelCard
-    network: Network
-    schedule: Schedule
+    denoiser: Denoiser
     device: torch.device
 
     def sample(self, labels: Tensor, config: SamplingConfig, seed: int, **options: Any) -> Tensor:
         """Generate images (N, C, H, W) float32 in [-1, 1] on the CPU, one for each of `labels` (N,)."""
         return sample(
-            self.network,
+            self.denoiser,
             labels,
             self.card.image_shape,
-            self.schedule,
             config,
+            class_counts=self.card.class_counts,
             seed=seed,
             device=self.device,
             **options,
@@ -104,7 +106,7 @@ def export(
         )
     card = ModelCard(
         model=TypeAdapter(AnyNetwork).validate_python(manifest.config["model"]),
-        diffusion=DiffusionConfig.model_validate(manifest.config["diffusion"]),
+        process=manifest.process,
         sampling=sampling,
         image_shape=manifest.image_shape,
         class_names=manifest.class_names,
@@ -159,7 +161,7 @@ def read_exported(folder: Path, where: str = "") -> tuple[ModelCard, dict[str, T
     try:
         text = (folder / CARD).read_text()
         stored = json.loads(text).get("format")
-        if stored != FORMAT:
+        if stored not in (4, FORMAT):
             raise CheckpointProblem(
                 f"{where}/{CARD}: model format {stored}, this version reads {FORMAT}",
                 "use the version of whipray that wrote it, or export the model's run again",
@@ -167,6 +169,10 @@ def read_exported(folder: Path, where: str = "") -> tuple[ModelCard, dict[str, T
         content = unseal(text)
         if content.pop(WEIGHTS) != describe(folder / WEIGHTS).sha256:
             raise Altered(f"{WEIGHTS} does not match {CARD}")
+        if stored == 4:
+            content["process"] = format_4.process_of(content.pop("diffusion"))
+            content["sampling"] = format_4.sampling_of(content["sampling"])
+            content["format"] = FORMAT
         card = ModelCard.model_validate_json(json.dumps(content))
         return card, load_file(folder / WEIGHTS)
     except Altered as error:
@@ -174,7 +180,7 @@ def read_exported(folder: Path, where: str = "") -> tuple[ModelCard, dict[str, T
             f"{where}: altered since it was written ({error})",
             "export the checkpoint again, or restore the folder from a copy",
         ) from error
-    except (ValueError, AttributeError, SafetensorError, OSError) as error:
+    except (ValueError, AttributeError, KeyError, SafetensorError, OSError) as error:
         raise CheckpointProblem(
             f"{where}: cannot be read ({type(error).__name__})", "export the checkpoint again"
         ) from error
@@ -208,4 +214,4 @@ def load_exported(folder: Path, device: torch.device | str = "cpu", where: str =
     check_architecture(weights, dict(network.named_parameters()))
     network.load_state_dict(weights)
     network.to(device).eval()
-    return Exported(card, network, build_schedule(card.diffusion, device), device)
+    return Exported(card, Denoiser(network, card.process.build(device)), device)

@@ -15,8 +15,7 @@ from torch import Tensor
 
 from .checkpoint import read_tensors
 from .checkpointing import ResumePoint, check_continues, save_checkpoint
-from .data import Splits
-from .diffusion import build_schedule
+from .data import PackedImages, Splits
 from .engine import Engine
 from .errors import DivergenceProblem, Problem, UsageProblem
 from .export import Pretrained
@@ -24,6 +23,7 @@ from .global_batches import GlobalBatches
 from .hooks import Hooks, Progress
 from .network import build_network
 from .objectives import Loss
+from .processes import ProcessConfig
 from .randomness import BatchRandom, derive_seed
 from .trainer_config import LoopConfig, TrainerConfig
 from .validation import validation_loss
@@ -53,7 +53,8 @@ class Training:
         self.config, self.data, self.device = config, data, device
         self.world, self.rank = dist.get_world_size(), dist.get_rank()
         self.rows, self.micro = rows_of_worker(config.training, self.world)
-        self.schedule = build_schedule(config.diffusion, device)
+        self.process_config = process_of(config, data.train, resume, pretrained)
+        self.process = self.process_config.build(device)
         self.objective = config.objective.build(data.train.class_counts.tolist())
         self.batches = GlobalBatches(config, data.train, device)
         self.pretrained_hash = pretrained.hash if pretrained else None
@@ -148,7 +149,11 @@ class Training:
         batch = self.batches.rows(images_seen, first, self.micro)
         rng = BatchRandom(self.config.seed, step, first, self.micro, self.device, portable)
         torch.manual_seed(derive_seed(self.config.seed, "dropout", step, first))
-        return self.objective(self.engine.predict, batch, self.schedule, rng, images_seen)
+        return self.objective(self._predict, batch, self.process, rng, images_seen)
+
+    def _predict(self, x_t: Tensor, t: Tensor, labels: Tensor, **extra: Any) -> Tensor:
+        """Return the network's output at x_t; see `Predictor`."""
+        return self.engine.predict(*self.process.network_input(x_t, t), labels, **extra)
 
     def _next_loss(self) -> float:
         """Return the objective on the next global batch, dropout off: equal for any world size.
@@ -165,7 +170,7 @@ class Training:
     def _validation_loss(self) -> float:
         images, seed = self.config.training.validation_images, self.config.seed
         return validation_loss(
-            self.engine, self.schedule, self.data.reference, images, self.micro, seed
+            self.engine, self.process, self.data.reference, images, self.micro, seed
         )
 
     def _save(self, hooks: Hooks, experiment_config: dict[str, Any]) -> None:
@@ -178,6 +183,7 @@ class Training:
             batch_size=self.config.training.batch_size,
             train=self.data.train,
             experiment_config=experiment_config,
+            process=self.process_config,
             pretrained_hash=self.pretrained_hash,
             next_loss=next_loss,
         )
@@ -208,6 +214,30 @@ class Training:
         if self.world > 1:
             dist.broadcast(answer, src=0)
         return bool(answer.item())
+
+
+def process_of(
+    config: TrainerConfig,
+    train: PackedImages,
+    resume: ResumePoint | None,
+    pretrained: Pretrained | None,
+) -> ProcessConfig:
+    """Return the process of a training, with everything in it that is measured.
+
+    A training that goes on, or starts from a model, keeps what was measured then: the network has learnt it.
+
+    Raises:
+        DataProblem: images on which it cannot be measured.
+    """
+    if resume:
+        return resume.manifest.process
+    if pretrained:
+        return config.process.model_copy(
+            update={
+                name: getattr(pretrained.card.process, name) for name in config.process.measures
+            }
+        )
+    return config.process.measured(train)
 
 
 def rows_of_worker(plan: LoopConfig, world: int) -> tuple[int, int]:

@@ -99,14 +99,16 @@ def check_fits(
     """
     assert config.pretrained is not None
     source = config.pretrained.model
+    free = {"dropout", "initial_weights", *config.process.only_training}
     for part, its, ours in (
         ("model", card.model, config.model),
-        ("diffusion", card.diffusion, config.diffusion),
+        ("process", card.process, config.process),
     ):
-        for key, value in its.model_dump(exclude={"dropout", "initial_weights"}).items():
-            if getattr(ours, key, None) != value:  # `name` comes first
+        for key, value in its.model_dump(exclude=free).items():
+            own = getattr(ours, key, None)
+            if own != value and not (own is None and key in config.process.measures):
                 raise UsageProblem(
-                    f"{source} has {part}.{key}={value}, this training {getattr(ours, key)}",
+                    f"{source} has {part}.{key}={value}, this training {own}",
                     f"set {part}.{key}={value}, or start from another model",
                 )
     if card.image_shape != image_shape:

@@ -13,16 +13,13 @@ from pydantic import Field, model_validator
 from .augmentations import AnyAugmentation, NoAugmentation
 from .config import Config
 from .data import DataConfig
-from .diffusion import DiffusionConfig, build_schedule
 from .engine import EngineConfig
 from .networks import AnyNetwork, UNetConfig
 from .networks.low_rank import LowRankConfig
 from .objectives import AnyObjective, DDPMConfig
 from .optimizer import OptimizerConfig
-from .samplers import SamplingConfig
-
-MAX_SIGNAL = 0.1
-"""Largest sqrt(abar_T); the linear schedule at T = 1000 has 0.006."""
+from .processes import AnyProcess, VPConfig
+from .sampling import SamplingConfig
 
 
 class LoRAConfig(LowRankConfig):
@@ -74,7 +71,7 @@ class TrainerConfig(Config):
     augmentation: AnyAugmentation = NoAugmentation()
     pretrained: PretrainedConfig | None = None
     model: AnyNetwork = UNetConfig()
-    diffusion: DiffusionConfig = DiffusionConfig()
+    process: AnyProcess = VPConfig()
     objective: AnyObjective = DDPMConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     engine: EngineConfig = EngineConfig()
@@ -82,14 +79,8 @@ class TrainerConfig(Config):
     sampling: SamplingConfig = SamplingConfig()
 
     @model_validator(mode="after")
-    def _check_x_T_is_noise(self) -> TrainerConfig:
-        """Refuse a schedule whose x_T still shows the image: samplers start from pure noise."""
-        left = float(build_schedule(self.diffusion).signal[-1])
-        if left > MAX_SIGNAL:
-            raise ValueError(
-                f"diffusion: sqrt(abar_T) is {left:.2f}, so x_T is not noise: raise "
-                "diffusion.beta_end or diffusion.timesteps"
-            )
+    def _check_sampling(self) -> TrainerConfig:
+        self.sampling.check(self.process)
         return self
 
     @model_validator(mode="after")

@@ -9,13 +9,13 @@ from torch.nn.functional import pad
 
 from .data import PackedImages
 from .data.batches import gather, to_float
-from .diffusion import Schedule
 from .engine import Engine
+from .processes import Process
 from .randomness import BatchRandom, derive_seed
 
 
 def validation_loss(
-    engine: Engine, schedule: Schedule, reference: PackedImages, images: int, micro: int, seed: int
+    engine: Engine, process: Process, reference: PackedImages, images: int, micro: int, seed: int
 ) -> float:
     """Return the denoising loss on balanced reference images, at fixed t and noise, dropout off.
 
@@ -39,10 +39,11 @@ def validation_loss(
             rng = BatchRandom(noise_seed, 0, first_row, rows, engine.device, portable=True)
             indices = chosen_and_padded[first_row : first_row + rows]
             x_0 = to_float(gather(reference, indices, engine.device), None)
-            t = rng.integers("t", schedule.timesteps).to(engine.device)
+            t = process.sample_times(rng).to(engine.device)
             eps = rng.normal("eps", reference.image_shape)
             labels = torch.from_numpy(reference.labels[indices]).to(engine.device)
-            output = engine.predict(schedule.q_sample(x_0, t, eps), t, labels)
-            squares = (output - schedule.target(x_0, t, eps)).square().flatten(1).mean(1)
+            x_t = process.perturb(x_0, t, eps)
+            output = engine.predict(*process.network_input(x_t, t), labels)
+            squares = (output - process.target(x_0, t, eps)).square().flatten(1).mean(1)
             losses.append(squares[: max(0, count - first_row)].sum())  # without the padding
     return float(engine.all_reduce_mean(torch.stack(losses).sum())) * engine.world / count

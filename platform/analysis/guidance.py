@@ -30,6 +30,11 @@ TYPES: dict[str, Callable[[str], str | int | float]] = {
     "steps": int,
     "sampler": str,
 }
+KEYS = {
+    "omega": "sampling.guidance.omega",
+    "steps": "sampling.sampler.steps",
+    "sampler": "sampling.sampler.name",
+}
 EXAMPLES = {"omega": "--omega 0,0.5,1", "steps": "--steps 10,50", "sampler": "--sampler ddim,ddpm"}
 
 
@@ -60,8 +65,7 @@ class GuidanceResult:
             "note": self.note,
             "warnings": list(self.warnings),
             "best": {
-                group: {"omega": p.omega, "steps": p.steps, "sampler": p.sampler}
-                for group, p in self.best.items()
+                group: {"omega": p.omega, "sampler": p.sampler} for group, p in self.best.items()
             },
         }
 
@@ -87,9 +91,7 @@ def measure_guidance(
     metrics = sorted({*METRICS, METRIC_OF[ranked].name})
     cheap = [f"evaluation.metrics={json.dumps(metrics)}", *overrides]
     target = find_target(root, tracking, name, cheap)
-    wanted = {
-        f"sampling.{key}": parse_list(key, text) for key, text in lists.items() if text is not None
-    }
+    wanted = {KEYS[key]: parse_list(key, text) for key, text in lists.items() if text is not None}
     points = distinct(
         target, [dict(zip(wanted, v, strict=True)) for v in product(*wanted.values())]
     )
@@ -145,7 +147,7 @@ def distinct(target: Target, points: Sequence[dict[str, Any]]) -> list[dict[str,
     first: dict[str, dict[str, Any]] = {}
     for values in points:
         changed = with_values(target.experiment, values, "the options")
-        effective = changed.sampling.effective(changed.diffusion.timesteps)
+        effective = changed.sampling.effective(changed.process)
         first.setdefault(effective.model_dump_json(), values)
     return list(first.values())
 

@@ -14,14 +14,17 @@ from ...trainers.data.batches import to_uint8
 from ...trainers.engine import choose_device
 from ...trainers.errors import UsageProblem
 from ...trainers.export import Exported, ModelCard, load_exported
+from ...trainers.sampling import SamplingConfig
 from ...trainers.scratch import Scratch
 from ..config.experiment import TrackingConfig
+from ..config.layers import Layer, resolve
 from ..foundation.names import class_folders
 from ..generation.grid import class_grid
 from ..generation.loading import load_model
 from ..runs.find_run import find_run
 from ..storage.store import Storage
-from ..tracking.registry import Version, address_of, download, resolve
+from ..tracking import registry
+from ..tracking.registry import Version, address_of, download
 from ..tracking.tracker import Tracker, open_existing_tracker
 
 Pixels = NDArray[np.uint8]
@@ -37,7 +40,7 @@ def load_target(root: Storage, tracking: str | None, target: str) -> Exported:
     """
     if target.startswith("models:/"):
         tracker = open_existing_tracker(TrackingConfig(uri=tracking), root)
-        return load_version(tracker, resolve(tracker, target))
+        return load_version(tracker, registry.resolve(tracker, target))
     run = find_run(root, target)
     return load_model(run.store, run.checkpoint, run.experiment)
 
@@ -63,11 +66,22 @@ def generate_images(
 ) -> tuple[Pixels, Ints]:
     """Generate images of each class; return them, (N, C, H, W) uint8, and their ids, (N,)."""
     labels = np.repeat(np.asarray(ids, dtype=np.int64), per_class)
-    settings = {"omega": omega, "steps": steps}
-    options = {key: value for key, value in settings.items() if value is not None}
-    sampling = model.card.sampling.model_copy(update=options)
+    sampling = changed_sampling(model, omega, steps)
     pixels: Pixels = to_uint8(model.sample(torch.from_numpy(labels), sampling, seed)).numpy()
     return pixels, labels
+
+
+def changed_sampling(model: Exported, omega: float | None, steps: int | None) -> SamplingConfig:
+    """Return the model's sampling with another strength or other steps, where they are given.
+
+    Raises:
+        UsageProblem: a value out of range, or a sampler or guidance that has no such setting.
+    """
+    own = model.card.sampling
+    wanted = {"sampling.guidance.omega": omega, "sampling.sampler.steps": steps}
+    changed = {key.removeprefix("sampling."): v for key, v in wanted.items() if v is not None}
+    layers = [Layer("model", own.model_dump(mode="json")), Layer("sample", changed)]
+    return resolve(SamplingConfig, layers).value
 
 
 def check_free(to: Path) -> None:

@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 
 from ...trainers.errors import Problem
+from ...trainers.format_4 import sampling_of
 from ..config.experiment import WHERE_DATA_LIE, Experiment, TrackingConfig
 from ..config.layers import Layer, resolve
 from ..config.paths import with_absolute_paths
@@ -82,6 +83,7 @@ def find_target(root: Storage, tracking: str | None, name: str, overrides: Seque
         version = registry.resolve(tracker, name)
         name = f"{version.tags.get(VersionTag.SWEEP)}/{version.tags.get(VersionTag.TRIAL)}"
         sampling = json.loads(version.tags.get(VersionTag.SAMPLING, "{}"))
+        sampling = sampling_of(sampling) if sampling else {}
         registered = {f"sampling.{key}": value for key, value in sampling.items()}
     run = find_run(root, name)
     recorded_in = run.experiment.tracking

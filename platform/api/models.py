@@ -11,9 +11,7 @@ from numpy.typing import NDArray
 from ...trainers.data.batches import to_uint8
 from ...trainers.errors import UsageProblem, did_you_mean
 from ...trainers.export import Exported
-from ...trainers.samplers import SamplingConfig
-from ..analysis.sample import load_target
-from ..config.layers import Layer, resolve
+from ..analysis.sample import changed_sampling, load_target
 from ..storage.store import Storage
 from .stores import open_store
 
@@ -51,10 +49,7 @@ class Model:
             UsageProblem: a label that is no class, or a setting out of range.
         """
         ids = torch.tensor([self._class_id(label) for label in labels], dtype=torch.int64)
-        given = {"omega": omega, "steps": steps}
-        changed = {key: value for key, value in given.items() if value is not None}
-        own = self._exported.card.sampling.model_dump(mode="json")
-        sampling = resolve(SamplingConfig, [Layer("model", own), Layer("sample", changed)]).value
+        sampling = changed_sampling(self._exported, omega, steps)
         images: NDArray[np.uint8] = to_uint8(self._exported.sample(ids, sampling, seed)).numpy()
         return images
 

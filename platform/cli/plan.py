@@ -41,9 +41,7 @@ def show_plan(
         )
         _exit_if(problems)
         return
-    sampling = experiment.sampling
-    unused = {f"sampling.{key}": sampling.sampler for key in sampling.unused}
-    text = render(resolved, stdout_console.is_terminal, unused).removesuffix("\n")
+    text = render(resolved, stdout_console.is_terminal).removesuffix("\n")
     # `from_ansi` keeps the colours, which a `str` would lose.
     stdout_console.print(Text.from_ansi(text) if stdout_console.is_terminal else text)
     stderr_console.print("\nwould run:")
@@ -72,7 +70,7 @@ def training_facts(experiment: Experiment) -> dict[str, Any]:
     loop, scaling, objective = experiment.training, experiment.scaling, experiment.objective
     pretrained = experiment.pretrained
     steps = -(-loop.images // loop.batch_size)
-    sampling = experiment.sampling.effective(experiment.diffusion.timesteps)
+    sampling = experiment.sampling.effective(experiment.process)
     return {
         "objective": f"call over {objective.base.name}"
         if objective.name == "call"
@@ -83,8 +81,7 @@ def training_facts(experiment: Experiment) -> dict[str, Any]:
             else {}
         ),
         "steps": f"{steps:,} of {loop.batch_size} images",
-        "images": f"{experiment.evaluation.images_per_class:,} of each class by "
-        f"{sampling.sampler} in {sampling.steps} steps, omega {sampling.omega:g}",
+        "images": f"{experiment.evaluation.images_per_class:,} of each class by {sampling.label}",
         "workers": f"{scaling.workers} x {scaling.cpus_per_worker} CPU, "
         f"{scaling.gpus_per_worker:g} GPU, ZeRO {experiment.engine.zero_stage}, "
         f"{experiment.engine.precision}",

@@ -66,7 +66,9 @@ def sweep_table(
     columns = {
         "trial": numbers,
         "what": [_what(row) for row in ordered],
-        "omega": [f"{each['sampling']['omega']:g}" if each else "" for each in summaries],
+        "omega": [
+            f"{each['sampling']['guidance']['omega']:g}" if each else "" for each in summaries
+        ],
         **{
             name.replace("/", " "): [
                 _metric_cell(each["metrics"], *name.split("/")) if each else ""
@@ -142,12 +144,11 @@ def comparison_table(comparison: Comparison) -> Table:
 def guidance_table(points: Sequence[CurvePoint]) -> Table:
     """Return one row per point, one column per metric."""
     names = [name for name in GUIDANCE_METRICS if any(name in point.values for point in points)]
-    table = plain_table("sampler", "steps", "omega", *(name.replace("/", " ") for name in names))
+    table = plain_table("sampler", "omega", *(name.replace("/", " ") for name in names))
     for point in points:
         estimates = [point.values.get(name) for name in names]
         table.add_row(
             point.sampler,
-            str(point.steps),
             f"{point.omega:g}",
             *(f"{e.value:.4g} [{e.low:.4g}, {e.high:.4g}]" if e else MISSING for e in estimates),
         )

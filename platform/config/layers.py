@@ -97,15 +97,12 @@ def flatten(value: BaseModel | Mapping[str, Any]) -> dict[str, Any]:
     return {".".join(path): leaf for path, leaf in _leaves(plain) if path}
 
 
-def render(
-    resolved: Resolved[Any], colour: bool = False, unused: Mapping[str, str] | None = None
-) -> str:
+def render(resolved: Resolved[Any], colour: bool = False) -> str:
     """Return the config as YAML that reads back equal, each value's origin as an aligned comment.
 
     Args:
         resolved: the result of `resolve`.
         colour: dim default values, with ANSI codes.
-        unused: dotted leaf -> what does not read it, which the comment adds.
     """
     lines: list[tuple[str, str]] = []
     shown: tuple[str, ...] = ()
@@ -116,10 +113,7 @@ def render(
         shown = path[:-1]
         text = f"{'  ' * len(shown)}{dump_scalar(path[-1])}: {dump_scalar(leaf)}"
         key = ".".join(path)
-        ignoring = (unused or {}).get(key)
-        lines.append(
-            (text, resolved.origins[key] + (f", unused by {ignoring}" if ignoring else ""))
-        )
+        lines.append((text, resolved.origins[key]))
     width = max((len(text) for text, origin in lines if origin and len(text) <= 60), default=0)
     rendered = []
     for text, origin in lines:

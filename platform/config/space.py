@@ -7,7 +7,7 @@
       objective.label_set: {type: categorical, choices: [train, sqrt, balanced]}
       objective.label_samples: {type: int, low: 1, high: 4, when: {objective.label_set: balanced}}
     sample:                                 # searched on each finished checkpoint, without training
-      sampling.omega: {type: float, low: 0.0, high: 2.0, step: 0.5}
+      sampling.guidance.omega: {type: float, low: 0.0, high: 2.0, step: 0.5}
     seed_points:                            # tried first
       - {objective.tau: 1.0, objective.label_set: train}
     baselines:                              # trained in addition to the search

@@ -28,6 +28,7 @@ COMPARED = {
     "spacing": "the images were generated with another spacing of times",
     "eta": "the images were generated with another eta",
     "variance": "the images were generated with another variance",
+    "sampler_settings": "the images were generated with another setting of the sampler",
     "clip_x0": "the images were generated with and without clipping x_0",
     "weights": "the images were generated with and without the reserved capacity",
     "groups": "the classes are grouped otherwise",

@@ -26,7 +26,7 @@ from ...trainers.errors import CheckpointProblem
 from ...trainers.export import Exported
 from ...trainers.integrity import Altered, load_arrays, read_twice, save_arrays
 from ...trainers.randomness import BLOCK
-from ...trainers.samplers import SamplingConfig
+from ...trainers.sampling import SamplingConfig
 from ...trainers.scratch import Scratch
 from ..evaluation.arrays import Floats, Ints, Pixels
 from ..evaluation.extractors.base import Extracted, Extractor

@@ -42,7 +42,7 @@ FILES = (
 IN_MLFLOW = (EVALUATION_PAGE, PER_CLASS_TABLE, SAMPLE_GRID)
 HASHED = tuple(name for name in FILES if name != EVALUATION_PAGE)
 """Their hashes are in the result. The page is made from them, and again with each guidance search."""
-FORMAT = 8
+FORMAT = 9
 """Of an evaluation's files; raise it when their content or the meaning of a value changes."""
 
 
@@ -147,7 +147,8 @@ class EvaluationFiles:
         warnings: Sequence[str],
     ) -> None:
         """Log the evaluation of a training to its MLflow run: metrics, address and files."""
-        run.log_metrics({**metrics, "omega": provenance["omega"]}, provenance["images_seen"])
+        strength = {key: provenance[key] for key in ("omega",) if key in provenance}
+        run.log_metrics({**metrics, **strength}, provenance["images_seen"])
         run.set_tags({Tag.STORE: self.store.uri, Tag.EVALUATION: self.store.uri_of(folder)})
         self.log_to(run, folder, provenance, warnings, Artifact.EVALUATION)
 

@@ -12,7 +12,7 @@ from ...trainers.checkpoint import Manifest
 from ...trainers.data import Splits
 from ...trainers.data.identity import DataIdentity
 from ...trainers.errors import DataProblem
-from ...trainers.samplers import SamplingConfig
+from ...trainers.sampling import SamplingConfig
 from ..config.experiment import Experiment
 from ..evaluation.evaluate import Classes, check_groups
 from ..evaluation.extractors.base import Extractor, OnPhase, Value
@@ -88,14 +88,8 @@ class EvaluationInputs:
             "model": self.experiment.name,
             "checkpoint": self.manifest.content_hash(),
             "images_seen": self.manifest.images_seen,
-            "sampler": sampling.sampler,
-            "steps": sampling.steps,
-            "spacing": sampling.spacing if sampling.sampler == "ddim" else None,
-            "eta": sampling.eta,
-            "variance": sampling.variance if sampling.sampler == "ddpm" else None,
-            "omega": sampling.omega,
-            "clip_x0": sampling.clip_x0,
-            "weights": sampling.weights,
+            **sampling.facts(),
+            "sampler_settings": sampling.sampler.model_dump_json(exclude={"name"}),
             "seed": self.experiment.seed,
             "train": self.splits.train.fingerprint(),
             "reference": reference.fingerprint(),

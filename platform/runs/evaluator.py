@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ...trainers.errors import UsageProblem
-from ...trainers.samplers import SamplingConfig
+from ...trainers.sampling import SamplingConfig
 from ...trainers.scratch import Scratch
 from ..config.experiment import Experiment, with_values
 from ..config.parameters import Values
@@ -83,7 +83,7 @@ class Evaluator:
         """Return the result at one sampling setting, from the store or computed now."""
         values = values or {}
         changed = with_values(self.experiment, values, "the points to try")
-        sampling = changed.sampling.effective(changed.diffusion.timesteps)
+        sampling = changed.sampling.effective(changed.process)
         folder = self.inputs.evaluation_folder(sampling)
         result = self.files.read_result(folder) or self._evaluate(sampling, folder)
         metrics, about, warnings = (result[k] for k in ("metrics", "provenance", "warnings"))
@@ -125,7 +125,7 @@ class Evaluator:
 
     def _evaluate(self, sampling: SamplingConfig, folder: str) -> dict[str, Any]:
         inputs, config = self.inputs, self.experiment.evaluation
-        description = describe(sampling)
+        description = sampling.label
         real = self.pipeline.extract_real()
         find_nearest = any(METRICS[name].needs_nearest for name in config.metrics)
         images = self.pipeline.generate(inputs.shards(sampling), description, find_nearest)
@@ -182,12 +182,11 @@ def open_evaluator(
 
 
 def curve(tried: Sequence[Evaluated], chosen: Evaluated | None = None) -> list[CurvePoint]:
-    """Return the points for a chart, by sampler, steps and omega."""
+    """Return the points for a chart, by sampler and omega."""
     points = [
         CurvePoint(
-            sampler=point.sampling.sampler,
-            steps=point.sampling.steps,
-            omega=point.sampling.omega,
+            sampler=point.sampling.sampler.label,
+            omega=point.sampling.guidance.omega,
             values={
                 name: estimate
                 for name in point.metrics
@@ -197,13 +196,7 @@ def curve(tried: Sequence[Evaluated], chosen: Evaluated | None = None) -> list[C
         )
         for point in tried
     ]
-    return sorted(points, key=lambda p: (p.sampler, p.steps, p.omega))
-
-
-def describe(sampling: SamplingConfig) -> str:
-    """Return a setting in a few words."""
-    steps = f" {sampling.steps} steps" if sampling.sampler == "ddim" else ""
-    return f"{sampling.sampler}{steps}, omega {sampling.omega:g}"
+    return sorted(points, key=lambda p: (p.sampler, p.omega))
 
 
 def prefixed(prefix: str, on_phase: OnPhase) -> OnPhase:

@@ -153,14 +153,12 @@ def _own_evaluation(
 
     Several differ in their metrics; `whipray evaluate` computes all, a training never more.
     """
-    sampling = experiment.sampling.effective(experiment.diffusion.timesteps).model_dump(mode="json")
+    sampling = experiment.sampling.effective(experiment.process)
     generated = experiment.evaluation.images_per_class * len(manifest.class_names)
     wanted = {
         "checkpoint": manifest.content_hash(),
         "n_generated": generated,
-        **{
-            key: sampling[key] for key in ("sampler", "steps", "eta", "omega", "clip_x0", "weights")
-        },
+        **sampling.facts(),
     }
     own = [
         folder

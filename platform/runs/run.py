@@ -194,7 +194,7 @@ def _log_results(
     """Log the best setting's metrics and files, and the values of all settings."""
     rank_by = plan.experiment.evaluation.rank_by
     points = [
-        {**point.values, "omega": point.sampling.omega, rank_by: point.metrics[rank_by]}
+        {**point.values, "omega": point.sampling.guidance.omega, rank_by: point.metrics[rank_by]}
         for point in tried
     ]
     plan.run.log_json({"best": best.values, "tried": points}, layout.Artifact.GUIDANCE_CURVE)

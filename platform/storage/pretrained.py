@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from ...trainers.checkpoint import Manifest, describe
 from ...trainers.errors import CheckpointProblem
 from ...trainers.export import CARD, WEIGHTS, ModelCard, Pretrained, export, read_pretrained
-from ...trainers.samplers import SamplingConfig
+from ...trainers.sampling import SamplingConfig
 from ...trainers.scratch import Scratch
 from ...trainers.trainer_config import PretrainedConfig
 from .checkpoints import CheckpointStore

@@ -52,9 +52,12 @@ class SamplerModel(PythonModel):
                 f"class_id {outside[0]} is not one of 0..{len(card.class_names) - 1}",
                 error_code=INVALID_PARAMETER_VALUE,
             )
-        wanted = {key: params[key] for key in ("omega", "steps") if key in params}
+        own = card.sampling.model_dump()
+        for section, key in (("guidance", "omega"), ("sampler", "steps")):
+            if key in params and key in own[section]:
+                own[section][key] = params[key]
         try:
-            sampling = type(card.sampling).model_validate({**card.sampling.model_dump(), **wanted})
+            sampling = type(card.sampling).model_validate(own)
         except ValueError as error:
             raise MlflowException(str(error), error_code=INVALID_PARAMETER_VALUE) from error
         images = self.model.sample(torch.from_numpy(ids), sampling, int(params.get("seed", 0)))

@@ -18,7 +18,7 @@ import yaml
 from ... import trainers
 from ...trainers.errors import CheckpointProblem, UsageProblem, did_you_mean
 from ...trainers.export import ModelCard, read_exported
-from ...trainers.samplers import SamplingConfig
+from ...trainers.sampling import SamplingConfig
 from ...trainers.scratch import Scratch
 from ..foundation.names import check_name, is_name
 from ..foundation.text import redact
@@ -81,8 +81,8 @@ def register(
 
 def model_identity(checkpoint: str, sampling: SamplingConfig) -> str:
     """Return what a registered version is known by: content of the checkpoint, and sampling."""
-    identity = f"{checkpoint} {sampling.sampler} {sampling.steps} {sampling.omega:g}"
-    return identity if sampling.weights == "merged" else f"{identity} {sampling.weights}"
+    facts = " ".join(f"{key}={value}" for key, value in sampling.facts().items())
+    return f"{checkpoint} {facts}"
 
 
 def find_version(tracker: Tracker, name: str, identity: str) -> Version | None:
@@ -253,13 +253,17 @@ def _log(run: Run, folder: Path, card: ModelCard, name: str, tags: dict[str, str
         ignore=shutil.ignore_patterns("__pycache__", "recipes"),
     )
     channels, height, width = card.image_shape
+    facts = card.sampling.facts()
     signature = ModelSignature(
         inputs=Schema([ColSpec(DataType.long, "class_id")]),
         outputs=Schema([TensorSpec(np.dtype(np.uint8), (-1, height, width, channels))]),
         params=ParamSchema(
             [
-                ParamSpec("omega", DataType.double, card.sampling.omega),
-                ParamSpec("steps", DataType.long, card.sampling.steps),
+                *(
+                    ParamSpec(name, kind, facts[name])
+                    for name, kind in (("omega", DataType.double), ("steps", DataType.long))
+                    if name in facts
+                ),
                 ParamSpec("seed", DataType.long, 0),
             ]
         ),

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ...trainers.data.classes import class_argument
 from ...trainers.export import Exported
-from ...trainers.samplers import SamplingConfig
+from ...trainers.sampling import SamplingConfig
 from ...trainers.scratch import Scratch
 from ..analysis.sample import generate_images, load_version
 from ..evaluation.config import EvaluationConfig

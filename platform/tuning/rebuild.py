@@ -14,7 +14,7 @@ from pathlib import Path
 
 from ...trainers.errors import Problem
 from ...trainers.export import ModelCard
-from ...trainers.samplers import SamplingConfig
+from ...trainers.sampling import SamplingConfig
 from ...trainers.scratch import Scratch
 from ..config.experiment import Experiment, TrackingConfig
 from ..foundation.abort import abort

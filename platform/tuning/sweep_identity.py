@@ -13,7 +13,7 @@ from ..config.experiment import WHERE_DATA_LIE, Experiment
 from ..config.layers import flatten
 from ..config.space import Space
 
-FORMAT = 4
+FORMAT = 5
 """Raise it when the meaning of a sweep's stored experiment or search space changes."""
 
 CHANGEABLE_IN_RESUMED_SWEEP = (

@@ -38,7 +38,7 @@ SETTINGS = {
     "evaluation.features.epochs": 1,  # made once, beside Ray's start
     "evaluation.images_per_class": 4,
     "evaluation.bootstrap_resamples": 20,
-    "sampling.steps": 2,
+    "sampling.sampler.steps": 2,
 }
 
 

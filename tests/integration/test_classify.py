@@ -37,7 +37,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:`use_.* is deprecated"),  # Ray Data, of its own
 ]
 
-SHORT = ("classification.epochs=1", "sampling.steps=2")
+SHORT = ("classification.epochs=1", "sampling.sampler.steps=2")
 FIGURES = {
     *(f"accuracy/{group}" for group in ("overall", "many", "medium", "few")),
     "precision",
@@ -130,7 +130,7 @@ def test_every_classifier_is_trained_once(lab: Lab) -> None:
     assert lab.classify() == ClassificationResult(document, first.folder, 1)
 
     # what has no generated images does not depend on them; copies have their number and weight
-    assert lab.classify("sampling.omega=1").trained == 2
+    assert lab.classify("sampling.guidance.omega=1").trained == 2
     assert lab.classify("classification.generated_weight=0.3").trained == 4
     assert lab.classify(per_class=4).trained == 4
     assert lab.classify(seeds=3).trained == 3

@@ -72,7 +72,12 @@ def test_more_images_are_the_same_and_some_more(shell: Shell) -> None:
     assert first < {path.name for path in samples.rglob("*.images.safetensors")}
 
 
-SLOW = (QUICK, "evaluation.images_per_class=24", "evaluation.shard_images=80", "sampling.steps=40")
+SLOW = (
+    QUICK,
+    "evaluation.images_per_class=24",
+    "evaluation.shard_images=80",
+    "sampling.sampler.steps=40",
+)
 """Three shards, slow enough to be killed in."""
 
 
@@ -183,12 +188,12 @@ def swapped(shell: Shell) -> Path:
         (("evaluate", "a", "objective.tau=2"), "objective.tau cannot be changed"),
         (("evaluate", "a", "evaluation.metrcs=[kid]"), "did you mean evaluation.metrics"),
         (("evaluate", "a", "evaluation.metrics=[kidd]"), "evaluation.metrics"),
-        (("evaluate", "a", QUICK, "evaluation.workers=64", "sampling.steps=1"), "room for"),
+        (("evaluate", "a", QUICK, "evaluation.workers=64", "sampling.sampler.steps=1"), "room for"),
         (("compare", "a"), "two different runs"),
         (("compare", "a", "c"), "no run c"),
         (("guidance", "a", "--omega", "0,x"), "not a list of omega values"),
         (("guidance", "a", "--omega", ","), "--omega is empty"),
-        (("guidance", "a", "--omega", "-1"), "sampling.omega"),
+        (("guidance", "a", "--omega", "-1"), "sampling.guidance.omega"),
         (("evaluate", "a", "evaluation.rank_by=f_8/overall", QUICK), "needs prd"),
         (("evaluate", "a", "evaluation.groups.kind=ranges"), "borders"),
         (("evaluate", "a", "evaluation.workers=0"), "evaluation.workers"),

@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from support.marks import MLFLOW_WARNINGS
+from support.sampling import ddim
 from support.training import BATCH, Done, at, distance, state, tiny, train
 from support.workers import Workers
 
@@ -35,7 +36,7 @@ from whipray.platform.tracking.tracker import Tracker, open_tracker
 from whipray.trainers.checkpoint import checkpoint_name, describe
 from whipray.trainers.errors import CheckpointProblem, UsageProblem
 from whipray.trainers.export import WEIGHTS, load_exported
-from whipray.trainers.samplers import SamplingConfig
+from whipray.trainers.sampling import SamplingConfig
 
 pytestmark = [
     pytest.mark.slow,
@@ -98,7 +99,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
         lab = Lab(root, open_tracker(tiny().tracking, root))
         for name, seed in (("base", 0), ("other", 1)):
             plan, _ = lab.train(name, lab.experiment(seed=seed, training__images=HALF))
-            version = lab.register(plan, SamplingConfig(omega=1.5))
+            version = lab.register(plan, ddim(50, 1.5))
             if name == "base":
                 set_alias(lab.tracker, version, "champion")
         yield lab
@@ -207,7 +208,7 @@ def test_adapters_are_sampled_with_and_without_the_experts(lab: Lab, tmp_path: P
     plan, _ = lab.train("adapters", experiment)
     images = {}
     for weights in ("merged", "general"):
-        sampling = SamplingConfig(weights=weights, steps=2)
+        sampling = ddim(2, weights=weights)
         folder = tmp_path / weights
         folder.mkdir()
         export_run(plan.store, checkpoint_name(HALF), sampling, folder)

@@ -84,7 +84,7 @@ def test_a_training_goes_to_the_cluster_and_its_words_come_back(
 
     # Evaluated on the cluster too, with the workers of the cluster.
     code, out, err = laptop.run(
-        *("evaluate", "first", "sampling.omega=2", "--storage", str(laptop.store)),
+        *("evaluate", "first", "sampling.guidance.omega=2", "--storage", str(laptop.store)),
         *("--on", head.address),
     )
     assert code == 0, err

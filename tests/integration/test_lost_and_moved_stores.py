@@ -23,7 +23,7 @@ pytestmark = [
 SPACE = {
     "description": "two trainings and a baseline",
     "train": {"objective.tau": {"type": "categorical", "choices": [0.5, 1.0]}},
-    "sample": {"sampling.omega": {"type": "categorical", "choices": [0.0, 1.0]}},
+    "sample": {"sampling.guidance.omega": {"type": "categorical", "choices": [0.0, 1.0]}},
     "baselines": [{"name": "ddpm", "set": {"objective.name": "ddpm"}}],
 }
 SWEEP = (
@@ -49,7 +49,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Shell:
     shell = Shell(tmp_path_factory.mktemp("rebuild"))
     (shell.folder / "space.yaml").write_text(yaml.safe_dump(SPACE))
     train = ("train", "digits-lt", *TINY, "training.images=640", "--run", "one")
-    for command in (train, ("evaluate", "one", "sampling.omega=2"), SWEEP):
+    for command in (train, ("evaluate", "one", "sampling.guidance.omega=2"), SWEEP):
         code, _, err = shell.run(*command)
         assert code == 0, err
     return shell
@@ -178,7 +178,7 @@ def test_a_moved_or_copied_store_is_whole_by_itself(place: Shell, tmp_path: Path
     assert code == 0, err
     copied.rename(moved)
     shell = Shell(moved)
-    for command in (sample, ("evaluate", "one", "sampling.omega=3"), train):
+    for command in (sample, ("evaluate", "one", "sampling.guidance.omega=3"), train):
         code, _, err = shell.run(*command)
         assert code == 0, err
         assert "not recorded" not in err

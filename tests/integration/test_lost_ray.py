@@ -25,7 +25,7 @@ SETTINGS = (*TINY, "training.images=6400", "tuning.sample_points=2")
 SPACE = {
     "description": "tau",
     "train": {"objective.tau": {"type": "float", "low": 0.1, "high": 5.0, "log": True}},
-    "sample": {"sampling.omega": {"type": "float", "low": 0.0, "high": 1.0, "step": 1.0}},
+    "sample": {"sampling.guidance.omega": {"type": "float", "low": 0.0, "high": 1.0, "step": 1.0}},
     "base": {"objective": {"name": "cbdm"}},
 }
 

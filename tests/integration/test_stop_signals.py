@@ -87,7 +87,11 @@ class Terminal:
 @pytest.mark.parametrize("by", ["SIGTERM", "closed terminal"])
 def test_a_run_that_evaluates_is_marked_and_goes_on_later(by: str, tmp_path: Path) -> None:
     shell = Shell(tmp_path)
-    slow = ("sampling.steps=50", "evaluation.images_per_class=100", "evaluation.shard_images=10")
+    slow = (
+        "sampling.sampler.steps=50",
+        "evaluation.images_per_class=100",
+        "evaluation.shard_images=10",
+    )
     settings = (*TINY, "training.images=640", *slow)
     with Terminal(shell, *["train", "digits-demo", "--run", "r"], *settings) as terminal:
         samples = (tmp_path / "whipray-runs/runs/r/samples").rglob
@@ -95,7 +99,7 @@ def test_a_run_that_evaluates_is_marked_and_goes_on_later(by: str, tmp_path: Pat
         assert terminal.stop(by) == 130
     assert statuses(tmp_path) == {"run/r": "KILLED"}
 
-    fast = ("evaluation.images_per_class=2", "sampling.steps=2")
+    fast = ("evaluation.images_per_class=2", "sampling.sampler.steps=2")
     code, _, err = shell.run(*["train", "digits-demo", "--run", "r"], *settings, *fast)
     assert code == 0, err
     assert statuses(tmp_path) == {"run/r": "FINISHED"}

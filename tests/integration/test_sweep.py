@@ -43,7 +43,7 @@ SETTINGS = (
     "tuning.sample_points=2",
     "tuning.concurrent=1",
 )
-GUIDANCE = {"sampling.omega": {"type": "float", "low": 0.0, "high": 1.0, "step": 1.0}}
+GUIDANCE = {"sampling.guidance.omega": {"type": "float", "low": 0.0, "high": 1.0, "step": 1.0}}
 
 
 @dataclass
@@ -360,11 +360,13 @@ def test_a_killed_sweep_goes_on_where_it_was(new_place: Callable[[str], Place]) 
         "killed",
         {
             "train": {"objective.tau": {"type": "float", "low": 0.1, "high": 5.0, "log": True}},
-            "sample": {"sampling.omega": {"type": "float", "low": 0.0, "high": 3.0, "step": 1.0}},
+            "sample": {
+                "sampling.guidance.omega": {"type": "float", "low": 0.0, "high": 3.0, "step": 1.0}
+            },
         },
     )
     # long enough to be killed in: four evaluations of a hundred images
-    slow = ("sampling.steps=50", "evaluation.images_per_class=10", "tuning.sample_points=4")
+    slow = ("sampling.sampler.steps=50", "evaluation.images_per_class=10", "tuning.sample_points=4")
     command = place.sweep("killed", 2, *slow, "--resume")
     trial = "sweeps/killed/trials/{:04d}".format
     first = f"checkpoints/images-{CHECKPOINT_EVERY:012d}/manifest.json"

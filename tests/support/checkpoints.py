@@ -17,6 +17,7 @@ from whipray.trainers.checkpoint import (
     verify,
     write_manifest,
 )
+from whipray.trainers.processes import VPConfig
 
 
 def make_checkpoint(
@@ -35,6 +36,7 @@ def make_checkpoint(
         images_seen=images_seen,
         optimizer_steps=images_seen // 8,
         config=config or {"seed": 0},
+        process=VPConfig(),
         image_shape=(1, 8, 8),
         class_names=["many", "few"],
         class_counts=[5, 1],

@@ -27,19 +27,21 @@ from unittest.mock import patch
 import numpy as np
 import torch
 from support.folder_hooks import FolderHooks
+from support.sampling import ddim
 from torch import Tensor, nn
 
 from whipray.trainers.checkpoint import verify
 from whipray.trainers.checkpointing import ResumePoint
 from whipray.trainers.data import Splits
 from whipray.trainers.data.packed import PackedImages
-from whipray.trainers.diffusion import DiffusionConfig, build_schedule
 from whipray.trainers.engine import choose_device, join_workers
+from whipray.trainers.guidance import Denoiser
 from whipray.trainers.loop import Training
 from whipray.trainers.network import build_network
 from whipray.trainers.networks import UNet
+from whipray.trainers.processes import VPConfig
 from whipray.trainers.randomness import BatchRandom
-from whipray.trainers.samplers import SamplingConfig, sample
+from whipray.trainers.sampling import sample
 from whipray.trainers.trainer_config import TrainerConfig
 
 OBJECTIVES = ("ddpm", "cbdm", "oc", "call", "focal", "tcfg")
@@ -192,12 +194,14 @@ def sampled(precision: str = "fp32") -> list[float]:
         with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
             return network(*inputs).float()
 
-    schedule = build_schedule(DiffusionConfig(prediction="v"), device)  # seldom clipped
+    process = VPConfig(prediction="v").build(device)  # seldom clipped
     labels = torch.arange(SAMPLES) % len(COUNTS)
-    how = SamplingConfig(steps=10, omega=1.5)
+    how = ddim(10, 1.5)
     with portable_noise(), fp32_throughout():
         shape = (3, SIDE, SIDE)
-        images = sample(model, labels, shape, schedule, how, seed=1, device=device)
+        images = sample(
+            Denoiser(model, process), labels, shape, how, class_counts=COUNTS, seed=1, device=device
+        )
     return images.flatten().tolist()
 
 

@@ -1,4 +1,4 @@
-"""What tests of objectives share: a batch, a schedule, and networks whose layers all act."""
+"""What tests of objectives share: a batch, a process, and networks whose layers all act."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from whipray.trainers.diffusion import DiffusionConfig, build_schedule
 from whipray.trainers.objectives import Batch
+from whipray.trainers.processes import VPConfig
 
 CPU = torch.device("cpu")
 COUNTS = [60, 25, 12, 3]
 SHAPE = (2, 8, 8)
-SCHEDULE = build_schedule(DiffusionConfig())
+PROCESS = VPConfig().build()
 
 
 def images_and_labels(rows: int) -> Batch:

@@ -152,7 +152,7 @@ def synthetic_curve() -> list[CurvePoint]:
     """FID, KID of the few and recall of two samplers over five omegas."""
     random = np.random.default_rng(3)
     points = []
-    for sampler, steps, offset in (("ddim", 50, 0.0), ("ddpm", 1000, 0.12)):
+    for sampler, offset in (("ddim 50 steps", 0.0), ("ddpm", 0.12)):
         for omega in (0.0, 0.5, 1.0, 1.5, 2.0, 3.0):
             bend = 1 + offset + 0.16 * (omega - 1.3) ** 2
             values = {
@@ -161,7 +161,7 @@ def synthetic_curve() -> list[CurvePoint]:
                 for group, tail in (("overall", 1.0), ("few", 2.0))
             }
             points.append(
-                CurvePoint(sampler, steps, omega, values, (sampler, omega) == ("ddim", 1.5))
+                CurvePoint(sampler, omega, values, (sampler, omega) == ("ddim 50 steps", 1.5))
             )
     return points
 

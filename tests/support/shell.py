@@ -17,7 +17,7 @@ TINY = (
     "evaluation.images_per_class=2",
     "evaluation.bootstrap_resamples=20",
     "evaluation.features.epochs=2",
-    "sampling.steps=2",
+    "sampling.sampler.steps=2",
     "tracking.system_metrics=false",
 )
 

@@ -13,6 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 from safetensors.torch import load_file
 from scipy import stats
 from support.folder_hooks import FolderHooks
+from support.sampling import ddim
 from support.training import BATCH, TINY
 from torch import Tensor
 from torch.nn.functional import pad
@@ -35,7 +36,6 @@ from whipray.trainers.export import WEIGHTS, export, load_exported
 from whipray.trainers.loop import Training
 from whipray.trainers.network import build_network
 from whipray.trainers.randomness import BatchRandom, derive_seed
-from whipray.trainers.samplers import SamplingConfig
 from whipray.trainers.trainer_config import TrainerConfig
 
 CPU = torch.device("cpu")
@@ -412,11 +412,11 @@ def test_ada_is_learnt_with_and_sampled_without(tmp_path: Path) -> None:
     assert (moved > 0.01).all()
 
     resume = hooks.resume(8 * BATCH)
-    export(resume.folder, resume.manifest, tmp_path / "model", SamplingConfig(steps=3, omega=0.5))
+    export(resume.folder, resume.manifest, tmp_path / "model", ddim(3, 0.5))
     plain = config_of().model
     assert not [name for name in load_file(tmp_path / "model" / WEIGHTS) if "augm" in name]
     model = load_exported(tmp_path / "model")
-    assert (model.card.model, model.network.augmentation) == (plain, None)
+    assert (model.card.model, model.denoiser.network.augmentation) == (plain, None)
     images = model.sample(torch.tensor([1, 2]), model.card.sampling, seed=0)
     assert images.shape == (2, 1, 8, 8)
     assert images.isfinite().all()

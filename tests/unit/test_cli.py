@@ -68,7 +68,10 @@ MISTAKES = {
     "no recipe file there": (("train", "mine.yaml"), "mine.yaml"),
     "no space of this name": (("sweep", "cbmd"), "cbdm"),
     "an unknown key": (("train", "digits-lt", "objective.tua=1"), "objective.tau"),
-    "an unknown value": (("train", "digits-lt", "sampling.sampler=dimm"), "did you mean ddim?"),
+    "an unknown value": (
+        ("train", "digits-lt", "sampling.sampler.name=dimm"),
+        "did you mean ddim?",
+    ),
     "a value out of range": (("train", "digits-lt", "training.images=-1"), "training.images"),
     "an override without a value": (("train", "digits-lt", "seed"), "seed"),
     "no run of this name": (("evaluate", "nothing"), "no run nothing"),

@@ -21,7 +21,6 @@ from whipray.trainers.augmentations import ADAConfig, AugmentationConfig, DiffAu
 from whipray.trainers.checkpoint import verify
 from whipray.trainers.checkpointing import ResumePoint
 from whipray.trainers.data import Splits
-from whipray.trainers.diffusion import DiffusionConfig, build_schedule
 from whipray.trainers.engine import join_workers
 from whipray.trainers.loop import Training
 from whipray.trainers.networks import UNet, UNetConfig
@@ -35,6 +34,7 @@ from whipray.trainers.objectives import (
     OCConfig,
     TCFGConfig,
 )
+from whipray.trainers.processes import VPConfig
 from whipray.trainers.randomness import BatchRandom
 from whipray.trainers.trainer_config import TrainerConfig
 
@@ -195,9 +195,9 @@ def test_an_objective_keeps_to_the_device(config: Any) -> None:
         network = UNet(model, (3, 8, 8), len(COUNTS))
         config.prepare(network)
     network.to(META)
-    schedule = build_schedule(DiffusionConfig(), META)
+    process = VPConfig().build(META)
     rng = BatchRandom(0, 0, 0, ROWS, META, portable=True)
-    loss = config.build(COUNTS)(network, batch_elsewhere(), schedule, rng, 0)
+    loss = config.build(COUNTS)(network, batch_elsewhere(), process, rng, 0)
     assert {value.device.type for value in (loss.total, *loss.terms.values())} == {"meta"}
     loss.total.backward()
 

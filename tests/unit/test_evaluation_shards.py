@@ -13,6 +13,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from support.sampling import ddim
 from support.training import at
 
 from whipray.platform.evaluation.extractors.base import Extractor, ExtractorInfo, Floats32, Pixels
@@ -30,13 +31,13 @@ from whipray.platform.generation.shards import (
     real_shards,
 )
 from whipray.trainers.data import Digits, Splits
-from whipray.trainers.diffusion import DiffusionConfig, build_schedule
 from whipray.trainers.errors import CheckpointProblem
 from whipray.trainers.export import Exported, ModelCard
+from whipray.trainers.guidance import Denoiser
 from whipray.trainers.networks import UNet, UNetConfig
-from whipray.trainers.samplers import SamplingConfig
+from whipray.trainers.processes import VPConfig
 
-SAMPLING = SamplingConfig(steps=2, omega=0.5)
+SAMPLING = ddim(2, 0.5)
 CPU = torch.device("cpu")
 
 
@@ -49,7 +50,7 @@ def model() -> Exported:
         norm_groups=4,
         attention_resolutions=(),
     )
-    diffusion = DiffusionConfig()
+    process = VPConfig()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         network = UNet(config, (1, 8, 8), 10).eval()
@@ -57,7 +58,7 @@ def model() -> Exported:
             torch.nn.init.normal_(parameter, std=0.2)
     card = ModelCard(
         model=config,
-        diffusion=diffusion,
+        process=process,
         sampling=SAMPLING,
         image_shape=(1, 8, 8),
         class_names=[str(c) for c in range(10)],
@@ -65,7 +66,7 @@ def model() -> Exported:
         images_seen=0,
         checkpoint="0" * 16,
     )
-    return Exported(card, network, build_schedule(diffusion, CPU), CPU)
+    return Exported(card, Denoiser(network, process.build(CPU)), CPU)
 
 
 class Rows(Extractor):

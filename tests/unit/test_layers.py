@@ -298,10 +298,6 @@ def test_rendered_config_reads_back_and_shows_origins(tmp_path) -> None:
     lines = [line for line in rendered.splitlines() if not line.endswith(":")]
     assert len({line.index("  # ") for line in lines}) == 1
     assert next(line for line in lines if "learning_rate" in line).endswith("# exp.yaml")
-    named = render(resolved, unused={"learning_rate": "this"}).splitlines()
-    assert next(line for line in named if "learning_rate" in line).endswith(
-        "# exp.yaml, unused by this"
-    )
     coloured = render(resolved, colour=True).splitlines()
     assert next(line for line in coloured if "tau" in line).startswith("\x1b[2m")
     assert "\x1b" not in next(line for line in coloured if "learning_rate" in line)

@@ -35,7 +35,7 @@ from whipray.trainers.loop import Training, rows_of_worker
 from whipray.trainers.networks import UNet
 from whipray.trainers.objectives import Batch
 from whipray.trainers.randomness import BatchRandom, derive_seed
-from whipray.trainers.samplers import SamplingConfig
+from whipray.trainers.sampling import SamplingConfig
 from whipray.trainers.trainer_config import LoopConfig, TrainerConfig
 
 CPU = torch.device("cpu")
@@ -333,7 +333,7 @@ def test_an_exported_model_is_the_average(train: Train, tmp_path: Path) -> None:
         for parameter in network.parameters():
             parameter.copy_(training.engine._full(parameter, "ema"))
         average_says = network(x, t, labels)
-        assert torch.equal(model.network(x, t, labels), average_says)
+        assert torch.equal(model.denoiser.network(x, t, labels), average_says)
     assert not torch.allclose(weights_say, average_says, atol=1e-2)
     images = model.sample(torch.tensor([1, 2]), card.sampling, seed=0)
     assert images.shape == (2, 1, 8, 8)

@@ -13,7 +13,7 @@ from whipray.trainers.errors import Problem, UsageProblem
 from whipray.trainers.export import ModelCard, Pretrained, merged_weights
 from whipray.trainers.network import build_network
 from whipray.trainers.networks import UNet, UNetConfig
-from whipray.trainers.samplers import SamplingConfig
+from whipray.trainers.sampling import SamplingConfig
 from whipray.trainers.trainer_config import TrainerConfig
 
 NAMES = ["cat", "dog", "owl"]

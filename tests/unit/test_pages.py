@@ -259,11 +259,9 @@ class TestCharts:
             assert chart
             _, at = best((p.values[key].value, i) for i, p in enumerate(points))
             found = points[at]
-            assert (
-                f"omega {found.omega:g} ({found.sampler}, {found.steps} steps)" in chart.best_text
-            )
+            assert f"omega {found.omega:g} ({found.sampler})" in chart.best_text
             assert chart.best[0] == pytest.approx(100 * found.omega / 3, abs=0.01)
-            assert [line.label for line in chart.lines] == ["ddim, 50 steps", "ddpm, 1000 steps"]
+            assert [line.label for line in chart.lines] == ["ddim 50 steps", "ddpm"]
             assert chart.chosen == 50
         assert curve_chart(points[:1], "kid/few") is None
         assert curve_chart(points, "f_8/few") is None
@@ -363,7 +361,7 @@ class TestGuidance:
         page = render_guidance("<run>", points, {"overall": points[2], "few": points[3]})
         read = Reader(page)
         assert "<h1>&lt;run&gt;</h1>" in page
-        assert "Chosen: <strong>omega 1.5 (ddim, 50 steps)</strong>" in page
+        assert "Chosen: <strong>omega 1.5 (ddim 50 steps)</strong>" in page
         best_overall, best_few, table = read.tables
         recall = points[3].values["recall/few"]
         shown = [f"{x:.3f}" for x in (recall.value, recall.low, recall.high)]
@@ -376,7 +374,7 @@ class TestGuidance:
 
     def test_one_point_or_other_numbers_have_no_curve(self) -> None:
         random = np.random.default_rng(0)
-        point = CurvePoint("ddim", 50, 0.0, {"agreement/few": near("agreement", 1.0, random)})
+        point = CurvePoint("ddim 50 steps", 0.0, {"agreement/few": near("agreement", 1.0, random)})
         page = render_guidance("a run", [point], {"few": point})
         assert "<svg" not in page
         assert "Label agreement" in page

@@ -63,7 +63,7 @@ data: {{source: folder, root: photos, image_size: {SIDE}, long_tail: {{kind: non
 model: {{base_channels: 8, norm_groups: 4, attention_resolutions: [8]}}
 training: {{images: 64, batch_size: 16, report_every_images: 32, checkpoint_every_images: 64}}
 evaluation: {{images_per_class: 2, bootstrap_resamples: 20, features: {{epochs: 1}}}}
-sampling: {{steps: 2}}
+sampling: {{sampler: {{steps: 2}}}}
 tracking: {{system_metrics: false}}
 """
 

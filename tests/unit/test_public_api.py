@@ -28,7 +28,7 @@ TINY = [
     "evaluation.images_per_class=4",
     "evaluation.bootstrap_resamples=20",
     "evaluation.features.epochs=1",
-    "sampling.steps=2",
+    "sampling.sampler.steps=2",
     "tracking.system_metrics=false",
 ]
 
@@ -136,7 +136,7 @@ def test_a_training_is_evaluated_loaded_sampled_and_continued() -> None:
         "metrics"
     ].keys()
     assert report["images_generated"] == 0  # the training's own evaluation left them
-    assert whipray.evaluate("mine", ["sampling.omega=2"])["images_generated"] == 40
+    assert whipray.evaluate("mine", ["sampling.guidance.omega=2"])["images_generated"] == 40
 
     longer = whipray.load_experiment("digits-demo", [*TINY, "training.images=320"])
     assert whipray.train(longer, run="mine")["images_seen"] == 320

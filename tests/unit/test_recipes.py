@@ -21,7 +21,7 @@ def test_a_name_is_the_longest_data_recipe_and_a_method() -> None:
         "recipe cifar100-lt-ir50",
         "recipe methods/oc",
     ]
-    resolved = load_experiment("cifar100-lt-ir50-cbdm-ada", ["sampling.omega=2"])
+    resolved = load_experiment("cifar100-lt-ir50-cbdm-ada", ["sampling.guidance.omega=2"])
     assert resolved.value.name == "cifar100-lt-ir50"
     for key, origin in {
         "data.source": "recipe cifar100-lt",
@@ -29,15 +29,15 @@ def test_a_name_is_the_longest_data_recipe_and_a_method() -> None:
         "augmentation.name": "recipe methods/ada",
         "objective.name": "recipe methods/cbdm",
         "training.images": "recipe methods/cbdm-ada",
-        "sampling.omega": "command line",
+        "sampling.guidance.omega": "command line",
     }.items():
         assert resolved.origins[key] == origin
 
 
 def test_a_file_of_that_name_comes_first() -> None:
     assert origins("cifar10-lt-cbdm")[-2:] == ["recipe methods/cbdm", "recipe cifar10-lt-cbdm"]
-    assert load_experiment("cifar10-lt-cbdm", []).value.sampling.omega == 1.0
-    assert load_experiment("cifar100-lt-cbdm", []).value.sampling.omega == 1.6
+    assert load_experiment("cifar10-lt-cbdm", []).value.sampling.guidance.omega == 1.0
+    assert load_experiment("cifar100-lt-cbdm", []).value.sampling.guidance.omega == 1.6
 
 
 def test_the_names_are_data_recipes_their_methods_and_files() -> None:
@@ -119,14 +119,14 @@ def test_recipes_follow_their_table_to_the_end(name: str) -> None:
     steps = 300_000 if method in ("call", "focal") else README_STEPS.get(method, 200_001)
     assert loop.images == steps * loop.batch_size
     if method in DDIM_STEPS:
-        assert (sampling.sampler, sampling.spacing) == ("ddim", "leading")
-        assert sampling.steps == DDIM_STEPS[method]
+        assert (sampling.sampler.name, sampling.sampler.spacing) == ("ddim", "leading")
+        assert sampling.sampler.steps == DDIM_STEPS[method]
     else:
-        assert (sampling.sampler, sampling.variance) == ("ddpm", "fixed_large")
+        assert (sampling.sampler.name, sampling.sampler.variance) == ("ddpm", "fixed_large")
     assert not sampling.clip_x0
     ten = config.data.source == "cifar10"
     if not ten or method in ("oc", "call", "focal"):  # the READMEs are of CIFAR-100-LT
-        assert sampling.omega == OMEGAS.get(method, 0.8)
+        assert sampling.guidance.omega == OMEGAS.get(method, 0.8)
     assert evaluation.images_per_class * (10 if ten else 100) == 50_000
     assert evaluation.features.extractor == "inception"
     assert config.model.initial_weights == "released"

@@ -30,7 +30,7 @@ from whipray.trainers.errors import CheckpointProblem, UsageProblem
 from whipray.trainers.export import CARD, WEIGHTS, load_exported, read_exported, write_card
 from whipray.trainers.networks import UNet, UNetConfig
 from whipray.trainers.networks.low_rank import add_parts
-from whipray.trainers.samplers import SamplingConfig
+from whipray.trainers.sampling import SamplingConfig
 from whipray.trainers.trainer_config import LoRAConfig, PretrainedConfig
 
 HALF, END = 4 * BATCH, 8 * BATCH
@@ -195,7 +195,7 @@ def test_a_start_that_is_not_what_the_run_began_with_is_one_line(
         ({"model__base_channels": 12}, r"has model\.base_channels=9, this training 12"),
         # neither of these shows in the weights' shapes
         ({"model__norm_groups": 9}, r"has model\.norm_groups=3, this training 9"),
-        ({"diffusion__prediction": "v"}, r"has diffusion\.prediction=eps, this training v"),
+        ({"process__prediction": "v"}, r"has process\.prediction=eps, this training v"),
     ],
 )
 def test_a_base_of_another_kind_is_refused(
@@ -275,11 +275,11 @@ def test_the_merged_network_says_what_the_adapted_one_does(
     missing = apart.load_state_dict(state(tuned)[1]["ema"], strict=False)
     assert not missing.unexpected_keys
     export_run(at(tuned), checkpoint_name(END), SamplingConfig(), tmp_path)
-    merged = load_exported(tmp_path / "model").network
+    merged = load_exported(tmp_path / "model").denoiser.network
     given = (torch.randn(4, 1, 8, 8), torch.tensor([0, 10, 500, 999]), torch.tensor([0, 1, 2, -1]))
     with torch.no_grad():
         assert torch.equal(merged(*given), apart.eval()(*given))
-        assert not torch.allclose(merged(*given), model.network(*given), atol=1e-3)
+        assert not torch.allclose(merged(*given), model.denoiser.network(*given), atol=1e-3)
 
 
 def test_only_adapters_are_trained_and_kept(exported: Path, trained: Path, tuned: Path) -> None:

@@ -65,7 +65,7 @@ def test_continuous_levels_are_not_counted() -> None:
 
 
 KEYS = ["objective.name", "objective.tau", "objective.gamma", "objective.label_set"]
-KEYS += ["optimizer.learning_rate", "sampling.omega"]
+KEYS += ["optimizer.learning_rate", "sampling.guidance.omega"]
 
 
 def test_the_packaged_space_is_sound() -> None:
@@ -85,7 +85,12 @@ def test_unknown_names_are_found_before_anything_starts() -> None:
         ("objective.taau", "{}", "[]", r"train: unknown key objective\.taau.*objective\.tau\?"),
         ("tau", "{}", "[]", r"train: unknown key tau.*objective\.tau\?"),
         ("objective.tau", "{objective: {nam: x}}", "[]", r"base: unknown key objective\.nam "),
-        ("objective.tau", "{}", "[{name: a, set: {sampling: {omgea: 1}}}]", "baseline a: .*omega"),
+        (
+            "objective.tau",
+            "{}",
+            "[{name: a, set: {sampling: {guidance: {omgea: 1}}}}]",
+            "baseline a: .*omega",
+        ),
     ]:
         space = parse_space(text % (name, base, baselines), "test")
         with pytest.raises(UsageProblem, match=what):

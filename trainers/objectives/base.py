@@ -1,6 +1,6 @@
 """The contract of an objective, and the noising that all objectives begin with.
 
-An objective takes (model, batch, schedule, rng, images seen) and returns a scalar loss with its
+An objective takes (model, batch, process, rng, images seen) and returns a scalar loss with its
 named terms. One file per method; a method's options are its own config and affect nothing else.
 """
 
@@ -16,16 +16,16 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from ..config import Config
-from ..diffusion import Schedule
+from ..guidance import NULL_LABEL
+from ..processes import Process
 from ..randomness import BatchRandom
-from ..samplers import NULL_LABEL
 
 
 class Predictor(Protocol):
     """The network in training, as an objective calls it."""
 
     def __call__(self, x_t: Tensor, t: Tensor, labels: Tensor, **extra: Any) -> Tensor:
-        """Return the output (B, C, H, W) float32; `extra` as the keywords of `Network.forward`."""
+        """Return the output (B, C, H, W) float32 at x_t; `extra` as the keywords of `Network.forward`."""
         ...
 
 
@@ -63,7 +63,7 @@ class Objective(ABC):
 
     @abstractmethod
     def __call__(
-        self, model: Predictor, batch: Batch, schedule: Schedule, rng: BatchRandom, images_seen: int
+        self, model: Predictor, batch: Batch, process: Process, rng: BatchRandom, images_seen: int
     ) -> Loss:
         """Return the loss of one batch; every random number comes from `rng`.
 
@@ -94,12 +94,12 @@ class ObjectiveConfig(Config):
 
 @dataclass(frozen=True)
 class Noised:
-    """A batch after q_sample, with labels dropped."""
+    """A batch with noise in it and labels dropped."""
 
     x_t: Tensor
     """(B, C, H, W)."""
     t: Tensor
-    """(B,) int64, on the device."""
+    """(B,) in the process's own clock, on the device."""
     t_host: Tensor
     """The same on the CPU, where the rows to compute are chosen without waiting for a GPU."""
     target: Tensor
@@ -125,19 +125,19 @@ def keep_labels(rng: BatchRandom, config: ObjectiveConfig) -> Tensor:
     return torch.full((rng.rows,), rng.for_batch("label_drop") >= config.label_drop)
 
 
-def noised(batch: Batch, schedule: Schedule, rng: BatchRandom, config: ObjectiveConfig) -> Noised:
-    """Sample t, eps and label drops, and compute x_t (Ho et al. algorithm 1)."""
+def noised(batch: Batch, process: Process, rng: BatchRandom, config: ObjectiveConfig) -> Noised:
+    """Sample t, eps and label drops, and compute x_t."""
     device = batch.images.device
-    t_host = rng.integers("t", schedule.timesteps)  # (B,) uniform in 0..T-1
+    t_host = process.sample_times(rng)  # (B,)
     t = t_host.to(device, non_blocking=True)
     eps = rng.normal("eps", batch.images.shape[1:])
     kept = keep_labels(rng, config)
     labels = torch.where(kept.to(device, non_blocking=True), batch.labels, NULL_LABEL)
     return Noised(
-        x_t=schedule.q_sample(batch.images, t, eps),
+        x_t=process.perturb(batch.images, t, eps),
         t=t,
         t_host=t_host,
-        target=schedule.target(batch.images, t, eps),
+        target=process.target(batch.images, t, eps),
         labels=labels,
         kept=kept,
         eps=eps,

@@ -26,9 +26,9 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from ..config import Config
-from ..diffusion import Schedule
 from ..errors import DivergenceProblem
 from ..networks.low_rank import LowRankConfig, add_parts
+from ..processes import Process
 from ..randomness import BatchRandom
 from .base import Batch, Loss, Objective, Predictor, keep_labels
 from .cbdm import CBDMConfig
@@ -78,13 +78,13 @@ class CALL(Objective):
         self,
         model: Predictor,
         batch: Batch,
-        schedule: Schedule,
+        process: Process,
         rng: BatchRandom,
         images_seen: int,
     ) -> Loss:
         """Return the loss of one batch; see `Objective`."""
         both = _Both(model, len(batch.labels))
-        base = self.base(both, batch, schedule, rng, images_seen)
+        base = self.base(both, batch, process, rng, images_seen)
         device = batch.labels.device
         kept = keep_labels(rng, self.config.base).to(device, non_blocking=True)  # (B,)
         coefficient = (

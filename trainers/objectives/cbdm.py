@@ -6,8 +6,10 @@ Eq. 4, with h = e(x_t, y), h' = e(x_t, y'), sg the stop-gradient, y' sampled fro
 
 The paper writes the weight as tau_0 t with tau_0 = 0.001, its released code as tau t / T with
 tau = 1: the same at T = 1000. Here tau is the code's. All norms are means over pixels, which puts
-one factor before all three terms. A row whose label was dropped has no regulariser. The paper has
-eps in mind; with x_0 or v, h and h' are those, so that all terms stay in one space.
+one factor before all three terms. A row whose label was dropped has no regulariser.
+
+The paper has eps and discrete steps in mind. On any process, t / T is how far along a time is
+(`Process.progress`), and h and h' are what the network says, unless `metric` has it otherwise.
 """
 
 from __future__ import annotations
@@ -20,8 +22,8 @@ from pydantic import Field, field_validator
 from torch import Tensor
 from torch.nn.functional import mse_loss
 
-from ..diffusion import Schedule
 from ..errors import UsageProblem
+from ..processes import Process
 from ..randomness import BLOCK, BatchRandom
 from .base import Batch, Loss, Noised, Objective, ObjectiveConfig, Predictor, noised
 
@@ -31,7 +33,14 @@ class CBDMConfig(ObjectiveConfig):
 
     name: Literal["cbdm"] = "cbdm"
     tau: float = Field(1.0, ge=0)
-    """Weight of the regulariser, tau t / T: 1.0 is the paper's tau_0 = 0.001 at T = 1000."""
+    """Weight of the regulariser, tau t / T: 1.0 is the paper's tau_0 = 0.001 at T = 1000. Another process
+    has other noise and so another best tau: search it again."""
+    metric: Literal["output", "eps"] = "output"
+    """The space in which h and h' are compared. The paper's table 5 has EDM and does not say. output: what the
+    network says, as the base loss itself; all terms keep one unit, and a pull towards y' is worth as much
+    denoising as in DDPM. eps: the noise that each output implies. The two are one for eps-prediction. On edm,
+    || d output ||^2 is (sigma^2 + sd^2) / sd^2 times || d eps ||^2: 5 times at sigma 1, 25,601 times at 80, so
+    that eps hardly acts at the high noise where classes are decided."""
     gamma: float = Field(0.25, ge=0)
     """Weight of the commitment term, the gradient into h'. At 0 the y' half needs no gradients and
     a step costs a third less."""
@@ -76,17 +85,19 @@ class CBDM(Objective):
         self,
         model: Predictor,
         batch: Batch,
-        schedule: Schedule,
+        process: Process,
         rng: BatchRandom,
         images_seen: int,  # noqa: ARG002
     ) -> Loss:
         """Return the loss of one batch; see `Objective`."""
-        n = noised(batch, schedule, rng, self.config)
-        rows_host, weight_host = self.regularised_rows(n, rng, schedule.timesteps)
+        n = noised(batch, process, rng, self.config)
+        rows_host, weight_host = self.regularised_rows(n, rng, process)
         y_prime_host = self.sample_y_prime(rows_host, rng)
         device = n.x_t.device
         rows = rows_host.to(device, non_blocking=True)  # (R,)
         weight = weight_host.float().to(device, non_blocking=True)  # (R,)
+        if self.config.metric == "eps":
+            weight = weight * process.eps_per_output(n.t[rows]).square().float()
         y_prime = y_prime_host.to(device, non_blocking=True)  # (R,)
 
         h, h_prime = self.forward_both(model, n, rows, y_prime)  # (B, C, H, W), (R, C, H, W)
@@ -103,7 +114,7 @@ class CBDM(Objective):
         )
 
     def regularised_rows(
-        self, n: Noised, rng: BatchRandom, timesteps: int
+        self, n: Noised, rng: BatchRandom, process: Process
     ) -> tuple[Tensor, Tensor]:
         """Return the rows that have a y' half, and their weights.
 
@@ -111,14 +122,14 @@ class CBDM(Objective):
             rows (R,) int64, each row `label_samples` times, and weights (R,) float64, tau t / T over
             `label_samples`, or the constant that makes a thinned sample unbiased. Both on the CPU.
         """
-        mass = n.t_host.double() * n.kept  # (B,); t = 0 and dropped labels weigh nothing
+        mass = process.progress(n.t_host) * n.kept  # t / T, (B,); dropped labels weigh nothing
         if self.config.thin < 1:
             rows, mass = _systematic(mass, rng, round(self.config.thin * BLOCK))
         else:
             rows = n.kept.nonzero()[:, 0]
             mass = mass[rows]
         samples_each = self.config.label_samples
-        weight = self.config.tau * mass / timesteps / samples_each  # eq. 4: tau t / T
+        weight = self.config.tau * mass / samples_each  # eq. 4: tau t / T
         return rows.repeat_interleave(samples_each), weight.repeat_interleave(samples_each)
 
     def sample_y_prime(self, rows: Tensor, rng: BatchRandom) -> Tensor:
@@ -174,7 +185,7 @@ def _systematic(mass: Tensor, rng: BatchRandom, per_block: int) -> tuple[Tensor,
     start = rng.for_block("thinning")  # (blocks, 1) in [0, 1)
     by_block = mass.reshape(-1, BLOCK)  # (blocks, BLOCK)
     total = by_block.sum(1, keepdim=True)
-    share = torch.where(total > 0, by_block / total.clamp(min=1), 1 / BLOCK)
+    share = torch.where(total > 0, by_block / total.clamp(min=1e-300), 1 / BLOCK)
     edges = share.cumsum(1) * per_block  # (blocks, BLOCK), last is per_block
     ticks = start + torch.arange(per_block)  # (blocks, per_block)
     column = torch.searchsorted(edges, ticks, right=True).clamp(max=BLOCK - 1)

@@ -7,7 +7,7 @@ from typing import Literal
 
 from torch.nn.functional import mse_loss
 
-from ..diffusion import Schedule
+from ..processes import Process
 from ..randomness import BatchRandom
 from .base import Batch, Loss, Objective, ObjectiveConfig, Predictor, noised
 
@@ -32,11 +32,11 @@ class DDPM(Objective):
         self,
         model: Predictor,
         batch: Batch,
-        schedule: Schedule,
+        process: Process,
         rng: BatchRandom,
         images_seen: int,  # noqa: ARG002
     ) -> Loss:
         """Return the loss of one batch; see `Objective`."""
-        n = noised(batch, schedule, rng, self.config)
+        n = noised(batch, process, rng, self.config)
         denoising = mse_loss(model(n.x_t, n.t, n.labels, **n.extra), n.target)
         return Loss(denoising, {"denoising": denoising.detach()})

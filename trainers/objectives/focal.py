@@ -15,7 +15,7 @@ from typing import Literal
 import torch
 from pydantic import Field
 
-from ..diffusion import Schedule
+from ..processes import Process
 from ..randomness import BatchRandom
 from .base import Batch, Loss, Objective, ObjectiveConfig, Predictor, noised
 
@@ -43,12 +43,12 @@ class Focal(Objective):
         self,
         model: Predictor,
         batch: Batch,
-        schedule: Schedule,
+        process: Process,
         rng: BatchRandom,
         images_seen: int,  # noqa: ARG002
     ) -> Loss:
         """Return the loss of one batch; see `Objective`."""
-        n = noised(batch, schedule, rng, self.config)
+        n = noised(batch, process, rng, self.config)
         h = model(n.x_t, n.t, n.labels, **n.extra)  # (B, C, H, W)
         per_row = (h - n.target).square().flatten(1).mean(1)  # l_i, (B,)
         miss = -(-per_row).expm1()  # 1 - exp(-l_i)

@@ -10,7 +10,7 @@ would lead to x_t from image k of the same global batch (released code, `transfe
 
 The gate "t2h" transfers a row to images of its own or a more frequent class only. The label of row i
 stays y_i, and so does its gate where the label is dropped. There is no regulariser, and no second
-forward pass. w depends on the batch, so it is always the global one, whatever the workers' shares.
+forward pass. On any process, sigma is that of x_t / alpha, and the target is the network's for x_0^k and eps'. w depends on the batch, so it is always the global one, whatever the workers' shares.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ from pydantic import Field, model_validator
 from torch import Tensor
 from torch.nn.functional import mse_loss
 
-from ..diffusion import Schedule
+from ..processes import Process
+from ..processes.base import rows
 from ..randomness import BatchRandom
 from .base import Batch, Loss, Noised, Objective, ObjectiveConfig, Predictor, noised
 
@@ -35,9 +36,9 @@ class OCConfig(ObjectiveConfig):
     mode: Literal["t2h", "h2t", "full"] = "t2h"
     """The gate: t2h transfers to images of classes as frequent as the row's or more (the released
     setting), h2t to those as frequent or less, full to any."""
-    cutoff: int | None = Field(None, ge=0)
-    """Only rows with t below it are transferred; None: all (the released setting). The released code
-    ignores it in mode full; here it holds in every mode."""
+    cutoff: float | None = Field(None, ge=0, le=1)
+    """Only rows with t / T below it are transferred; None: all (the released setting). The released code
+    counts it in steps, and ignores it in mode full; here it holds in every mode."""
     tr_tau: float = 0.0
     """Power of the class frequency p(y_j) that weighs w_ij, for mode full only, as released; that
     code's variant has 1. A batch holds classes by their frequency already: 1 squares that prior, -1
@@ -68,20 +69,20 @@ class OC(Objective):
         self,
         model: Predictor,
         batch: Batch,
-        schedule: Schedule,
+        process: Process,
         rng: BatchRandom,
         images_seen: int,  # noqa: ARG002
     ) -> Loss:
         """Return the loss of one batch; see `Objective`."""
-        n = noised(batch, schedule, rng, self.config)
-        target, moved = self.transfer(n, batch, schedule, rng)
+        n = noised(batch, process, rng, self.config)
+        target, moved = self.transfer(n, batch, process, rng)
         h = model(n.x_t, n.t, n.labels, **n.extra)  # (B, C, H, W)
         denoising = mse_loss(h, target)
         return Loss(denoising, {"denoising": denoising.detach()}, {"transferred": moved})
 
     @torch.no_grad()
     def transfer(
-        self, n: Noised, batch: Batch, schedule: Schedule, rng: BatchRandom
+        self, n: Noised, batch: Batch, process: Process, rng: BatchRandom
     ) -> tuple[Tensor, Tensor]:
         """Return the transferred targets, and the share of rows that is transferred to other images.
 
@@ -92,8 +93,8 @@ class OC(Objective):
         x_0 = batch.images.flatten(1).double()  # (B, D)
         others = whole.images.flatten(1).double()  # (N, D)
         own = rng.first_row + torch.arange(len(x_0), device=x_0.device)  # (B,) in [0, N)
-        w = self.posterior(n, x_0, others, whole.labels, schedule)  # (B, N)
-        open_to = self.gate(batch.labels, whole.labels, n.t)  # (B, N)
+        w = self.posterior(n, x_0, others, whole.labels, process)  # (B, N)
+        open_to = self.gate(batch.labels, whole.labels, process.progress(n.t))  # (B, N)
         if self.config.estimator == "sample":
             u = rng.uniform("transfer").to(w.device, non_blocking=True)  # (B, 1) in [0, 1)
             edges = w.cumsum(1)
@@ -107,12 +108,12 @@ class OC(Objective):
             moved = (w.sum(1) - w.gather(1, own[:, None])[:, 0]).mean().float()
         away = away.float().view_as(batch.images)
         # eps' = (x_t - sqrt(abar) x_0^k) / sqrt(1 - abar), without the loss of digits at small t
-        ratio = (schedule.signal[n.t] / schedule.noise[n.t])[:, None, None, None]
+        ratio = rows(process.alpha(n.t) / process.sigma(n.t))
         eps = n.eps + ratio * away  # (B, C, H, W)
-        return schedule.target(batch.images - away, n.t, eps), moved
+        return process.target(batch.images - away, n.t, eps), moved
 
     def posterior(
-        self, n: Noised, x_0: Tensor, others: Tensor, labels: Tensor, schedule: Schedule
+        self, n: Noised, x_0: Tensor, others: Tensor, labels: Tensor, process: Process
     ) -> Tensor:
         """Return w_ij, (B, N) float64; rows sum to 1.
 
@@ -120,7 +121,7 @@ class OC(Objective):
         product, without (B, N, D) differences, and accurate to 1e-11 in float64 for images of norm 50;
         sigma^2 is 1e-4 at t = 0, for which float32 is not accurate enough.
         """
-        sigma = (1 / schedule.alphas_bar[n.t] - 1).sqrt()[:, None]  # (B, 1)
+        sigma = (process.sigma(n.t) / process.alpha(n.t))[:, None]  # (B, 1)
         c = x_0 + sigma * n.eps.flatten(1)  # (B, D) float64
         distances = others.square().sum(1) - 2 * c @ others.T  # || c_i - x_0^j ||^2 - || c_i ||^2
         exponents = -distances / (2 * sigma**2)  # (B, N)
@@ -129,13 +130,13 @@ class OC(Objective):
             exponents = exponents + self.config.tr_tau * frequencies[labels].log()
         return exponents.softmax(1)
 
-    def gate(self, own: Tensor, labels: Tensor, t: Tensor) -> Tensor:
+    def gate(self, own: Tensor, labels: Tensor, progress: Tensor) -> Tensor:
         """Return which images each row may be transferred to, (B, N) bool.
 
         Args:
             own: y_i of the rows (B,), also where it is dropped.
             labels: y_j of the global batch, (N,).
-            t: (B,).
+            progress: t / T, (B,).
         """
         counts = self.counts.to(own.device, non_blocking=True)
         mine, theirs = counts[own][:, None], counts[labels]
@@ -147,5 +148,5 @@ class OC(Objective):
             case "full":
                 allowed = torch.ones_like(theirs >= mine)
         if self.config.cutoff is not None:
-            allowed = allowed & (t < self.config.cutoff)[:, None]
+            allowed = allowed & (progress < self.config.cutoff)[:, None]
         return allowed

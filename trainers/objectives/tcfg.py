@@ -22,9 +22,9 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn.functional import mse_loss
 
-from ..diffusion import Schedule
+from ..guidance import NULL_LABEL
+from ..processes import Process
 from ..randomness import BatchRandom
-from ..samplers import NULL_LABEL
 from .base import Batch, Loss, Objective, ObjectiveConfig, Predictor, noised
 
 
@@ -52,12 +52,12 @@ class TCFG(Objective):
         self,
         model: Predictor,
         batch: Batch,
-        schedule: Schedule,
+        process: Process,
         rng: BatchRandom,
         images_seen: int,  # noqa: ARG002
     ) -> Loss:
         """Return the loss of one batch; see `Objective`."""
-        n = noised(batch, schedule, rng, self.config)
+        n = noised(batch, process, rng, self.config)
         device, size = n.x_t.device, len(n.x_t)
         kept = n.kept.nonzero()[:, 0]  # (K,)
         omega_host = rng.uniform("omega")[kept, 0] * self.config.omega_max

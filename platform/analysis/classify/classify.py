@@ -159,7 +159,7 @@ class _Inputs:
     def read(cls, run: StoredRun, settings: Settings) -> _Inputs:
         """Read the run's checkpoint manifest and real images."""
         update = {
-            "sampling": settings.sampling.effective(run.experiment.diffusion.timesteps),
+            "sampling": settings.sampling.effective(run.experiment.process),
             "evaluation": settings.evaluation,
             "scaling": settings.scaling,
         }

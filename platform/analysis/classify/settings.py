@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from ....trainers.classification.recipe import ClassificationConfig
 from ....trainers.config import Config
-from ....trainers.samplers import SamplingConfig
+from ....trainers.sampling import SamplingConfig
 from ...config.experiment import Experiment, ScalingConfig
 from ...config.layers import Layer, resolve
 from ...evaluation.config import EvaluationConfig

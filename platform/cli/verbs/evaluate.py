@@ -63,7 +63,7 @@ def _print_result(result: EvaluationResult) -> None:
     stdout_console.print(metrics_table(evaluated.metrics))
     known = " (known already)" if result.images_generated == 0 else ""
     stderr_console.print(
-        f"\n{target.run.checkpoint}, omega {evaluated.sampling.omega:g}, "
+        f"\n{target.run.checkpoint}, {evaluated.sampling.label}, "
         f"{evaluated.provenance['n_generated']} images{known}"
     )
     if result.note:

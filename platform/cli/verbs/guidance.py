@@ -55,7 +55,7 @@ def guidance(
         for group, point in result.best.items():
             value = point.values[f"{result.metric}/{group}"].value
             stderr_console.print(
-                f"best for {group:<8} omega {point.omega:g} ({point.sampler}, {point.steps} steps): "
+                f"best for {group:<8} omega {point.omega:g} ({point.sampler}): "
                 f"{result.metric} {value:.4g}"
             )
         if result.note:
@@ -63,7 +63,7 @@ def guidance(
         stderr_console.print(f"page  {page}")
         best = result.best["overall"].omega
         next_commands(
-            ["whipray", "evaluate", target, f"sampling.omega={best:g}", *store.words],
+            ["whipray", "evaluate", target, f"sampling.guidance.omega={best:g}", *store.words],
             [
                 "whipray",
                 "sample",

@@ -83,7 +83,7 @@ def train(
     stderr_console.print(f"grid    {single.store.uri_of(f'{folder}/{SAMPLE_GRID}')}")
     where = options_of(experiment).words
     next_commands(
-        ["whipray", "evaluate", name, "sampling.omega=1.5", *where],
+        ["whipray", "evaluate", name, "sampling.guidance.omega=1.5", *where],
         ["whipray", "sample", name, "--per-class", "8", "--out", "samples.png", *where],
         ["whipray", "ui", *where],
     )

@@ -266,7 +266,7 @@ def curve_lines(points: Sequence[CurvePoint]) -> list[tuple[str, list[CurvePoint
     """Return points by sampler and steps, in the order of their first, each by omega."""
     lines: dict[str, list[CurvePoint]] = {}
     for point in points:
-        lines.setdefault(f"{point.sampler}, {point.steps} steps", []).append(point)
+        lines.setdefault(point.sampler, []).append(point)
     return [(label, sorted(line, key=lambda p: p.omega)) for label, line in lines.items()]
 
 
@@ -279,7 +279,7 @@ def best_point(points: Sequence[CurvePoint], key: str) -> CurvePoint:
 
 def setting(point: CurvePoint) -> str:
     """Return a point in words."""
-    return f"omega {point.omega:g} ({point.sampler}, {point.steps} steps)"
+    return f"omega {point.omega:g} ({point.sampler})"
 
 
 def _up(axis: Axis, x: float) -> float:

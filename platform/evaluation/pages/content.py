@@ -50,7 +50,7 @@ class CurvePoint:
     """One sampling setting of a finished checkpoint, and its values."""
 
     sampler: str
-    steps: int
+    """In a few words, with its steps."""
     omega: float
     values: Mapping[str, Estimate]
     """By metric and group: `fid/overall`, `kid/few`, ..."""

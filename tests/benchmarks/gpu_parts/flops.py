@@ -8,7 +8,6 @@ from functools import cache
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from whipray.trainers.diffusion import build_schedule
 from whipray.trainers.networks import UNet, UNetConfig
 from whipray.trainers.objectives import Batch
 from whipray.trainers.randomness import BatchRandom
@@ -38,11 +37,11 @@ def _counted(parts: str, side: int) -> float:
         config.objective.prepare(network)
         images = torch.zeros(ROWS, 3, side, side)
         labels = torch.zeros(ROWS, dtype=torch.int64)
-    schedule = build_schedule(config.diffusion, META)
+    process = config.process.build(META)
     objective = config.objective.build([10] * classes)
     rng = BatchRandom(0, 0, 0, ROWS, META, portable=True)
     with FlopCounterMode(display=False) as counter:
-        loss = objective(network, Batch(images, labels), schedule, rng, 0)
+        loss = objective(network, Batch(images, labels), process, rng, 0)
         loss.total.backward()
     return float(counter.get_total_flops() / ROWS)
 

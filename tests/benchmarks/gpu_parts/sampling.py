@@ -8,9 +8,11 @@ import torch
 from support.devices import liven
 from torch import Tensor
 
-from whipray.trainers.diffusion import DiffusionConfig, build_schedule
+from whipray.trainers.guidance import ClassifierFree, Denoiser
 from whipray.trainers.networks import UNet, UNetConfig
-from whipray.trainers.samplers import SamplingConfig, sample
+from whipray.trainers.processes import VPConfig
+from whipray.trainers.samplers import DDIMSampler
+from whipray.trainers.sampling import SamplingConfig, sample
 
 from . import flops
 from .ceilings import fp32_products, product_flops
@@ -30,14 +32,20 @@ def images_per_second(setting: Setting, network: UNet, *, bf16: bool, batch: int
         with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
             return network(x_t, t, labels).float()
 
-    schedule = build_schedule(DiffusionConfig(), device)
+    denoiser = Denoiser(model, VPConfig().build(device))
     labels = torch.arange(batch) % CLASSES
 
     def generate(steps: int, seed: int) -> float:
-        config = SamplingConfig(steps=steps, omega=OMEGA, batch_size=batch)
+        config = SamplingConfig(
+            sampler=DDIMSampler(steps=steps),
+            guidance=ClassifierFree(omega=OMEGA),
+            batch_size=batch,
+        )
         synchronize(device)
         begin = time.perf_counter()
-        sample(model, labels, (3, SIDE, SIDE), schedule, config, seed=seed, device=device)
+        counts = [1] * CLASSES
+        shape = (3, SIDE, SIDE)
+        sample(denoiser, labels, shape, config, class_counts=counts, seed=seed, device=device)
         return time.perf_counter() - begin  # the images are on the CPU by now
 
     steps = 4 if setting.toy else 50

@@ -1,0 +1,67 @@
+"""ddim: Song et al. 2021, in any number of steps, for any process.
+
+    x_s = alpha_s x_0 + sqrt(sigma_s^2 - c^2) eps + c z        (eq. 12)
+    c = eta sigma_s sqrt(1 - (sigma_s / alpha_s)^2 / (sigma_t / alpha_t)^2)        (eq. 16)
+
+Eq. 16 is written for alpha^2 + sigma^2 = 1; this is the same for any scale of x_t.
+"""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+from typing import Literal, Self
+
+from pydantic import Field
+from torch import Tensor
+
+from ..processes import Process, ProcessConfig, VPConfig
+from .base import Denoise, Noise, SamplerConfig
+from .grid import Spacing, check_spacing, levels
+
+
+class DDIMSampler(SamplerConfig):
+    """First order, one call a step."""
+
+    name: Literal["ddim"] = "ddim"
+    steps: int = Field(50, ge=1)
+    """Calls of the network; at most T of vp with trailing and leading."""
+    spacing: Spacing = "trailing"
+    eta: float = Field(0.0, ge=0, le=1)
+    """Noise added at each step; 0 is deterministic."""
+
+    def __call__(self, denoise: Denoise, noise: Noise, process: Process) -> Tensor:
+        """Return x_0; see `SamplerConfig`."""
+        grid = levels(process, self.spacing, self.steps)
+        x_t = grid[0].sigma * noise(0)
+        for k, (t, s) in enumerate(pairwise(grid)):
+            x_0 = denoise(x_t, t)
+            eps = (
+                x_t - t.alpha * x_0
+            ) / t.sigma  # of the clipped x_0, so that the two agree with x_t
+            fresh = self.eta * s.sigma * math.sqrt(max(0.0, 1 - (s.ratio / t.ratio) ** 2))  # eq. 16
+            x_t = s.alpha * x_0 + math.sqrt(max(0.0, s.sigma**2 - fresh**2)) * eps  # eq. 12
+            if fresh > 0:
+                x_t = x_t + fresh * noise(k + 1)
+        return x_t
+
+    def calls(self, process: ProcessConfig) -> int:
+        """Return the number of steps; see `SamplerConfig`."""
+        steps = self.effective(process).steps
+        return steps - 1 if self.spacing == "leading" else steps
+
+    def check(self, process: ProcessConfig) -> None:
+        """Check that the process has the spacing; see `SamplerConfig`."""
+        check_spacing(self.spacing, self.steps, process)
+
+    def effective(self, process: ProcessConfig) -> Self:
+        """Return the config with the steps that are taken; see `SamplerConfig`."""
+        whole = isinstance(process, VPConfig) and self.spacing in ("trailing", "leading")
+        return self.model_copy(
+            update={"steps": min(self.steps, process.timesteps) if whole else self.steps}  # type: ignore[attr-defined]
+        )
+
+    @property
+    def label(self) -> str:
+        """The sampler in a few words."""
+        return f"{self.name} {self.steps} steps"

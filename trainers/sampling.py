@@ -1,0 +1,170 @@
+"""Generate images: one sampler, one guidance, and noise that belongs to each image.
+
+Every random number belongs to an image, the n-th of its class (`image_noise`), so image n of a class
+is the same whatever is generated with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from .config import Config
+from .guidance import AnyGuidance, ClassifierFree, Denoiser, guided
+from .processes import Level, ProcessConfig
+from .randomness import BatchRandom, derive_seed
+from .samplers import AnySampler, DDIMSampler, Noise
+
+
+class SamplingConfig(Config):
+    """How images are generated from a trained model."""
+
+    sampler: AnySampler = DDIMSampler()
+    guidance: AnyGuidance = ClassifierFree()
+    clip_x0: bool = True
+    """Clip the predicted x_0 to [-1, 1] at each step, as Ho et al.; CBDM's released code does not
+    (its clipping comes too late to act)."""
+    weights: Literal["merged", "general"] = "merged"
+    """Of a CALL model: merged is all of it, general is theta_g alone, without the reserved capacity
+    (CALL table 4)."""
+    ema_width: float | None = Field(None, gt=0, lt=0.28)
+    """Width of the weights' average, as a share of the training (Karras et al. 2024, EDM2, section 3), formed
+    after the fact from `optimizer.ema_profiles`. None: the average that training keeps by its half-life."""
+    batch_size: int = Field(256, ge=1)
+    """Images generated at once; does not change the images."""
+
+    def check(self, process: ProcessConfig) -> None:
+        """Check that images of a process can be generated so.
+
+        Raises:
+            ValueError: the sampler or the guidance does not fit it.
+        """
+        self.sampler.check(process)
+        self.guidance.check(process)
+
+    def effective(self, process: ProcessConfig) -> SamplingConfig:
+        """Return a config of the same images, the same for all configs of these images."""
+        update = {
+            "sampler": self.sampler.effective(process),
+            "guidance": self.guidance.effective(),
+        }
+        return self.model_copy(update=update)
+
+    def facts(self) -> dict[str, Any]:
+        """Return what decides the images, by name: `sampler`, `steps`, ..., `guidance`, `omega`, ..."""
+        sampler, guidance = (
+            self.sampler.model_dump(mode="json"),
+            self.guidance.model_dump(mode="json"),
+        )
+        return {
+            "sampler": sampler.pop("name"),
+            **sampler,
+            "guidance": guidance.pop("name"),
+            **guidance,
+            "clip_x0": self.clip_x0,
+            "weights": self.weights,
+            "ema_width": self.ema_width,
+        }
+
+    @property
+    def label(self) -> str:
+        """Sampler and guidance in a few words."""
+        return f"{self.sampler.label}, {self.guidance.label}"
+
+
+def occurrences(labels: Tensor) -> Tensor:
+    """Return how many rows before each one have its label, (N,) int64: the index within the class."""
+    order = labels.argsort(stable=True)
+    of_class = labels[order]
+    first = torch.searchsorted(of_class, of_class)  # where each row's class begins
+    indices = torch.empty_like(labels)
+    indices[order] = torch.arange(len(labels), device=labels.device) - first
+    return indices
+
+
+def image_noise(
+    seed: int, labels: Tensor, indices: Tensor, shape: Sequence[int], device: torch.device
+) -> Noise:
+    """Return noise in which a row is a function of (seed, its label, its index, step) alone.
+
+    Args:
+        labels: (B,) int64.
+        indices: (B,) int64, at least 0: which image of its class each row is.
+        shape: (C, H, W).
+    """
+    order = torch.from_numpy(np.lexsort((indices.cpu().numpy(), labels.cpu().numpy())))
+    row, following = order[:-1], order[1:]
+    same_class = labels[row] == labels[following]
+    follows = same_class & (indices[row] + 1 == indices[following])
+    breaks = (~follows).nonzero().flatten().add(1).tolist()
+    runs = order.tensor_split(breaks)  # rows of one class with consecutive indices
+    begins = [(int(labels[run[0]]), int(indices[run[0]])) for run in runs]
+
+    def noise(step: int) -> Tensor:
+        sampled = [
+            BatchRandom(derive_seed(seed, "sampling", label), step, first, len(run), device).normal(
+                "x", shape
+            )
+            for run, (label, first) in zip(runs, begins, strict=True)
+        ]
+        rows = torch.empty((len(labels), *shape), device=device)
+        rows[order.to(device)] = torch.cat(sampled)
+        return rows
+
+    return noise
+
+
+@torch.inference_mode()
+def sample(
+    own: Denoiser,
+    labels: Tensor,
+    shape: tuple[int, int, int],
+    config: SamplingConfig,
+    *,
+    class_counts: Sequence[int],
+    seed: int,
+    guide: Denoiser | None = None,
+    indices: Tensor | None = None,
+    device: torch.device | str = "cpu",
+    on_progress: Callable[[int], None] = lambda _done: None,
+) -> Tensor:
+    """Generate one image for each label.
+
+    Args:
+        own: with the network in evaluation mode, so that no dropout is active.
+        labels: (N,) int64 in [0, num_classes), or `NULL_LABEL`.
+        shape: (C, H, W).
+        class_counts: training images of each class.
+        seed: an image is a function of (seed, its label, its index) alone, whatever else is
+            generated with it, in whatever order and in however many batches or processes.
+        guide: the reference of guidance by another model.
+        indices: (N,) int64, which image of its class each row is; counted from 0 where not given.
+        on_progress: called with the number of images generated so far.
+
+    Returns:
+        (N, C, H, W) float32 in [-1, 1], on the CPU.
+    """
+    device = torch.device(device)
+    indices = occurrences(labels) if indices is None else indices
+    images = []
+    for first in range(0, len(labels), config.batch_size):
+        rows = slice(first, first + config.batch_size)
+        batch_labels = labels[rows].to(device)
+        noise = image_noise(seed, labels[rows], indices[rows], shape, device)
+        predict = guided(own, guide, config.guidance, batch_labels, class_counts)
+
+        def denoise(
+            x_t: Tensor, level: Level, predict: Callable[[Tensor, Level], Tensor] = predict
+        ) -> Tensor:
+            x_0 = predict(x_t, level)
+            return x_0.clamp(-1, 1) if config.clip_x0 else x_0
+
+        x_0 = config.sampler(denoise, noise, own.process)
+        images.append(x_0.clamp(-1, 1).cpu())
+        on_progress(first + len(batch_labels))
+    return torch.cat(images) if images else torch.empty((0, *shape))
