@@ -9,6 +9,7 @@ of it. A time is a number of the process's own clock: 0 .. T-1 for `vp`, sigma f
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -33,7 +34,12 @@ class Level:
     @property
     def ratio(self) -> float:
         """Sigma / alpha, the sigma of a process that leaves the image's scale alone; inf where alpha is 0."""
-        return self.sigma / self.alpha if self.alpha else float("inf")
+        return self.sigma / self.alpha if self.alpha else math.inf
+
+    @property
+    def log_snr(self) -> float:
+        """Half the log signal-to-noise ratio, ln(alpha / sigma): -inf where alpha is 0, inf where sigma is."""
+        return -math.log(self.ratio) if self.ratio else math.inf
 
 
 class ProcessConfig(Config, ABC):

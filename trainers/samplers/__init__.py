@@ -7,7 +7,23 @@ from pydantic import Field
 from .base import Denoise, Noise, SamplerConfig
 from .ddim import DDIMSampler
 from .ddpm import DDPMSampler
+from .dpmpp_2m import DPMSolver2MSampler
+from .heun import HeunSampler
+from .unipc import UniPCSampler
 
-AnySampler = Annotated[DDPMSampler | DDIMSampler, Field(discriminator="name")]
+AnySampler = Annotated[
+    DDPMSampler | DDIMSampler | HeunSampler | DPMSolver2MSampler | UniPCSampler,
+    Field(discriminator="name"),
+]
 
-__all__ = ["AnySampler", "DDIMSampler", "DDPMSampler", "Denoise", "Noise", "SamplerConfig"]
+__all__ = [
+    "AnySampler",
+    "DDIMSampler",
+    "DDPMSampler",
+    "DPMSolver2MSampler",
+    "Denoise",
+    "HeunSampler",
+    "Noise",
+    "SamplerConfig",
+    "UniPCSampler",
+]

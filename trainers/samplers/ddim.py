@@ -10,35 +10,35 @@ from __future__ import annotations
 
 import math
 from itertools import pairwise
-from typing import Literal, Self
+from typing import Literal
 
 from pydantic import Field
 from torch import Tensor
 
 from ..processes import Process, ProcessConfig, VPConfig
-from .base import Denoise, Noise, SamplerConfig
-from .grid import Spacing, check_spacing, levels
+from .base import Denoise, Noise
+from .grid import GridSampler, Spacing
 
 
-class DDIMSampler(SamplerConfig):
+class DDIMSampler(GridSampler):
     """First order, one call a step."""
 
     name: Literal["ddim"] = "ddim"
     steps: int = Field(50, ge=1)
     """Calls of the network; at most T of vp with trailing and leading."""
     spacing: Spacing = "trailing"
+    """Which noise levels: trailing, leading (vp alone), rho or log_snr."""
     eta: float = Field(0.0, ge=0, le=1)
     """Noise added at each step; 0 is deterministic."""
 
     def __call__(self, denoise: Denoise, noise: Noise, process: Process) -> Tensor:
         """Return x_0; see `SamplerConfig`."""
-        grid = levels(process, self.spacing, self.steps)
+        grid = self.levels(process)
         x_t = grid[0].sigma * noise(0)
         for k, (t, s) in enumerate(pairwise(grid)):
             x_0 = denoise(x_t, t)
-            eps = (
-                x_t - t.alpha * x_0
-            ) / t.sigma  # of the clipped x_0, so that the two agree with x_t
+            # of the clipped x_0, so that the two agree with x_t
+            eps = (x_t - t.alpha * x_0) / t.sigma
             fresh = self.eta * s.sigma * math.sqrt(max(0.0, 1 - (s.ratio / t.ratio) ** 2))  # eq. 16
             x_t = s.alpha * x_0 + math.sqrt(max(0.0, s.sigma**2 - fresh**2)) * eps  # eq. 12
             if fresh > 0:
@@ -47,21 +47,17 @@ class DDIMSampler(SamplerConfig):
 
     def calls(self, process: ProcessConfig) -> int:
         """Return the number of steps; see `SamplerConfig`."""
-        steps = self.effective(process).steps
-        return steps - 1 if self.spacing == "leading" else steps
+        # the last level of leading is where the image is taken
+        return super().calls(process) - (self.spacing == "leading")
 
     def check(self, process: ProcessConfig) -> None:
-        """Check that the process has the spacing; see `SamplerConfig`."""
-        check_spacing(self.spacing, self.steps, process)
-
-    def effective(self, process: ProcessConfig) -> Self:
-        """Return the config with the steps that are taken; see `SamplerConfig`."""
-        whole = isinstance(process, VPConfig) and self.spacing in ("trailing", "leading")
-        return self.model_copy(
-            update={"steps": min(self.steps, process.timesteps) if whole else self.steps}  # type: ignore[attr-defined]
-        )
-
-    @property
-    def label(self) -> str:
-        """The sampler in a few words."""
-        return f"{self.name} {self.steps} steps"
+        """Check that the process has the spacing, and that leading leads somewhere; see `SamplerConfig`."""
+        if self.spacing != "leading":
+            return
+        if not isinstance(process, VPConfig):
+            raise ValueError(  # noqa: TRY004  (pydantic reports a ValueError as a problem of the config)
+                "spacing=leading counts the steps of process vp: set sampling.sampler.spacing to trailing, "
+                "rho or log_snr"
+            )
+        if self.steps == 1:
+            raise ValueError("spacing=leading ends where it starts with steps=1: take more steps")

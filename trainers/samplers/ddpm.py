@@ -30,9 +30,9 @@ class DDPMSampler(SamplerConfig):
         timesteps, x_t = process.config.timesteps, noise(0)
         for i in reversed(range(timesteps)):
             x_0 = denoise(x_t, process.level(i))
-            x_t = x_0_weight[i].float() * x_0 + x_t_weight[i].float() * x_t
+            x_t = x_0_weight[i] * x_0 + x_t_weight[i] * x_t
             if i > 0:  # the last step adds no noise
-                x_t = x_t + variance[i].sqrt().float() * noise(timesteps - i)
+                x_t = x_t + variance[i].sqrt() * noise(timesteps - i)
         return x_t
 
     def calls(self, process: ProcessConfig) -> int:
