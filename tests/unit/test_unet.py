@@ -1,4 +1,4 @@
-"""The U-Net: its size, its parts against their formulas, and what labels and dropout do in it."""
+"""The U-Net: its size, and its parts against their formulas; what every network keeps is in test_network_contract."""
 
 from __future__ import annotations
 
@@ -11,8 +11,6 @@ from torch import Tensor, nn
 
 from whipray.trainers.networks import UNet, UNetConfig
 from whipray.trainers.networks.base import timestep_embedding
-from whipray.trainers.networks.dropout import RowDropout
-from whipray.trainers.networks.low_rank import LowRankConfig, add_parts, theta_g
 from whipray.trainers.networks.unet import Attention, Block
 
 SMALL = UNetConfig(
@@ -68,38 +66,6 @@ def test_output_is_as_the_input_and_starts_at_zero(
     output = awake(network)(x_t, torch.tensor([0, 999]), torch.tensor([2, -1]))
     assert output.std() > 0.05
     assert output.isfinite().all()
-
-
-def test_rows_do_not_see_one_another() -> None:
-    network = awake(UNet(SMALL, (1, 8, 8), 3)).eval()
-    x_t, t, labels = inputs()
-    whole = network(x_t, t, labels)
-    for i in range(3):
-        alone = network(x_t[[i]], t[[i]], labels[[i]])
-        torch.testing.assert_close(alone, whole[[i]], rtol=1e-4, atol=1e-5)
-
-
-def test_t_and_the_label_are_both_heard() -> None:
-    network = awake(UNet(SMALL, (1, 8, 8), 3)).eval()
-    x_t, t, labels = inputs()
-    base = network(x_t, t, labels)
-    assert (network(x_t, t + 5, labels) - base).abs().amax((1, 2, 3)).min() > 1e-3
-    assert (network(x_t, t, (labels + 1) % 3) - base).abs().amax((1, 2, 3)).min() > 1e-3
-
-
-def test_the_null_label_adds_nothing() -> None:
-    network = awake(UNet(SMALL, (1, 8, 8), 3)).eval()
-    x_t, t, labels = inputs()
-    null = torch.full_like(labels, -1)
-    unconditional = network(x_t, t, null)
-    assert (network(x_t, t, labels) - unconditional).abs().amax((1, 2, 3)).min() > 1e-3
-    unconditional.sum().backward()
-    assert network.labels.weight.grad.count_nonzero() == 0
-    with torch.no_grad():
-        network.labels.weight.mul_(100)
-        assert torch.equal(network(x_t, t, null), unconditional)
-        network.labels.weight.zero_()
-        assert torch.equal(network(x_t, t, labels), unconditional)
 
 
 def test_a_label_is_added_to_the_time_embedding() -> None:
@@ -179,114 +145,6 @@ def test_time_embedding_is_sines_and_cosines() -> None:
         angles = [time * 10_000 ** (-k / 4) for k in range(4)]
         expected = [*map(math.sin, angles), *map(math.cos, angles), 0.0]
         assert found[row].tolist() == pytest.approx(expected, abs=1e-4)
-
-
-# -- dropout -----------------------------------------------------------------------------------------
-
-
-def test_rows_wear_the_masks_they_are_told_to() -> None:
-    dropout = RowDropout(0.25)
-    torch.manual_seed(0)
-    rows = torch.tensor([0, 1, 2, 1, 1])
-    out = dropout(torch.full((5, 4, 32, 32), 2.0), rows)
-    assert torch.equal(out[3], out[1])
-    assert torch.equal(out[4], out[1])
-    assert not torch.equal(out[0], out[1])
-    assert not torch.equal(out[2], out[1])
-    values = out[:3].unique().tolist()
-    assert values == pytest.approx([0, 2 / 0.75])
-    share = (out[:3] == 0).float().mean().item()
-    assert share == pytest.approx(0.25, abs=4 * (0.25 * 0.75 / out[:3].numel()) ** 0.5)
-
-
-def test_dropout_is_off_in_evaluation_and_on_in_training() -> None:
-    network = awake(UNet(SMALL, (1, 8, 8), 3))
-    same = torch.zeros(2, dtype=torch.int64)
-    x_t, t, labels = (part[same] for part in inputs())  # one image twice
-    torch.manual_seed(0)
-    for rows, equal in ((None, False), (torch.tensor([0, 1]), False), (same, True)):
-        first, second = network.train()(x_t, t, labels, rows)
-        assert ((first - second).abs().max() < 1e-5).item() == equal
-    silent = network.eval()(x_t, t, labels)
-    assert torch.equal(network(x_t, t, labels, same), silent)
-    assert not torch.equal(network.train()(x_t, t, labels, same), silent)
-
-
-# -- further conditions of the network ----------------------------------------------------------------
-
-
-def test_augmentation_is_heard_and_zeros_say_nothing() -> None:
-    network = UNet(SMALL, (1, 8, 8), 3)
-    network.add_augmentation_conditioning(9)
-    awake(network).eval()
-    numbers = torch.eye(3, 9)
-    unconditioned = network(*inputs())
-    conditioned = network(*inputs(), augmentation=numbers)
-    assert (conditioned - unconditioned).abs().amax((1, 2, 3)).min() > 1e-3
-    assert torch.equal(network(*inputs(), augmentation=0 * numbers), unconditioned)
-    assert network.augmentation.bias is None  # so that a network for sampling can go without
-
-
-def test_omega_is_heard_where_it_is_told() -> None:
-    config = SMALL.model_copy(update={"guidance_embedding": True})
-    network = awake(UNet(config, (1, 8, 8), 3)).eval()
-    unconditioned = network(*inputs())
-    assert torch.equal(network(*inputs(), omega=torch.full((3,), -1.0)), unconditioned)
-    conditioned = network(*inputs(), omega=torch.tensor([0.0, -1.0, 1.0]))
-    apart = (conditioned - unconditioned).abs().amax((1, 2, 3))
-    assert apart[0] > 1e-3  # 0 is an input too: the plain prediction is to be learnt
-    assert apart[1] < 1e-5
-    assert apart[2] > 1e-3
-    near, far = (network(*inputs(), omega=torch.full((3,), w)) for w in (0.3, 0.8))
-    assert (near - far).abs().amax((1, 2, 3)).min() > 1e-3
-
-
-# -- theta and theta_g in one pass -----------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    "layers", ["up", "middle", "conv_out", "down", "embedding", "up.*.attention"]
-)
-@pytest.mark.parametrize("general", [1, 2, 3])
-def test_one_pass_predicts_by_theta_and_by_theta_g(layers: str, general: int) -> None:
-    network = UNet(SMALL, (1, 8, 8), 3)
-    network.add_augmentation_conditioning(2)
-    add_parts(network, "expert", LowRankConfig(layers=(layers,), rank=1), "where")
-    awake(network).eval()
-    conditioned = {"augmentation": torch.arange(6.0).reshape(3, 2)}
-    both = network(*inputs(), **conditioned, num_general=general)
-    assert both.shape == (3 + general, 1, 8, 8)
-    assert torch.equal(both[:3], network(*inputs(), **conditioned))
-    with theta_g(network):
-        expected = network(*inputs(), **conditioned)[:general]
-    torch.testing.assert_close(both[3:], expected, rtol=1e-4, atol=1e-5)
-    assert (both[3:] - both[:general]).abs().amax((1, 2, 3)).min() > 1e-3
-
-
-def test_theta_g_of_a_network_without_experts_is_a_mistake() -> None:
-    network = UNet(SMALL, (1, 8, 8), 3)
-    add_parts(network, "general", LowRankConfig(layers=("up",), rank=1), "where")
-    with pytest.raises(ValueError, match="no layer has an expert part"):
-        network(*inputs(), num_general=3)
-
-
-# -- precision and errors ------------------------------------------------------------------------------
-
-
-def test_bfloat16_autocast_runs_forwards_and_backwards() -> None:
-    network = awake(UNet(SMALL, (1, 8, 8), 3)).eval()
-    exact = network(*inputs()).detach()
-    with torch.autocast("cpu", torch.bfloat16):
-        output = network(*inputs())
-    output.float().square().mean().backward()
-    assert all(p.grad is not None and p.grad.isfinite().all() for p in network.parameters())
-    assert 0 < (output.float() - exact).norm() / exact.norm() < 0.05
-
-
-def test_an_empty_batch_passes() -> None:
-    """Under ZeRO 3 every worker goes through the network, also one with no rows to offer."""
-    network = awake(UNet(SMALL, (1, 8, 8), 3))
-    assert network(*(part[:0] for part in inputs())).shape == (0, 1, 8, 8)
 
 
 @pytest.mark.parametrize(
