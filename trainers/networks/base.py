@@ -173,11 +173,10 @@ class Network(nn.Module, ABC):
                 general_embedded = self._embedded(inputs.first(num_general))
         else:
             general_embedded = embedded[:num_general]
-        general_rows = None if dropout_rows is None else dropout_rows[:num_general]
         with reuse_dropout_masks(self):
             (output,) = _run(stages[first:], shared, embedded, dropout_rows)
             with theta_g(self):
-                (of_theta_g,) = _run(stages[first:], general, general_embedded, general_rows)
+                (of_theta_g,) = _run(stages[first:], general, general_embedded, None)
         return torch.cat([output, of_theta_g])
 
     def _embedded(self, inputs: _Inputs) -> Tensor:
