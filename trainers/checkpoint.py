@@ -165,6 +165,9 @@ def parse_manifest(text: str, where: str) -> Manifest:
         content = json.loads(text)
         stored = content.get("format")
         if stored == 4:
+            unseal(
+                text
+            )  # before its keys are moved, so that a damaged file is not read as an old one
             config = format_4.experiment_of(content["config"])
             content |= {"format": FORMAT, "config": config, "process": config["process"]}
         elif stored != FORMAT:
@@ -174,6 +177,8 @@ def parse_manifest(text: str, where: str) -> Manifest:
             )
         content.pop(KEY, None)
         manifest = Manifest.model_validate_json(json.dumps(content))
+    except Altered as error:
+        raise _altered(where, error) from error
     except (ValidationError, json.JSONDecodeError, AttributeError, KeyError, TypeError) as error:
         raise CheckpointProblem(
             f"{where}: not a checkpoint manifest ({type(error).__name__})",
@@ -188,11 +193,12 @@ def parse_manifest(text: str, where: str) -> Manifest:
     try:
         unseal(text)
     except Altered as error:
-        raise CheckpointProblem(
-            f"{where}: altered since it was written ({error})",
-            PASS_OVER,
-        ) from error
+        raise _altered(where, error) from error
     return manifest
+
+
+def _altered(where: str, error: Altered) -> CheckpointProblem:
+    return CheckpointProblem(f"{where}: altered since it was written ({error})", PASS_OVER)
 
 
 def verify(folder: Path, where: str = "") -> Manifest:

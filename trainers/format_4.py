@@ -38,8 +38,10 @@ def sampling_of(sampling: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _objective_of(objective: Mapping[str, Any], timesteps: int) -> dict[str, Any]:
-    """Return the objective; OC's cutoff was a number of steps."""
+    """Return the objective; OC's cutoff was a number of steps, and CBDM compared outputs."""
     moved = dict(objective)
+    if moved["name"] == "cbdm":
+        moved["metric"] = "output"
     if moved.get("cutoff") is not None:
         moved["cutoff"] = min(1.0, moved["cutoff"] / timesteps)
     if "base" in moved:

@@ -231,12 +231,12 @@ def process_of(
     """
     if resume:
         return resume.manifest.process
-    if pretrained:
-        return config.process.model_copy(
-            update={
-                name: getattr(pretrained.card.process, name) for name in config.process.measures
-            }
-        )
+    known = pretrained.card.process if pretrained else None
+    if type(known) is type(
+        config.process
+    ):  # a model of another process is refused with the network's
+        measured = {name: getattr(known, name) for name in config.process.measures}
+        return config.process.model_copy(update=measured)
     return config.process.measured(train)
 
 

@@ -99,7 +99,7 @@ def check_fits(
     """
     assert config.pretrained is not None
     source = config.pretrained.model
-    free = {"dropout", "initial_weights", *config.process.only_training}
+    free = {"dropout", "initial_weights", *config.process.free}
     for part, its, ours in (
         ("model", card.model, config.model),
         ("process", card.process, config.process),

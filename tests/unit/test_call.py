@@ -1,4 +1,4 @@
-"""CALL: equation 5 over each base, gradients included; one pass equals two; the tail term's guard."""
+"""CALL: equation 5 over each base and process, gradients included; one pass equals two; the tail's guard."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 from pydantic import TypeAdapter, ValidationError
-from support.objectives import COUNTS, CPU, SCHEDULE, SHAPE, awake, images_and_labels
+from support.objectives import COUNTS, CPU, PROCESS, SHAPE, awake, images_and_labels
+from support.processes import read_again, times_of
 from torch import Tensor, nn
 from torch.func import functional_call
 
@@ -19,6 +20,7 @@ from whipray.trainers.networks.dropout import RowDropout
 from whipray.trainers.networks.low_rank import LowRankPart
 from whipray.trainers.objectives import Batch, CALLConfig, Loss
 from whipray.trainers.objectives.call import allocation
+from whipray.trainers.processes import EDMConfig, FlowConfig, ProcessConfig, VPConfig
 from whipray.trainers.randomness import BatchRandom
 
 SIZE = UNetConfig(
@@ -88,7 +90,7 @@ def test_balanced_counts_allocate_nothing(base: str) -> None:
     config = config_of(base)
     network, batch = awake(reserved(config)), images_and_labels(8)
     loss = config.build([25] * len(COUNTS))(
-        network, batch, SCHEDULE, BatchRandom(0, 0, 0, 8, CPU), 0
+        network, batch, PROCESS, BatchRandom(0, 0, 0, 8, CPU), 0
     )
     assert abs(loss.terms["allocation"].item()) < 1e-12
 
@@ -118,7 +120,7 @@ def theta(network: nn.Module, part: str) -> dict[str, Tensor]:
 
 
 def equation_5(
-    network: nn.Module, config: CALLConfig, batch: Any, rng: BatchRandom
+    network: nn.Module, config: CALLConfig, batch: Any, rng: BatchRandom, process: ProcessConfig
 ) -> tuple[Tensor, Tensor]:
     """L_base + lambda / B sum_i (C N_y / sum N - C / (N_y sum 1/N)) || e_theta - e_theta_g ||^2."""
     plain = UNet(SIZE, SHAPE, len(COUNTS)).double().eval()
@@ -127,11 +129,10 @@ def equation_5(
         return functional_call(plain, theta(network, which), (x_t.double(), t, labels), extra)
 
     base = config.base.build(COUNTS)(
-        lambda *args, **extra: e("theta", *args, **extra), batch, SCHEDULE, rng, 0
+        lambda *args, **extra: e("theta", *args, **extra), batch, process.build(), rng, 0
     )
     counts = np.array(COUNTS, dtype=np.float64)
-    t, eps = rng.integers("t", 1000), rng.normal("eps", SHAPE)
-    x_t = SCHEDULE.q_sample(batch.images, t, eps)
+    t, eps = times_of(process, rng), rng.normal("eps", SHAPE).double()
     if config.base.label_drop_per == "batch":
         dropped = [rng.for_batch("label_drop") < config.base.label_drop] * rng.rows
     else:
@@ -142,7 +143,8 @@ def equation_5(
             continue
         con = len(counts) * counts[y] / counts.sum()
         div = len(counts) / (counts[y] * (1 / counts).sum())
-        row = x_t[i : i + 1], t[i : i + 1], batch.labels[i : i + 1]
+        x_t = read_again(process, t[i]).x_t(batch.images[i].double(), eps[i])
+        row = x_t[None], torch.tensor(t[i : i + 1]), batch.labels[i : i + 1]
         distance = ((e("theta", *row) - e("theta_g", *row)) ** 2).mean()
         if config.margin is not None and con < div and distance.item() > config.margin:
             distance = torch.tensor(config.margin)
@@ -151,33 +153,41 @@ def equation_5(
     return total, rare
 
 
-def one_pass(network: nn.Module, config: CALLConfig, batch: Any, rng: BatchRandom) -> Loss:
+def one_pass(
+    network: nn.Module,
+    config: CALLConfig,
+    batch: Any,
+    rng: BatchRandom,
+    process: ProcessConfig | None = None,
+) -> Loss:
     def e(x_t: Tensor, t: Tensor, labels: Tensor, **extra: Any) -> Tensor:
         return network(x_t.double(), t, labels, **extra)
 
-    return config.build(COUNTS)(e, batch, SCHEDULE, rng, 0)
+    return config.build(COUNTS)(e, batch, (process or VPConfig()).build(), rng, 0)
 
 
 @pytest.mark.parametrize(
-    ("base", "layers", "options"),
+    ("base", "layers", "options", "process"),
     [
-        *((base, layers, {}) for base in BASES for layers in LAYERS),
-        ("ddpm", ("up",), {"weight": 0.3}),
-        ("ddpm", ("up",), {"weight": 0.0}),
-        ("oc", ("up",), {"weight": 2.0, "margin": 0.04}),  # about the median distance
-        ("cbdm", ("up",), {"margin": 0.04}),
+        *((base, layers, {}, VPConfig()) for base in BASES for layers in LAYERS),
+        *((base, ("up",), {}, EDMConfig()) for base in BASES),
+        *((base, ("up",), {}, FlowConfig()) for base in BASES),
+        ("ddpm", ("up",), {"weight": 0.3}, VPConfig()),
+        ("ddpm", ("up",), {"weight": 0.0}, VPConfig()),
+        ("oc", ("up",), {"weight": 2.0, "margin": 0.04}, VPConfig()),  # about the median distance
+        ("cbdm", ("up",), {"margin": 0.04}, VPConfig()),
     ],
 )
 def test_one_shared_pass_is_equation_5(
-    base: str, layers: tuple[str, ...], options: dict[str, Any]
+    base: str, layers: tuple[str, ...], options: dict[str, Any], process: ProcessConfig
 ) -> None:
     config = config_of(base, layers, **options)
     network = awake(reserved(config)).double().eval()
     batch, parameters = images_and_labels(16), list(network.parameters())
     for step in (0, 1):
         rng = BatchRandom(5, step, 0, 16, CPU)
-        loss = one_pass(network, config, batch, rng)
-        expected, rare = equation_5(network, config, batch, rng)
+        loss = one_pass(network, config, batch, rng, process)
+        expected, rare = equation_5(network, config, batch, rng, process)
         assert loss.total.item() == pytest.approx(expected.item(), rel=1e-6)
         assert loss.metrics["allocation_rare"].item() == pytest.approx(rare.item(), rel=1e-5)
         for found, wanted in zip(
@@ -203,7 +213,7 @@ def test_at_the_start_the_two_are_one_dropout_included(base: str, layers: tuple[
             part.b.data.zero_()
     torch.manual_seed(0)
     batch = images_and_labels(16)
-    loss = config.build(COUNTS)(network, batch, SCHEDULE, BatchRandom(0, 0, 0, 16, CPU), 0)
+    loss = config.build(COUNTS)(network, batch, PROCESS, BatchRandom(0, 0, 0, 16, CPU), 0)
     assert abs(loss.terms["allocation"].item()) < 1e-9  # rounding, squared
     assert loss.total.item() > 0.1
 
@@ -215,7 +225,7 @@ def test_cbdms_shared_masks_stay_shared_where_theta_g_wears_them_too() -> None:
     batch = Batch(batch.images, torch.zeros_like(batch.labels))
     objective = config.build([1, 0, 0, 0])  # y' = y
     objective.coefficients = torch.ones(4)  # of which there are none for an empty class
-    loss = objective(network, batch, SCHEDULE, BatchRandom(0, 0, 0, 16, CPU), 0)
+    loss = objective(network, batch, PROCESS, BatchRandom(0, 0, 0, 16, CPU), 0)
     assert loss.terms["regulariser"] < 1e-9  # rounding, squared
     assert loss.terms["allocation"] > 1e-3
 
@@ -288,7 +298,7 @@ def test_nothing_is_rewarded_beyond_the_margin() -> None:
             - config.base.build(COUNTS)(
                 lambda x, *a, n=network, **e: n(x.double(), *a, **e),
                 batch,
-                SCHEDULE,
+                PROCESS,
                 BatchRandom(0, 0, 0, 8, CPU),
                 0,
             ).total

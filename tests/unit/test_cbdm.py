@@ -1,4 +1,4 @@
-"""CBDM is the paper's equation 4, gradients included; thinning keeps its mean."""
+"""CBDM is the paper's equation 4 on every process, gradients included; thinning keeps its mean."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from scipy import stats
 from support.objectives import (
     COUNTS,
     CPU,
-    SCHEDULE,
+    PROCESS,
     SHAPE,
     Spy,
     Tiny,
@@ -20,32 +20,31 @@ from support.objectives import (
     gradients,
     images_and_labels,
 )
+from support.processes import PROCESSES, read_again, times_of
 from torch import Tensor
 
-from whipray.trainers.diffusion import DiffusionConfig, build_schedule
 from whipray.trainers.errors import UsageProblem
 from whipray.trainers.networks import UNet, UNetConfig
 from whipray.trainers.objectives import Batch, CBDMConfig, DDPMConfig
 from whipray.trainers.objectives.base import Noised
+from whipray.trainers.processes import EDMConfig, FlowConfig, ProcessConfig, VPConfig
 from whipray.trainers.randomness import BatchRandom
 
 # -- equation 4, read again -----------------------------------------------------------------------------
 
 
 def equation_4(
-    network: Tiny, batch: Batch, rng: BatchRandom, config: CBDMConfig, diffusion: DiffusionConfig
+    network: Tiny, batch: Batch, rng: BatchRandom, config: CBDMConfig, process: ProcessConfig
 ) -> dict[str, Tensor]:
     """CBDM, eq. 4 and algorithm 1, in the paper's own terms: one sample after the other, float64.
 
-    tau_0 t (|| e(x_t, y) - sg e(x_t, y') ||^2 + gamma || sg e(x_t, y) - e(x_t, y') ||^2), averaged
-    over y' in Y and added to || e(x_t, y) - eps ||^2, with mean squares for norms.
+    tau p (|| e(x_t, y) - sg e(x_t, y') ||^2 + gamma || sg e(x_t, y) - e(x_t, y') ||^2), averaged over y' in
+    Y and added to || e(x_t, y) - target ||^2, with mean squares for norms. p is t / T, or what a process has
+    in its place; with metric=eps, e in the regulariser is the noise that an output implies.
     """
-    T = diffusion.timesteps
-    tau_0 = config.tau / T  # the paper's: 0.001 for tau = 1 and T = 1000
     counts = np.array(COUNTS, dtype=np.float64)
     frequencies = {"train": counts, "sqrt": counts**0.5, "balanced": counts**0}[config.label_set]
-    abar = np.cumprod(1 - np.linspace(diffusion.beta_start, diffusion.beta_end, T))
-    t_all = rng.integers("t", T)
+    t_all = times_of(process, rng)
     eps_all = rng.normal("eps", SHAPE).double()
     y_prime_all = rng.categorical("y_prime", torch.from_numpy(frequencies), config.label_samples)
     if config.label_drop_per == "batch":
@@ -53,55 +52,36 @@ def equation_4(
     else:
         dropped = (rng.uniform("label_drop")[:, 0] < config.label_drop).tolist()
 
-    def e(x_t: Tensor, t: int, label: int) -> Tensor:
+    def e(x_t: Tensor, t: float, label: int) -> Tensor:
         return network.exactly(x_t[None], torch.tensor([t]), torch.tensor([label]))[0]
 
     terms = {name: torch.zeros((), dtype=torch.float64) for name in ("denoising", "pull", "commit")}
     for i in range(rng.rows):
-        t, eps, x_0 = int(t_all[i]), eps_all[i], batch.images[i].double()
-        signal, noise = abar[t] ** 0.5, (1 - abar[t]) ** 0.5
-        x_t = signal * x_0 + noise * eps
-        target = {"eps": eps, "x0": x_0, "v": signal * eps - noise * x_0}[diffusion.prediction]
+        t, eps, x_0 = t_all[i], eps_all[i], batch.images[i].double()
+        read = read_again(process, t)
+        x_t = read.x_t(x_0, eps)
         h = e(x_t, t, -1 if dropped[i] else int(batch.labels[i]))
-        terms["denoising"] = terms["denoising"] + ((h - target) ** 2).mean() / rng.rows
+        error = (h - read.target(x_0, eps)) ** 2
+        terms["denoising"] = terms["denoising"] + error.mean() / rng.rows
         if dropped[i]:
             continue
         for y_prime in y_prime_all[i].tolist():
             h_prime = e(x_t, t, y_prime)
-            weight = tau_0 * t / config.label_samples / rng.rows
-            terms["pull"] = terms["pull"] + weight * ((h - h_prime.detach()) ** 2).mean()
-            commit = config.gamma * ((h.detach() - h_prime) ** 2).mean()
+            own, other = h, h_prime
+            if config.metric == "eps":
+                own, other = read.eps_of(h, x_t), read.eps_of(h_prime, x_t)
+            weight = config.tau * read.progress / config.label_samples / rng.rows
+            terms["pull"] = terms["pull"] + weight * ((own - other.detach()) ** 2).mean()
+            commit = config.gamma * ((own.detach() - other) ** 2).mean()
             terms["commit"] = terms["commit"] + weight * commit
     return terms
 
 
-@pytest.mark.parametrize(
-    ("options", "diffusion"),
-    [
-        ({}, {}),
-        ({}, {"prediction": "v"}),
-        ({"gamma": 0.7}, {"prediction": "x0", "timesteps": 250}),
-        ({"tau": 0.0}, {}),
-        ({"tau": 5.0, "gamma": 0.0}, {}),
-        ({"tau": 2.0, "gamma": 0.0, "label_samples": 2, "label_drop": 0.4}, {}),
-        ({"gamma": 0.0, "dropout_masks": "shared"}, {"timesteps": 400}),
-        ({"tau": 0.1, "gamma": 1.7, "label_set": "sqrt"}, {}),
-        ({"label_set": "balanced", "label_samples": 3}, {"timesteps": 100}),
-        ({"label_drop": 0.5, "dropout_masks": "shared"}, {}),
-        ({"label_drop": 0.5, "label_drop_per": "batch", "tau": 3.0}, {}),
-        ({"label_drop": 0.0}, {}),
-        ({"label_drop": 1.0}, {}),
-    ],
-)
-@pytest.mark.parametrize(("rows", "step"), [(8, 0), (12, 1), (12, 2)])
-def test_cbdm_is_equation_4(
-    options: dict[str, Any], diffusion: dict[str, Any], rows: int, step: int
-) -> None:
-    config, forward = CBDMConfig(**options), DiffusionConfig(**diffusion)
+def assert_equation_4(config: CBDMConfig, process: ProcessConfig, rows: int, step: int) -> None:
     network, batch = Tiny(), images_and_labels(rows)
     rng = BatchRandom(5, step, 4, rows, CPU)
-    loss = config.build(COUNTS)(network, batch, build_schedule(forward), rng, 0)
-    terms = equation_4(network, batch, rng, config, forward)
+    loss = config.build(COUNTS)(network, batch, process.build(), rng, 0)
+    terms = equation_4(network, batch, rng, config, process)
     expected = {
         "denoising": terms["denoising"].item(),
         "regulariser": terms["pull"].item(),
@@ -115,15 +95,87 @@ def test_cbdm_is_equation_4(
         assert (g - reference).norm() <= 1e-5 * reference.norm()
 
 
+@pytest.mark.parametrize(
+    ("options", "process"),
+    [
+        ({}, {}),
+        ({}, {"prediction": "v"}),
+        ({"gamma": 0.7}, {"prediction": "x0", "timesteps": 250, "beta_end": 0.05}),
+        ({"tau": 0.0}, {}),
+        ({"tau": 5.0, "gamma": 0.0}, {}),
+        ({"tau": 2.0, "gamma": 0.0, "label_samples": 2, "label_drop": 0.4}, {}),
+        ({"gamma": 0.0, "dropout_masks": "shared"}, {"timesteps": 400, "beta_end": 0.05}),
+        ({"tau": 0.1, "gamma": 1.7, "label_set": "sqrt"}, {}),
+        (
+            {"label_set": "balanced", "label_samples": 3},
+            {"timesteps": 100, "beta_end": 0.1},
+        ),
+        ({"label_drop": 0.5, "dropout_masks": "shared"}, {}),
+        ({"label_drop": 0.5, "label_drop_per": "batch", "tau": 3.0}, {}),
+        ({"label_drop": 0.0}, {}),
+        ({"label_drop": 1.0}, {}),
+    ],
+)
+@pytest.mark.parametrize(("rows", "step"), [(8, 0), (12, 1), (12, 2)])
+def test_cbdm_is_equation_4(
+    options: dict[str, Any], process: dict[str, Any], rows: int, step: int
+) -> None:
+    assert_equation_4(CBDMConfig(**options), VPConfig(**process), rows, step)
+
+
+@pytest.mark.parametrize("process", PROCESSES.values(), ids=PROCESSES)
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"metric": "eps", "tau": 2.0},
+        {"metric": "eps", "gamma": 0.0, "label_samples": 2, "label_drop": 0.4},
+    ],
+    ids=str,
+)
+def test_equation_4_on_every_process(process: ProcessConfig, options: dict[str, Any]) -> None:
+    for step in (0, 1):
+        assert_equation_4(CBDMConfig(**options), process, 12, step)
+
+
 def test_ddpm_is_the_denoising_term() -> None:
     network, batch, rng = Tiny(), images_and_labels(16), BatchRandom(5, 3, 0, 16, CPU)
-    loss = DDPMConfig().build(COUNTS)(network, batch, SCHEDULE, rng, 0)
-    expected = equation_4(network, batch, rng, CBDMConfig(), DiffusionConfig())["denoising"]
-    assert loss.total.item() == pytest.approx(expected.item(), rel=2e-6)
-    for g, reference in zip(
-        gradients(network, loss.total), gradients(network, expected), strict=True
-    ):
-        assert (g - reference).norm() <= 1e-5 * reference.norm()
+    for process in (VPConfig(), EDMConfig(), FlowConfig()):
+        loss = DDPMConfig().build(COUNTS)(network, batch, process.build(), rng, 0)
+        expected = equation_4(network, batch, rng, CBDMConfig(), process)["denoising"]
+        assert loss.total.item() == pytest.approx(expected.item(), rel=2e-6)
+        for g, reference in zip(
+            gradients(network, loss.total), gradients(network, expected), strict=True
+        ):
+            assert (g - reference).norm() <= 1e-5 * reference.norm()
+
+
+@pytest.mark.parametrize("sigma_data", [0.5, 0.31])
+def test_on_edm_the_metrics_differ_by_what_the_noise_is_beside_the_data(sigma_data: float) -> None:
+    """|| d output ||^2 is (sigma^2 + sd^2) / sd^2 times || d eps ||^2; for eps-prediction the two are one."""
+    network, batch = Tiny(), images_and_labels(1)
+    ratios = {}
+    for step in range(20):
+        rng = BatchRandom(3, step, 0, 1, CPU)
+        for process in (EDMConfig(sigma_data=sigma_data, p_mean=0.0, p_std=3.0), VPConfig()):
+            output, eps = (
+                CBDMConfig(metric=metric, label_drop=0)
+                .build(COUNTS)(network, batch, process.build(), rng, 0)
+                .terms["regulariser"]
+                .item()
+                for metric in ("output", "eps")
+            )
+            if output == 0:  # y' is y
+                continue
+            if isinstance(process, VPConfig):
+                assert eps == output
+            else:
+                [sigma] = times_of(process, rng)
+                ratios[sigma] = output / eps
+                expected = (sigma**2 + sigma_data**2) / sigma_data**2
+                assert output / eps == pytest.approx(expected, rel=1e-5)
+    assert min(ratios.values()) < 1.1
+    assert max(ratios.values()) > 100
 
 
 # -- what eq. 4 implies -----------------------------------------------------------------------------------
@@ -147,7 +199,7 @@ def test_the_gradients_of_the_regulariser_are_one_to_gamma(gamma: float) -> None
     batch, rng = images_and_labels(rows), BatchRandom(0, 0, 0, rows, CPU)
     outputs = Outputs(rows)
     config = CBDMConfig(tau=tau, gamma=gamma, label_drop=0)
-    loss = config.build(COUNTS)(outputs, batch, SCHEDULE, rng, 0)
+    loss = config.build(COUNTS)(outputs, batch, PROCESS, rng, 0)
     loss.total.backward()
     t, eps = rng.integers("t", 1000), rng.normal("eps", SHAPE)
     w = (tau * t / 1000)[:, None, None, None]
@@ -170,7 +222,7 @@ def test_gamma_0_is_the_limit_and_needs_no_graph() -> None:
     found = []
     for gamma, calls in ((0.0, [True, False]), (1e-9, [True])):
         spy = Spy(network)
-        loss = CBDMConfig(gamma=gamma, tau=4).build(COUNTS)(spy, batch, SCHEDULE, rng, 0)
+        loss = CBDMConfig(gamma=gamma, tau=4).build(COUNTS)(spy, batch, PROCESS, rng, 0)
         assert spy.graphs == calls
         found.append(gradients(network, loss.total))
         assert sum(map(len, spy.labels)) == 16 + sum(label >= 0 for label in spy.labels[0][:16])
@@ -183,7 +235,7 @@ def test_workers_call_the_network_equally_often() -> None:
     for gamma, calls in ((0.0, 2), (0.25, 1)):
         spy = Spy(Tiny())
         config = CBDMConfig(gamma=gamma, label_drop=1)
-        config.build(COUNTS)(spy, images_and_labels(8), SCHEDULE, BatchRandom(0, 0, 0, 8, CPU), 0)
+        config.build(COUNTS)(spy, images_and_labels(8), PROCESS, BatchRandom(0, 0, 0, 8, CPU), 0)
         assert len(spy.labels) == calls
 
 
@@ -196,7 +248,7 @@ def test_dropout_masks_where_y_prime_is_y(masks: str) -> None:
     batch = Batch(images_and_labels(8).images, torch.zeros(8, dtype=torch.int64))
     torch.manual_seed(0)
     objective = CBDMConfig(dropout_masks=masks).build([10])
-    loss = objective(network, batch, SCHEDULE, BatchRandom(0, 0, 0, 8, CPU), 0)
+    loss = objective(network, batch, PROCESS, BatchRandom(0, 0, 0, 8, CPU), 0)
     if masks == "shared":
         assert loss.terms["regulariser"].item() < 1e-10  # rounding, squared
     else:
@@ -272,7 +324,7 @@ def test_thinned_weights_average_to_the_exact_ones(thin: float, label_samples: i
     weights, counts = np.zeros(24), np.zeros(24)
     for k in range(grid):
         rows, weight = objective.regularised_rows(
-            noised_at(TIMES, KEPT), FixedStart((k + 0.5) / grid, 3), 1000
+            noised_at(TIMES, KEPT), FixedStart((k + 0.5) / grid, 3), PROCESS
         )
         assert rows.shape == weight.shape == (3 * per_block * label_samples,)
         np.add.at(weights, rows.numpy(), weight.numpy() / grid)
@@ -283,7 +335,7 @@ def test_thinned_weights_average_to_the_exact_ones(thin: float, label_samples: i
         expected = per_block * mass[block] / mass[block].sum()
         assert counts[block] == pytest.approx(expected, abs=4 / grid)
         assert counts[block][mass[block] == 0].sum() == 0  # t = 0 and dropped labels never
-    on_the_edge, _ = objective.regularised_rows(noised_at(TIMES, KEPT), FixedStart(0.0, 3), 1000)
+    on_the_edge, _ = objective.regularised_rows(noised_at(TIMES, KEPT), FixedStart(0.0, 3), PROCESS)
     assert (mass[on_the_edge[: 2 * per_block * label_samples]] > 0).all()
     assert weights[16:].sum() == 0
 
@@ -294,7 +346,7 @@ def test_thinned_rows_are_drawn_in_proportion_to_t() -> None:
     counts = np.zeros(16)
     for step in range(n):
         rows, weight = objective.regularised_rows(
-            noised_at(TIMES[:16], KEPT[:16]), BatchRandom(0, step, 0, 16, CPU), 1000
+            noised_at(TIMES[:16], KEPT[:16]), BatchRandom(0, step, 0, 16, CPU), PROCESS
         )
         here = np.bincount(rows.numpy(), minlength=16)
         counts += here
@@ -310,19 +362,31 @@ def test_thinned_rows_are_drawn_in_proportion_to_t() -> None:
     assert (np.abs(counts / n - share) < error).all()
 
 
-@pytest.mark.parametrize("options", [{"thin": 0.5}, {"thin": 0.25, "label_samples": 2}])
-def test_thinning_keeps_the_mean_of_loss_and_gradient(options: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    ("options", "process"),
+    [
+        ({"thin": 0.5}, VPConfig()),
+        ({"thin": 0.25, "label_samples": 2}, VPConfig()),
+        ({"thin": 0.5}, EDMConfig(p_mean=0.0)),
+        ({"thin": 0.5, "metric": "eps"}, FlowConfig()),
+    ],
+    ids=str,
+)
+def test_thinning_keeps_the_mean_of_loss_and_gradient(
+    options: dict[str, Any], process: ProcessConfig
+) -> None:
     """Against the exact loss of the same random numbers: no mean difference beyond 4 standard errors."""
     network, batch, steps = Tiny(), images_and_labels(16), 200
-    exact = CBDMConfig(label_drop=0.2, label_samples=options.get("label_samples", 1)).build(COUNTS)
+    exact = CBDMConfig(label_drop=0.2, **{**options, "thin": 1}).build(COUNTS)
     thinned = CBDMConfig(label_drop=0.2, **options).build(COUNTS)
+    on = process.build()
     generator = torch.Generator().manual_seed(9)
     axes = [torch.randn(p.shape, generator=generator).double() for p in network.parameters()]
     differences, sizes = [], []
     for step in range(steps):
         rows = []
         for objective in (thinned, exact):
-            loss = objective(network, batch, SCHEDULE, BatchRandom(2, step, 0, 16, CPU), 0)
+            loss = objective(network, batch, on, BatchRandom(2, step, 0, 16, CPU), 0)
             slopes = gradients(network, loss.total - loss.terms["denoising"])
             along = [(g * axis).sum().item() for g, axis in zip(slopes, axes, strict=True)]
             values = [loss.terms[name].item() for name in ("regulariser", "commitment")]
@@ -337,6 +401,22 @@ def test_thinning_keeps_the_mean_of_loss_and_gradient(options: dict[str, Any]) -
     assert (0.25 * np.mean(sizes, axis=0)[:2] > 5 * standard_error[:2]).all()
 
 
+@pytest.mark.parametrize("process", [VPConfig(), EDMConfig(), FlowConfig()], ids=lambda p: p.name)
+@pytest.mark.parametrize("thin", [0.125, 0.5, 0.875])
+def test_the_last_tick_of_a_thinned_block_falls_on_a_row_with_mass(
+    process: ProcessConfig, thin: float
+) -> None:
+    """The largest start there is: in float64 its last tick rounds to the end of the block."""
+    t = process.build().sample_times(BatchRandom(0, 0, 0, 8, CPU))
+    kept = torch.tensor([True] * 5 + [False] * 3)
+    nothing = torch.empty(8)
+    n = Noised(nothing, t, t, nothing, nothing, kept, nothing, {})
+    objective = CBDMConfig(thin=thin).build(COUNTS)
+    rows, weight = objective.regularised_rows(n, FixedStart(1 - 2.0**-53, 1), process.build())
+    assert rows.max() == 4
+    assert (weight > 0).all()
+
+
 @pytest.mark.parametrize("thin", [0.3, 1 / 3, 0.0, 1.125])
 def test_thinning_takes_whole_rows_of_a_block(thin: float) -> None:
     with pytest.raises(ValidationError):
@@ -347,4 +427,4 @@ def test_thinning_a_broken_block_is_explained() -> None:
     objective = CBDMConfig(thin=0.5).build(COUNTS)
     rng = BatchRandom(0, 0, 4, 4, CPU)
     with pytest.raises(UsageProblem, match=r"whole blocks of 8 rows, not 4 .* objective\.thin=1"):
-        objective(Tiny(), images_and_labels(4), SCHEDULE, rng, 0)
+        objective(Tiny(), images_and_labels(4), PROCESS, rng, 0)

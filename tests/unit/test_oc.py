@@ -1,4 +1,4 @@
-"""OC against its definition, read in float64 with loops, and what follows from it."""
+"""OC on every process against its definition, read in float64 with loops, and what follows from it."""
 
 from __future__ import annotations
 
@@ -9,19 +9,21 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from pydantic import ValidationError
-from support.objectives import COUNTS, CPU, SCHEDULE, SHAPE, images_and_labels
+from support.objectives import COUNTS, CPU, PROCESS, SHAPE, images_and_labels
+from support.processes import PROCESSES, times_of
+from support.processes import read_again as read_process
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from whipray.trainers.diffusion import DiffusionConfig, Schedule, build_schedule
+from whipray.trainers.guidance import NULL_LABEL
 from whipray.trainers.objectives import Batch, Loss, OCConfig
 from whipray.trainers.objectives.base import Noised
+from whipray.trainers.processes import EDMConfig, FlowConfig, Process, ProcessConfig, VPConfig
 from whipray.trainers.randomness import BatchRandom
-from whipray.trainers.samplers import NULL_LABEL
 
 Array = NDArray[np.float64]
-X0 = build_schedule(DiffusionConfig(prediction="x0"))  # its targets are images: one sees which
+X0 = VPConfig(prediction="x0").build()  # its targets are images: one sees which
 
 
 class Silent:
@@ -41,12 +43,12 @@ def target_of(
     config: OCConfig,
     batch: Batch,
     rng: BatchRandom,
-    schedule: Schedule = SCHEDULE,
+    process: Process = PROCESS,
     counts: list[int] = COUNTS,
 ) -> tuple[Tensor, Loss, list[int]]:
     """What the network is asked to say, bit for bit where numel is a power of two."""
     network = Silent()
-    loss = config.build(counts)(network, batch, schedule, rng, 0)
+    loss = config.build(counts)(network, batch, process, rng, 0)
     loss.total.backward()
     assert len(network.labels) == 1  # no second forward pass
     assert network.said.grad is not None
@@ -59,15 +61,15 @@ def share_of(whole: Batch, first: int, rows: int) -> Batch:
     return Batch(whole.images[some], whole.labels[some], load_whole=lambda: whole)
 
 
-def noised_at(batch: Batch, t: list[int], schedule: Schedule = SCHEDULE) -> Noised:
+def noised_at(batch: Batch, t: list[Any], process: Process = PROCESS) -> Noised:
     """The batch at times of our choice."""
     eps = torch.randn(batch.images.shape, generator=torch.Generator().manual_seed(9))
-    times = torch.tensor(t)
+    times = torch.tensor(t) if isinstance(t[0], int) else torch.tensor(t, dtype=torch.float64)
     return Noised(
-        x_t=schedule.q_sample(batch.images, times, eps),
+        x_t=process.perturb(batch.images, times, eps),
         t=times,
         t_host=times,
-        target=schedule.target(batch.images, times, eps),
+        target=process.target(batch.images, times, eps),
         labels=batch.labels,
         kept=torch.ones(len(t), dtype=torch.bool),
         eps=eps,
@@ -90,33 +92,31 @@ def weights(
 
 
 def read_again(
-    whole: Batch, rng: BatchRandom, config: OCConfig, diffusion: DiffusionConfig
+    whole: Batch, rng: BatchRandom, config: OCConfig, process: ProcessConfig
 ) -> tuple[Array, float]:
     """The target of each row, one after the other, and the share that points elsewhere."""
-    betas = np.linspace(diffusion.beta_start, diffusion.beta_end, diffusion.timesteps)
-    abar = np.cumprod(1 - betas)
     images, labels = whole.images.double().numpy(), whole.labels.tolist()
-    t_all = rng.integers("t", diffusion.timesteps).tolist()
     eps_all = rng.normal("eps", SHAPE).double().numpy()
     u_all = rng.uniform("transfer")[:, 0].tolist()
     targets, elsewhere = [], []
-    for row, (t, eps, u) in enumerate(zip(t_all, eps_all, u_all, strict=True)):
+    for row, (t, eps, u) in enumerate(zip(times_of(process, rng), eps_all, u_all, strict=True)):
         i = rng.first_row + row
-        x_t = abar[t] ** 0.5 * images[i] + (1 - abar[t]) ** 0.5 * eps
-        w = weights(images[i], eps, (1 / abar[t] - 1) ** 0.5, images, labels, config.tr_tau)
+        at = read_process(process, t)
+        x_t = at.x_t(images[i], eps)
+        w = weights(images[i], eps, at.sigma / at.alpha, images, labels, config.tr_tau)
+        within = config.cutoff is None or at.progress < config.cutoff
 
-        def pointed_at(j: int, i: int = i, t: int = t) -> int:
+        def pointed_at(j: int, i: int = i, within: bool = within) -> int:
             passes = {
                 "t2h": COUNTS[labels[j]] >= COUNTS[labels[i]],
                 "h2t": COUNTS[labels[j]] <= COUNTS[labels[i]],
                 "full": True,
             }[config.mode]
-            return j if passes and (config.cutoff is None or t < config.cutoff) else i
+            return j if passes and within else i
 
-        def target(k: int, t: int = t, x_t: Array = x_t) -> Array:
-            eps_k = (x_t - abar[t] ** 0.5 * images[k]) / (1 - abar[t]) ** 0.5
-            v = abar[t] ** 0.5 * eps_k - (1 - abar[t]) ** 0.5 * images[k]
-            found: Array = {"eps": eps_k, "x0": images[k], "v": v}[diffusion.prediction]
+        def target(k: int, at: Any = at, x_t: Array = x_t) -> Array:
+            eps_k = (x_t - at.alpha * images[k]) / at.sigma
+            found: Array = at.target(images[k], eps_k)
             return found
 
         if config.estimator == "sample":
@@ -129,6 +129,25 @@ def read_again(
     return np.stack(targets), float(np.mean(elsewhere))
 
 
+def assert_targets(config: OCConfig, process: ProcessConfig) -> None:
+    """On whole batches and on parts of them."""
+    moved = 0.0
+    for step, (first, rows) in enumerate([(0, 32), (4, 12), (16, 16), (31, 1)]):
+        whole = images_and_labels(32)
+        rng = BatchRandom(5, step, first, rows, CPU)
+        batch = whole if rows == 32 else share_of(whole, first, rows)
+        found, loss, shown = target_of(config, batch, rng, process.build())
+        expected, elsewhere = read_again(whole, rng, config, process)
+        np.testing.assert_allclose(found, expected, rtol=2e-6, atol=4e-6)
+        assert loss.metrics["transferred"].item() == pytest.approx(elsewhere, abs=1e-6)
+        assert loss.total.item() == pytest.approx((expected**2).mean(), rel=1e-5)  # no regulariser
+        assert loss.terms == {"denoising": loss.total}
+        if config.label_drop == 1:
+            assert shown == [NULL_LABEL] * rows
+        moved += elsewhere
+    assert (moved == 0) == (config.cutoff == 0)  # there was something to see
+
+
 @pytest.mark.parametrize("estimator", ["sample", "expected"])
 @pytest.mark.parametrize("prediction", ["eps", "x0", "v"])
 @pytest.mark.parametrize(
@@ -139,7 +158,7 @@ def read_again(
         {"mode": "full"},
         {"mode": "full", "tr_tau": 1.0},
         {"mode": "full", "tr_tau": -0.7},
-        {"cutoff": 700},
+        {"cutoff": 0.7},
         {"mode": "full", "cutoff": 0},
         {"label_drop": 0.5, "label_drop_per": "batch"},
         {"label_drop": 1.0},  # the true labels gate all the same
@@ -149,23 +168,20 @@ def read_again(
 def test_the_target_is_the_definitions(
     options: dict[str, Any], prediction: str, estimator: str
 ) -> None:
-    diffusion = DiffusionConfig(prediction=prediction)
-    config = OCConfig(estimator=estimator, **options)
-    moved = 0.0
-    for step, (first, rows) in enumerate([(0, 32), (4, 12), (16, 16), (31, 1)]):
-        whole = images_and_labels(32)
-        rng = BatchRandom(5, step, first, rows, CPU)
-        batch = whole if rows == 32 else share_of(whole, first, rows)
-        found, loss, shown = target_of(config, batch, rng, build_schedule(diffusion))
-        expected, elsewhere = read_again(whole, rng, config, diffusion)
-        np.testing.assert_allclose(found, expected, rtol=2e-6, atol=4e-6)
-        assert loss.metrics["transferred"].item() == pytest.approx(elsewhere, abs=1e-6)
-        assert loss.total.item() == pytest.approx((expected**2).mean(), rel=1e-5)  # no regulariser
-        assert loss.terms == {"denoising": loss.total}
-        if config.label_drop == 1:
-            assert shown == [NULL_LABEL] * rows
-        moved += elsewhere
-    assert (moved == 0) == (config.cutoff == 0)  # there was something to see
+    assert_targets(OCConfig(estimator=estimator, **options), VPConfig(prediction=prediction))
+
+
+@pytest.mark.parametrize("estimator", ["sample", "expected"])
+@pytest.mark.parametrize("options", [{}, {"mode": "full", "tr_tau": 1.0}, {"cutoff": 0.8}], ids=str)
+@pytest.mark.parametrize("process", PROCESSES.values(), ids=PROCESSES)
+def test_the_target_is_the_definitions_on_every_process(
+    process: ProcessConfig, options: dict[str, Any], estimator: str
+) -> None:
+    if isinstance(
+        process, EDMConfig
+    ):  # at its usual noise, images as different as these are told apart
+        process = process.model_copy(update={"p_mean": 1.5})
+    assert_targets(OCConfig(estimator=estimator, **options), process)
 
 
 # -- little noise, and much -------------------------------------------------------------------------------
@@ -182,18 +198,28 @@ def large_images() -> Batch:
 
 @pytest.mark.parametrize("estimator", ["sample", "expected"])
 @pytest.mark.parametrize("mode", ["t2h", "h2t", "full"])
-@pytest.mark.parametrize("prediction", ["eps", "x0", "v"])
+@pytest.mark.parametrize(
+    ("config", "t"),
+    [
+        *((VPConfig(prediction=prediction), 0) for prediction in ("eps", "x0", "v")),
+        (EDMConfig(), 0.01),
+        (EDMConfig(), 1.6e-5),  # the least that a random number can give
+        (FlowConfig(), 0.01),
+        (FlowConfig(), 1e-5),
+    ],
+    ids=str,
+)
 def test_where_sigma_is_small_the_target_is_the_images_own(
-    prediction: str, mode: str, estimator: str
+    config: ProcessConfig, t: float, mode: str, estimator: str
 ) -> None:
-    schedule = build_schedule(DiffusionConfig(prediction=prediction))
+    process = config.build()
     whole = large_images()
     some = [1, 2, 8, 9, 13]  # no near twins among them; 8 and 9 are equal
     batch = Batch(whole.images[some], whole.labels[some])
-    n = noised_at(batch, [0] * 5, schedule)
+    n = noised_at(batch, [t] * 5, process)
     objective = OCConfig(mode=mode, estimator=estimator).build(COUNTS)
     for step in range(8):
-        target, _ = objective.transfer(n, batch, schedule, BatchRandom(0, step, 0, 5, CPU))
+        target, _ = objective.transfer(n, batch, process, BatchRandom(0, step, 0, 5, CPU))
         if estimator == "sample":
             assert torch.equal(target, n.target)
         else:
@@ -207,10 +233,10 @@ def test_the_posterior_keeps_its_digits(t: int, tr_tau: float) -> None:
     n = noised_at(batch, [t] * 16)
     flat = batch.images.flatten(1).double()
     objective = OCConfig(mode="full", tr_tau=tr_tau).build(COUNTS)
-    w = objective.posterior(n, flat, flat, batch.labels, SCHEDULE)
+    w = objective.posterior(n, flat, flat, batch.labels, PROCESS)
     assert w.dtype == torch.float64
     torch.testing.assert_close(w.sum(1), torch.ones(16, dtype=torch.float64), rtol=0, atol=1e-12)
-    sigma = float((1 / SCHEDULE.alphas_bar[t] - 1) ** 0.5)
+    sigma = float((1 / PROCESS.alphas_bar[t] - 1) ** 0.5)
     eps = n.eps.flatten(1).double().numpy()
     for i in range(16):
         expected = weights(
@@ -255,7 +281,7 @@ def test_the_cutoff_is_the_first_time_without_transfer() -> None:
     batch = images_and_labels(8)
     t = [697, 698, 699, 700, 701, 702, 703, 999]
     n = noised_at(batch, t, X0)
-    objective = OCConfig(mode="full", cutoff=700).build(COUNTS)
+    objective = OCConfig(mode="full", cutoff=0.7).build(COUNTS)
     away = torch.zeros(8, dtype=torch.bool)
     for step in range(40):
         target, _ = objective.transfer(n, batch, X0, BatchRandom(0, step, 0, 8, CPU))
@@ -314,7 +340,7 @@ def test_what_the_gate_holds_back_stays_with_the_row(estimator: str) -> None:
     batch = Batch(images, labels)
     n = noised_at(batch, [900] * 8)
     objective = OCConfig(estimator=estimator).build(COUNTS)
-    target, moved = objective.transfer(n, batch, SCHEDULE, BatchRandom(0, 0, 0, 8, CPU))
+    target, moved = objective.transfer(n, batch, PROCESS, BatchRandom(0, 0, 0, 8, CPU))
     torch.testing.assert_close(target[0], n.eps[0], rtol=0, atol=1e-6)
     assert moved > 0.3
 

@@ -9,14 +9,15 @@ import pytest
 import torch
 from pydantic import ValidationError
 from scipy import stats
-from support.objectives import COUNTS, CPU, SHAPE, awake, images_and_labels
+from support.objectives import COUNTS, CPU, PROCESS, SHAPE, awake, images_and_labels
+from support.processes import PROCESSES, read_again, times_of
 from torch import Tensor
 
-from whipray.trainers.diffusion import DiffusionConfig, build_schedule
+from whipray.trainers.guidance import NULL_LABEL
 from whipray.trainers.networks import UNet, UNetConfig
 from whipray.trainers.objectives import TCFGConfig
+from whipray.trainers.processes import ProcessConfig
 from whipray.trainers.randomness import BatchRandom
-from whipray.trainers.samplers import NULL_LABEL
 from whipray.trainers.trainer_config import TrainerConfig
 
 ROWS = 16
@@ -39,7 +40,7 @@ class Answers:
         return int(row)
 
 
-@pytest.mark.parametrize("prediction", ["eps", "x0", "v"])
+@pytest.mark.parametrize("process", PROCESSES.values(), ids=PROCESSES)
 @pytest.mark.parametrize(
     "options",
     [
@@ -54,15 +55,15 @@ class Answers:
 )
 @pytest.mark.parametrize("step", [0, 1])
 def test_value_and_gradients_are_equations_32_and_33(
-    options: dict[str, Any], prediction: str, step: int
+    options: dict[str, Any], process: ProcessConfig, step: int
 ) -> None:
-    config, schedule = TCFGConfig(**options), build_schedule(DiffusionConfig(prediction=prediction))
+    config = TCFGConfig(**options)
     batch, rng, network = images_and_labels(ROWS), BatchRandom(5, step, 4, ROWS, CPU), Answers()
-    loss = config.build(COUNTS)(network, batch, schedule, rng, 0)
+    loss = config.build(COUNTS)(network, batch, process.build(), rng, 0)
     loss.total.backward()
 
-    t, eps = rng.integers("t", 1000), rng.normal("eps", SHAPE)
-    x_t, targets = schedule.q_sample(batch.images, t, eps), schedule.target(batch.images, t, eps)
+    t, eps = process.build().sample_times(rng), rng.normal("eps", SHAPE)
+    x_t, at = process.build().perturb(batch.images, t, eps), times_of(process, rng)
     if config.label_drop_per == "batch":
         dropped = [rng.for_batch("label_drop") < config.label_drop] * ROWS
     else:
@@ -72,7 +73,10 @@ def test_value_and_gradients_are_equations_32_and_33(
     parts = dict.fromkeys(("denoising", "guidance", "commitment"), 0.0)
     scale = 2 / (ROWS * said[0].size)  # of a mean over rows and pixels
     for i in range(ROWS):
-        target, label = targets[i].double().numpy(), int(batch.labels[i])
+        label = int(batch.labels[i])
+        target = (
+            read_again(process, at[i]).target(batch.images[i].double(), eps[i].double()).numpy()
+        )
         own = network.row_of(x_t[i], NULL_LABEL if dropped[i] else label, with_omega=False)
         parts["denoising"] += ((said[own] - target) ** 2).mean() / ROWS
         gradient[own] += scale * (said[own] - target)
@@ -99,10 +103,10 @@ def test_value_and_gradients_are_equations_32_and_33(
 @pytest.mark.parametrize("omega_max", [1.0, 2.5])
 def test_omega_is_uniform_up_to_its_largest(omega_max: float) -> None:
     objective = TCFGConfig(omega_max=omega_max, label_drop=0.5).build(COUNTS)
-    batch, network, schedule = images_and_labels(ROWS), Answers(), build_schedule(DiffusionConfig())
+    batch, network = images_and_labels(ROWS), Answers()
     omegas = []
     for step in range(100):
-        objective(network, batch, schedule, BatchRandom(0, step, 0, ROWS, CPU), 0)
+        objective(network, batch, PROCESS, BatchRandom(0, step, 0, ROWS, CPU), 0)
         omegas += [omega for omega in network.omega.tolist() if omega >= 0]
     assert len(omegas) == pytest.approx(50 * ROWS, rel=0.1)
     assert stats.kstest(omegas, "uniform", (0, omega_max)).pvalue > 0.01

@@ -36,8 +36,8 @@ from .ddpm import DDPMConfig
 from .oc import OCConfig
 
 RUNAWAY = 10.0
-"""Largest reward of rare classes. A network that knows nothing has a denoising loss of 1, and its
-predictions differ by 2 at most."""
+"""Largest reward of rare classes. A network that knows nothing has a denoising loss near 1, on flow near 2, and
+its predictions differ by twice that at most."""
 
 Base = Annotated[DDPMConfig | CBDMConfig | OCConfig, Field(discriminator="name")]
 

@@ -188,6 +188,9 @@ def _systematic(mass: Tensor, rng: BatchRandom, per_block: int) -> tuple[Tensor,
     share = torch.where(total > 0, by_block / total.clamp(min=1e-300), 1 / BLOCK)
     edges = share.cumsum(1) * per_block  # (blocks, BLOCK), last is per_block
     ticks = start + torch.arange(per_block)  # (blocks, per_block)
-    column = torch.searchsorted(edges, ticks, right=True).clamp(max=BLOCK - 1)
+    # Rounding can put the last tick on the last edge, behind which there is no row; just below the edge is the
+    # last row with mass, which the last row of the block need not be.
+    below = torch.nextafter(edges[:, -1:], edges.new_zeros(()))
+    column = torch.searchsorted(edges, torch.minimum(ticks, below), right=True)
     rows = column + BLOCK * torch.arange(len(by_block))[:, None]
     return rows.flatten(), (total / per_block).expand(-1, per_block).flatten()

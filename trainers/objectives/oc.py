@@ -8,9 +8,12 @@ would lead to x_t from image k of the same global batch (released code, `transfe
     k = j where the gate lets it, else i
     eps'_i = ( x_t - sqrt(abar_t) x_0^k ) / sqrt(1 - abar_t)        L = mean || e(x_t, y_i) - eps'_i ||^2
 
+On any process, sigma is sigma_t / alpha_t, eps' = (x_t - alpha_t x_0^k) / sigma_t, and the target is what the
+network should say of x_0^k and eps'.
+
 The gate "t2h" transfers a row to images of its own or a more frequent class only. The label of row i
 stays y_i, and so does its gate where the label is dropped. There is no regulariser, and no second
-forward pass. On any process, sigma is that of x_t / alpha, and the target is the network's for x_0^k and eps'. w depends on the batch, so it is always the global one, whatever the workers' shares.
+forward pass. w depends on the batch, so it is always the global one, whatever the workers' shares.
 """
 
 from __future__ import annotations
@@ -107,7 +110,7 @@ class OC(Objective):
             away = w.sum(1, keepdim=True) * x_0 - w @ others  # (B, D)
             moved = (w.sum(1) - w.gather(1, own[:, None])[:, 0]).mean().float()
         away = away.float().view_as(batch.images)
-        # eps' = (x_t - sqrt(abar) x_0^k) / sqrt(1 - abar), without the loss of digits at small t
+        # eps' = (x_t - alpha x_0^k) / sigma, without the loss of digits at little noise
         ratio = rows(process.alpha(n.t) / process.sigma(n.t))
         eps = n.eps + ratio * away  # (B, C, H, W)
         return process.target(batch.images - away, n.t, eps), moved

@@ -47,8 +47,9 @@ class ProcessConfig(Config, ABC):
 
     measures: ClassVar[tuple[str, ...]] = ()
     """Fields that are None where they are to be measured on the training images."""
-    only_training: ClassVar[tuple[str, ...]] = ()
-    """Fields that decide what is trained, and not what an output of the network means."""
+    free: ClassVar[tuple[str, ...]] = ()
+    """Fields that do not change what an output of the network means, so that a training may start from a model
+    with other values: the noise that is trained on, and that samplers evaluate."""
 
     def measured(self, train: PackedImages) -> Self:  # noqa: ARG002  (most measure nothing)
         """Return the config with everything filled in that is measured on the training images.

@@ -16,7 +16,9 @@ import math
 from collections.abc import Sequence
 from typing import ClassVar, Literal, Self
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from pydantic import Field, model_validator
 from torch import Tensor
 
@@ -27,21 +29,15 @@ from .base import Process, ProcessConfig, even_in_power, rows
 
 BETA_MIN, BETA_D = 0.1, 19.9
 """Of the continuous variance-preserving process whose discrete form DDPM is (Song et al. 2021)."""
-CHUNK = 4096
-"""Images that are measured at a time."""
+CHUNK_BYTES = 1 << 22
+"""Pixels that are measured at a time."""
 
 
 class EDMConfig(ProcessConfig):
     """Preconditioning, and the noise of training and of sampling."""
 
     measures: ClassVar[tuple[str, ...]] = ("sigma_data",)
-    only_training: ClassVar[tuple[str, ...]] = (
-        "p_mean",
-        "p_std",
-        "progress",
-        "sigma_min",
-        "sigma_max",
-    )
+    free: ClassVar[tuple[str, ...]] = ("p_mean", "p_std", "progress", "sigma_min", "sigma_max")
 
     name: Literal["edm"] = "edm"
     sigma_data: float | None = Field(0.5, gt=0)
@@ -76,7 +72,7 @@ class EDMConfig(ProcessConfig):
         """
         if self.sigma_data is not None:
             return self
-        sigma_data = standard_deviation(train)
+        sigma_data = standard_deviation(train.images)
         if sigma_data == 0:
             raise DataProblem(
                 "process.sigma_data cannot be measured: all pixels of the training images are the same",
@@ -147,12 +143,16 @@ class EDM(Process):
         return self.config.sigma_min, self.config.sigma_max
 
 
-def standard_deviation(train: PackedImages) -> float:
-    """Return the standard deviation of all pixels of uint8 images, in the range [-1, 1]."""
-    total, squares, count = 0.0, 0.0, 0
-    for first in range(0, len(train.images), CHUNK):
-        pixels = torch.from_numpy(train.images[first : first + CHUNK]).double() / 127.5 - 1
-        total, squares = total + float(pixels.sum()), squares + float(pixels.square().sum())
-        count += pixels.numel()
-    variance = squares / count - (total / count) ** 2
-    return math.sqrt(variance) if variance > 1e-12 else 0.0
+def standard_deviation(images: NDArray[np.uint8]) -> float:
+    """Return the standard deviation of all pixels of images in [0, 255], scaled to [-1, 1].
+
+    By counting the 256 values, which is exact and needs no copy of the images in floating point.
+    """
+    pixels, counts = images.reshape(-1), np.zeros(256, dtype=np.int64)
+    for first in range(0, len(pixels), CHUNK_BYTES):
+        counts += np.bincount(pixels[first : first + CHUNK_BYTES], minlength=256)
+    if np.count_nonzero(counts) == 1:
+        return 0.0
+    values = np.arange(256) / 127.5 - 1
+    mean = np.average(values, weights=counts)
+    return math.sqrt(np.average((values - mean) ** 2, weights=counts))

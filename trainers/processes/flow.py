@@ -25,7 +25,7 @@ EDGE = 1e-5
 class FlowConfig(ProcessConfig):
     """How times are sampled in training."""
 
-    only_training: ClassVar[tuple[str, ...]] = ("times", "location", "scale")
+    free: ClassVar[tuple[str, ...]] = ("times", "location", "scale")
 
     name: Literal["flow"] = "flow"
     times: Literal["uniform", "logit_normal"] = "uniform"
