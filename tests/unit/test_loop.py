@@ -16,6 +16,7 @@ from unittest.mock import patch
 
 import pytest
 import torch
+from support.sampling import ddim
 from support.training import BATCH, TINY, distance
 from torch import Tensor, nn
 
@@ -25,7 +26,6 @@ from whipray.trainers.checkpointing import ResumePoint, check_same_run
 from whipray.trainers.data import Splits
 from whipray.trainers.data.batches import gather, to_float
 from whipray.trainers.data.order import IndexOrder
-from whipray.trainers.diffusion import build_schedule
 from whipray.trainers.engine import Engine, join_workers
 from whipray.trainers.errors import CheckpointProblem, DivergenceProblem, UsageProblem
 from whipray.trainers.export import CARD, WEIGHTS, ModelCard, export, load_exported, write_card
@@ -35,7 +35,6 @@ from whipray.trainers.loop import Training, rows_of_worker
 from whipray.trainers.networks import UNet
 from whipray.trainers.objectives import Batch
 from whipray.trainers.randomness import BatchRandom, derive_seed
-from whipray.trainers.sampling import SamplingConfig
 from whipray.trainers.trainer_config import LoopConfig, TrainerConfig
 
 CPU = torch.device("cpu")
@@ -127,9 +126,14 @@ def by_hand(
     average = {name: p.detach().clone() for name, p in network.named_parameters()}
     profile = {name: torch.zeros_like(p) for name, p in average.items()}
     optimizer = torch.optim.Adam(network.parameters(), betas=config.optimizer.betas)
-    schedule = build_schedule(config.diffusion, CPU)
+    process = config.process.build()
     objective = config.objective.build(data.train.class_counts.tolist())
     order = IndexOrder(data.train.labels, 10, config.data.class_sampling, config.seed)
+
+    def predict(x_t: Tensor, t: Tensor, labels: Tensor, **extra: Any) -> Tensor:
+        output: Tensor = network(*process.network_input(x_t, t), labels, **extra)
+        return output
+
     for step in range(config.training.images // BATCH):
         indices = order.indices(step * BATCH, BATCH)
         batch = Batch(
@@ -137,7 +141,7 @@ def by_hand(
             torch.from_numpy(data.train.labels[indices]),
         )
         rng = BatchRandom(config.seed, step, 0, BATCH, CPU)
-        loss = objective(network, batch, schedule, rng, step * BATCH)
+        loss = objective(predict, batch, process, rng, step * BATCH)
         optimizer.zero_grad()
         loss.total.backward()
         if config.optimizer.clip:
@@ -255,9 +259,9 @@ def test_the_validation_loss_is_a_fixed_mean_over_fixed_images(data: Splits) -> 
     x_0 = to_float(gather(data.reference, picked, CPU), None)
     t, eps = rng.integers("t", 1000), rng.normal("eps", (1, 8, 8))
     labels = torch.from_numpy(data.reference.labels[picked])
-    x_t = training.schedule.q_sample(x_0, t, eps)
+    x_t = training.process.perturb(x_0, t, eps)
     with torch.no_grad():
-        expected = nn.functional.mse_loss(training.engine.network.eval()(x_t, t, labels), eps)
+        expected = nn.functional.mse_loss(training.engine.network.eval()(x_t, t.float(), labels), eps)
     assert found == pytest.approx([float(expected)] * 6, rel=1e-6)
 
 
@@ -313,7 +317,7 @@ def test_trainings_one_after_another_leave_nothing_behind(data: Splits, tmp_path
 
 def test_an_exported_model_is_the_average(train: Train, tmp_path: Path) -> None:
     training, hooks = train()
-    sampling = SamplingConfig(steps=3, omega=0.5)
+    sampling = ddim(3, 0.5)
     resume = hooks.resume()
     card = export(resume.folder, resume.manifest, tmp_path / "model", sampling)
     model = load_exported(tmp_path / "model")
@@ -349,7 +353,7 @@ def test_a_checkpoint_of_an_earlier_format_is_refused(train: Train) -> None:
         "start": manifest.pop("pretrained"),
     }  # as it was in format 1
     (folder / MANIFEST).write_text(json.dumps(earlier))
-    with pytest.raises(CheckpointProblem, match="checkpoint format 1, this version reads 4"):
+    with pytest.raises(CheckpointProblem, match="checkpoint format 1, this version reads 5"):
         verify(folder)
 
 
@@ -359,7 +363,7 @@ def test_an_export_that_does_not_fit_together_says_so(train: Train, tmp_path: Pa
     with pytest.raises(CheckpointProblem, match=r"no model\.json"):
         load_exported(model)
     resume = hooks.resume()
-    export(resume.folder, resume.manifest, model, SamplingConfig())
+    export(resume.folder, resume.manifest, model, ddim())
 
     card = (model / CARD).read_text()
     flipped = card.replace('"base_channels": 9', '"base_channels": 8')
@@ -372,9 +376,9 @@ def test_an_export_that_does_not_fit_together_says_so(train: Train, tmp_path: Pa
     (model / CARD).write_text(json.dumps(seal(other)))
     with pytest.raises(CheckpointProblem, match=r"parameter conv_in\.bias is \(9,\)"):
         load_exported(model)
-    for old in (card.replace('"format": 4,', '"format": 1,'), card.replace('"format": 4,', "")):
+    for old in (card.replace('"format": 5,', '"format": 1,'), card.replace('"format": 5,', "")):
         (model / CARD).write_text(old)
-        with pytest.raises(CheckpointProblem, match=r"model format (1|None), this version reads 4"):
+        with pytest.raises(CheckpointProblem, match=r"model format (1|None), this version reads 5"):
             load_exported(model)
     (model / CARD).write_text(card[: len(card) // 2])
     with pytest.raises(CheckpointProblem, match="cannot be read"):

@@ -8,11 +8,11 @@ import pytest
 import torch
 from support.objectives import awake
 
-from whipray.trainers.diffusion import DiffusionConfig
 from whipray.trainers.errors import Problem, UsageProblem
 from whipray.trainers.export import ModelCard, Pretrained, merged_weights
 from whipray.trainers.network import build_network
 from whipray.trainers.networks import UNet, UNetConfig
+from whipray.trainers.processes import EDMConfig, FlowConfig, ProcessConfig, VPConfig
 from whipray.trainers.sampling import SamplingConfig
 from whipray.trainers.trainer_config import TrainerConfig
 
@@ -37,10 +37,12 @@ def config_of(pretrained: dict[str, Any] | None = None, **changes: Any) -> Train
     return TrainerConfig.model_validate(values)
 
 
-def card_of(size: UNetConfig, shape: tuple[int, int, int]) -> ModelCard:
+def card_of(
+    size: UNetConfig, shape: tuple[int, int, int], process: ProcessConfig | None = None
+) -> ModelCard:
     return ModelCard(
         model=size,
-        diffusion=DiffusionConfig(),
+        process=process or VPConfig(),
         sampling=SamplingConfig(),
         image_shape=shape,
         class_names=NAMES,

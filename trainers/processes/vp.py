@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -56,16 +57,16 @@ class VPConfig(ProcessConfig):
         return self
 
     def betas(self) -> Tensor:
-        """Return beta_t, (T,) float64."""
-        ends, steps = (self.beta_start, self.beta_end), self.timesteps
+        """Return beta_t, (T,) float64 on the CPU, whatever PyTorch's default device is."""
+        start, end, steps = self.beta_start, self.beta_end, self.timesteps
+        double = partial(torch.linspace, dtype=torch.float64, device="cpu")
         match self.schedule:
             case "linear":
-                return torch.linspace(*ends, steps, dtype=torch.float64)
+                return double(start, end, steps)
             case "scaled_linear":
-                start, end = map(math.sqrt, ends)
-                return torch.linspace(start, end, steps, dtype=torch.float64).square()
+                return double(start**0.5, end**0.5, steps).square()
             case "cosine":  # Nichol & Dhariwal eq. 17, s = 0.008, beta <= 0.999
-                grid = torch.arange(steps + 1, dtype=torch.float64) / steps
+                grid = double(0, 1, steps + 1)
                 f = torch.cos((grid + 0.008) / 1.008 * math.pi / 2) ** 2
                 return (1 - f[1:] / f[:-1]).clamp(max=0.999)
 
