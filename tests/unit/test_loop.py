@@ -261,7 +261,9 @@ def test_the_validation_loss_is_a_fixed_mean_over_fixed_images(data: Splits) -> 
     labels = torch.from_numpy(data.reference.labels[picked])
     x_t = training.process.perturb(x_0, t, eps)
     with torch.no_grad():
-        expected = nn.functional.mse_loss(training.engine.network.eval()(x_t, t.float(), labels), eps)
+        expected = nn.functional.mse_loss(
+            training.engine.network.eval()(x_t, t.float(), labels), eps
+        )
     assert found == pytest.approx([float(expected)] * 6, rel=1e-6)
 
 

@@ -12,7 +12,7 @@ from whipray.trainers.errors import Problem, UsageProblem
 from whipray.trainers.export import ModelCard, Pretrained, merged_weights
 from whipray.trainers.network import build_network
 from whipray.trainers.networks import UNet, UNetConfig
-from whipray.trainers.processes import EDMConfig, FlowConfig, ProcessConfig, VPConfig
+from whipray.trainers.processes import ProcessConfig, VPConfig
 from whipray.trainers.sampling import SamplingConfig
 from whipray.trainers.trainer_config import TrainerConfig
 
