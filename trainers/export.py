@@ -18,7 +18,7 @@ from . import format_4
 from .checkpoint import Manifest, check_architecture, describe, read_tensors
 from .disk import save_tensors, writing
 from .errors import CheckpointProblem, UsageProblem
-from .guidance import Denoiser
+from .guidance import Autoguidance, Denoiser
 from .integrity import Altered, seal, unseal
 from .networks import AnyNetwork
 from .networks.low_rank import merge
@@ -26,6 +26,8 @@ from .processes import AnyProcess
 from .sampling import SamplingConfig, sample
 
 WEIGHTS, CARD = "model.safetensors", "model.json"
+GUIDE = "guide"
+"""Folder of the model that guides it, exported likewise, inside of an exported model's."""
 FORMAT = 5
 """Raise it when an exported model could be misread: other fields in the card or in the configs that it
 holds, other names of tensors, or another meaning of one of them."""
@@ -66,9 +68,22 @@ class Exported:
     card: ModelCard
     denoiser: Denoiser
     device: torch.device
+    guide: Denoiser | None = None
+    """The model by which its own sampling is guided."""
 
-    def sample(self, labels: Tensor, config: SamplingConfig, seed: int, **options: Any) -> Tensor:
-        """Generate images (N, C, H, W) float32 in [-1, 1] on the CPU, one for each of `labels` (N,)."""
+    def sample(
+        self,
+        labels: Tensor,
+        config: SamplingConfig,
+        seed: int,
+        guide: Denoiser | None = None,
+        **options: Any,
+    ) -> Tensor:
+        """Generate images (N, C, H, W) float32 in [-1, 1] on the CPU, one for each of `labels` (N,).
+
+        Args:
+            guide: the other model, where guidance needs one; None: the exported one.
+        """
         return sample(
             self.denoiser,
             labels,
@@ -76,6 +91,7 @@ class Exported:
             config,
             class_counts=self.card.class_counts,
             seed=seed,
+            guide=guide or self.guide,
             device=self.device,
             **options,
         )
@@ -200,7 +216,7 @@ def read_pretrained(folder: Path, where: str = "") -> Pretrained:
 
 
 def load_exported(folder: Path, device: torch.device | str = "cpu", where: str = "") -> Exported:
-    """Read what `export` wrote, as a network ready to sample from.
+    """Read what `export` wrote, as a network ready to sample from, with its guide if it has one.
 
     Args:
         where: as for `read_exported`.
@@ -209,9 +225,34 @@ def load_exported(folder: Path, device: torch.device | str = "cpu", where: str =
         CheckpointProblem: files that are missing or do not fit together.
     """
     device = torch.device(device)
+    card, denoiser = _load(folder, device, where)
+    if not isinstance(card.sampling.guidance, Autoguidance):
+        return Exported(card, denoiser, device)
+    guide = load_guide(folder / GUIDE, card.sampling.guidance, device, f"{where or folder}/{GUIDE}")
+    return Exported(card, denoiser, device, guide)
+
+
+def load_guide(
+    folder: Path, guidance: Autoguidance, device: torch.device | str, where: str = ""
+) -> Denoiser:
+    """Read what `export` wrote, as the guide of another model; what guides it itself is not read.
+
+    Raises:
+        CheckpointProblem: as `load_exported`, or it is another model than the guidance was fixed with.
+    """
+    exists = (folder / WEIGHTS).exists()  # else the message of `read_exported` fits
+    if exists and describe(folder / WEIGHTS).sha256 != guidance.content:
+        raise CheckpointProblem(
+            f"{where or folder}: not the guide {guidance.guide} that the model was exported with",
+            "export the checkpoint again, or restore the folder from a copy",
+        )
+    return _load(folder, torch.device(device), where)[1]
+
+
+def _load(folder: Path, device: torch.device, where: str) -> tuple[ModelCard, Denoiser]:
     card, weights = read_exported(folder, where)
     network = card.model.build(card.image_shape, len(card.class_names))
     check_architecture(weights, dict(network.named_parameters()))
     network.load_state_dict(weights)
     network.to(device).eval()
-    return Exported(card, Denoiser(network, card.process.build(device)), device)
+    return card, Denoiser(network, card.process.build(device))

@@ -124,6 +124,28 @@ def check_fits(
         )
 
 
+def check_guide(guide: ModelCard, card: ModelCard, name: str) -> None:
+    """Check that a model can be the guide of another one; process and network may differ.
+
+    Args:
+        name: of the guide, for the message.
+
+    Raises:
+        UsageProblem: other classes, or another image shape.
+    """
+    if guide.class_names != card.class_names:
+        raise UsageProblem(
+            f"guide {name} has {_summary(guide.class_names)}, the model {_summary(card.class_names)}",
+            "set sampling.guidance.guide to a model of the same classes",
+        )
+    if guide.image_shape != card.image_shape:
+        raise UsageProblem(
+            f"guide {name} generates images of {_sizes(guide.image_shape)}, the model of "
+            f"{_sizes(card.image_shape)} (C x H x W)",
+            "set sampling.guidance.guide to a model of the same image shape",
+        )
+
+
 def _sizes(shape: tuple[int, ...]) -> str:
     return " x ".join(map(str, shape))
 

@@ -15,7 +15,14 @@ from pydantic import Field
 from torch import Tensor
 
 from .config import Config
-from .guidance import AnyGuidance, ClassifierFree, Denoiser, guided
+from .guidance import (
+    AnyGuidance,
+    Autoguidance,
+    ClassifierFree,
+    Denoiser,
+    GroupGuidance,
+    guided,
+)
 from .processes import Level, ProcessConfig
 from .randomness import BatchRandom, derive_seed
 from .samplers import AnySampler, DDIMSampler, Noise
@@ -55,12 +62,21 @@ class SamplingConfig(Config):
         }
         return self.model_copy(update=update)
 
+    def identity(self) -> dict[str, Any]:
+        """Return what decides the images, as JSON types; of a guide that was looked up not its name."""
+        known = isinstance(self.guidance, Autoguidance) and self.guidance.content is not None
+        return self.model_dump(
+            mode="json", exclude={"batch_size": True, **({"guidance": {"guide"}} if known else {})}
+        )
+
     def facts(self) -> dict[str, Any]:
         """Return what decides the images, by name: `sampler`, `steps`, ..., `guidance`, `omega`, ..."""
         sampler, guidance = (
             self.sampler.model_dump(mode="json"),
             self.guidance.model_dump(mode="json"),
         )
+        if isinstance(self.guidance, GroupGuidance):
+            guidance["classes"] = str(self.guidance.classes)
         return {
             "sampler": sampler.pop("name"),
             **sampler,

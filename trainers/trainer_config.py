@@ -18,6 +18,7 @@ from .networks import AnyNetwork, UNetConfig
 from .networks.low_rank import LowRankConfig
 from .objectives import AnyObjective, DDPMConfig
 from .optimizer import OptimizerConfig
+from .guidance.autoguidance import PRETRAINED, THETA_G, Autoguidance
 from .processes import AnyProcess, VPConfig
 from .sampling import SamplingConfig
 
@@ -97,6 +98,22 @@ class TrainerConfig(Config):
             raise ValueError(
                 f"sampling.weights=general: objective {self.objective.name} reserves no capacity, "
                 "so there is no theta_g"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_guide_exists(self) -> TrainerConfig:
+        guidance = self.sampling.guidance
+        if not isinstance(guidance, Autoguidance):
+            return self
+        if guidance.guide == THETA_G and self.objective.name != "call":
+            raise ValueError(
+                f"sampling.guidance.guide={THETA_G}: objective {self.objective.name} reserves no capacity, "
+                "so there is no theta_g"
+            )
+        if guidance.guide == PRETRAINED and self.pretrained is None:
+            raise ValueError(
+                f"sampling.guidance.guide={PRETRAINED}: the run starts from no other model"
             )
         return self
 

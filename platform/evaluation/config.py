@@ -8,9 +8,9 @@ from pydantic import Field, create_model, model_validator
 
 from ...trainers.config import Config
 from ...trainers.data import DataConfig
+from ...trainers.data.groups import GroupsConfig
 from .extractors.config import AnyExtractor, ClassifierConfig
 from .goal import Goal
-from .groups import GroupsConfig
 from .metrics import METRIC_OF, METRICS, OUTPUTS
 from .metrics.base import NoSettings
 

@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
+from ...trainers.data.groups import group_classes
 from ...trainers.errors import DataProblem, UsageProblem
 from .arrays import Floats, Ints
 from .bootstrap import Estimate, Sample, resample
 from .config import EvaluationConfig
 from .extractors.base import Extracted, ExtractorInfo, Value
-from .groups import group_classes
 from .metrics import METRIC_OF, METRICS, OUTPUTS
 from .metrics.base import Metric
 from .report import ClassRow, Report, Row

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from whipray.platform.evaluation.groups import GroupsConfig, group_classes
+from whipray.trainers.data.groups import GroupsConfig, group_classes
 from whipray.trainers.errors import UsageProblem
 
 

@@ -27,6 +27,8 @@ class GuidanceConfig(Config, ABC):
 
     name: str
     reference: ClassVar[Literal["unconditional", "guide"]] = "unconditional"
+    strength: ClassVar[tuple[str, ...]] = ("omega",)
+    """The fields that `strengths` reads."""
 
     @abstractmethod
     def strengths(self, class_counts: Sequence[int]) -> Tensor:

@@ -45,8 +45,9 @@ def guided(
 ) -> Guided:
     """Return x_0 as guidance has it.
 
-    Where the reference is the network itself, both predictions are one batch; where no row is guided, it is
-    not asked. A network that embeds omega (TCFG) takes it as an input and needs one prediction.
+    The reference is asked for the rows that are guided at a noise level, and for no others; where it is the
+    network itself, both predictions are one batch. A network that embeds omega (TCFG) takes it as an input
+    and needs one prediction, but for guidance by another model, to which it gives its plain one.
 
     Args:
         guide: the other model; needed if the config's reference is one.
@@ -55,23 +56,38 @@ def guided(
     """
     of_class = config.strengths(class_counts).to(labels.device)
     omega = torch.where(labels == NULL_LABEL, 0.0, of_class[labels.clamp(min=0)])  # (B,) float32
-    if not bool((omega != 0).any()):
+    rows = omega.nonzero()[:, 0]  # (G,), the guided ones
+    if len(rows) == 0:
         return lambda x_t, level: own(x_t, level, labels)
-    weight = omega[:, None, None, None]
-    null = torch.full_like(labels, NULL_LABEL)
+    weight = omega[rows, None, None, None]  # (G, 1, 1, 1)
+    with_null = torch.cat([labels, torch.full_like(rows, NULL_LABEL)])  # (B + G,)
 
     def denoise(x_t: Tensor, level: Level) -> Tensor:
         if not config.active(level):
             return own(x_t, level, labels)
         if config.reference == "guide":
             assert guide is not None
-            x_0, reference = own(x_t, level, labels), guide(x_t, level, labels)
+            x_0 = own(x_t, level, labels)
+            reference = _ask(guide, own.process, x_t[rows], level, labels[rows])
         elif getattr(own.network, "guidance", None) is not None:
-            given = torch.where(labels == NULL_LABEL, -1.0, omega)  # (B,), no input for null labels
+            given = torch.where(omega == 0, -1.0, omega)  # (B,); -1 is no input, and 0 is one
             return own(x_t, level, labels, omega=given)
         else:
-            both = torch.cat([labels, null])
-            x_0, reference = own(x_t.repeat(2, 1, 1, 1), level, both).chunk(2)
-        return x_0 + weight * (x_0 - reference)
+            both = own(torch.cat([x_t, x_t[rows]]), level, with_null)
+            x_0, reference = both[: len(x_t)], both[len(x_t) :]
+        change = weight * (x_0[rows] - reference)  # (G, C, H, W)
+        return x_0.index_add(0, rows, change)
 
     return denoise
+
+
+def _ask(guide: Denoiser, process: Process, x_t: Tensor, level: Level, labels: Tensor) -> Tensor:
+    """Return x_0 by a guide, given x_t of a process that may be another than its own.
+
+    alpha x_0 + sigma eps at one sigma / alpha is the same in all processes, up to its scale; where the
+    guide's process ends below that noise, it is given its noisiest x_t.
+    """
+    if guide.process.config == process.config:  # type: ignore[attr-defined]
+        return guide(x_t, level, labels)
+    its = guide.process.level(guide.process.time_of(level.ratio))
+    return guide(x_t * (its.sigma / level.sigma), its, labels)

@@ -26,11 +26,11 @@ import numpy as np
 
 from ....trainers.checkpoint import Manifest
 from ....trainers.data import Splits
+from ....trainers.data.groups import group_classes
 from ....trainers.errors import UsageProblem
 from ....trainers.integrity import Altered, seal, unseal
 from ...compute.ray_session import ray_session
 from ...config.experiment import Experiment, TrackingConfig
-from ...evaluation.groups import group_classes
 from ...generation.loading import load_splits
 from ...generation.shards import samples_folder, short_hash
 from ...runs.evaluation_inputs import check_data

@@ -8,8 +8,8 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from ...trainers.config import Config
-from ...trainers.errors import UsageProblem
+from ..config import Config
+from ..errors import UsageProblem
 
 NAMES = ("many", "medium", "few")
 
