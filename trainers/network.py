@@ -124,24 +124,29 @@ def check_fits(
         )
 
 
-def check_guide(guide: ModelCard, card: ModelCard, name: str) -> None:
+def check_guide(
+    card: ModelCard, name: str, class_names: Sequence[str], image_shape: tuple[int, int, int]
+) -> None:
     """Check that a model can be the guide of another one; process and network may differ.
 
     Args:
+        card: of the guide.
         name: of the guide, for the message.
+        class_names: of the model that is guided.
+        image_shape: (C, H, W), likewise.
 
     Raises:
         UsageProblem: other classes, or another image shape.
     """
-    if guide.class_names != card.class_names:
+    if card.class_names != list(class_names):
         raise UsageProblem(
-            f"guide {name} has {_summary(guide.class_names)}, the model {_summary(card.class_names)}",
+            f"guide {name} has {_summary(card.class_names)}, the model {_summary(class_names)}",
             "set sampling.guidance.guide to a model of the same classes",
         )
-    if guide.image_shape != card.image_shape:
+    if card.image_shape != image_shape:
         raise UsageProblem(
-            f"guide {name} generates images of {_sizes(guide.image_shape)}, the model of "
-            f"{_sizes(card.image_shape)} (C x H x W)",
+            f"guide {name} generates images of {_sizes(card.image_shape)}, the model of "
+            f"{_sizes(image_shape)} (C x H x W)",
             "set sampling.guidance.guide to a model of the same image shape",
         )
 

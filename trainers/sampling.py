@@ -15,6 +15,7 @@ from pydantic import Field
 from torch import Tensor
 
 from .config import Config
+from .data.groups import GroupsConfig
 from .guidance import (
     AnyGuidance,
     Autoguidance,
@@ -54,13 +55,23 @@ class SamplingConfig(Config):
         self.sampler.check(process)
         self.guidance.check(process)
 
-    def effective(self, process: ProcessConfig) -> SamplingConfig:
-        """Return a config of the same images, the same for all configs of these images."""
+    def effective(
+        self, process: ProcessConfig, groups: GroupsConfig | None = None
+    ) -> SamplingConfig:
+        """Return a config of the same images, the same for all configs of these images.
+
+        Args:
+            groups: of classes, where guidance names none.
+        """
         update = {
             "sampler": self.sampler.effective(process),
-            "guidance": self.guidance.effective(),
+            "guidance": self.guidance.effective(groups),
         }
         return self.model_copy(update=update)
+
+    def without_guide(self) -> SamplingConfig:
+        """Return the same without guidance: for a model that is loaded without its guide."""
+        return self.model_copy(update={"guidance": ClassifierFree()})
 
     def identity(self) -> dict[str, Any]:
         """Return what decides the images, as JSON types; of a guide that was looked up not its name."""
@@ -77,6 +88,8 @@ class SamplingConfig(Config):
         )
         if isinstance(self.guidance, GroupGuidance):
             guidance["classes"] = str(self.guidance.classes)
+        if isinstance(self.guidance, Autoguidance) and self.guidance.content is None:
+            del guidance["content"]
         return {
             "sampler": sampler.pop("name"),
             **sampler,

@@ -14,11 +14,11 @@ from .augmentations import AnyAugmentation, NoAugmentation
 from .config import Config
 from .data import DataConfig
 from .engine import EngineConfig
+from .guidance.autoguidance import PRETRAINED, THETA_G, Autoguidance
 from .networks import AnyNetwork, UNetConfig
 from .networks.low_rank import LowRankConfig
 from .objectives import AnyObjective, DDPMConfig
 from .optimizer import OptimizerConfig
-from .guidance.autoguidance import PRETRAINED, THETA_G, Autoguidance
 from .processes import AnyProcess, VPConfig
 from .sampling import SamplingConfig
 

@@ -22,6 +22,7 @@ from ..foundation.names import class_folders
 from ..generation.grid import class_grid
 from ..generation.loading import load_model
 from ..runs.find_run import find_run
+from ..runs.resolve_guide import fixed_sampling
 from ..storage.store import Storage
 from ..tracking import registry
 from ..tracking.registry import Version, address_of, download
@@ -42,7 +43,8 @@ def load_target(root: Storage, tracking: str | None, target: str) -> Exported:
         tracker = open_existing_tracker(TrackingConfig(uri=tracking), root)
         return load_version(tracker, registry.resolve(tracker, target))
     run = find_run(root, target)
-    return load_model(run.store, run.checkpoint, run.experiment)
+    sampling = fixed_sampling(run.experiment, run.store, run.checkpoint)
+    return load_model(run.store, run.checkpoint, sampling)
 
 
 def load_version(tracker: Tracker, version: Version) -> Exported:

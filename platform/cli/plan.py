@@ -70,7 +70,7 @@ def training_facts(experiment: Experiment) -> dict[str, Any]:
     loop, scaling, objective = experiment.training, experiment.scaling, experiment.objective
     pretrained = experiment.pretrained
     steps = -(-loop.images // loop.batch_size)
-    sampling = experiment.sampling.effective(experiment.process)
+    sampling = experiment.effective_sampling
     return {
         "objective": f"call over {objective.base.name}"
         if objective.name == "call"

@@ -6,17 +6,21 @@ from collections.abc import Mapping, Sequence
 from itertools import compress
 from typing import Any
 
+from pydantic import TypeAdapter
 from rich.cells import cell_len
 from rich.table import Table
 
+from ...trainers.guidance import AnyGuidance, GuidanceConfig
 from ..analysis.classify.summary import DIFFERENCES
 from ..config.points import in_words
 from ..evaluation.compare import Comparison
 from ..evaluation.goal import Goal
 from ..evaluation.pages.content import CurvePoint
+from ..evaluation.pages.settings import Settings
 from .consoles import plain_table
 
 MISSING = "–"
+GUIDANCE: TypeAdapter[GuidanceConfig] = TypeAdapter(AnyGuidance)
 GAP = 2
 """Characters between columns."""
 WHAT_WIDTH = 22
@@ -66,9 +70,7 @@ def sweep_table(
     columns = {
         "trial": numbers,
         "what": [_what(row) for row in ordered],
-        "omega": [
-            f"{each['sampling']['guidance']['omega']:g}" if each else "" for each in summaries
-        ],
+        "omega": [_strength(each["sampling"]["guidance"]) if each else "" for each in summaries],
         **{
             name.replace("/", " "): [
                 _metric_cell(each["metrics"], *name.split("/")) if each else ""
@@ -102,6 +104,11 @@ def _fitting(
         del shown[name]
         left_out.append(name)
     return shown, left_out
+
+
+def _strength(guidance: Mapping[str, Any]) -> str:
+    """Return a guidance in a few words, of plain cfg the number alone."""
+    return GUIDANCE.validate_python(guidance).label.removeprefix("omega ")
 
 
 def _what(row: Mapping[str, Any]) -> str:
@@ -144,12 +151,12 @@ def comparison_table(comparison: Comparison) -> Table:
 def guidance_table(points: Sequence[CurvePoint]) -> Table:
     """Return one row per point, one column per metric."""
     names = [name for name in GUIDANCE_METRICS if any(name in point.values for point in points)]
-    table = plain_table("sampler", "omega", *(name.replace("/", " ") for name in names))
+    settings = Settings(points)
+    table = plain_table(*settings.columns(), *(name.replace("/", " ") for name in names))
     for point in points:
         estimates = [point.values.get(name) for name in names]
         table.add_row(
-            point.sampler,
-            f"{point.omega:g}",
+            *(cell or MISSING for cell in settings.cells(point)),
             *(f"{e.value:.4g} [{e.low:.4g}, {e.high:.4g}]" if e else MISSING for e in estimates),
         )
     return table

@@ -11,6 +11,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from ...trainers.config import Config
 from ...trainers.errors import CheckpointProblem
+from ...trainers.sampling import SamplingConfig
 from ...trainers.trainer_config import TrainerConfig
 from ..evaluation.config import EvaluationConfig
 from ..foundation.addresses import check_no_secret
@@ -124,6 +125,11 @@ class Experiment(TrainerConfig):
     storage: StorageConfig = Field(default_factory=StorageConfig)
     tracking: TrackingConfig = TrackingConfig()
     tuning: TuningConfig = TuningConfig()
+
+    @property
+    def effective_sampling(self) -> SamplingConfig:
+        """How images are generated; two experiments in which it is equal generate the same ones."""
+        return self.sampling.effective(self.process, self.evaluation.groups)
 
     @model_validator(mode="after")
     def _batch_divides_among_workers(self) -> Experiment:

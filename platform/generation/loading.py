@@ -12,13 +12,15 @@ import numpy as np
 from ...trainers.data import PackedImages, Splits
 from ...trainers.disk import cache_folder
 from ...trainers.engine import choose_device
-from ...trainers.export import Exported, load_exported
+from ...trainers.export import Exported, load_exported, load_guide
+from ...trainers.guidance import Autoguidance, Denoiser
+from ...trainers.sampling import SamplingConfig
 from ...trainers.scratch import Scratch
 from ..config.experiment import Experiment
 from ..evaluation.extractors import build_extractor
 from ..evaluation.extractors.base import Extractor, OnPhase
 from ..evaluation.metrics.memorisation import TrainingImages
-from ..storage.pretrained import export_run
+from ..storage.pretrained import export_run, fetch_guide
 from ..storage.store import Storage
 
 MOST_UNEVEN = 1.2
@@ -26,11 +28,22 @@ MOST_UNEVEN = 1.2
 cutting classes that are nearly even would only cost images."""
 
 
-def load_model(store: Storage, checkpoint: str, experiment: Experiment) -> Exported:
-    """Return a checkpoint's EMA model, ready to sample from, on this machine's device."""
+def load_model(store: Storage, checkpoint: str, sampling: SamplingConfig) -> Exported:
+    """Return a checkpoint's EMA model, ready to sample from, on this machine's device.
+
+    Args:
+        sampling: becomes the model's default; a guide has to be in the store, by content.
+    """
     with Scratch() as scratch:
-        export_run(store, checkpoint, experiment.sampling, Path(scratch))
+        export_run(store, checkpoint, sampling, Path(scratch))
         return load_exported(Path(scratch) / "model", choose_device())
+
+
+def load_stored_guide(root: Storage, guidance: Autoguidance) -> Denoiser:
+    """Return a guide that was looked up before, on this machine's device."""
+    with Scratch() as scratch:
+        source = fetch_guide(root, guidance, Path(scratch))
+        return load_guide(Path(scratch), guidance, choose_device(), source)
 
 
 def load_splits(experiment: Experiment) -> Splits:

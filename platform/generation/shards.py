@@ -12,7 +12,7 @@ import json
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from ...trainers.data import PackedImages, Splits
 from ...trainers.data.batches import to_uint8
 from ...trainers.errors import CheckpointProblem
 from ...trainers.export import Exported
+from ...trainers.guidance import Autoguidance, Denoiser
 from ...trainers.integrity import Altered, load_arrays, read_twice, save_arrays
 from ...trainers.randomness import BLOCK
 from ...trainers.sampling import SamplingConfig
@@ -34,6 +35,7 @@ from ..evaluation.metrics.memorisation import TrainingImages
 from ..foundation.background import Lazy
 from ..storage import layout
 from ..storage.store import Storage
+from .loading import load_stored_guide
 
 log = logging.getLogger(__name__)
 
@@ -111,7 +113,7 @@ def samples_folder(run: Storage, checkpoint: str, sampling: SamplingConfig, seed
     Args:
         checkpoint: content hash.
     """
-    depends_on = [checkpoint, sampling.model_dump(exclude={"batch_size"}), seed]
+    depends_on = [checkpoint, sampling.identity(), seed]
     return layout.samples_folder(run.base, short_hash(depends_on))
 
 
@@ -162,6 +164,7 @@ class ShardSampler:
 
     def __init__(self, root: Storage, model: Lazy[Exported]) -> None:
         self.root, self.model = root, model
+        self._guide: tuple[str | None, Lazy[Denoiser]] | None = None
 
     def generate(
         self, shard: GeneratedShard, on_progress: OnImagesDone = lambda _done: None
@@ -174,12 +177,23 @@ class ShardSampler:
             torch.from_numpy(shard.labels),
             shard.sampling,
             shard.seed,
+            guide=self._guide_of(shard.sampling),
             indices=torch.from_numpy(shard.indices),
             on_progress=on_progress,
         )
         images: Pixels = to_uint8(floats).numpy()
         write(self.root, name, {"images": images})
         return images
+
+    def _guide_of(self, sampling: SamplingConfig) -> Denoiser | None:
+        """Return the model that guides, the last one kept."""
+        guidance = sampling.guidance
+        if not isinstance(guidance, Autoguidance):
+            return None
+        if self._guide is None or self._guide[0] != guidance.content:
+            make = partial(load_stored_guide, self.root, guidance)
+            self._guide = guidance.content, Lazy(make)
+        return self._guide[1]()
 
 
 class ShardWorker(ShardSampler):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -115,17 +114,15 @@ class EvaluationFiles:
             self.store.put_file(local / name, f"{folder}/{name}")
         return result
 
-    def add_curve(self, folder: str, points: Sequence[CurvePoint], warning: str) -> None:
-        """Render an evaluation's page again, with the guidance search that it was chosen in.
+    def add_curve(self, folder: str, points: Sequence[CurvePoint]) -> None:
+        """Render an evaluation's page again, with the guidance search that its setting was chosen in.
 
         Args:
             folder: of the evaluation.
             points: of the search.
-            warning: what the search means for the values.
         """
         local = self.fetch(folder, (EVALUATION_REPORT, SAMPLE_GRID, SAMPLE_TILES))
         report = Report.load(local)
-        report = replace(report, warnings=(*report.warnings, warning))
         page = render_report(report, load_pictures(local, report), points)
         (local / EVALUATION_PAGE).write_text(page, encoding="utf-8")
         self.store.put_file(local / EVALUATION_PAGE, f"{folder}/{EVALUATION_PAGE}")

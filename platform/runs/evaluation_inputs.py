@@ -35,6 +35,8 @@ class EvaluationInputs:
     """Says which metrics are computed."""
     store: Storage
     """The run's folder."""
+    checkpoint: str
+    """Its name."""
     manifest: Manifest
     """Of the checkpoint."""
     splits: Splits
@@ -50,27 +52,31 @@ class EvaluationInputs:
         """The classes that the model was trained on."""
         return Classes(tuple(self.manifest.class_names), self.manifest.class_counts)
 
-    def shards(self, sampling: SamplingConfig) -> list[GeneratedShard]:
-        """Return the shards of the images that one sampling setting is evaluated by."""
+    def shards(self, sampling: SamplingConfig, seed: int) -> list[GeneratedShard]:
+        """Return the shards of the images that one sampling setting is evaluated by.
+
+        Args:
+            seed: of the images' noise.
+        """
         config = self.experiment.evaluation
         return generated_shards(
-            self.samples_folder(sampling),
+            self.samples_folder(sampling, seed),
             sampling,
-            self.experiment.seed,
+            seed,
             [config.images_per_class] * len(self.manifest.class_names),
             config.shard_images,
         )
 
-    def samples_folder(self, sampling: SamplingConfig) -> str:
+    def samples_folder(self, sampling: SamplingConfig, seed: int) -> str:
         """Return the folder of a setting's images and features, from the store's top."""
         checkpoint = self.manifest.content_hash()
-        return samples_folder(self.store, checkpoint, sampling, self.experiment.seed)
+        return samples_folder(self.store, checkpoint, sampling, seed)
 
-    def evaluation_folder(self, sampling: SamplingConfig) -> str:
+    def evaluation_folder(self, sampling: SamplingConfig, seed: int) -> str:
         """Return the folder of a setting's result, in the run's."""
         content = [
             FORMAT,
-            self.samples_folder(sampling).rpartition("/")[2],
+            self.samples_folder(sampling, seed).rpartition("/")[2],
             self.experiment.evaluation.model_dump(
                 mode="json", exclude=NO_EFFECT_ON_RESULT | {"reference", "features"}
             ),
@@ -80,7 +86,7 @@ class EvaluationInputs:
         ]
         return evaluation_folder(short_hash(content))
 
-    def provenance(self, sampling: SamplingConfig) -> dict[str, Value]:
+    def provenance(self, sampling: SamplingConfig, seed: int) -> dict[str, Value]:
         """Return how the images of a setting are made, and what the real ones are."""
         reference = self.splits.reference
         counts = reference.class_counts
@@ -90,7 +96,7 @@ class EvaluationInputs:
             "images_seen": self.manifest.images_seen,
             **sampling.facts(),
             "sampler_settings": sampling.sampler.model_dump_json(exclude={"name"}),
-            "seed": self.experiment.seed,
+            "seed": seed,
             "train": self.splits.train.fingerprint(),
             "reference": reference.fingerprint(),
             "reference_per_class": f"{counts.min()} to {counts.max()}",
@@ -113,7 +119,7 @@ def load_inputs(
     check_groups(experiment.evaluation, manifest.class_counts)
     on_phase("preparing the feature extractor")
     extractor = load_extractor(experiment, splits, store.root, on_phase)
-    return EvaluationInputs(experiment, store, manifest, splits, extractor)
+    return EvaluationInputs(experiment, store, checkpoint, manifest, splits, extractor)
 
 
 def check_data(manifest: Manifest, splits: Splits) -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ...trainers.errors import UsageProblem
+from ...trainers.guidance import Autoguidance
+from ...trainers.randomness import derive_seed
 from ...trainers.sampling import SamplingConfig
 from ...trainers.scratch import Scratch
 from ..config.experiment import Experiment, with_values
@@ -19,7 +21,6 @@ from ..evaluation.evaluate import evaluate
 from ..evaluation.extractors.base import OnPhase
 from ..evaluation.metrics import METRICS
 from ..evaluation.pages.content import CurvePoint
-from ..evaluation.warnings import chosen_among
 from ..foundation.background import Lazy
 from ..generation.loading import (
     load_model,
@@ -34,6 +35,7 @@ from ..generation.workers import Workers
 from ..storage.store import Storage
 from .evaluation_files import EvaluationFiles
 from .evaluation_inputs import EvaluationInputs, load_inputs
+from .resolve_guide import fixed_sampling
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,8 @@ class Evaluated:
     provenance: dict[str, Any]
     folder: str
     """In the run's; `evaluation_files.FILES` are in it."""
+    seed: int
+    """Of the noise that its images are made from."""
     values: Values = field(default_factory=dict)
     """The settings that a search changed, by dotted key."""
     warnings: tuple[str, ...] = ()
@@ -58,12 +62,17 @@ class Evaluated:
 
 
 class Evaluator:
-    """Evaluates one checkpoint; made by `open_evaluator`."""
+    """Evaluates one checkpoint; made by `open_evaluator`.
+
+    Settings are chosen by images of one noise, and reported with images of another: the best of many is the
+    best in part because its noise suited it.
+    """
 
     def __init__(
         self, inputs: EvaluationInputs, pipeline: ImagePipeline, files: EvaluationFiles
     ) -> None:
         self.inputs, self.pipeline, self.files = inputs, pipeline, files
+        self._contents: dict[str, str] = {}  # of guides, by name
 
     @property
     def experiment(self) -> Experiment:
@@ -79,15 +88,39 @@ class Evaluator:
         """Pass the lines about what is being done to another callback from now on."""
         self.pipeline.on_phase = self.files.on_phase = on_phase
 
-    def evaluate_at(self, values: Values | None = None) -> Evaluated:
-        """Return the result at one sampling setting, from the store or computed now."""
-        values = values or {}
-        changed = with_values(self.experiment, values, "the points to try")
-        sampling = changed.sampling.effective(changed.process)
-        folder = self.inputs.evaluation_folder(sampling)
-        result = self.files.read_result(folder) or self._evaluate(sampling, folder)
+    @property
+    def search_seed(self) -> int:
+        """Seed of the noise by which settings are chosen."""
+        return derive_seed(self.experiment.seed, "search")
+
+    def evaluate_at(self, values: Values | None = None, seed: int | None = None) -> Evaluated:
+        """Return the result at one sampling setting, from the store or computed now.
+
+        Args:
+            values: settings that differ from the experiment's, by dotted key.
+            seed: of the noise; None: the experiment's, with which results are reported.
+
+        Raises:
+            UsageProblem, CheckpointProblem: as `fixed_sampling`.
+        """
+        values, seed = values or {}, self.experiment.seed if seed is None else seed
+        sampling = self._fixed(with_values(self.experiment, values, "the points to try"))
+        folder = self.inputs.evaluation_folder(sampling, seed)
+        result = self.files.read_result(folder) or self._evaluate(sampling, seed, folder)
         metrics, about, warnings = (result[k] for k in ("metrics", "provenance", "warnings"))
-        return Evaluated(sampling, metrics, about, folder, values, tuple(warnings))
+        return Evaluated(sampling, metrics, about, folder, seed, values, tuple(warnings))
+
+    def _fixed(self, changed: Experiment) -> SamplingConfig:
+        """Return the sampling with everything in it that decides the images; a guide is looked up once."""
+        guidance = changed.sampling.guidance
+        if isinstance(guidance, Autoguidance) and guidance.guide in self._contents:
+            known = guidance.model_copy(update={"content": self._contents[guidance.guide]})
+            sampling = changed.sampling.model_copy(update={"guidance": known})
+            changed = changed.model_copy(update={"sampling": sampling})
+        fixed = fixed_sampling(changed, self.inputs.store, self.inputs.checkpoint)
+        if isinstance(fixed.guidance, Autoguidance) and fixed.guidance.content:
+            self._contents[fixed.guidance.guide] = fixed.guidance.content
+        return fixed
 
     def value(self, point: Evaluated) -> float:
         """Return the value that points are ordered by, of `evaluation.rank_by`.
@@ -104,33 +137,59 @@ class Evaluator:
         return point.metrics[rank_by]
 
     def select_best(self, tried: Sequence[Evaluated]) -> Evaluated:
-        """Return the best point, the earliest of equal ones; put all points into its report.
+        """Return the best point, the earliest of equal ones, as other noise has it.
 
-        The images of the other points are deleted; its own too unless `evaluation.keep_samples`.
+        The images of the search are deleted, and those of the result unless `evaluation.keep_samples`.
+
+        Args:
+            tried: by the noise of `search_seed`, or one point by that of the experiment.
         """
         best = self.experiment.evaluation.goal.best(tried, self.value)
+        own = best.seed == self.experiment.seed
+        reported = best if own else self.evaluate_at(best.values)
         if len(tried) > 1:
-            warning = chosen_among(len(tried), self.experiment.evaluation.rank_by)
-            self.files.add_curve(best.folder, curve(tried, best), warning)
-            best = replace(best, warnings=(*best.warnings, warning))
-        self.delete_samples([point for point in tried if point.folder != best.folder])
+            points = self.curve(tried, best)
+            self.files.add_curve(reported.folder, points)
+        self.delete_samples([point for point in tried if point.folder != reported.folder])
         if not self.experiment.evaluation.keep_samples:
-            self.delete_samples([best])
-        return best
+            self.delete_samples([reported])
+        return reported
+
+    def curve(
+        self, tried: Sequence[Evaluated], chosen: Evaluated | None = None
+    ) -> list[CurvePoint]:
+        """Return points for charts and tables, in their order."""
+        return [
+            CurvePoint(
+                sampling=point.sampling,
+                omega=self._mean_omega(point.sampling),
+                values={
+                    name: estimate
+                    for name in point.metrics
+                    if not name.endswith(("_low", "_high")) and (estimate := point.estimate(name))
+                },
+                chosen=point is chosen,
+            )
+            for point in tried
+        ]
+
+    def _mean_omega(self, sampling: SamplingConfig) -> float:
+        omegas = sampling.guidance.strengths(self.inputs.manifest.class_counts)
+        return round(float(omegas.double().mean()), 6)
 
     def delete_samples(self, points: Sequence[Evaluated]) -> None:
         """Delete the images and features of these points; their results stay."""
-        for folder in {self.inputs.samples_folder(point.sampling) for point in points}:
+        for folder in {self.inputs.samples_folder(p.sampling, p.seed) for p in points}:
             self.inputs.root.delete(folder)
 
-    def _evaluate(self, sampling: SamplingConfig, folder: str) -> dict[str, Any]:
+    def _evaluate(self, sampling: SamplingConfig, seed: int, folder: str) -> dict[str, Any]:
         inputs, config = self.inputs, self.experiment.evaluation
         description = sampling.label
         real = self.pipeline.extract_real()
         find_nearest = any(METRICS[name].needs_nearest for name in config.metrics)
-        images = self.pipeline.generate(inputs.shards(sampling), description, find_nearest)
+        images = self.pipeline.generate(inputs.shards(sampling, seed), description, find_nearest)
         self.pipeline.on_phase(f"{description}: computing metrics")
-        about, nearest = inputs.provenance(sampling), images.nearest
+        about, nearest = inputs.provenance(sampling, seed), images.nearest
         if nearest is not None:
             about |= nearest.provenance(inputs.classes.names)
         report = evaluate(
@@ -167,7 +226,7 @@ def open_evaluator(
     config = experiment.evaluation
     shard_worker = ShardWorker(
         inputs.root,
-        Lazy(partial(load_model, store, checkpoint, experiment)),
+        Lazy(partial(load_model, store, checkpoint, experiment.sampling.without_guide())),
         Lazy(partial(reload_extractor, experiment, inputs.root), inputs.extractor),
         Lazy(partial(load_splits, experiment), inputs.splits),
         Lazy(partial(load_training_images, experiment)),
@@ -179,24 +238,6 @@ def open_evaluator(
         ImagePipeline(shard_worker, workers, config.shard_images, on_phase) as pipeline,
     ):
         yield Evaluator(inputs, pipeline, EvaluationFiles(store, Path(scratch), on_phase))
-
-
-def curve(tried: Sequence[Evaluated], chosen: Evaluated | None = None) -> list[CurvePoint]:
-    """Return the points for a chart, by sampler and omega."""
-    points = [
-        CurvePoint(
-            sampler=point.sampling.sampler.label,
-            omega=point.sampling.guidance.omega,
-            values={
-                name: estimate
-                for name in point.metrics
-                if not name.endswith(("_low", "_high")) and (estimate := point.estimate(name))
-            },
-            chosen=chosen is not None and point.folder == chosen.folder,
-        )
-        for point in tried
-    ]
-    return sorted(points, key=lambda p: (p.sampler, p.omega))
 
 
 def prefixed(prefix: str, on_phase: OnPhase) -> OnPhase:

@@ -153,11 +153,12 @@ def _own_evaluation(
 
     Several differ in their metrics; `whipray evaluate` computes all, a training never more.
     """
-    sampling = experiment.sampling.effective(experiment.process)
+    sampling = experiment.effective_sampling
     generated = experiment.evaluation.images_per_class * len(manifest.class_names)
     wanted = {
         "checkpoint": manifest.content_hash(),
         "n_generated": generated,
+        "seed": experiment.seed,
         **sampling.facts(),
     }
     own = [

@@ -66,7 +66,7 @@ def resolve_pretrained(
         check_fits(fetch_pretrained(run, record).card, experiment, class_names, image_shape)
     else:
         with Scratch() as scratch:
-            folder, origin, where = _open_source(experiment, source, run, Path(scratch))
+            folder, origin, where = open_source(experiment, source, run, Path(scratch))
             pretrained = read_pretrained(folder, where)
             check_fits(pretrained.card, experiment, class_names, image_shape)
             store_pretrained(run, folder, pretrained.hash)
@@ -77,15 +77,23 @@ def resolve_pretrained(
     return record
 
 
-# -- from `pretrained.model` to a folder ----------------------------------------------------------
+# -- from a name to a folder ----------------------------------------------------------
 
 
-def _open_source(
+def open_source(
     experiment: Experiment, source: str, run: Storage, scratch: Path
 ) -> tuple[Path, dict[str, Any], str]:
     """Return a folder with the exported model, the record's fields on its origin, and its address.
 
     The address is empty where it is the folder.
+
+    Args:
+        source: as `pretrained.model` names it.
+        run: a folder of the store in which the source may be.
+
+    Raises:
+        UsageProblem: no such model, version, alias, run or folder.
+        CheckpointProblem: it is damaged.
     """
     if source.startswith("models:/"):
         return _from_registry(experiment, source, run, scratch)
@@ -109,7 +117,9 @@ def _from_run(experiment: Experiment, source: str, run: Storage) -> tuple[Path, 
     # In the cache, so that all trials of a sweep fetch their shared pre-training once.
     folder = cache_folder() / "pretrained" / content
     if not folder.exists():
-        sampling = stored.experiment.sampling.model_copy(update={"weights": "merged"})
+        sampling = stored.experiment.sampling.without_guide().model_copy(
+            update={"weights": "merged"}
+        )
         folder.parent.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(dir=folder.parent) as scratch:
             export_run(stored.store, stored.checkpoint, sampling, Path(scratch))

@@ -33,6 +33,7 @@ from .guidance_search import search_guidance
 from .local_training import ReportCallback, TrainingResult, train_in_process_group
 from .preflight import Subject, check_continued
 from .ray_training import log_report, train_on_workers
+from .resolve_guide import check_guide_exists
 from .resolve_pretrained import resolve_pretrained
 from .speed import step_key
 
@@ -194,7 +195,7 @@ def _log_results(
     """Log the best setting's metrics and files, and the values of all settings."""
     rank_by = plan.experiment.evaluation.rank_by
     points = [
-        {**point.values, "omega": point.sampling.guidance.omega, rank_by: point.metrics[rank_by]}
+        {**point.values, "setting": point.sampling.label, rank_by: point.metrics[rank_by]}
         for point in tried
     ]
     plan.run.log_json({"best": best.values, "tried": points}, layout.Artifact.GUIDANCE_CURVE)
@@ -231,7 +232,9 @@ def prepare(subject: Subject) -> Prepared:
         "notes": data.report.as_json(),
     }
     names, shape = data.train.class_names, data.train.image_shape
-    return Prepared(dataset, resolve_pretrained(experiment, subject.store, names, shape))
+    pretrained = resolve_pretrained(experiment, subject.store, names, shape)
+    check_guide_exists(experiment, subject.store, names, shape)
+    return Prepared(dataset, pretrained)
 
 
 def begin(plan: Plan, prepared: Prepared | None = None) -> None:

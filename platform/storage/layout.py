@@ -19,7 +19,7 @@ a file means raises the FORMAT beside the code that writes it. A store (`storage
         pretrain/                             a run: the shared pre-training
         trials/0007/                          a run: trial 7
         champion.png                          images of the registered model
-    pretrained/HASH/                        models that runs started from, by content
+    pretrained/HASH/                        models that runs started from, and guides, by content
     references/HASH/                        features of real images
     extractors/KEY/HASH/                    feature networks trained on the reference images
     classifiers/HASH.json                   outcome of one classifier
@@ -228,7 +228,7 @@ def shard_nearest(stem: str, training: str) -> str:
 
 
 def pretrained_folder(sha256: str) -> str:
-    """Return the folder of a model that runs started from, by the hash of its weights file."""
+    """Return the folder of a model that runs start from or are guided by, by the hash of its weights file."""
     return f"pretrained/{sha256[:16]}"
 
 

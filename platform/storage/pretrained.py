@@ -1,5 +1,7 @@
 """The model that a run started from: its record, and the weights that the store keeps by content.
 
+Guides of autoguidance are kept likewise.
+
 `runs/resolve_pretrained.py` writes both when a run begins. A run that is resumed, evaluated or
 exported reads them here: an alias that has moved meanwhile, or a run that has been trained further,
 changes nothing.
@@ -14,7 +16,16 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ...trainers.checkpoint import Manifest, describe
 from ...trainers.errors import CheckpointProblem
-from ...trainers.export import CARD, WEIGHTS, ModelCard, Pretrained, export, read_pretrained
+from ...trainers.export import (
+    CARD,
+    GUIDE,
+    WEIGHTS,
+    ModelCard,
+    Pretrained,
+    export,
+    read_pretrained,
+)
+from ...trainers.guidance import Autoguidance
 from ...trainers.sampling import SamplingConfig
 from ...trainers.scratch import Scratch
 from ...trainers.trainer_config import PretrainedConfig
@@ -98,10 +109,10 @@ def load_pretrained(
 
 
 def export_run(run: Storage, checkpoint: str, sampling: SamplingConfig, folder: Path) -> ModelCard:
-    """Download a run's checkpoint and export it to `folder / "model"`.
+    """Download a run's checkpoint and export it to `folder / "model"`, with its guide if it has one.
 
     Args:
-        sampling: becomes the model's default.
+        sampling: becomes the model's default; a guide has to be in the store, by content.
 
     Raises:
         CheckpointProblem: the checkpoint, or the model that it started from, is missing or damaged.
@@ -113,7 +124,10 @@ def export_run(run: Storage, checkpoint: str, sampling: SamplingConfig, folder: 
     config = manifest.config.get("pretrained") or {}
     frozen = PretrainedConfig.model_validate(config) if config.get("lora") else None
     pretrained = load_pretrained(run, frozen, manifest)
-    return export(local, manifest, folder / "model", sampling, pretrained)
+    card = export(local, manifest, folder / "model", sampling, pretrained)
+    if isinstance(sampling.guidance, Autoguidance):
+        fetch_guide(run.root, sampling.guidance, folder / "model" / GUIDE)
+    return card
 
 
 def store_pretrained(run: Storage, folder: Path, sha256: str) -> None:
@@ -130,20 +144,38 @@ def fetch_pretrained(run: Storage, record: PretrainedRecord) -> Pretrained:
     Raises:
         CheckpointProblem: it is missing or damaged.
     """
-    folder_in_store = run.root.child(pretrained_folder(record.sha256))
     fix = "restore it, or delete what is left of it and start a new run under another name"
     with Scratch() as scratch:
         folder = Path(scratch)
-        for name in (CARD, WEIGHTS):
-            try:
-                folder_in_store.get_file(name, folder / name)
-            except MissingObject as missing:
-                raise CheckpointProblem(
-                    f"{folder_in_store.uri_of(name)}: missing, and {run.uri} starts from it", fix
-                ) from missing
-        if describe(folder / WEIGHTS).sha256 != record.sha256:
-            raise CheckpointProblem(
-                f"{folder_in_store.uri_of(WEIGHTS)}: its content does not match the {PRETRAINED_RECORD} of {run.uri}",
-                fix,
-            )
-        return read_pretrained(folder, folder_in_store.uri)
+        source = _fetch(run.root, record.sha256, folder, f"{run.uri} starts from it", fix)
+        return read_pretrained(folder, source)
+
+
+def fetch_guide(root: Storage, guidance: Autoguidance, folder: Path) -> str:
+    """Download a guide that was looked up before; return its address.
+
+    Raises:
+        CheckpointProblem: it is missing or damaged.
+    """
+    assert guidance.content is not None, "the guide was not looked up"
+    folder.mkdir(parents=True, exist_ok=True)
+    needed = f"images are guided by it ({guidance.guide})"
+    fix = "restore it, or set sampling.guidance.guide to have it looked up again"
+    return _fetch(root, guidance.content, folder, needed, fix)
+
+
+def _fetch(root: Storage, sha256: str, folder: Path, needed: str, fix: str) -> str:
+    """Download a model that is kept by content; return its address."""
+    folder_in_store = root.child(pretrained_folder(sha256))
+    for name in (CARD, WEIGHTS):
+        try:
+            folder_in_store.get_file(name, folder / name)
+        except MissingObject as missing:
+            what = f"{folder_in_store.uri_of(name)}: missing, and {needed}"
+            raise CheckpointProblem(what, fix) from missing
+    if describe(folder / WEIGHTS).sha256 != sha256:
+        what = (
+            f"{folder_in_store.uri_of(WEIGHTS)}: its content is not that of its name, and {needed}"
+        )
+        raise CheckpointProblem(what, fix)
+    return folder_in_store.uri

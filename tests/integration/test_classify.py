@@ -169,7 +169,7 @@ def test_classes_are_filled_up_with_their_own_images(lab: Lab) -> None:
     manifest = CheckpointStore(place.store).read_manifest(place.checkpoint)
     drawn = generate_images(place, experiment, manifest, "elsewhere", counts, 1, lambda _line: None)
     assert drawn.labels.tolist() == np.repeat(np.arange(10), counts).tolist()
-    model = load_model(place.store, place.checkpoint, experiment)
+    model = load_model(place.store, place.checkpoint, experiment.sampling)
     eights = to_uint8(model.sample(torch.full((4,), 8), sampling, experiment.seed)).numpy()
     gap = np.abs(drawn.images[drawn.labels == 8].astype(int) - eights)
     assert gap.max() <= 1  # rounding: they were batched otherwise

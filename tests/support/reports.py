@@ -12,6 +12,9 @@ from whipray.platform.evaluation.compare import ComparedRow, Comparison, Differe
 from whipray.platform.evaluation.metrics import OUTPUTS
 from whipray.platform.evaluation.pages.content import CopyPair, CurvePoint, Pictures, WorstClass
 from whipray.platform.evaluation.report import ClassRow, Report, Row
+from whipray.trainers.guidance import ClassifierFree
+from whipray.trainers.samplers import DDIMSampler, DDPMSampler
+from whipray.trainers.sampling import SamplingConfig
 
 LEVELS = {
     "kid": 0.0142,
@@ -152,7 +155,7 @@ def synthetic_curve() -> list[CurvePoint]:
     """FID, KID of the few and recall of two samplers over five omegas."""
     random = np.random.default_rng(3)
     points = []
-    for sampler, offset in (("ddim 50 steps", 0.0), ("ddpm", 0.12)):
+    for sampler, offset in ((DDIMSampler(), 0.0), (DDPMSampler(), 0.12)):
         for omega in (0.0, 0.5, 1.0, 1.5, 2.0, 3.0):
             bend = 1 + offset + 0.16 * (omega - 1.3) ** 2
             values = {
@@ -160,9 +163,9 @@ def synthetic_curve() -> list[CurvePoint]:
                 for name in ("fid", "kid", "recall")
                 for group, tail in (("overall", 1.0), ("few", 2.0))
             }
-            points.append(
-                CurvePoint(sampler, omega, values, (sampler, omega) == ("ddim 50 steps", 1.5))
-            )
+            sampling = SamplingConfig(sampler=sampler, guidance=ClassifierFree(omega=omega))
+            is_chosen = (sampler.name, omega) == ("ddim", 1.5)
+            points.append(CurvePoint(sampling, omega, values, is_chosen))
     return points
 
 

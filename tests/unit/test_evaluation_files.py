@@ -30,8 +30,8 @@ def test_a_damaged_result_is_mentioned_and_ignored(tmp_path: Path) -> None:
 
     page = store.read_text(f"{folder}/{EVALUATION_PAGE}")
     elsewhere = EvaluationFiles(store, tmp_path / "other", said.append)
-    elsewhere.add_curve(folder, synthetic_curve(), "chosen by these images")  # from the store
-    assert "<li>chosen by these images</li>" in store.read_text(f"{folder}/{EVALUATION_PAGE}")
+    elsewhere.add_curve(folder, synthetic_curve())  # from the store
+    assert "images\nof another noise" in store.read_text(f"{folder}/{EVALUATION_PAGE}")
     assert store.read_text(f"{folder}/{EVALUATION_PAGE}") != page
     assert (elsewhere.fetch(folder, [EVALUATION_REPORT]) / EVALUATION_REPORT).exists()
 

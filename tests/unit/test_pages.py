@@ -24,12 +24,29 @@ from whipray.platform.evaluation.bootstrap import Estimate
 from whipray.platform.evaluation.metrics import OUTPUTS
 from whipray.platform.evaluation.pages.charts import class_chart, curve_chart
 from whipray.platform.evaluation.pages.comparison import render_comparison
-from whipray.platform.evaluation.pages.content import CopyPair, CurvePoint, Pictures, WorstClass
+from whipray.platform.evaluation.pages.content import (
+    BestPoint,
+    CopyPair,
+    CurvePoint,
+    Pictures,
+    WorstClass,
+)
 from whipray.platform.evaluation.pages.formatting import Axis, digits
 from whipray.platform.evaluation.pages.guidance import render_guidance
 from whipray.platform.evaluation.pages.report import comparability, render_report
+from whipray.platform.evaluation.pages.settings import Settings
 from whipray.platform.evaluation.pages.tiles import strip
 from whipray.platform.evaluation.report import Report
+from whipray.trainers.data.groups import GroupsConfig
+from whipray.trainers.guidance import (
+    ClassifierFree,
+    CountGuidance,
+    GroupGuidance,
+    GuidanceConfig,
+    IntervalGuidance,
+)
+from whipray.trainers.samplers import DDIMSampler
+from whipray.trainers.sampling import SamplingConfig
 
 NAMES = ("zero", "one", "two", "three", "<four>", "five", "six", "seven", "eight & co", "nine")
 SECTIONS = {"groups", "classes", "worst", "samples", "guidance", "copies", "provenance", "method"}
@@ -259,10 +276,11 @@ class TestCharts:
             assert chart
             _, at = best((p.values[key].value, i) for i, p in enumerate(points))
             found = points[at]
-            assert f"omega {found.omega:g} ({found.sampler})" in chart.best_text
+            assert f"omega {found.omega:g} ({found.sampling.sampler.label})" in chart.best_text
             assert chart.best[0] == pytest.approx(100 * found.omega / 3, abs=0.01)
             assert [line.label for line in chart.lines] == ["ddim 50 steps", "ddpm"]
             assert chart.chosen == 50
+            assert chart.x_title == "guidance omega"
         assert curve_chart(points[:1], "kid/few") is None
         assert curve_chart(points, "f_8/few") is None
 
@@ -355,26 +373,92 @@ class TestComparison:
         assert Reader(page).tooltips.count("too few images") == 2
 
 
+def several_kinds() -> list[CurvePoint]:
+    """Plain images, and two strengths of each of four kinds of guidance."""
+    random = np.random.default_rng(0)
+    kinds: list[tuple[GuidanceConfig, float]] = [
+        (ClassifierFree(omega=0), 0.0),
+        *((ClassifierFree(omega=o), o) for o in (1.0, 2.0)),
+        *((IntervalGuidance(omega=o, low=l), o) for o in (1.0, 2.0) for l in (0.2, 0.4)),
+        *((GroupGuidance(few=f, classes=GroupsConfig()), 0.4 * f) for f in (1.0, 2.0)),
+        *((CountGuidance(omega=o, slope=0.5 - o), 0.5) for o in (0.2, 0.3)),
+    ]
+    return [
+        CurvePoint(SamplingConfig(guidance=kind), omega, {"kid/few": near("kid", 1.0, random)})
+        for kind, omega in kinds
+    ]
+
+
+class TestSettings:
+    def test_points_of_several_kinds_are_named_by_what_differs(self) -> None:
+        points = several_kinds()
+        settings = Settings(points)
+        assert settings.x_title == "guidance omega"
+        lines = {name: [settings.x(p) for p in line] for name, line in settings.lines()}
+        assert lines == {
+            "cfg": [0.0, 1.0, 2.0],
+            "interval, low 0.2": [0.0, 1.0, 2.0],
+            "interval, low 0.4": [0.0, 1.0, 2.0],
+            "groups": [0.0, 0.4, 0.8],
+            "counts": [0.0, 0.5, 0.5],
+        }
+        chart = curve_chart(points, "kid/few")
+        assert chart
+        assert [bool(line.path) for line in chart.lines] == [True, True, True, True, False]
+        assert settings.columns()[:3] == ["guidance", "omega", "low"]
+        assert settings.cells(points[3])[:3] == ["interval", "1", "0.2"]
+        assert settings.cells(points[1])[:3] == ["cfg", "1", None]
+        assert settings.label(points[4]) == "omega 1 at sigma/alpha 0.4 to 1.61 (ddim 50 steps)"
+
+    def test_without_a_strength_that_varies_the_axis_is_what_does(self) -> None:
+        values = {"kid/few": near("kid", 1.0, np.random.default_rng(0))}
+        guidance = ClassifierFree(omega=1)
+        by_steps = [
+            CurvePoint(SamplingConfig(sampler=DDIMSampler(steps=s), guidance=guidance), 1.0, values)
+            for s in (20, 10)
+        ]
+        settings = Settings(by_steps)
+        assert settings.x_title == "steps"
+        ((name, line),) = settings.lines()
+        assert (name, [settings.x(p) for p in line]) == ("ddim 20 steps", [10, 20])
+        by_clipping = [
+            CurvePoint(SamplingConfig(guidance=guidance, clip_x0=clip), 1.0, values)
+            for clip in (True, False)
+        ]
+        settings = Settings(by_clipping)
+        assert settings.x_title == "setting"
+        assert settings.label(by_clipping[1]) == "omega 1 (ddim 50 steps, clip x0 no)"
+        chart = curve_chart(by_clipping, "kid/few")
+        assert chart
+        assert [line.path for line in chart.lines] == [""]
+
+
 class TestGuidance:
     def test_points_and_bests_are_told(self) -> None:
         points = synthetic_curve()
-        page = render_guidance("<run>", points, {"overall": points[2], "few": points[3]})
+        again = replace(points[3], values=points[4].values)
+        best = {"overall": BestPoint(points[2], points[2]), "few": BestPoint(points[3], again)}
+        page = render_guidance("<run>", points, best)
         read = Reader(page)
         assert "<h1>&lt;run&gt;</h1>" in page
-        assert "Chosen: <strong>omega 1.5 (ddim 50 steps)</strong>" in page
+        assert "omega 1.5 (ddim 50 steps)" in page
         best_overall, best_few, table = read.tables
-        recall = points[3].values["recall/few"]
+        recall = again.values["recall/few"]
         shown = [f"{x:.3f}" for x in (recall.value, recall.low, recall.high)]
-        assert best_few[-1] == ["Recall", shown[0], f"{shown[1]} to {shown[2]}"]
-        assert [row[0] for row in best_overall] == ["KID", "FID", "Recall"]
+        chosen = f"{points[3].values['recall/few'].value:.3f}"
+        assert best_few[-1] == ["Recall", shown[0], f"{shown[1]} to {shown[2]}", chosen]
+        assert [row[0] for row in best_overall] == ["", "KID", "FID", "Recall"]
         assert len(table) == 1 + len(points)
         assert sum("best" in cell for row in table[1:] for cell in row) == 6
-        assert [row[0] for row in table[1:7]] == ["0", "0.5", "1", "1.5chosen", "2", "3"]
+        assert [row[1] for row in table[1:7]] == ["0", "0.5", "1", "1.5", "2", "3"]
+        assert [row[0] for row in table if "chosen" in row[0]] == ["ddimchosen"]
         assert read.addresses == []
 
     def test_one_point_or_other_numbers_have_no_curve(self) -> None:
         random = np.random.default_rng(0)
-        point = CurvePoint("ddim 50 steps", 0.0, {"agreement/few": near("agreement", 1.0, random)})
-        page = render_guidance("a run", [point], {"few": point})
+        values = {"agreement/few": near("agreement", 1.0, random)}
+        point = CurvePoint(SamplingConfig(), 0.0, values)
+        page = render_guidance("a run", [point], {"few": BestPoint(point, point)})
+        assert "other noise" not in page
         assert "<svg" not in page
         assert "Label agreement" in page

@@ -25,7 +25,7 @@ METRICS = {
 
 
 def trial(number: int, **changes: Any) -> dict[str, Any]:
-    summary = {"metrics": METRICS, "sampling": {"guidance": {"omega": 1.25}}}
+    summary = {"metrics": METRICS, "sampling": {"guidance": {"name": "cfg", "omega": 1.25}}}
     values = {"objective.tau": 0.1213, "objective.gamma": 0.25, "objective.label_set": "balanced"}
     row = {"number": number, "state": "complete", "value": 0.1 + number, "failure": None}
     return {**row, "baseline": None, "values": values, "attrs": {"summary": summary}, **changes}

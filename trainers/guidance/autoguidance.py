@@ -16,6 +16,7 @@ from pydantic import Field, field_validator
 from torch import Tensor
 
 from ..checkpoint import CHECKPOINT_NAME, checkpoint_name
+from ..data.groups import GroupsConfig
 from .base import GuidanceConfig
 from .cfg import ClassifierFree
 
@@ -53,7 +54,9 @@ class Autoguidance(GuidanceConfig):
         if guide.startswith(CHECKPOINT) and not CHECKPOINT_NAME.fullmatch(of_checkpoint):
             raise ValueError(f"{of_checkpoint} is no checkpoint: give the images that it had seen")
         if not guide.strip():
-            raise ValueError("no model is named: give a checkpoint's images, a run, or models:/NAME")
+            raise ValueError(
+                "no model is named: give a checkpoint's images, a run, or models:/NAME"
+            )
         return guide
 
     @property
@@ -65,7 +68,7 @@ class Autoguidance(GuidanceConfig):
         """Return omega for each class, (num_classes,) float32."""
         return torch.full((len(class_counts),), self.omega)
 
-    def effective(self) -> GuidanceConfig:
+    def effective(self, groups: GroupsConfig | None = None) -> GuidanceConfig:  # noqa: ARG002
         """Return cfg where there is no guidance; see `GuidanceConfig`."""
         return self if self.omega else ClassifierFree()
 

@@ -11,11 +11,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import ClassVar, Literal, Self
+from typing import ClassVar, Literal
 
 from torch import Tensor
 
 from ..config import Config
+from ..data.groups import GroupsConfig
 from ..processes import Level, ProcessConfig
 
 NULL_LABEL = -1
@@ -45,8 +46,12 @@ class GuidanceConfig(Config, ABC):
             ValueError: it does not.
         """
 
-    def effective(self) -> Self | GuidanceConfig:
-        """Return a config of the same images, the same for all configs of these images."""
+    def effective(self, groups: GroupsConfig | None = None) -> GuidanceConfig:  # noqa: ARG002
+        """Return a config of the same images, the same for all configs of these images.
+
+        Args:
+            groups: of classes, where the config itself names none.
+        """
         return self
 
     @property

@@ -1,6 +1,6 @@
 """counts: classifier-free guidance that grows or falls with the rarity of a class.
 
-    omega(N_c) = max(0, omega + slope ln(N_max / N_c))
+omega(N_c) = max(0, omega + slope ln(N_max / N_c))
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from ..data.groups import GroupsConfig
 from .base import GuidanceConfig
 from .cfg import ClassifierFree
 
@@ -33,7 +34,7 @@ class CountGuidance(GuidanceConfig):
         omega = self.omega + self.slope * (counts.max() / counts).log()
         return omega.clamp(min=0).float()
 
-    def effective(self) -> GuidanceConfig:
+    def effective(self, groups: GroupsConfig | None = None) -> GuidanceConfig:  # noqa: ARG002
         """Return cfg where all classes have the same strength; see `GuidanceConfig`."""
         return self if self.slope else ClassifierFree(omega=self.omega)
 

@@ -36,16 +36,17 @@ class GroupGuidance(GuidanceConfig):
         Raises:
             UsageProblem: groups that do not fit this number of classes.
         """
-        assert self.classes is not None, "Experiment.effective_sampling fills it in"
+        assert self.classes is not None, "SamplingConfig.effective fills it in"
         omega = torch.zeros(len(class_counts))
         for group, ids in group_classes(class_counts, self.classes).items():
             omega[ids] = getattr(self, group)
         return omega
 
-    def effective(self) -> GuidanceConfig:
+    def effective(self, groups: GroupsConfig | None = None) -> GuidanceConfig:
         """Return cfg where all groups have the same strength; see `GuidanceConfig`."""
-        alike = self.many == self.medium == self.few
-        return ClassifierFree(omega=self.many) if alike else self
+        if self.many == self.medium == self.few:
+            return ClassifierFree(omega=self.many)
+        return self if self.classes else self.model_copy(update={"classes": groups})
 
     @property
     def label(self) -> str:

@@ -14,6 +14,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
+from ..data.groups import GroupsConfig
 from ..processes import Level, ProcessConfig
 from .base import GuidanceConfig
 from .cfg import ClassifierFree
@@ -59,7 +60,7 @@ class IntervalGuidance(GuidanceConfig):
                 "sampling.guidance.low and high among them"
             )
 
-    def effective(self) -> GuidanceConfig:
+    def effective(self, groups: GroupsConfig | None = None) -> GuidanceConfig:  # noqa: ARG002
         """Return cfg where there is no guidance; see `GuidanceConfig`."""
         return self if self.omega else ClassifierFree()
 

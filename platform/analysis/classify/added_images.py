@@ -104,7 +104,8 @@ def generate_images(
         counts: (C,) int64.
     """
     sampler = ShardSampler(
-        run.store.root, Lazy(partial(load_model, run.store, run.checkpoint, experiment))
+        run.store.root,
+        Lazy(partial(load_model, run.store, run.checkpoint, experiment.sampling.without_guide())),
     )
     shards = generated_shards(
         samples,

@@ -35,6 +35,7 @@ from ...generation.loading import load_splits
 from ...generation.shards import samples_folder, short_hash
 from ...runs.evaluation_inputs import check_data
 from ...runs.find_run import StoredRun, find_run
+from ...runs.resolve_guide import fixed_sampling
 from ...storage.checkpoints import CheckpointStore
 from ...storage.errors import MissingObject
 from ...storage.layout import CLASSIFICATION_RESULT, CLASSIFIERS, classification_folder
@@ -159,11 +160,13 @@ class _Inputs:
     def read(cls, run: StoredRun, settings: Settings) -> _Inputs:
         """Read the run's checkpoint manifest and real images."""
         update = {
-            "sampling": settings.sampling.effective(run.experiment.process),
+            "sampling": settings.sampling,
             "evaluation": settings.evaluation,
             "scaling": settings.scaling,
         }
         experiment = run.experiment.model_copy(update=update)
+        sampling = fixed_sampling(experiment, run.store, run.checkpoint)
+        experiment = experiment.model_copy(update={"sampling": sampling})
         splits = load_splits(experiment)
         groups = group_classes(splits.train.class_counts.tolist(), settings.evaluation.groups)
         manifest = CheckpointStore(run.store).read_manifest(run.checkpoint)

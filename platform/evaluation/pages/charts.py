@@ -19,6 +19,7 @@ from ..metrics import OUTPUTS
 from ..report import ClassRow
 from .content import CurvePoint
 from .formatting import Axis, digits, ends
+from .settings import Settings
 
 NAMED = 40
 """Up to this many classes have their names at the axis; with more they are numbered."""
@@ -185,19 +186,20 @@ def _area(counts: Sequence[int], axis: Axis) -> str:
 
 @dataclass(frozen=True)
 class Line:
-    """The settings of one sampler over omega."""
+    """Settings that differ on the axis alone."""
 
     label: str
     style: int
     """0 to 5: colour and dashes."""
     path: str
+    """Empty where no curve can go through the points."""
     band: str
     dots: str
 
 
 @dataclass(frozen=True)
 class CurveChart:
-    """One value over omega, a line for each sampler and number of steps."""
+    """One value over omega or another setting, a line for each combination of the rest."""
 
     title: str
     better: str
@@ -210,7 +212,8 @@ class CurveChart:
     """Where the best point is, likewise."""
     best_text: str
     chosen: float | None
-    """Per cent from the left of the chosen omega."""
+    """Per cent from the left of the chosen point."""
+    x_title: str
 
 
 def curve_chart(points: Sequence[CurvePoint], key: str) -> CurveChart | None:
@@ -220,27 +223,29 @@ def curve_chart(points: Sequence[CurvePoint], key: str) -> CurveChart | None:
         return None
     name, _, group = key.partition("/")
     output = OUTPUTS[name]
-    x = Axis.over((p.omega for p in points), about=5)
+    settings = Settings(points)
+    x = Axis.over(map(settings.x, points), about=5)
     reach = [end for p in points for e in [p.values[key]] for end in (e.low, e.value, e.high)]
     y = Axis.over(reach)
     best = best_point(points, key)
     top = best.values[key]
     others = [p for p in points if p is not best]
     alike = sum(p.values[key].low <= top.value <= p.values[key].high for p in others)
-    text = f"Best: {setting(best)}, {_words(top, output.decimals)}"
+    text = f"Best: {settings.label(best)}, {_words(top, output.decimals)}"
     if alike:
         text += f"; {alike} of {len(others)} others have that value inside their intervals"
 
     def path(line: Sequence[CurvePoint], end: Callable[[Estimate], float]) -> str:
-        at = (f"{x.position(p.omega):g} {_up(y, end(p.values[key])):g}" for p in line)
+        at = (f"{x.position(settings.x(p)):g} {_up(y, end(p.values[key])):g}" for p in line)
         return "L".join(at)
 
     lines = []
-    for style, (label, line) in enumerate(curve_lines(points)):
+    for style, (label, line) in enumerate(settings.lines()):
         high, low = path(line, lambda e: e.high), path(line[::-1], lambda e: e.low)
         middle = path(line, lambda e: e.value)
         dots = "".join(f"M{at}h0" for at in middle.split("L"))
-        lines.append(Line(label, style % 6, f"M{middle}", f"M{high}L{low}z", dots))
+        curve = (f"M{middle}", f"M{high}L{low}z") if settings.is_curve(line) else ("", "")
+        lines.append(Line(label, style % 6, *curve, dots))
     chosen = next((p for p in points if p.chosen), None)
     return CurveChart(
         title=f"{output.title}, {group}",
@@ -250,24 +255,17 @@ def curve_chart(points: Sequence[CurvePoint], key: str) -> CurveChart | None:
         lines=tuple(lines),
         hovers=tuple(
             (
-                x.position(p.omega),
+                x.position(settings.x(p)),
                 y.position(p.values[key].value),
-                f"{setting(p)}: {_words(p.values[key], output.decimals)}",
+                f"{settings.label(p)}: {_words(p.values[key], output.decimals)}",
             )
             for p in points
         ),
-        best=(x.position(best.omega), y.position(top.value)),
+        best=(x.position(settings.x(best)), y.position(top.value)),
         best_text=text,
-        chosen=x.position(chosen.omega) if chosen else None,
+        chosen=x.position(settings.x(chosen)) if chosen else None,
+        x_title=settings.x_title,
     )
-
-
-def curve_lines(points: Sequence[CurvePoint]) -> list[tuple[str, list[CurvePoint]]]:
-    """Return points by sampler and steps, in the order of their first, each by omega."""
-    lines: dict[str, list[CurvePoint]] = {}
-    for point in points:
-        lines.setdefault(point.sampler, []).append(point)
-    return [(label, sorted(line, key=lambda p: p.omega)) for label, line in lines.items()]
 
 
 def best_point(points: Sequence[CurvePoint], key: str) -> CurvePoint:
@@ -275,11 +273,6 @@ def best_point(points: Sequence[CurvePoint], key: str) -> CurvePoint:
     return Goal.parse(key).best(
         (p for p in points if key in p.values), lambda p: p.values[key].value
     )
-
-
-def setting(point: CurvePoint) -> str:
-    """Return a point in words."""
-    return f"omega {point.omega:g} ({point.sampler})"
 
 
 def _up(axis: Axis, x: float) -> float:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from PIL import Image
 
+from ....trainers.sampling import SamplingConfig
 from ..arrays import Pixels
 from ..bootstrap import Estimate
 from ..report import ClassRow
@@ -49,10 +50,20 @@ class Pictures:
 class CurvePoint:
     """One sampling setting of a finished checkpoint, and its values."""
 
-    sampler: str
-    """In a few words, with its steps."""
+    sampling: SamplingConfig
     omega: float
+    """Strength of its guidance, a mean over the classes."""
     values: Mapping[str, Estimate]
     """By metric and group: `fid/overall`, `kid/few`, ..."""
     chosen: bool = False
     """This is the setting that the search chose."""
+
+
+@dataclass(frozen=True)
+class BestPoint:
+    """The best setting for a group of classes."""
+
+    point: CurvePoint
+    """As the noise has it by which it was chosen."""
+    held_out: CurvePoint
+    """The same setting as other noise has it; the same point where there was no choice."""

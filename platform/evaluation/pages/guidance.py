@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from ..metrics import OUTPUTS
-from .charts import setting
-from .content import CurvePoint
+from .content import BestPoint, CurvePoint
 from .curves import curves
 from .formatting import digits, ends
 from .page import render
+from .settings import Settings
 
 KEYS = tuple(
     f"{output}/{group}" for group in ("overall", "few") for output in ("fid", "kid", "recall")
@@ -19,7 +19,7 @@ KEYS = tuple(
 def render_guidance(
     run_name: str,
     points: Sequence[CurvePoint],
-    best: Mapping[str, CurvePoint],
+    best: Mapping[str, BestPoint],
     warnings: Sequence[str] = (),
 ) -> str:
     """Return the search as one self-contained HTML page.
@@ -30,22 +30,25 @@ def render_guidance(
         best: by group, the setting that is best for it.
         warnings: what to know before believing the values.
     """
+    settings = Settings(points)
     return render(
         "guidance.html.jinja",
         run_name=run_name,
         points=points,
         warnings=warnings,
         curves=curves(points, KEYS),
-        chosen=next((setting(point) for point in points if point.chosen), None),
-        best=[(group, setting(point), _of(group, point)) for group, point in best.items()],
+        held_out=any(b.held_out is not b.point for b in best.values()),
+        best=[(group, settings.label(b.point), _of(group, b)) for group, b in best.items()],
     )
 
 
-def _of(group: str, point: CurvePoint) -> list[tuple[str, str, str]]:
-    """Return (title, value, interval) of the point's values for this group."""
-    values = ((output, point.values.get(f"{name}/{group}")) for name, output in OUTPUTS.items())
-    return [
-        (n.title, digits(e.value, n.decimals), ends(e.low, e.high, n.decimals))
-        for n, e in values
-        if e
-    ]
+def _of(group: str, best: BestPoint) -> list[tuple[str, str, str, str]]:
+    """Return (title, value, interval, value where it was chosen) of the point's values for this group."""
+    rows = []
+    for name, output in OUTPUTS.items():
+        key, places = f"{name}/{group}", output.decimals
+        if e := best.held_out.values.get(key):
+            chosen = best.point.values.get(key)
+            text = digits(chosen.value, places) if chosen else ""
+            rows.append((output.title, digits(e.value, places), ends(e.low, e.high, places), text))
+    return rows
