@@ -88,8 +88,8 @@ class SamplingConfig(Config):
         )
         if isinstance(self.guidance, GroupGuidance):
             guidance["classes"] = str(self.guidance.classes)
-        if isinstance(self.guidance, Autoguidance) and self.guidance.content is None:
-            del guidance["content"]
+        if isinstance(self.guidance, Autoguidance) and (content := guidance.pop("content")):
+            guidance["guide_content"] = content
         return {
             "sampler": sampler.pop("name"),
             **sampler,

@@ -85,7 +85,7 @@ def _dotted(key: str) -> str:
         if each == key or (each.endswith(f".{key}") and not each.endswith(".name"))
     ]
     if len(matching) != 1:
-        short = [each.rpartition(".")[2] for each in known]
+        short = [each.rpartition(".")[2] for each in known if not each.endswith(".name")]
         raise UsageProblem(
             f"--over {key}: no setting of sampling has that name"
             if not matching

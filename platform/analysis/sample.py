@@ -80,8 +80,17 @@ def changed_sampling(model: Exported, omega: float | None, steps: int | None) ->
         UsageProblem: a value out of range, or a sampler or guidance that has no such setting.
     """
     own = model.card.sampling
-    wanted = {"sampling.guidance.omega": omega, "sampling.sampler.steps": steps}
-    changed = {key.removeprefix("sampling."): v for key, v in wanted.items() if v is not None}
+    changed: dict[str, float | int] = {}
+    for section, key, value in (("guidance", "omega", omega), ("sampler", "steps", steps)):
+        chosen = getattr(own, section)
+        if value is None:
+            continue
+        if key not in type(chosen).model_fields:
+            raise UsageProblem(
+                f"the model's {section} {chosen.name} has no {key}",
+                f"leave --{key} out: its images are those of {own.label}",
+            )
+        changed[f"{section}.{key}"] = value
     layers = [Layer("model", own.model_dump(mode="json")), Layer("sample", changed)]
     return resolve(SamplingConfig, layers).value
 

@@ -81,6 +81,8 @@ def _content_of_guide(
     if guidance.checkpoint or guidance.guide == THETA_G:
         weights = "general" if guidance.guide == THETA_G else "merged"
         sampling = experiment.sampling.without_guide().model_copy(update={"weights": weights})
+        if guidance.checkpoint:
+            CheckpointStore(run).read_manifest(guidance.checkpoint)  # says what there is instead
         with Scratch() as scratch:
             export_run(run, guidance.checkpoint or checkpoint, sampling, Path(scratch))
             guide = read_pretrained(Path(scratch) / "model")

@@ -195,7 +195,12 @@ def _log_results(
     """Log the best setting's metrics and files, and the values of all settings."""
     rank_by = plan.experiment.evaluation.rank_by
     points = [
-        {**point.values, "setting": point.sampling.label, rank_by: point.metrics[rank_by]}
+        {
+            **point.values,
+            "setting": point.sampling.label,
+            "omega": point.sampling.facts().get("omega"),
+            rank_by: point.metrics[rank_by],
+        }
         for point in tried
     ]
     plan.run.log_json({"best": best.values, "tried": points}, layout.Artifact.GUIDANCE_CURVE)

@@ -175,7 +175,7 @@ def _fetch(root: Storage, sha256: str, folder: Path, needed: str, fix: str) -> s
             raise CheckpointProblem(what, fix) from missing
     if describe(folder / WEIGHTS).sha256 != sha256:
         what = (
-            f"{folder_in_store.uri_of(WEIGHTS)}: its content is not that of its name, and {needed}"
+            f"{folder_in_store.uri_of(WEIGHTS)}: its content does not match its hash, and {needed}"
         )
         raise CheckpointProblem(what, fix)
     return folder_in_store.uri

@@ -124,7 +124,7 @@ def _key(point: CurvePoint) -> str:
 def differing(samplings: Sequence[SamplingConfig]) -> list[str]:
     """Return the names of the settings that are not the same in all that have them."""
     facts = [sampling.facts() for sampling in samplings]
-    keys = dict.fromkeys(key for each in facts for key in each if key != "content")
+    keys = dict.fromkeys(key for each in facts for key in each if key != "guide_content")
     return [key for key in keys if len({repr(each[key]) for each in facts if key in each}) > 1]
 
 
