@@ -40,13 +40,17 @@ FEATURES = 256
 
 
 class DiTConfig(TransformerConfig):
-    """Size of DiT; the defaults are DiT-S/2's, which the paper has for latents of 32x32."""
+    """Size of DiT; the defaults are those of DiT-S/2, whose widths are 384 (S), 768 (B), 1024 (L), 1152 (XL)."""
 
     name: Literal["dit"] = "dit"
     patch_size: int = Field(2, ge=1)
+    """Side of a patch, in pixels; must divide the image's height and width. The paper has 2, 4 and 8."""
     depth: int = Field(12, ge=3)
+    """Blocks: 12 (S, B), 24 (L), 28 (XL)."""
     heads: int = Field(6, ge=1)
+    """Attention heads of each block: 6 (S), 12 (B), 16 (L, XL); must divide the width."""
     mlp_ratio: float = Field(4.0, gt=0)
+    """Hidden numbers of a block's MLP, as a multiple of the width."""
 
     @model_validator(mode="after")
     def _positions_fit(self) -> DiTConfig:
