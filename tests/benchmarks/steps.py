@@ -24,7 +24,7 @@ from whipray.trainers.networks.low_rank import (
 
 ROUNDS = 9
 STEPS = 3  # a round
-CHANNELS = 32
+MODEL = {"base_channels": 32}
 BATCH = 8
 
 CALL = {"name": "call", "base": {"name": "ddpm", "label_drop": 0.0}}
@@ -110,16 +110,16 @@ def main() -> None:
     torch.set_num_threads(1)
     cpu = torch.device("cpu")
     trainings = {
-        name: build(objective, {}, channels=CHANNELS, batch=BATCH, device=cpu)
+        name: build(objective, {}, model=MODEL, batch=BATCH, device=cpu)
         for name, objective in OBJECTIVES.items()
     }
-    naive = build(CALL, {}, channels=CHANNELS, batch=BATCH, device=cpu)
+    naive = build(CALL, {}, model=MODEL, batch=BATCH, device=cpu)
     steps = {name: partial(step, training) for name, training in trainings.items()}
     steps[NAIVE] = partial(step, pass_twice(naive))
     times = cpu_seconds(steps, ROUNDS, STEPS)
     base = times["DDPM"]
 
-    large = build(CALL, {}, channels=CHANNELS, batch=FORMING_BATCH, device=cpu)
+    large = build(CALL, {}, model=MODEL, batch=FORMING_BATCH, device=cpu)
     forming = cpu_seconds({"form": partial(form, large), "step": partial(step, large)}, 3)
     hand_over(
         [

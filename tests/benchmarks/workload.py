@@ -28,13 +28,14 @@ def build(
     objective: dict[str, Any],
     engine: dict[str, Any],
     *,
-    channels: int,
+    model: dict[str, Any],
+    process: dict[str, Any] | None = None,
     batch: int,
     device: torch.device,
 ) -> Training:
-    """The U-Net of the papers at a width, ready to step on random images."""
+    """A training that is ready to step on random images."""
     images = random_images(8 * batch)
-    config = config_of(objective, engine, model={"base_channels": channels}, batch=batch)
+    config = config_of(objective, engine, model=model, process=process, batch=batch)
     join_workers(device)
     return Training(config, Splits(images, images), device, None)
 
@@ -44,10 +45,11 @@ def config_of(
     engine: dict[str, Any],
     *,
     model: dict[str, Any],
+    process: dict[str, Any] | None = None,
     batch: int,
     micro_batch: int | None = None,
 ) -> TrainerConfig:
-    """A training's config.
+    """A training's config; `model` without a name is the U-Net of the papers.
 
     Unless the objective says so, no label is dropped: every row pays for its whole loss, so that
     ratios can be compared with what the arithmetic asks for.
@@ -60,6 +62,7 @@ def config_of(
                 **model,
                 "guidance_embedding": objective["name"] == "tcfg",
             },
+            "process": process or {"name": "vp"},
             "objective": objective if "base" in objective else {"label_drop": 0.0, **objective},
             "engine": engine,
             "training": {"images": batch, "batch_size": batch, "micro_batch": micro_batch},
