@@ -35,6 +35,7 @@ from whipray.trainers.networks.low_rank import (
 )
 from whipray.trainers.objectives import AnyObjective, Batch
 from whipray.trainers.randomness import BatchRandom
+from whipray.trainers.trainer_config import LoRAConfig
 
 SHAPE = (2, 8, 8)
 CLASSES = len(COUNTS)
@@ -254,6 +255,17 @@ class TestContract:
         plain.load_state_dict(merged_weights(network.state_dict(), None, general_only=True))
         assert torch.equal(plain(*inputs()), expected)
 
+    def test_the_defaults_of_lora_and_call_fit_the_default_size(
+        self, config: NetworkConfig
+    ) -> None:
+        with torch.device("meta"):
+            network = type(config)().build((3, 32, 32), 100)
+            whole = sum(p.numel() for p in network.parameters())
+            add_parts(network, "general", LoRAConfig(), "pretrained.lora")
+            add_parts(network, "expert", LowRankConfig(rank=8), "objective.reserve")
+        parts = sum(p.numel() for name, p in network.named_parameters() if ".parts." in name)
+        assert 0.03 < parts / whole < 0.3
+
     @pytest.mark.parametrize("layers", ["up", "middle", "down", "embedding", "up.*.qkv"])
     def test_one_pass_predicts_by_theta_and_by_theta_g(
         self, config: NetworkConfig, layers: str
@@ -324,6 +336,17 @@ class TestContract:
         with torch.autocast("cpu", torch.bfloat16):
             output = network(*inputs()).float()
         assert 0 < (output - exact).norm() / exact.norm() < 0.05
+
+    @pytest.mark.slow
+    def test_compile_takes_it_as_one_graph(self, config: NetworkConfig) -> None:
+        network = build(config, guidance_embedding=True)
+        add_parts(network, "expert", ranked("up"), "where")
+        awake(network).eval()
+        arguments = (*inputs(), None, None, torch.ones(4), 4)
+        expected = network(*arguments)
+        torch._dynamo.reset()
+        compiled = torch.compile(network, backend="eager", fullgraph=True)
+        assert torch.equal(compiled(*arguments), expected)
 
     def test_weights_come_from_the_seed_and_go_through_a_state_dict(
         self, config: NetworkConfig
