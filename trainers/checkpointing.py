@@ -11,6 +11,7 @@ from typing import Any
 import torch.distributed as dist
 
 from .checkpoint import File, Manifest, checkpoint_name, describe
+from .config import DISCRIMINATOR_SUFFIXES
 from .data import PackedImages
 from .data.identity import DataIdentity
 from .engine import Engine
@@ -19,8 +20,6 @@ from .hooks import Hooks
 from .processes import ProcessConfig
 from .scratch import Scratch
 
-DISCRIMINATOR_SUFFIXES = (".name", ".source", ".kind")
-"""Ends of the keys that select one of several configs for a section."""
 LOSS_TOLERANCE = {"fp32": 1e-3, "bf16": 2e-2}
 """Relative tolerance of the next loss. Another number of workers, ZeRO stage or device sums in another
 order: both values are wide of what that changes, also in bf16 with its 8 significant bits, and far

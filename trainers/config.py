@@ -7,6 +7,9 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict
 
+DISCRIMINATOR_SUFFIXES = (".name", ".source", ".kind")
+"""Ends of the keys that select one of several configs for a section."""
+
 
 class Config(BaseModel):
     """A frozen config; an unknown key or a value out of range raises `pydantic.ValidationError`."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any, Literal, get_args, get_origin
@@ -10,6 +11,7 @@ from typing import Any, Literal, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
+from ...trainers.config import DISCRIMINATOR_SUFFIXES
 from ...trainers.errors import UsageProblem, did_you_mean
 from ..foundation.text import brief
 from .schema import alternatives, known_keys, tag_field, tags_of, walk
@@ -76,13 +78,16 @@ def _numbered(texts: Sequence[str]) -> str:
 def nearest_key(path: str, known: Sequence[str]) -> str | None:
     """Return the known dotted key that was probably meant by an unknown one.
 
-    Known keys with the same last part come first, then similar keys, then similar last parts.
+    Of a section that is what says which it is. Else known keys with the same last part come first, then
+    similar keys, then similar last parts.
     """
     last = {key: key.rpartition(".")[2] for key in known}
     name = path.rpartition(".")[2]
+    tags = [f"{path}{tag}" for tag in DISCRIMINATOR_SUFFIXES if f"{path}{tag}" in last]
     near_last = get_close_matches(name, list(last.values()), n=1, cutoff=0.7)
     candidates = (
-        [key for key in known if last[key] == name]
+        tags
+        or [key for key in known if last[key] == name]
         or get_close_matches(path, known, n=1, cutoff=0.7)
         or [key for key in known if last[key] in near_last]
     )
@@ -96,7 +101,7 @@ def _explain(
     kind, given, context = error["type"], error["input"], error.get("ctx", {})
     _, models, field = walk(model, error["loc"])
     if kind == "extra_forbidden":
-        return _unknown_key(path, error["loc"], model, origin_of)
+        return _unknown_key(path, given, error["loc"], model, origin_of)
     if kind in ("value_error", "assertion_error"):
         reason = str(context["error"])
         if isinstance(given, Mapping | BaseModel):
@@ -134,11 +139,16 @@ def _explain(
             f"give one; `whipray sweep` tries several: name a search space of yours that has, under "
             f"{level}:, `{path}: {{type: categorical, choices: [{brief(given)[1:-1]}]}}`"
         )
+    if models and (name := tag_field(models)) and not isinstance(given, Mapping | BaseModel):
+        choices = [choice for variant in models for choice in tags_of(variant, name)]
+        if given in choices:
+            return what, f"write {path}.{name}={given}{_where(origin_of, path)}"
+        return what, f"choose {path}.{name} of {_listed(choices)}{_where(origin_of, path)}"
     return what, f"change it{_where(origin_of, path)}"
 
 
 def _unknown_key(
-    path: str, loc: Sequence[int | str], model: type[BaseModel], origin_of: OriginOf
+    path: str, given: Any, loc: Sequence[int | str], model: type[BaseModel], origin_of: OriginOf
 ) -> tuple[str, str]:
     above, _, name = path.rpartition(".")
     origin = _origin(origin_of, path)
@@ -148,11 +158,27 @@ def _unknown_key(
         return what, f"remove it, or choose the {above} that has it"
     what = f"unknown key {path}{origin}"
     level = [key for variant in walk(model, loc[:-1])[1] for key in variant.model_fields]
+    if isinstance(given, Mapping) and (section := _section_of(given, everywhere)):
+        return what, f"did you mean {section}?"
+    below = f"{above}." if above else ""
+    if same := [key for key in everywhere if key.startswith(below) and key.endswith(f".{name}")]:
+        return what, f"did you mean {same[0]}?"
     if near := get_close_matches(name, level, n=1):
         return what, f"did you mean {above + '.' if above else ''}{near[0]}?"
     if meant := nearest_key(path, everywhere):
         return what, f"did you mean {meant}?"
     return what, f"the keys {'of ' + above if above else 'at the top level'} are {_listed(level)}"
+
+
+def _section_of(given: Mapping[str, Any], known: Sequence[str]) -> str | None:
+    """Return the section that alone has most of these keys, or what it calls the only one."""
+    counts = Counter(
+        section for section, _, key in (each.rpartition(".") for each in known) if key in given
+    )
+    first, second = [*counts.most_common(2), ("", 0), ("", 0)][:2]
+    if first[1] == second[1]:
+        return None
+    return f"{first[0]}.{next(iter(given))}" if len(given) == 1 else first[0]
 
 
 def _wrong_choice(

@@ -54,6 +54,8 @@ log = logging.getLogger(__name__)
 LEVELS: tuple[Level, ...] = ("train", "sample")
 POINTS_TRIED = 32
 """With one choice of a parameter, before the choice is refused: others may be what is wrong."""
+SAME_LOSS = ("process.progress", "process.sigma_min", "process.sigma_max")
+"""Fields of a process that change no validation loss."""
 
 
 def plan_sweep(
@@ -180,6 +182,7 @@ class Sweep:
                 "sampling.weights cannot be searched on the sample level: it is chosen at export",
                 "search it on the train level, or use `whipray evaluate RUN sampling.weights=general`",
             )
+        self._check_comparable()
         for point in self.space.seed_points:
             self.experiment_for(point, "seed point")
         for baseline in self.space.baselines:
@@ -187,6 +190,17 @@ class Sweep:
         for level in LEVELS:
             for name, choice in self.space.choices(level):
                 self._check_choice(level, name, choice)
+
+    def _check_comparable(self) -> None:
+        """Raise if trainings would be stopped by validation losses that mean different things."""
+        searched = [name for name in self.space.train if name.startswith("process.")]
+        other_loss = [name for name in searched if name not in SAME_LOSS]
+        if self.experiment.tuning.early_stop and other_loss:
+            raise UsageProblem(
+                f"tuning.early_stop compares validation losses, and {other_loss[0]} is searched: "
+                "losses of different processes are not comparable",
+                "leave tuning.early_stop out, or sweep over each process by itself",
+            )
 
     def _check_choice(self, level: Level, name: str, choice: Scalar) -> None:
         """Raise if no point with this choice is valid, of those that are tried."""

@@ -72,6 +72,42 @@ MISTAKES = {
         ("train", "digits-lt", "sampling.sampler.name=dimm"),
         "did you mean ddim?",
     ),
+    "a process under its old name": (
+        ("train", "digits-lt", "diffusion.schedule=cosine"),
+        "did you mean process.schedule?",
+    ),
+    "guidance under its old name": (
+        ("train", "digits-lt", "sampling.omega=1.5"),
+        "did you mean sampling.guidance.omega?",
+    ),
+    "steps under their old name": (
+        ("train", "digits-lt", "sampling.steps=50"),
+        "did you mean sampling.sampler.steps?",
+    ),
+    "a sampler under its old name": (
+        ("train", "digits-lt", "sampling.sampler=ddim"),
+        "write sampling.sampler.name=ddim",
+    ),
+    "a variance under its old name": (
+        ("train", "digits-lt", "sampling.variance=fixed_small"),
+        "did you mean sampling.sampler.variance?",
+    ),
+    "a sampler that the process cannot take": (
+        ("train", "digits-lt-edm", "sampling.sampler.name=ddpm"),
+        "set sampling.sampler.name to ddim, heun, dpmpp_2m or unipc",
+    ),
+    "a key of another process": (
+        ("train", "digits-lt", "process.sigma_data=0.5"),
+        "not a key of process when that is vp",
+    ),
+    "early stops over processes": (
+        ("sweep", "processes", "tuning.early_stop.min_images=3200", "--recipe", "digits-lt"),
+        "sweep over each process by itself",
+    ),
+    "patches that do not divide the image": (
+        ("train", "digits-lt-vit", "model.patch_size=3"),
+        "set it to one of 1, 2, 4, 8",
+    ),
     "a value out of range": (("train", "digits-lt", "training.images=-1"), "training.images"),
     "an override without a value": (("train", "digits-lt", "seed"), "seed"),
     "no run of this name": (("evaluate", "nothing"), "no run nothing"),

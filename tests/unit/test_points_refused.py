@@ -56,6 +56,20 @@ def take_all(points: PointQueue) -> list[int]:
     return widths
 
 
+def test_processes_are_not_compared_by_their_losses(tmp_path: Path) -> None:
+    early = "tuning.early_stop.min_images=3200"
+    text = "description: d\ntrain: {{{}: {{type: categorical, choices: [{}]}}}}\n"
+    for key, choices in (("process.name", "vp, edm"), ("process.schedule", "linear, cosine")):
+        space = text.format(key, choices)
+        sweep_of(space, tmp_path).check_points()
+        with pytest.raises(UsageProblem, match=f"early_stop compares .* and {key} is searched"):
+            sweep_of(space, tmp_path, early).check_points()
+    for key, choices in (("objective.name", "ddpm, cbdm"), ("process.progress", "vp, quantile")):
+        space = text.format(key, choices)
+        name = "process.name=edm" if key.startswith("process") else "process.name=vp"
+        sweep_of(space, tmp_path, early, name).check_points()
+
+
 def test_a_refused_point_fails_and_the_others_are_trained(tmp_path: Path) -> None:
     sweep, study = sweep_of(WIDTHS, tmp_path), opened(tmp_path, WIDTHS)
     sweep.check_points()

@@ -42,7 +42,7 @@ def test_a_file_of_that_name_comes_first() -> None:
 
 def test_the_names_are_data_recipes_their_methods_and_files() -> None:
     names = recipe_names()
-    assert len(names) == len(set(names)) == 49
+    assert len(names) == len(set(names)) == 79
     assert {"cifar10-lt", "cifar100-lt-ir50-sqrt-rs", "digits-lt-call-lora", "digits-demo"} <= {
         *names
     }
@@ -85,8 +85,13 @@ def test_a_list_is_laid_in_order_and_what_two_extend_comes_once(tmp_path) -> Non
         load_experiment(write("own.yaml", "extends: digits-lt\nmethods: [oc]\n"), [])
 
 
-CIFAR = [name for name in recipe_names() if name.startswith("cifar")]
-"""Every recipe that names released code or a table; digits are in no paper."""
+OTHER_BACKBONES = ("edm", "edm-cbdm", "vit", "vit-cbdm", "dit", "flow")
+CIFAR = [
+    name
+    for name in recipe_names()
+    if name.startswith("cifar") and not name.endswith(tuple(f"-lt{i}-{b}" for i in ("", "-ir50") for b in OTHER_BACKBONES))
+]
+"""Every recipe of DDPM's U-Net and process that names released code or a table; digits are in no paper."""
 README_STEPS = {"cbdm": 300_001, "cbdm-ada": 500_001, "cbdm-finetune": 50_001, "oc": 200_001}
 """Steps after which a checkpoint is evaluated, one more than its number: READMEs of CBDM-pytorch and OC_LT."""
 OMEGAS = {"cbdm": 1.6, "cbdm-ada": 1.4, "cbdm-finetune": 2.0, "oc": 1.5, "call": 1.5, "focal": 1.5}
@@ -131,6 +136,74 @@ def test_recipes_follow_their_table_to_the_end(name: str) -> None:
     assert evaluation.features.extractor == "inception"
     assert config.model.initial_weights == "released"
     assert {"fid", "kid", "precision_recall", "prd", "inception_score"} == {*evaluation.metrics}
+
+
+@pytest.mark.parametrize("data", ["cifar100-lt", "cifar100-lt-ir50", "cifar10-lt"])
+def test_edm_is_trained_and_sampled_as_its_release_does_cifar_10(data: str) -> None:
+    """NVlabs/edm, train.py's defaults, its README's sampler; Karras et al. 2022, table 1."""
+    config = load_experiment(f"{data}-edm", []).value
+    optimizer, batch = config.optimizer, config.training.batch_size
+    assert (batch, config.training.images) == (512, 200_000_000)
+    for images, share in ((512, 512e-7), (5_000_000, 0.5), (10_000_000, 1), (200_000_000, 1)):
+        assert optimizer.lr_at(images, batch) == pytest.approx(1e-3 * share, rel=1e-12)
+    for images, half_life in ((1_000_000, 50_000), (10_000_000, 500_000), (10**8, 500_000)):
+        decay = optimizer.ema_decay_at(images, batch)
+        assert decay == pytest.approx(0.5 ** (batch / half_life), rel=1e-12)
+    assert (optimizer.betas, optimizer.weight_decay, optimizer.clip) == ((0.9, 0.999), 0, 0)
+    assert (config.augmentation.name, config.augmentation.probability) == ("ada", 0.12)
+    assert config.model.model_dump() == {
+        **{"name": "ddpmpp", "base_channels": 128, "channel_mult": (2, 2, 2), "dropout": 0.13},
+        **{"blocks_per_level": 4, "attention_resolutions": (16,), "guidance_embedding": False},
+    }
+    process = config.process
+    assert (process.name, process.sigma_data) == ("edm", 0.5)
+    assert (process.p_mean, process.p_std) == (-1.2, 1.2)
+    assert (process.sigma_min, process.sigma_max) == (0.002, 80)
+    sampler = config.sampling.sampler
+    assert (sampler.name, sampler.spacing, sampler.s_churn) == ("heun", "rho", 0)
+    assert sampler.calls(process) == 35
+    assert not config.sampling.clip_x0
+
+
+@pytest.mark.parametrize("data", ["cifar100-lt", "cifar100-lt-ir50", "cifar10-lt"])
+def test_genvit_is_trained_as_its_release_does_cifar_10(data: str) -> None:
+    """sndnyang/Diffusion_ViT, gevit_main.py: AdamW, 390 whole batches an epoch, EMA 0.999, clip 1."""
+    config = load_experiment(f"{data}-vit", []).value
+    optimizer, batch, epoch = config.optimizer, config.training.batch_size, 390 * 128
+    assert (batch, config.training.images) == (128, 500 * epoch)
+    assert optimizer.lr_at(5 * epoch, batch) == pytest.approx(5e-4, rel=1e-12)
+    assert optimizer.lr_at(10 * epoch, batch) == optimizer.lr_at(500 * epoch, batch) == 1e-3
+    assert optimizer.ema_decay_at(10 * epoch, batch) == pytest.approx(0.999, rel=1e-9)
+    assert (optimizer.weight_decay, optimizer.clip) == (0.05, 1)
+    model, process = config.model, config.process
+    assert (model.name, model.patch_size, model.width) == ("vit", 4, 384)
+    assert (model.depth, model.heads, model.mlp_ratio, model.dropout) == (9, 12, 2, 0)
+    assert (process.schedule, process.timesteps, process.prediction) == ("cosine", 1000, "eps")
+    assert (config.sampling.sampler.name, config.sampling.clip_x0) == ("ddpm", True)
+
+
+@pytest.mark.parametrize("backbone", ["edm", "vit"])
+def test_cbdm_on_another_backbone_changes_the_objective_and_its_omega_only(backbone: str) -> None:
+    base = load_experiment(f"cifar100-lt-{backbone}", []).value
+    cbdm = load_experiment(f"cifar100-lt-{backbone}-cbdm", []).value
+    unet = load_experiment("cifar100-lt-cbdm", []).value
+    assert cbdm.objective == unet.objective
+    assert cbdm.sampling.guidance == unet.sampling.guidance
+    sampling = base.sampling.model_copy(update={"guidance": cbdm.sampling.guidance})
+    assert base.model_copy(update={"objective": cbdm.objective, "sampling": sampling}) == cbdm
+
+
+def test_imagenet_lt_is_edm_s_at_64_pixels() -> None:
+    config = load_experiment("imagenet-lt-64", []).value
+    assert (config.data.source, config.data.image_size) == ("list_files", 64)
+    assert config.model.channel_mult == (1, 2, 2, 2)
+    assert (config.process.p_mean, config.process.p_std) == (-0.8, 1.6)
+    assert (config.engine.precision, config.engine.zero_stage) == ("bf16", 1)
+    groups = config.evaluation.groups
+    assert (groups.kind, groups.many_above, groups.few_below) == ("thresholds", 100, 20)
+    dit = load_experiment("imagenet-lt-64-dit", []).value
+    assert dit.model.grid_of((3, 64, 64)) == (16, 16)
+    assert (dit.data, dit.process.name) == (config.data, "flow")
 
 
 def test_without_a_network_one_setting_takes_the_own_classifier() -> None:

@@ -84,6 +84,7 @@ def test_unknown_names_are_found_before_anything_starts() -> None:
     for name, base, baselines, what in [
         ("objective.taau", "{}", "[]", r"train: unknown key objective\.taau.*objective\.tau\?"),
         ("tau", "{}", "[]", r"train: unknown key tau.*objective\.tau\?"),
+        ("objective", "{}", "[]", r"train: unknown key objective .*objective\.name\?"),
         ("objective.tau", "{objective: {nam: x}}", "[]", r"base: unknown key objective\.nam "),
         (
             "objective.tau",
