@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from whipray.platform.config.experiment import load_experiment
+from whipray.platform.config.experiment import load_experiment, with_values
 from whipray.platform.config.recipes import recipe_layers, recipe_names
 from whipray.trainers.errors import UsageProblem
 
@@ -89,7 +89,8 @@ OTHER_BACKBONES = ("edm", "edm-cbdm", "vit", "vit-cbdm", "dit", "flow")
 CIFAR = [
     name
     for name in recipe_names()
-    if name.startswith("cifar") and not name.endswith(tuple(f"-lt{i}-{b}" for i in ("", "-ir50") for b in OTHER_BACKBONES))
+    if name.startswith("cifar")
+    and not name.endswith(tuple(f"-lt{i}-{b}" for i in ("", "-ir50") for b in OTHER_BACKBONES))
 ]
 """Every recipe of DDPM's U-Net and process that names released code or a table; digits are in no paper."""
 README_STEPS = {"cbdm": 300_001, "cbdm-ada": 500_001, "cbdm-finetune": 50_001, "oc": 200_001}
@@ -152,8 +153,13 @@ def test_edm_is_trained_and_sampled_as_its_release_does_cifar_10(data: str) -> N
     assert (optimizer.betas, optimizer.weight_decay, optimizer.clip) == ((0.9, 0.999), 0, 0)
     assert (config.augmentation.name, config.augmentation.probability) == ("ada", 0.12)
     assert config.model.model_dump() == {
-        **{"name": "ddpmpp", "base_channels": 128, "channel_mult": (2, 2, 2), "dropout": 0.13},
-        **{"blocks_per_level": 4, "attention_resolutions": (16,), "guidance_embedding": False},
+        "name": "ddpmpp",
+        "base_channels": 128,
+        "channel_mult": (2, 2, 2),
+        "dropout": 0.13,
+        "blocks_per_level": 4,
+        "attention_resolutions": (16,),
+        "guidance_embedding": False,
     }
     process = config.process
     assert (process.name, process.sigma_data) == ("edm", 0.5)
@@ -191,6 +197,22 @@ def test_cbdm_on_another_backbone_changes_the_objective_and_its_omega_only(backb
     assert cbdm.sampling.guidance == unet.sampling.guidance
     sampling = base.sampling.model_copy(update={"guidance": cbdm.sampling.guidance})
     assert base.model_copy(update={"objective": cbdm.objective, "sampling": sampling}) == cbdm
+
+
+@pytest.mark.parametrize(("name", "steps"), [("heun", 18), ("dpmpp_2m", 20), ("unipc", 20)])
+def test_another_sampler_has_its_own_steps_and_levels(name: str, steps: int) -> None:
+    """Those of the recipe or the run (25 or 50 steps of ddim, trailing or leading) are no measure for it."""
+    for recipe in ("digits-lt", "cifar100-lt-call"):
+        chosen = f"sampling.sampler.name={name}"
+        of_recipe = load_experiment(recipe, [chosen]).value
+        of_run = with_values(
+            load_experiment(recipe, []).value, {"sampling.sampler.name": name}, "a point"
+        )
+        for config in (of_recipe, of_run):
+            assert config.sampling.sampler.steps == steps
+            assert config.sampling.sampler == type(config.sampling.sampler)()
+    given = load_experiment("digits-lt", [chosen, "sampling.sampler.steps=7"]).value
+    assert given.sampling.sampler.steps == 7
 
 
 def test_imagenet_lt_is_edm_s_at_64_pixels() -> None:

@@ -10,23 +10,24 @@ from __future__ import annotations
 
 import math
 from itertools import pairwise
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 from torch import Tensor
 
+from ..config import OfOneVariant
 from ..processes import Process, ProcessConfig, VPConfig
 from .base import Denoise, Noise
-from .grid import GridSampler, Spacing
+from .grid import GridSampler, OwnSteps, Spacing
 
 
 class DDIMSampler(GridSampler):
     """First order, one call a step."""
 
     name: Literal["ddim"] = "ddim"
-    steps: int = Field(50, ge=1)
+    steps: OwnSteps = Field(50, ge=1)
     """Calls of the network; at most T of vp with trailing and leading."""
-    spacing: Spacing = "trailing"
+    spacing: Annotated[Spacing, OfOneVariant()] = "trailing"
     """Which noise levels: trailing, leading (vp alone), rho or log_snr."""
     eta: float = Field(0.0, ge=0, le=1)
     """Noise added at each step; 0 is deterministic."""

@@ -8,14 +8,15 @@ From t to s, with x_0' of the level before t, l = ln(alpha / sigma) and r = (l_t
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 from torch import Tensor
 
+from ..config import OfOneVariant
 from ..processes import Level, Process
 from .base import Denoise, Noise
-from .grid import GridSampler, advance
+from .grid import GridSampler, OwnSteps, advance
 
 Earlier = tuple[Level, Tensor]
 """A level and x_0 (B, C, H, W) that was predicted there."""
@@ -25,9 +26,9 @@ class DPMSolver2MSampler(GridSampler):
     """Second order, one call a step."""
 
     name: Literal["dpmpp_2m"] = "dpmpp_2m"
-    steps: int = Field(20, ge=1)
+    steps: OwnSteps = Field(20, ge=1)
     """Calls of the network; at most T of vp with trailing."""
-    spacing: Literal["trailing", "rho", "log_snr"] = "log_snr"
+    spacing: Annotated[Literal["trailing", "rho", "log_snr"], OfOneVariant()] = "log_snr"
     """Which noise levels."""
 
     def __call__(self, denoise: Denoise, noise: Noise, process: Process) -> Tensor:

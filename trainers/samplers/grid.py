@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field
 from torch import Tensor
 
+from ..config import OfOneVariant
 from ..processes import VP, EDMConfig, Level, Process, ProcessConfig, VPConfig
 from ..processes.base import even_in_power
 from .base import SamplerConfig
@@ -20,6 +21,9 @@ which CALL builds: it starts from noise that no x_980 is, so prefer it only for 
 tables.
 rho: the 7th roots of sigma / alpha are even (EDM, eq. 5), which spends more steps at low noise.
 log_snr: ln(alpha / sigma) is even (Lu et al. 2022, DPM-Solver, section 3.4)."""
+
+OwnSteps = Annotated[int, OfOneVariant()]
+"""Steps of one sampler, which say nothing for another with other calls and another order."""
 
 END = Level(math.nan, 1.0, 0.0)
 """x_0 itself, where no network is asked."""

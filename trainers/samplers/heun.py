@@ -12,23 +12,24 @@ from __future__ import annotations
 
 import math
 from itertools import pairwise
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field
 from torch import Tensor
 
+from ..config import OfOneVariant
 from ..processes import Level, Process, ProcessConfig
 from .base import Denoise, Noise
-from .grid import GridSampler, advance
+from .grid import GridSampler, OwnSteps, advance
 
 
 class HeunSampler(GridSampler):
     """Second order, two calls a step but for the last one."""
 
     name: Literal["heun"] = "heun"
-    steps: int = Field(18, ge=1)
+    steps: OwnSteps = Field(18, ge=1)
     """N of 2 N - 1 calls of the network; EDM has 18 for CIFAR-10 and 40 or 256 for ImageNet-64."""
-    spacing: Literal["rho", "log_snr"] = "rho"
+    spacing: Annotated[Literal["rho", "log_snr"], OfOneVariant()] = "rho"
     """Which noise levels. There is no trailing: from sigma / alpha of 1000s, Euler's step is no guess."""
     s_churn: float = Field(0.0, ge=0)
     """How much noise is put back on the way; 0 is deterministic, 40 EDM's for ImageNet-64."""

@@ -16,24 +16,25 @@ from __future__ import annotations
 
 import math
 from itertools import pairwise
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 from torch import Tensor
 
+from ..config import OfOneVariant
 from ..processes import Level, Process
 from .base import Denoise, Noise
 from .dpmpp_2m import Earlier, extrapolated
-from .grid import GridSampler, advance
+from .grid import GridSampler, OwnSteps, advance
 
 
 class UniPCSampler(GridSampler):
     """Second order and a corrector, one call a step."""
 
     name: Literal["unipc"] = "unipc"
-    steps: int = Field(20, ge=1)
+    steps: OwnSteps = Field(20, ge=1)
     """Calls of the network; at most T of vp with trailing."""
-    spacing: Literal["trailing", "rho", "log_snr"] = "log_snr"
+    spacing: Annotated[Literal["trailing", "rho", "log_snr"], OfOneVariant()] = "log_snr"
     """Which noise levels."""
 
     def __call__(self, denoise: Denoise, noise: Noise, process: Process) -> Tensor:
