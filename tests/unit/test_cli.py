@@ -104,16 +104,22 @@ MISTAKES = {
         ("sweep", "processes", "tuning.early_stop.min_images=3200", "--recipe", "digits-lt"),
         "sweep over each process by itself",
     ),
-    "patches that do not divide the image": (
-        ("train", "digits-lt-vit", "model.patch_size=3"),
-        "set it to one of 1, 2, 4, 8",
-    ),
     "a value out of range": (("train", "digits-lt", "training.images=-1"), "training.images"),
     "an override without a value": (("train", "digits-lt", "seed"), "seed"),
     "no run of this name": (("evaluate", "nothing"), "no run nothing"),
     "no trial of this name": (("sample", "nothing/3"), "no run nothing/3"),
     "trials that are no number": (("sweep", "cbdm", "--trials", "0"), "--trials"),
 }
+
+
+def test_patches_that_do_not_divide_the_image_are_refused(whipray: Shell, tmp_path: Path) -> None:
+    answer = whipray("train", "digits-lt-vit", "model.patch_size=3")
+    assert (answer.code, answer.out) == (2, "")
+    error, fix = answer.err.strip().splitlines()[-2:]
+    assert error.startswith("error: model.patch_size 3 does not divide images of 8x8")
+    assert "1, 2, 4, 8" in error
+    assert fix.startswith("fix: ")
+    assert not (tmp_path / "whipray-runs").exists()
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
