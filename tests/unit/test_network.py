@@ -143,6 +143,21 @@ def test_another_architecture_is_refused(pretrained: Pretrained, changes: dict[s
         build_network(config_of({}, model={**SIZE, **changes}), SHAPE, NAMES, pretrained)
 
 
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"model": {"name": "dit"}}, "has model.name=unet, this training dit .*set model.name=unet"),
+        ({"process": {"name": "flow"}}, "has process.name=vp, this training flow"),
+    ],
+)
+def test_another_network_or_process_is_refused_in_one_line(
+    pretrained: Pretrained, changes: dict[str, Any], problem: str
+) -> None:
+    with pytest.raises(UsageProblem, match=problem) as error:
+        build_network(config_of({}, **changes), SHAPE, NAMES, pretrained)
+    assert "\n" not in str(error.value)
+
+
 def test_images_of_another_shape_are_refused(pretrained: Pretrained) -> None:
     with pytest.raises(Problem, match=r"conv_in\.weight is \(8, 3, 3, 3\)|images of 3 x 8 x 8"):
         build_network(config_of({}), (1, 8, 8), NAMES, pretrained)

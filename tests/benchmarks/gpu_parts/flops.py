@@ -33,7 +33,7 @@ def _counted(parts: str, side: int) -> float:
     config = TrainerConfig.model_validate(found)
     classes = 10
     with META:
-        network = UNet(config.model, (3, side, side), classes)
+        network = config.model.build((3, side, side), classes)
         config.objective.prepare(network)
         images = torch.zeros(ROWS, 3, side, side)
         labels = torch.zeros(ROWS, dtype=torch.int64)

@@ -20,7 +20,6 @@ from torch.utils.data import DataLoader, Dataset, RandomSampler
 from torchvision import transforms
 
 from whipray.trainers.data.packed import PackedImages
-from whipray.trainers.networks import UNet
 from whipray.trainers.trainer_config import TrainerConfig
 
 EPOCH = 12_406
@@ -67,7 +66,7 @@ class PlainLoop:
         bf16: bool,
     ) -> None:
         self.device, self.bf16 = device, bf16
-        self.network: nn.Module = UNet(config.model, packed.image_shape, packed.num_classes)
+        self.network: nn.Module = config.model.build(packed.image_shape, packed.num_classes)
         self.network.to(device)
         self.average = deepcopy(self.network)
         self.optimizer = torch.optim.Adam(self.network.parameters(), lr=LR)
