@@ -146,7 +146,10 @@ def test_another_architecture_is_refused(pretrained: Pretrained, changes: dict[s
 @pytest.mark.parametrize(
     ("changes", "problem"),
     [
-        ({"model": {"name": "dit"}}, "has model.name=unet, this training dit .*set model.name=unet"),
+        (
+            {"model": {"name": "dit"}},
+            "has model.name=unet, this training dit .*set model.name=unet",
+        ),
         ({"process": {"name": "flow"}}, "has process.name=vp, this training flow"),
     ],
 )
