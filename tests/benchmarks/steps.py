@@ -9,6 +9,7 @@ from unittest.mock import patch
 import torch
 from measure import Result, cpu_seconds, hand_over, ratios
 from torch import Tensor
+from torch.nn.functional import mse_loss
 from workload import build, step
 
 from whipray.trainers.loop import Training
@@ -21,6 +22,8 @@ from whipray.trainers.networks.low_rank import (
     add_parts,
     theta_g,
 )
+from whipray.trainers.objectives import Loss
+from whipray.trainers.randomness import BatchRandom
 
 ROUNDS = 9
 STEPS = 3  # a round
@@ -50,6 +53,8 @@ AT_MOST = {
     "CALL over CBDM": 2.9,
 }
 NAIVE = "CALL over DDPM, two whole passes"
+BY_HAND = "DDPM written by hand"
+ON_EDM = "DDPM on edm"
 FORMING_BATCH = 64
 
 
@@ -65,6 +70,23 @@ def pass_twice(training: Training) -> Training:
             )
 
     training.engine.predict = naive  # type: ignore[method-assign]
+    return training
+
+
+def by_hand(training: Training) -> Training:
+    """DDPM's loss with its coefficients looked up where they are used: no process, no objective."""
+    abar = torch.cumprod(1 - torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64), 0)
+    signal, noise = (x.sqrt().float()[:, None, None, None] for x in (abar, 1 - abar))
+
+    def loss_of(images_seen: int, piece: int, portable: bool = False) -> Loss:  # noqa: ARG001
+        batch, number = training.batches.rows(images_seen, 0, BATCH), images_seen // BATCH
+        rng = BatchRandom(training.config.seed, number, 0, BATCH, training.device)
+        t, eps = rng.integers("t", 1000), rng.normal("eps", batch.images.shape[1:])
+        x_t = signal[t] * batch.images + noise[t] * eps
+        loss = mse_loss(training.engine.predict(x_t, t.float(), batch.labels), eps)
+        return Loss(loss, {"denoising": loss.detach()})
+
+    training._loss = loss_of  # type: ignore[method-assign]
     return training
 
 
@@ -114,8 +136,13 @@ def main() -> None:
         for name, objective in OBJECTIVES.items()
     }
     naive = build(CALL, {}, model=MODEL, batch=BATCH, device=cpu)
+    plain = build({"name": "ddpm"}, {}, model=MODEL, batch=BATCH, device=cpu)
+    edm = {"name": "edm"}
+    on_edm = build({"name": "ddpm"}, {}, model=MODEL, process=edm, batch=BATCH, device=cpu)
     steps = {name: partial(step, training) for name, training in trainings.items()}
     steps[NAIVE] = partial(step, pass_twice(naive))
+    steps[BY_HAND] = partial(step, by_hand(plain))
+    steps[ON_EDM] = partial(step, on_edm)
     times = cpu_seconds(steps, ROUNDS, STEPS)
     base = times["DDPM"]
 
@@ -127,6 +154,13 @@ def main() -> None:
             *(
                 Result(f"step, {name}", ratios(times[name], base), "x DDPM", at_most=limit)
                 for name, limit in AT_MOST.items()
+            ),
+            Result(f"step, DDPM over {BY_HAND}", ratios(base, times[BY_HAND]), "x", at_most=1.02),
+            Result(
+                f"step, {ON_EDM} over {BY_HAND}",
+                ratios(times[ON_EDM], times[BY_HAND]),
+                "x",
+                at_most=1.02,
             ),
             Result(f"step, {NAIVE}", ratios(times[NAIVE], base), "x DDPM"),
             Result(

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import weakref
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -28,12 +29,22 @@ from whipray.trainers.data.batches import gather, to_float
 from whipray.trainers.data.order import IndexOrder
 from whipray.trainers.engine import Engine, join_workers
 from whipray.trainers.errors import CheckpointProblem, DivergenceProblem, UsageProblem
-from whipray.trainers.export import CARD, WEIGHTS, ModelCard, export, load_exported, write_card
+from whipray.trainers.export import (
+    CARD,
+    WEIGHTS,
+    ModelCard,
+    Pretrained,
+    export,
+    load_exported,
+    read_pretrained,
+    write_card,
+)
 from whipray.trainers.hooks import Progress
 from whipray.trainers.integrity import seal, unseal
 from whipray.trainers.loop import Training, rows_of_worker
 from whipray.trainers.networks import UNet
 from whipray.trainers.objectives import Batch
+from whipray.trainers.processes import VPConfig, edm
 from whipray.trainers.randomness import BatchRandom, derive_seed
 from whipray.trainers.trainer_config import LoopConfig, TrainerConfig
 
@@ -343,6 +354,49 @@ def test_an_exported_model_is_the_average(train: Train, tmp_path: Path) -> None:
     assert not torch.allclose(weights_say, average_says, atol=1e-2)
     images = model.sample(torch.tensor([1, 2]), card.sampling, seed=0)
     assert images.shape == (2, 1, 8, 8)
+
+
+def test_a_measured_sigma_data_is_kept_by_all_that_follows(
+    train: Train, data: Splits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured_edm = {"process": {"name": "edm", "sigma_data": None}}
+    training, hooks = train(**measured_edm, training__images=2 * BATCH)
+    process = training.process_config
+    assert process.sigma_data == pytest.approx((data.train.images / 127.5 - 1).std())
+    resume = hooks.resume()
+    assert resume.manifest.process == process
+    assert resume.manifest.config["process"]["sigma_data"] is None  # as it was asked for
+
+    def again(_images: Any) -> float:
+        raise AssertionError("measured again")
+
+    monkeypatch.setattr(edm, "standard_deviation", again)
+    resumed, _ = train(resume, **measured_edm, training__images=3 * BATCH)
+    assert resumed.process_config == resumed.process.config == process
+
+    export(resume.folder, resume.manifest, tmp_path / "model", ddim(3))
+    model = load_exported(tmp_path / "model")
+    assert model.card.process == model.denoiser.process.config == process
+    assert model.sample(torch.tensor([1, 2]), model.card.sampling, seed=0).isfinite().all()
+
+    def tune(pretrained: Pretrained, **changes: Any) -> Training:
+        config = config_of(pretrained={"model": "./model"}, **changes)
+        tuned = Training(config, data, CPU, None, pretrained)
+        tuned.engine.close()
+        return tuned
+
+    pretrained = read_pretrained(tmp_path / "model")
+    other_noise = {"process": {**measured_edm["process"], "p_mean": -0.8}}
+    tuned = tune(pretrained, **other_noise).process_config
+    assert tuned == process.model_copy(update={"p_mean": -0.8})
+    with pytest.raises(UsageProblem, match=r"has process\.sigma_data=0\.\d+, this training 0\.5"):
+        tune(pretrained, process={"name": "edm"})
+    with pytest.raises(UsageProblem, match=r"has process\.name=edm, this training vp"):
+        tune(pretrained)
+    monkeypatch.undo()
+    of_vp = replace(pretrained, card=pretrained.card.model_copy(update={"process": VPConfig()}))
+    with pytest.raises(UsageProblem, match=r"has process\.name=vp, this training edm"):
+        tune(of_vp, **measured_edm)
 
 
 def test_a_checkpoint_of_an_earlier_format_is_refused(train: Train) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from whipray.trainers.errors import Problem, UsageProblem
 from whipray.trainers.export import ModelCard, Pretrained, merged_weights
 from whipray.trainers.network import build_network
 from whipray.trainers.networks import UNet, UNetConfig
-from whipray.trainers.processes import ProcessConfig, VPConfig
+from whipray.trainers.processes import EDMConfig, FlowConfig, ProcessConfig, VPConfig
 from whipray.trainers.sampling import SamplingConfig
 from whipray.trainers.trainer_config import TrainerConfig
 
@@ -135,6 +136,45 @@ def test_other_classes_are_refused_in_one_line(pretrained: Pretrained, names: li
         build_network(config_of({}), SHAPE, names, pretrained)
     assert "\n" not in str(e.value)
     assert build_network(config_of({"labels": "new"}), SHAPE, names, pretrained)
+
+
+@pytest.mark.parametrize(
+    ("its", "ours", "differs", "value"),
+    [
+        (VPConfig(), {"name": "edm"}, "name=vp, this training edm", "name=vp"),
+        (FlowConfig(), {}, "name=flow, this training vp", "name=flow"),
+        (VPConfig(prediction="v"), {}, "prediction=v, this training eps", "prediction=v"),
+        (VPConfig(), {"schedule": "cosine"}, "schedule=linear, this training cosine", "schedule="),
+        (EDMConfig(sigma_data=0.6), {"name": "edm"}, "sigma_data=0.6, this training 0.5", "sigma_"),
+    ],
+)
+def test_a_model_of_another_process_is_refused(
+    pretrained: Pretrained, its: ProcessConfig, ours: dict[str, Any], differs: str, value: str
+) -> None:
+    model = replace(pretrained, card=card_of(pretrained.card.model, SHAPE, its))
+    with pytest.raises(UsageProblem) as caught:
+        build_network(config_of({}, process={"name": "vp", **ours}), SHAPE, NAMES, model)
+    assert caught.value.what == f"models:/birds@champion has process.{differs}"
+    assert caught.value.fix.startswith(f"set process.{value}")
+    assert caught.value.fix.endswith(", or start from another model")
+
+
+@pytest.mark.parametrize(
+    ("its", "ours"),
+    [
+        (
+            EDMConfig(sigma_data=0.6, progress="quantile"),
+            {"sigma_data": None, "p_mean": -0.8, "p_std": 1.6, "sigma_min": 0.01, "sigma_max": 100},
+        ),
+        (FlowConfig(), {"times": "logit_normal", "location": 0.5, "scale": 2}),
+        (VPConfig(prediction="v"), {"prediction": "v"}),
+    ],
+)
+def test_the_noise_that_is_trained_on_may_be_other_than_the_models(
+    pretrained: Pretrained, its: Any, ours: dict[str, Any]
+) -> None:
+    model = replace(pretrained, card=card_of(pretrained.card.model, SHAPE, its))
+    assert build_network(config_of({}, process={"name": its.name, **ours}), SHAPE, NAMES, model)
 
 
 @pytest.mark.parametrize("changes", [{"channel_mult": [1, 1]}, {"attention_resolutions": [8]}])

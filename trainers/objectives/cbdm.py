@@ -34,7 +34,7 @@ class CBDMConfig(ObjectiveConfig):
     name: Literal["cbdm"] = "cbdm"
     tau: float = Field(1.0, ge=0)
     """Weight of the regulariser, tau t / T: 1.0 is the paper's tau_0 = 0.001 at T = 1000. Another process
-    has other noise and so another best tau: search it again."""
+    trains on other noise and so has another best tau: search it again."""
     metric: Literal["output", "eps"] = "output"
     """The space in which h and h' are compared. The paper's table 5 has EDM and does not say. output: what the
     network says, as the base loss itself; all terms keep one unit, and a pull towards y' is worth as much

@@ -35,7 +35,8 @@ class DDIMSampler(GridSampler):
     def __call__(self, denoise: Denoise, noise: Noise, process: Process) -> Tensor:
         """Return x_0; see `SamplerConfig`."""
         grid = self.levels(process)
-        x_t = grid[0].sigma * noise(0)
+        # leading: as released, from unit noise also where some signal should be left in x_t
+        x_t = noise(0) if self.spacing == "leading" else grid[0].sigma * noise(0)
         for k, (t, s) in enumerate(pairwise(grid)):
             x_0 = denoise(x_t, t)
             # of the clipped x_0, so that the two agree with x_t
