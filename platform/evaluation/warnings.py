@@ -69,18 +69,6 @@ def at_chance(provenance: Mapping[str, Value], classes: int) -> str | None:
     )
 
 
-def chosen_among(count: int, rank_by: str) -> str:
-    """Return the warning of a setting that was chosen by the images that it is reported with.
-
-    Measured with twelve equal settings and 40 images a class.
-    """
-    return (
-        f"this setting was chosen among {count} by {rank_by} of these images: its value is too good, by "
-        "up to a standard deviation, and the interval does not allow for that; evaluate it with more "
-        "images (evaluation.images_per_class)"
-    )
-
-
 def _few_real(per_class: Sequence[ClassRow]) -> str | None:
     few = [row for row in per_class if row.n_real < FEW_REAL]
     if not few:

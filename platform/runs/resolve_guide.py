@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 from ...trainers.errors import CheckpointProblem
 from ...trainers.export import read_pretrained
@@ -44,23 +46,24 @@ def fixed_sampling(experiment: Experiment, run: Storage, checkpoint: str) -> Sam
     return sampling.model_copy(update={"guidance": fixed})
 
 
-def check_guide_exists(
+def check_guides_exist(
     experiment: Experiment,
     run: Storage,
-    class_names: tuple[str, ...],
+    guides: Iterable[Any],
+    class_names: Sequence[str],
     image_shape: tuple[int, int, int],
 ) -> None:
-    """Check before a training that its guide exists, as far as it is not of the training itself.
+    """Check before a training that its guides exist, as far as they are not of the training itself.
+
+    Args:
+        guides: as `sampling.guidance.guide` names them.
 
     Raises:
         UsageProblem, CheckpointProblem: as `fixed_sampling`.
     """
-    guidance = experiment.sampling.guidance
-    if not isinstance(guidance, Autoguidance) or guidance.content or not guidance.omega:
-        return
-    if guidance.checkpoint or guidance.guide in (THETA_G, PRETRAINED):
-        return
-    _keep(experiment, run, guidance.guide, class_names, image_shape)
+    for guidance in (Autoguidance(guide=guide) for guide in guides):
+        if guidance.checkpoint is None and guidance.guide not in (THETA_G, PRETRAINED):
+            _keep(experiment, run, guidance.guide, class_names, image_shape)
 
 
 def _content_of_guide(
@@ -95,7 +98,7 @@ def _keep(
     experiment: Experiment,
     run: Storage,
     source: str,
-    class_names: list[str] | tuple[str, ...],
+    class_names: Sequence[str],
     image_shape: tuple[int, int, int],
 ) -> str:
     """Put a named model into the store, and return the hash of its weights."""

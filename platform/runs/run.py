@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 from ...trainers.checkpointing import check_same_run
 from ...trainers.errors import CheckpointProblem, Problem
+from ...trainers.guidance import Autoguidance
 from ...trainers.hooks import Progress
 from ..compute.interrupts import PreemptionWatcher
 from ..compute.ray_session import run_on_worker
@@ -33,7 +34,7 @@ from .guidance_search import search_guidance
 from .local_training import ReportCallback, TrainingResult, train_in_process_group
 from .preflight import Subject, check_continued
 from .ray_training import log_report, train_on_workers
-from .resolve_guide import check_guide_exists
+from .resolve_guide import check_guides_exist
 from .resolve_pretrained import resolve_pretrained
 from .speed import step_key
 
@@ -218,7 +219,7 @@ class Prepared:
 
 
 def prepare(subject: Subject) -> Prepared:
-    """Return what `begin` logs, after the last checks; only the pretrained model is stored, last.
+    """Return what `begin` logs, after the last checks; what it starts from or is guided by is stored, last.
 
     Raises:
         Problem: the data cannot be used, or the run was begun with others or as another experiment.
@@ -237,9 +238,10 @@ def prepare(subject: Subject) -> Prepared:
         "notes": data.report.as_json(),
     }
     names, shape = data.train.class_names, data.train.image_shape
-    pretrained = resolve_pretrained(experiment, subject.store, names, shape)
-    check_guide_exists(experiment, subject.store, names, shape)
-    return Prepared(dataset, pretrained)
+    guidance = experiment.effective_sampling.guidance
+    guides = [guidance.guide] if isinstance(guidance, Autoguidance) else []
+    check_guides_exist(experiment, subject.store, guides, names, shape)
+    return Prepared(dataset, resolve_pretrained(experiment, subject.store, names, shape))
 
 
 def begin(plan: Plan, prepared: Prepared | None = None) -> None:

@@ -34,6 +34,7 @@ from ..foundation.names import check_name
 from ..generation.loading import load_extractor, load_splits
 from ..runs.notes import notes
 from ..runs.preflight import CHECKS, OF_A_POINT, Checks, Subject, find_problems
+from ..runs.resolve_guide import check_guides_exist
 from ..runs.run import Plan, Prepared, begin, prepare
 from ..storage import layout
 from ..storage.errors import MissingObject
@@ -52,6 +53,7 @@ from .trial_records import Point, Row, run_name, run_tags
 log = logging.getLogger(__name__)
 
 LEVELS: tuple[Level, ...] = ("train", "sample")
+GUIDE = "sampling.guidance.guide"
 POINTS_TRIED = 32
 """With one choice of a parameter, before the choice is refused: others may be what is wrong."""
 SAME_LOSS = ("process.progress", "process.sigma_min", "process.sigma_max")
@@ -257,6 +259,10 @@ class Sweep:
         images = DataIdentity.of(subject.load(self.experiment.data).train)
         if not self._starts_over:
             self._check_images(images)
+        guides = [v for name, v in self.space.choices("sample") if name == GUIDE]
+        check_guides_exist(
+            self.experiment, self.store, guides, images.class_names, images.image_shape
+        )
         prepared = prepare(subject)
         self.status.say("opening MLflow and the study")
         tracker = open_tracker(self.experiment.tracking, self.root)

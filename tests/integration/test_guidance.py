@@ -246,3 +246,23 @@ def test_omega_is_for_guidance_that_has_it(store: Storage) -> None:
     by_groups = replace(model, card=model.card.model_copy(update={"sampling": groups}))
     with pytest.raises(whipray.Problem, match="the model's guidance groups has no omega"):
         generate_images(by_groups, [0], 1, 1.0, None, seed=0)
+
+
+SPACE = """
+description: a guide that nobody trained
+train: {seed: {type: categorical, choices: [0]}}
+sample:
+  sampling.guidance.name: {type: categorical, choices: [cfg, autoguidance]}
+  sampling.guidance.omega: {type: categorical, choices: [1.0, 2.0]}
+  sampling.guidance.guide:
+    {type: categorical, choices: [pretrained, GUIDE], when: {sampling.guidance.name: autoguidance}}
+"""
+
+
+def test_what_guides_a_search_exists_before_it_begins(store: Storage, tmp_path: Path) -> None:
+    space = tmp_path / "space.yaml"
+    space.write_text(SPACE.replace("GUIDE", "nobody"))
+    start = [*SMALL, "pretrained.model=a", CALL, "training.images=64"]
+    with pytest.raises(whipray.Problem, match="no run nobody"):
+        whipray.sweep(str(space), recipe="digits-demo", name="lost", overrides=start)
+    assert not list(store.child("sweeps/lost").list())

@@ -8,6 +8,7 @@ import optuna
 import pytest
 from optuna.samplers import RandomSampler
 
+from whipray.platform.config.experiment import load_experiment, with_values
 from whipray.platform.config.space import Space
 from whipray.platform.config.space_files import load_space, parse_space
 from whipray.trainers.errors import UsageProblem
@@ -199,3 +200,23 @@ train:
 def test_mistakes_in_a_space_read_as_those_in_a_recipe(text: str, message: str) -> None:
     with pytest.raises(UsageProblem, match=message):
         parse_space(text, "test")
+
+
+def test_every_kind_of_guidance_is_a_point_of_the_sample_level() -> None:
+    space = load_space("guidance")
+    experiment = load_experiment("digits-lt", []).value
+    study = optuna.create_study(sampler=RandomSampler(seed=0))
+    kinds: dict[str, set[str]] = {}
+    for _ in range(60):
+        values = space.suggest(study.ask(), "sample")
+        guidance = with_values(experiment, values, "the space").sampling.guidance
+        kinds.setdefault(guidance.name, set()).update(values)
+        for key, value in values.items():
+            assert getattr(guidance, key.rpartition(".")[2]) == value
+    prefix = "sampling.guidance."
+    assert {kind: {k.removeprefix(prefix) for k in keys} for kind, keys in kinds.items()} == {
+        "cfg": {"name", "omega"},
+        "interval": {"name", "omega", "high"},
+        "groups": {"name", "many", "medium", "few"},
+        "counts": {"name", "omega", "slope"},
+    }
