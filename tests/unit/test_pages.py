@@ -393,7 +393,7 @@ class TestSettings:
     def test_points_of_several_kinds_are_named_by_what_differs(self) -> None:
         points = several_kinds()
         settings = Settings(points)
-        assert settings.x_title == "guidance omega"
+        assert settings.x_title == "guidance omega, mean of the classes"
         lines = {name: [settings.x(p) for p in line] for name, line in settings.lines()}
         assert lines == {
             "cfg": [0.0, 1.0, 2.0],

@@ -22,6 +22,7 @@ class Settings:
         self.differing = differing([p.sampling for p in points])
         """Names of the settings that differ; of a guide not its content."""
         self.x_title, self._x_of = self._axis()
+        self._over_omega = self.x_title.startswith(OMEGA)
 
     def label(self, point: CurvePoint) -> str:
         """Return a point in words: `omega 1 (ddim 50 steps)`."""
@@ -47,8 +48,8 @@ class Settings:
         Without guidance all kinds of it are one; that point is the beginning of each one's line.
         """
         lines: dict[tuple[str, str], list[CurvePoint]] = {}
-        unguided = [p for p in self.points if self.x_title == OMEGA and p.omega == 0]
-        guided = [p for p in self.points if self.x_title != OMEGA or p.omega != 0]
+        unguided = [p for p in self.points if self._over_omega and p.omega == 0]
+        guided = [p for p in self.points if not self._over_omega or p.omega != 0]
         for point in guided:
             lines.setdefault(self._line(point), []).append(point)
         for point in unguided:
@@ -80,7 +81,8 @@ class Settings:
         """
         omegas = {_key(p): p.omega for p in self.points}
         if len(set(omegas.values())) > 1:
-            return OMEGA, omegas
+            by_class = any(p.sampling.guidance.strength != ("omega",) for p in self.points)
+            return f"{OMEGA}, mean of the classes" if by_class else OMEGA, omegas
         facts = [p.sampling.facts() for p in self.points]
         for key in self.differing:
             values = [f.get(key) for f in facts]
@@ -93,9 +95,9 @@ class Settings:
         """Return what a point's line is called by its guidance, and by the rest."""
         facts, guidance = point.sampling.facts(), point.sampling.guidance
         on_axis = (
-            set(guidance.strength) if self.x_title == OMEGA else {self.x_title.replace(" ", "_")}
+            set(guidance.strength) if self._over_omega else {self.x_title.replace(" ", "_")}
         )
-        guided = [p for p in self.points if p.omega] if self.x_title == OMEGA else self.points
+        guided = [p for p in self.points if p.omega] if self._over_omega else self.points
         keys = [
             key
             for key in differing([p.sampling for p in guided])
