@@ -94,9 +94,7 @@ class Settings:
     def _line(self, point: CurvePoint) -> tuple[str, str]:
         """Return what a point's line is called by its guidance, and by the rest."""
         facts, guidance = point.sampling.facts(), point.sampling.guidance
-        on_axis = (
-            set(guidance.strength) if self._over_omega else {self.x_title.replace(" ", "_")}
-        )
+        on_axis = set(guidance.strength) if self._over_omega else {self.x_title.replace(" ", "_")}
         guided = [p for p in self.points if p.omega] if self._over_omega else self.points
         keys = [
             key
