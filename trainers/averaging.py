@@ -44,6 +44,13 @@ SPACING = 0.75
 of even ratios for wide profiles, which reach back to the start."""
 
 
+NO_AVERAGES = (
+    "the training keeps no averages to form it from",
+    "train with optimizer.ema_profiles=[0.05, 0.1], or leave sampling.ema_width out",
+)
+"""What is wrong with a width of such a training, and what to do."""
+
+
 class Profile(NamedTuple):
     """A power-function average of the weights."""
 
@@ -132,10 +139,7 @@ def fit_or_refuse(kept: Sequence[Profile], wanted: Profile) -> Fit:
         UsageProblem: none are kept, or their sums are all too far from it.
     """
     if not kept:
-        raise UsageProblem(
-            f"sampling.ema_width={wanted.width:g}: the training keeps no averages to form it from",
-            "train with optimizer.ema_profiles=[0.05, 0.1], or leave sampling.ema_width out",
-        )
+        raise UsageProblem(f"sampling.ema_width={wanted.width:g}: {NO_AVERAGES[0]}", NO_AVERAGES[1])
     found = fit(kept, wanted)
     if found.error > TOO_FAR:
         moments = len({profile.images_seen for profile in kept})
@@ -202,6 +206,21 @@ def thinned(moments: Sequence[int]) -> list[int]:
         gaps = [scaled[i + 2] - scaled[i] for i in range(len(kept) - 2)]  # if the i-th goes
         del kept[gaps.index(min(gaps))]
     return kept
+
+
+def moments_of(images: int, every: int, batch: int) -> list[int]:
+    """Return the moments that a training keeps at its end.
+
+    Args:
+        images: that it sees.
+        every: images between checkpoints.
+        batch: images of a step.
+    """
+    end = math.ceil(images / batch) * batch
+    kept: list[int] = []
+    for number in range(1, end // every + 1):
+        kept = thinned([*kept, math.ceil(number * every / batch) * batch])
+    return kept if end in kept else thinned([*kept, end])
 
 
 def _least_squares(a: Array, b: Array, whole: float) -> tuple[Array, float]:

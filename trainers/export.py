@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from . import format_4
-from .checkpoint import Manifest, check_architecture, describe, read_tensors
+from .checkpoint import EMA, Manifest, check_architecture, describe, read_tensors
 from .disk import save_tensors, writing
 from .errors import CheckpointProblem, UsageProblem
 from .guidance import Autoguidance, Denoiser
@@ -83,7 +83,19 @@ class Exported:
 
         Args:
             guide: the other model, where guidance needs one; None: the exported one.
+
+        Raises:
+            UsageProblem: the settings are of other weights than this model has.
         """
+        own = self.card.sampling
+        for key in ("weights", "ema_width"):
+            if getattr(config, key) != getattr(own, key):
+                raise UsageProblem(
+                    f"sampling.{key}={getattr(config, key)}: this model has the weights of "
+                    f"{getattr(own, key)}",
+                    f"keep its value, or use the run that it is from: `whipray evaluate RUN "
+                    f"sampling.{key}={getattr(config, key)}`",
+                )
         return sample(
             self.denoiser,
             labels,
@@ -113,7 +125,28 @@ def export(
     Raises:
         UsageProblem: theta_g alone of a model that has no reserved capacity.
     """
-    trained = read_tensors(folder, manifest, "ema")
+    card, weights = model_of(read_tensors(folder, manifest, EMA), manifest, sampling, pretrained)
+    write_exported(destination, card, weights)
+    return card
+
+
+def model_of(
+    trained: Mapping[str, Tensor],
+    manifest: Manifest,
+    sampling: SamplingConfig,
+    pretrained: Pretrained | None = None,
+) -> tuple[ModelCard, dict[str, Tensor]]:
+    """Return the card and the weights of a plain network, of what a training left.
+
+    Args:
+        trained: an average of what the training changed, that of `sampling.ema_width`.
+        manifest: of the checkpoint that it is of.
+        sampling: becomes the model's default.
+        pretrained: the model that the training started from; needed if it trained adapters only.
+
+    Raises:
+        UsageProblem: theta_g alone of a model that has no reserved capacity.
+    """
     general_only = sampling.weights == "general"
     if general_only and not any(".parts.expert." in name for name in trained):
         raise UsageProblem(
@@ -130,12 +163,15 @@ def export(
         images_seen=manifest.images_seen,
         checkpoint=manifest.content_hash(),
     )
-    with writing(destination):
-        destination.mkdir(parents=True, exist_ok=True)
-        weights = merged_weights(trained, pretrained, general_only=general_only)
-        save_tensors(weights, destination / WEIGHTS)
-        write_card(destination, card)
-    return card
+    return card, merged_weights(trained, pretrained, general_only=general_only)
+
+
+def write_exported(folder: Path, card: ModelCard, weights: dict[str, Tensor]) -> None:
+    """Write a model's weights and its card."""
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        save_tensors(weights, folder / WEIGHTS)
+        write_card(folder, card)
 
 
 def write_card(folder: Path, card: ModelCard) -> None:
@@ -225,11 +261,11 @@ def load_exported(folder: Path, device: torch.device | str = "cpu", where: str =
         CheckpointProblem: files that are missing or do not fit together.
     """
     device = torch.device(device)
-    card, denoiser = _load(folder, device, where)
-    if not isinstance(card.sampling.guidance, Autoguidance):
-        return Exported(card, denoiser, device)
-    guide = load_guide(folder / GUIDE, card.sampling.guidance, device, f"{where or folder}/{GUIDE}")
-    return Exported(card, denoiser, device, guide)
+    model = build_exported(*read_exported(folder, where), device)
+    if not isinstance(guidance := model.card.sampling.guidance, Autoguidance):
+        return model
+    guide = load_guide(folder / GUIDE, guidance, device, f"{where or folder}/{GUIDE}")
+    return replace(model, guide=guide)
 
 
 def load_guide(
@@ -246,13 +282,20 @@ def load_guide(
             f"{where or folder}: not the guide {guidance.guide} that the model was exported with",
             "export the checkpoint again, or restore the folder from a copy",
         )
-    return _load(folder, torch.device(device), where)[1]
+    return build_exported(*read_exported(folder, where), device).denoiser
 
 
-def _load(folder: Path, device: torch.device, where: str) -> tuple[ModelCard, Denoiser]:
-    card, weights = read_exported(folder, where)
+def build_exported(
+    card: ModelCard, weights: Mapping[str, Tensor], device: torch.device | str = "cpu"
+) -> Exported:
+    """Return a model as a network ready to sample from, without its guide.
+
+    Raises:
+        CheckpointProblem: weights that do not fit the card.
+    """
+    device = torch.device(device)
     network = card.model.build(card.image_shape, len(card.class_names))
     check_architecture(weights, dict(network.named_parameters()))
     network.load_state_dict(weights)
     network.to(device).eval()
-    return card, Denoiser(network, card.process.build(device))
+    return Exported(card, Denoiser(network, card.process.build(device)), device)

@@ -102,8 +102,13 @@ class SamplingConfig(Config):
 
     @property
     def label(self) -> str:
-        """Sampler and guidance in a few words."""
-        return f"{self.sampler.label}, {self.guidance.label}"
+        """Sampler, guidance and average in a few words."""
+        return ", ".join(filter(None, (self.sampler.label, self.average, self.guidance.label)))
+
+    @property
+    def average(self) -> str:
+        """The average of the weights in a few words, nothing for that of the half-life."""
+        return "" if self.ema_width is None else f"EMA width {self.ema_width:.3g}"
 
 
 def occurrences(labels: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from .augmentations import AnyAugmentation, NoAugmentation
+from .averaging import NO_AVERAGES
 from .config import Config
 from .data import DataConfig
 from .engine import EngineConfig
@@ -114,6 +115,14 @@ class TrainerConfig(Config):
         if guidance.guide == PRETRAINED and self.pretrained is None:
             raise ValueError(
                 f"sampling.guidance.guide={PRETRAINED}: the run starts from no other model"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_averages_exist(self) -> TrainerConfig:
+        if self.sampling.ema_width is not None and not self.optimizer.ema_profiles:
+            raise ValueError(
+                f"sampling.ema_width={self.sampling.ema_width:g}: {NO_AVERAGES[0]}: {NO_AVERAGES[1]}"
             )
         return self
 

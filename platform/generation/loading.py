@@ -5,14 +5,17 @@ The arguments pickle, so that each worker can load its own.
 
 from __future__ import annotations
 
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from ...trainers.data import PackedImages, Splits
 from ...trainers.disk import cache_folder
 from ...trainers.engine import choose_device
-from ...trainers.export import Exported, load_exported, load_guide
+from ...trainers.export import Exported, build_exported, load_guide
 from ...trainers.guidance import Autoguidance, Denoiser
 from ...trainers.sampling import SamplingConfig
 from ...trainers.scratch import Scratch
@@ -20,8 +23,9 @@ from ..config.experiment import Experiment
 from ..evaluation.extractors import build_extractor
 from ..evaluation.extractors.base import Extractor, OnPhase
 from ..evaluation.metrics.memorisation import TrainingImages
-from ..storage.pretrained import export_run, fetch_guide
+from ..storage.pretrained import fetch_guide
 from ..storage.store import Storage
+from ..storage.trained_weights import TrainedWeights
 
 MOST_UNEVEN = 1.2
 """Images of the largest class over those of the smallest, above which the larger are cut:
@@ -29,14 +33,62 @@ cutting classes that are nearly even would only cost images."""
 
 
 def load_model(store: Storage, checkpoint: str, sampling: SamplingConfig) -> Exported:
-    """Return a checkpoint's EMA model, ready to sample from, on this machine's device.
+    """Return a checkpoint's model, ready to sample from, on this machine's device.
 
     Args:
         sampling: becomes the model's default; a guide has to be in the store, by content.
     """
-    with Scratch() as scratch:
-        export_run(store, checkpoint, sampling, Path(scratch))
-        return load_exported(Path(scratch) / "model", choose_device())
+    with closing(Models(store, checkpoint)) as models:
+        model = models(sampling)
+    if not isinstance(sampling.guidance, Autoguidance):
+        return model
+    return replace(model, guide=load_stored_guide(store.root, sampling.guidance))
+
+
+class Models:
+    """The models of one checkpoint: of `sampling.weights` and `sampling.ema_width`, each made when asked for.
+
+    What is downloaded for them is kept until `close`, the last model in memory. It pickles without these, so
+    that each worker makes its own.
+
+    Args:
+        store: the run's folder.
+        checkpoint: its name.
+    """
+
+    def __init__(self, store: Storage, checkpoint: str) -> None:
+        self._store, self._checkpoint = store, checkpoint
+        self._opened: tuple[Scratch, TrainedWeights] | None = None
+        self._last: Exported | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_opened": None, "_last": None}
+
+    def __call__(self, sampling: SamplingConfig) -> Exported:
+        """Return the model for these settings, ready to sample from, on this machine's device.
+
+        Raises:
+            CheckpointProblem: what is read is missing or damaged.
+            UsageProblem: the checkpoint has no such weights.
+        """
+        if self._last is None or _weights(self._last.card.sampling) != _weights(sampling):
+            self._last = None  # before the next one takes memory
+            if self._opened is None:
+                scratch = Scratch()
+                weights = TrainedWeights(self._store, self._checkpoint, Path(scratch.name))
+                self._opened = scratch, weights
+            self._last = build_exported(*self._opened[1].model(sampling), choose_device())
+        return self._last
+
+    def close(self) -> None:
+        """Forget the models, and remove what was downloaded for them."""
+        if self._opened is not None:
+            self._opened[0].cleanup()
+        self._opened = self._last = None
+
+
+def _weights(sampling: SamplingConfig) -> tuple[str, float | None]:
+    return sampling.weights, sampling.ema_width
 
 
 def load_stored_guide(root: Storage, guidance: Autoguidance) -> Denoiser:

@@ -159,11 +159,11 @@ class ShardSampler:
 
     Args:
         root: the store's top.
-        model: what generates.
+        models: returns the model for sampling settings; has to pickle where this does.
     """
 
-    def __init__(self, root: Storage, model: Lazy[Exported]) -> None:
-        self.root, self.model = root, model
+    def __init__(self, root: Storage, models: Callable[[SamplingConfig], Exported]) -> None:
+        self.root, self.models = root, models
         self._guide: tuple[str | None, Lazy[Denoiser]] | None = None
 
     def generate(
@@ -173,7 +173,7 @@ class ShardSampler:
         name = layout.shard_images(shard.stem)
         if (kept := read_kept(self.root, name)) is not None:
             return kept["images"]
-        floats = self.model().sample(
+        floats = self.models(shard.sampling).sample(
             torch.from_numpy(shard.labels),
             shard.sampling,
             shard.seed,
@@ -209,13 +209,13 @@ class ShardWorker(ShardSampler):
     def __init__(
         self,
         root: Storage,
-        model: Lazy[Exported],
+        models: Callable[[SamplingConfig], Exported],
         extractor: Lazy[Extractor],
         splits: Lazy[Splits],
         training: Lazy[TrainingImages],
         batch_size: int,
     ) -> None:
-        super().__init__(root, model)
+        super().__init__(root, models)
         self.extractor, self.splits, self.training = extractor, splits, training
         self.batch_size = batch_size
 

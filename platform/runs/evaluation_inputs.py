@@ -6,6 +6,7 @@ extractor, metrics), so that nothing is generated or computed twice.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ...trainers.checkpoint import Manifest
@@ -21,6 +22,7 @@ from ..generation.shards import GeneratedShard, generated_shards, samples_folder
 from ..storage.checkpoints import CheckpointStore
 from ..storage.layout import evaluation_folder
 from ..storage.store import Storage
+from ..storage.trained_weights import fit_width
 from .evaluation_files import FORMAT
 
 NO_EFFECT_ON_RESULT = {"batch_size", "keep_samples", "rank_by", "shard_images", "workers"}
@@ -39,6 +41,8 @@ class EvaluationInputs:
     """Its name."""
     manifest: Manifest
     """Of the checkpoint."""
+    averages: Mapping[str, Manifest]
+    """Power-function averages up to it: `CheckpointStore.averages`."""
     splits: Splits
     extractor: Extractor
 
@@ -69,8 +73,21 @@ class EvaluationInputs:
 
     def samples_folder(self, sampling: SamplingConfig, seed: int) -> str:
         """Return the folder of a setting's images and features, from the store's top."""
+        return samples_folder(self.store, self._weights_hash(sampling), sampling, seed)
+
+    def _weights_hash(self, sampling: SamplingConfig) -> str:
+        """Return what the weights are known by: the checkpoint, and the averages that form a width.
+
+        Raises:
+            UsageProblem: a width that the averages kept cannot form.
+        """
         checkpoint = self.manifest.content_hash()
-        return samples_folder(self.store, checkpoint, sampling, seed)
+        if sampling.ema_width is None:
+            return checkpoint
+        formed = fit_width(self.averages, self.manifest.images_seen, sampling.ema_width)
+        used = {profile.images_seen for profile in formed.shares}
+        parts = [m.content_hash() for m in self.averages.values() if m.images_seen in used]
+        return short_hash([checkpoint, parts])
 
     def evaluation_folder(self, sampling: SamplingConfig, seed: int) -> str:
         """Return the folder of a setting's result, in the run's."""
@@ -113,13 +130,15 @@ def load_inputs(
         DataProblem: the real images have other classes or shapes than the model.
         UsageProblem: `evaluation.groups` or `evaluation.rank_by` does not fit the classes.
     """
-    manifest = CheckpointStore(store).read_manifest(checkpoint)
+    checkpoints = CheckpointStore(store)
+    manifest = checkpoints.read_manifest(checkpoint)
+    averages = checkpoints.averages(checkpoint) if manifest.profiles else {}
     splits = load_splits(experiment)
     check_data(manifest, splits)
     check_groups(experiment.evaluation, manifest.class_counts)
     on_phase("preparing the feature extractor")
     extractor = load_extractor(experiment, splits, store.root, on_phase)
-    return EvaluationInputs(experiment, store, checkpoint, manifest, splits, extractor)
+    return EvaluationInputs(experiment, store, checkpoint, manifest, averages, splits, extractor)
 
 
 def check_data(manifest: Manifest, splits: Splits) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -23,7 +23,7 @@ from ..evaluation.metrics import METRICS
 from ..evaluation.pages.content import CurvePoint
 from ..foundation.background import Lazy
 from ..generation.loading import (
-    load_model,
+    Models,
     load_splits,
     load_training_images,
     reload_extractor,
@@ -224,9 +224,10 @@ def open_evaluator(
     """
     inputs = load_inputs(experiment, store, checkpoint, on_phase)
     config = experiment.evaluation
+    models = Models(store, checkpoint)
     shard_worker = ShardWorker(
         inputs.root,
-        Lazy(partial(load_model, store, checkpoint, experiment.sampling.without_guide())),
+        models,
         Lazy(partial(reload_extractor, experiment, inputs.root), inputs.extractor),
         Lazy(partial(load_splits, experiment), inputs.splits),
         Lazy(partial(load_training_images, experiment)),
@@ -234,6 +235,7 @@ def open_evaluator(
     )
     workers = Workers(shard_worker, config.workers, experiment.scaling)
     with (
+        closing(models),
         Scratch() as scratch,
         ImagePipeline(shard_worker, workers, config.shard_images, on_phase) as pipeline,
     ):

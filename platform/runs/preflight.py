@@ -14,7 +14,7 @@ from functools import cached_property
 from pathlib import Path
 
 from ...trainers import disk
-from ...trainers.averaging import MOMENTS
+from ...trainers.averaging import MOMENTS, Profile, fit_or_refuse, moments_of
 from ...trainers.checkpoint import Manifest, kinds
 from ...trainers.checkpointing import check_not_shortened, check_same_data, check_same_run
 from ...trainers.data import Cifar, DataConfig, Digits, Splits
@@ -234,6 +234,17 @@ def check_room(subject: Subject) -> None:
             )
 
 
+def check_average(subject: Subject) -> None:
+    """Check that the averages kept at the end of the training can form that of `sampling.ema_width`."""
+    experiment, plan = subject.experiment, subject.experiment.training
+    if experiment.sampling.ema_width is None:
+        return
+    moments = moments_of(plan.images, plan.checkpoint_every_images, plan.batch_size)
+    profiles = experiment.optimizer.ema_profiles
+    kept = [Profile(moment, width) for moment in moments for width in profiles]
+    fit_or_refuse(kept, Profile(moments[-1], experiment.sampling.ema_width))
+
+
 def check_continued(subject: Subject) -> None:
     """Check that a run that goes on is the same, on the same images, and no shorter."""
     saved = subject.saved
@@ -260,14 +271,15 @@ CHECKS: Checks = (
     check_scratch,
     check_store,
     check_room,
+    check_average,
     check_continued,
 )
 """Each raises a `Problem`, in the order in which they are reported."""
 
 
-OF_A_POINT: Checks = (check_batch, check_data, check_network, check_classes)
+OF_A_POINT: Checks = (check_batch, check_data, check_network, check_classes, check_average)
 """Of a point of a sweep, what depends on the values that it changes."""
-ELSEWHERE: Checks = (check_batch, check_network)
+ELSEWHERE: Checks = (check_batch, check_network, check_average)
 """Of a training on a cluster, what the machine that sends it can check."""
 
 

@@ -17,12 +17,12 @@ from ..config.experiment import Experiment
 from ..storage.checkpoints import CheckpointStore
 from ..storage.layout import PRETRAINED_RECORD
 from ..storage.pretrained import (
-    export_run,
     fetch_pretrained,
     read_pretrained_record,
     store_pretrained,
 )
 from ..storage.store import Storage
+from ..storage.trained_weights import export_run
 from .resolve_pretrained import open_source
 
 
@@ -83,7 +83,8 @@ def _content_of_guide(
         return record.sha256
     if guidance.checkpoint or guidance.guide == THETA_G:
         weights = "general" if guidance.guide == THETA_G else "merged"
-        sampling = experiment.sampling.without_guide().model_copy(update={"weights": weights})
+        changes = {"weights": weights, "ema_width": None}
+        sampling = experiment.sampling.without_guide().model_copy(update=changes)
         if guidance.checkpoint:
             CheckpointStore(run).read_manifest(guidance.checkpoint)  # says what there is instead
         with Scratch() as scratch:

@@ -19,12 +19,12 @@ from ..storage.checkpoints import CheckpointStore
 from ..storage.layout import PRETRAINED_RECORD
 from ..storage.pretrained import (
     PretrainedRecord,
-    export_run,
     fetch_pretrained,
     read_pretrained_record,
     store_pretrained,
 )
 from ..storage.store import Storage
+from ..storage.trained_weights import export_run
 from ..tracking.registry import address_of, download, resolve
 from ..tracking.tracker import open_tracker
 from .find_run import find_run
@@ -118,7 +118,7 @@ def _from_run(experiment: Experiment, source: str, run: Storage) -> tuple[Path, 
     folder = cache_folder() / "pretrained" / content
     if not folder.exists():
         sampling = stored.experiment.sampling.without_guide().model_copy(
-            update={"weights": "merged"}
+            update={"weights": "merged", "ema_width": None}
         )
         folder.parent.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(dir=folder.parent) as scratch:

@@ -18,18 +18,13 @@ from ...trainers.checkpoint import Manifest, describe
 from ...trainers.errors import CheckpointProblem
 from ...trainers.export import (
     CARD,
-    GUIDE,
     WEIGHTS,
-    ModelCard,
     Pretrained,
-    export,
     read_pretrained,
 )
 from ...trainers.guidance import Autoguidance
-from ...trainers.sampling import SamplingConfig
 from ...trainers.scratch import Scratch
 from ...trainers.trainer_config import PretrainedConfig
-from .checkpoints import CheckpointStore
 from .errors import MissingObject
 from .layout import PRETRAINED_RECORD, Tag, pretrained_folder
 from .store import Storage
@@ -106,28 +101,6 @@ def load_pretrained(
             f"restore the {PRETRAINED_RECORD} that the run began with, or start a new run",
         )
     return fetch_pretrained(run, record)
-
-
-def export_run(run: Storage, checkpoint: str, sampling: SamplingConfig, folder: Path) -> ModelCard:
-    """Download a run's checkpoint and export it to `folder / "model"`, with its guide if it has one.
-
-    Args:
-        sampling: becomes the model's default; a guide has to be in the store, by content.
-
-    Raises:
-        CheckpointProblem: the checkpoint, or the model that it started from, is missing or damaged.
-        UsageProblem: `sampling.weights=general` of a model without reserved capacity.
-    """
-    local = folder / "checkpoint"
-    local.mkdir(parents=True)
-    manifest = CheckpointStore(run).fetch(checkpoint, local)
-    config = manifest.config.get("pretrained") or {}
-    frozen = PretrainedConfig.model_validate(config) if config.get("lora") else None
-    pretrained = load_pretrained(run, frozen, manifest)
-    card = export(local, manifest, folder / "model", sampling, pretrained)
-    if isinstance(sampling.guidance, Autoguidance):
-        fetch_guide(run.root, sampling.guidance, folder / "model" / GUIDE)
-    return card
 
 
 def store_pretrained(run: Storage, folder: Path, sha256: str) -> None:

@@ -23,8 +23,8 @@ from ...trainers.scratch import Scratch
 from ..foundation.names import check_name, is_name
 from ..foundation.text import redact
 from ..storage import layout
-from ..storage.pretrained import export_run
 from ..storage.store import Storage
+from ..storage.trained_weights import export_run
 from .errors import translate_errors
 from .mlflow_runs import Run
 from .moved import artifact_address

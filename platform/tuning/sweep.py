@@ -23,7 +23,7 @@ from ...trainers.integrity import seal
 from ..compute.ray_address import is_this_machine
 from ..config.experiment import Experiment, load_experiment, read_experiment, with_values
 from ..config.layers import Layer, Resolved
-from ..config.parameters import Scalar
+from ..config.parameters import CategoricalParameter, Scalar, Values
 from ..config.paths import with_absolute_paths
 from ..config.points import in_words
 from ..config.space import Level, Space
@@ -176,19 +176,15 @@ class Sweep:
         Other points may be refused, too: their trials fail, and the sweep goes on.
 
         Raises:
-            UsageProblem: one of them gives a value that the config refuses, whatever else a point
-                has, or the sample level one that an exported model cannot change.
+            UsageProblem: one of them gives a value that the config refuses, whatever else a point has.
         """
-        if "sampling.weights" in self.space.sample:
-            raise UsageProblem(
-                "sampling.weights cannot be searched on the sample level: it is chosen at export",
-                "search it on the train level, or use `whipray evaluate RUN sampling.weights=general`",
-            )
         self._check_comparable()
         for point in self.space.seed_points:
             self.experiment_for(point, "seed point")
         for baseline in self.space.baselines:
             self.experiment_for(baseline.values(), f"baseline {baseline.name}")
+        for width in self._extreme_widths():
+            self.experiment_for(width, "sample level")
         for level in LEVELS:
             for name, choice in self.space.choices(level):
                 self._check_choice(level, name, choice)
@@ -203,6 +199,17 @@ class Sweep:
                 "losses of different processes are not comparable",
                 "leave tuning.early_stop out, or sweep over each process by itself",
             )
+
+    def _extreme_widths(self) -> list[Values]:
+        """Return the narrowest and the widest average of the sample level, as points."""
+        parameter = self.space.sample.get("sampling.ema_width")
+        if parameter is None:
+            return []
+        if isinstance(parameter, CategoricalParameter):
+            widths = [choice for choice in parameter.choices if choice is not None]
+        else:
+            widths = [parameter.low, parameter.high]
+        return [{"sampling.ema_width": width} for width in widths]
 
     def _check_choice(self, level: Level, name: str, choice: Scalar) -> None:
         """Raise if no point with this choice is valid, of those that are tried."""
@@ -227,6 +234,7 @@ class Sweep:
         known = {problem.what for problem in problems}
         points = [("seed point", point) for point in self.space.seed_points]
         points += [(f"baseline {one.name}", one.values()) for one in self.space.baselines]
+        points += [("sample level", width) for width in self._extreme_widths()]
         for origin, values in points:
             one = replace(subject, experiment=self.experiment_for(values, origin))
             for problem in find_problems(one, tuple(c for c in OF_A_POINT if c in checks)):

@@ -22,8 +22,9 @@ from whipray.platform.runs.run import Plan, RunCallbacks, begin
 from whipray.platform.runs.run import train as train_run
 from whipray.platform.storage.checkpoints import CheckpointStore
 from whipray.platform.storage.config import StorageConfig
-from whipray.platform.storage.pretrained import export_run, load_pretrained, read_pretrained_record
+from whipray.platform.storage.pretrained import load_pretrained, read_pretrained_record
 from whipray.platform.storage.store import Storage
+from whipray.platform.storage.trained_weights import export_run
 from whipray.platform.tracking.mlflow_runs import Run
 from whipray.platform.tracking.registry import (
     Version,

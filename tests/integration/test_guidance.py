@@ -31,8 +31,8 @@ from whipray.platform.api.stores import open_store
 from whipray.platform.evaluation.pages.content import BestPoint
 from whipray.platform.runs.find_run import find_run
 from whipray.platform.runs.resolve_guide import fixed_sampling
-from whipray.platform.storage.pretrained import export_run
 from whipray.platform.storage.store import Storage
+from whipray.platform.storage.trained_weights import export_run
 from whipray.platform.tracking.registry import get, register
 from whipray.platform.tracking.tracker import open_tracker
 from whipray.trainers.data.batches import to_uint8

@@ -36,6 +36,7 @@ from whipray.trainers.export import Exported, ModelCard
 from whipray.trainers.guidance import Denoiser
 from whipray.trainers.networks import UNet, UNetConfig
 from whipray.trainers.processes import VPConfig
+from whipray.trainers.sampling import SamplingConfig
 
 SAMPLING = ddim(2, 0.5)
 CPU = torch.device("cpu")
@@ -69,6 +70,10 @@ def model() -> Exported:
     return Exported(card, Denoiser(network, process.build(CPU)), CPU)
 
 
+def model_for(_sampling: SamplingConfig) -> Exported:
+    return model()
+
+
 class Rows(Extractor):
     """Features are the first row of pixels, logits the mean."""
 
@@ -90,7 +95,7 @@ def training() -> TrainingImages:
 
 
 def maker(folder: Path) -> ShardWorker:
-    return ShardWorker(at(folder), Lazy(model), Lazy(Rows), Lazy(splits), Lazy(training), 64)
+    return ShardWorker(at(folder), model_for, Lazy(Rows), Lazy(splits), Lazy(training), 64)
 
 
 def shards(counts: list[int], size: int = 80) -> list[GeneratedShard]:
@@ -148,10 +153,10 @@ def test_what_is_there_is_not_made_again(tmp_path: Path) -> None:
 
     asked = []
     second = maker(tmp_path)
-    second.model = Lazy(lambda: asked.append("model") or model())
+    second.models = lambda sampling: asked.append(sampling) or model()
     for shard in found:
         second.extract_features(shard)
-    assert asked == ["model"]  # for the one that was missing
+    assert asked == [SAMPLING]  # for the one that was missing
     assert (
         files.items() <= {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*.safetensors")}.items()
     )
@@ -161,7 +166,7 @@ def test_what_is_there_is_not_made_again(tmp_path: Path) -> None:
     assert (seen.features == images[:, 0, 0]).all()
 
     third = maker(tmp_path)  # another extractor draws nothing
-    third.model = Lazy(partial(pytest.fail, "drawn again"))
+    third.models = partial(pytest.fail, "drawn again")
     third.extractor = Lazy(Rows)
     third.extractor().info = replace(Rows.info, hash="ef01")
     third.extract_features(found[1])

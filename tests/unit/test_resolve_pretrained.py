@@ -22,8 +22,9 @@ from whipray.platform.config.experiment import Experiment, load_experiment
 from whipray.platform.config.space_files import parse_space
 from whipray.platform.runs.resolve_pretrained import resolve_pretrained
 from whipray.platform.storage.layout import PRETRAINED_RECORD
-from whipray.platform.storage.pretrained import PretrainedRecord, export_run, load_pretrained
+from whipray.platform.storage.pretrained import PretrainedRecord, load_pretrained
 from whipray.platform.storage.store import Storage
+from whipray.platform.storage.trained_weights import export_run
 from whipray.platform.tuning.sweep import Sweep
 from whipray.trainers.checkpoint import checkpoint_name
 from whipray.trainers.errors import CheckpointProblem, UsageProblem
@@ -358,13 +359,14 @@ def test_theta_g_alone_needs_reserved_capacity(trained: Path, tmp_path: Path) ->
     assert tiny(sampling__weights="general", objective=CALL).sampling.weights == "general"
 
 
-def test_a_search_cannot_vary_which_weights_are_sampled() -> None:
+def test_a_search_can_vary_which_weights_are_sampled() -> None:
     choices = {"type": "categorical", "choices": ["merged", "general"]}
     train_level = {"optimizer.lr": {"type": "float", "low": 1e-4, "high": 1e-3}}
     content = {"train": train_level, "sample": {"sampling.weights": choices}}
     space = parse_space(yaml.safe_dump({"description": "x", **content}), "x")
-    with pytest.raises(UsageProblem, match=r"sampling\.weights cannot be searched on the sample"):
-        Sweep("s", tiny(objective=CALL), space).check_points()
+    Sweep("s", tiny(objective=CALL), space).check_points()
+    with pytest.raises(UsageProblem, match=r"no point with sampling\.weights=general: .*theta_g"):
+        Sweep("s", tiny(), space).check_points()
 
 
 def test_a_recipe_takes_a_start() -> None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,8 +14,7 @@ from ....trainers.checkpoint import Manifest
 from ....trainers.data import PackedImages
 from ....trainers.errors import DataProblem, UsageProblem
 from ...config.experiment import Experiment
-from ...foundation.background import Lazy
-from ...generation.loading import load_model
+from ...generation.loading import Models
 from ...generation.shards import ShardSampler, by_class, generated_shards
 from ...generation.workers import Workers
 from ...runs.find_run import StoredRun
@@ -103,10 +102,8 @@ def generate_images(
         samples: folder of the images, from the store's top.
         counts: (C,) int64.
     """
-    sampler = ShardSampler(
-        run.store.root,
-        Lazy(partial(load_model, run.store, run.checkpoint, experiment.sampling.without_guide())),
-    )
+    models = Models(run.store, run.checkpoint)
+    sampler = ShardSampler(run.store.root, models)
     shards = generated_shards(
         samples,
         experiment.sampling,
@@ -115,10 +112,13 @@ def generate_images(
         experiment.evaluation.shard_images,
     )
     total = int(counts.sum())
-    with Workers(sampler, workers, experiment.scaling) as pool:
-        pool.run("generate", shards, lambda n: on_phase(f"generating images: {n:,} of {total:,}"))
-    labels, _, rows = by_class(shards)
-    images, done = np.empty((total, *manifest.image_shape), np.uint8), 0
-    for shard in shards:
-        images[rows[done : (done := done + len(shard))]] = sampler.generate(shard)
+    with closing(models):
+        with Workers(sampler, workers, experiment.scaling) as pool:
+            pool.run(
+                "generate", shards, lambda n: on_phase(f"generating images: {n:,} of {total:,}")
+            )
+        labels, _, rows = by_class(shards)
+        images, done = np.empty((total, *manifest.image_shape), np.uint8), 0
+        for shard in shards:
+            images[rows[done : (done := done + len(shard))]] = sampler.generate(shard)
     return PackedImages(images, labels, tuple(manifest.class_names))
