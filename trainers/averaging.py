@@ -169,24 +169,25 @@ def combine(
         CheckpointProblem: a file that is not safetensors, or lacks a tensor.
     """
     (_, manifest), *_ = kept.values()
-    names = [name.partition("/")[2] for name in manifest.tensors]
+    names = dict.fromkeys(name.partition("/")[2] for name in manifest.tensors)
+    parts = [(profile_kind(p.width), share, *kept[p.images_seen]) for p, share in shares.items()]
     combined: dict[str, Tensor] = {}
     with ExitStack() as until_read:
-        readers: dict[Path, Any] = {}
-        for name in dict.fromkeys(names):
+        readers: dict[tuple[Path, str], Any] = {}  # by folder and file
+        for name in names:
             total: Tensor | None = None
-            for profile, share in shares.items():
-                folder, manifest = kept[profile.images_seen]
-                tensor = f"{profile_kind(profile.width)}/{name}"
-                path = folder / manifest.tensors.get(tensor, "")
+            for kind, share, folder, manifest in parts:
+                tensor = f"{kind}/{name}"
+                file = manifest.tensors.get(tensor, "")
                 try:
-                    if path not in readers:
-                        reader = safe_open(path, framework="pt")
-                        readers[path] = until_read.enter_context(reader)
-                    read = readers[path].get_tensor(tensor)
+                    if (reader := readers.get((folder, file))) is None:
+                        opened = safe_open(folder / file, framework="pt")
+                        reader = readers[folder, file] = until_read.enter_context(opened)
+                    read = reader.get_tensor(tensor)
                 except (SafetensorError, OSError) as error:
+                    where = folder / file
                     raise CheckpointProblem(
-                        f"{path}: cannot be read ({error})", PASS_OVER
+                        f"{where}: cannot be read ({error})", PASS_OVER
                     ) from error
                 total = torch.zeros_like(read, dtype=torch.float64) if total is None else total
                 total.add_(read, alpha=share)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import nn
 
 from ...trainers.data import PackedImages, Splits
 from ...trainers.disk import cache_folder
@@ -48,8 +49,8 @@ def load_model(store: Storage, checkpoint: str, sampling: SamplingConfig) -> Exp
 class Models:
     """The models of one checkpoint: of `sampling.weights` and `sampling.ema_width`, each made when asked for.
 
-    What is downloaded for them is kept until `close`, the last model in memory. It pickles without these, so
-    that each worker makes its own.
+    What is downloaded for them is kept until `close`, and one network, which each model uses in turn. It
+    pickles without these, so that each worker makes its own.
 
     Args:
         store: the run's folder.
@@ -58,11 +59,12 @@ class Models:
 
     def __init__(self, store: Storage, checkpoint: str) -> None:
         self._store, self._checkpoint = store, checkpoint
-        self._opened: tuple[Scratch, TrainedWeights] | None = None
+        self._scratch: Scratch | None = None
+        self._trained: TrainedWeights | None = None
         self._last: Exported | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "_opened": None, "_last": None}
+        return {**vars(self), "_scratch": None, "_trained": None, "_last": None}
 
     def __call__(self, sampling: SamplingConfig) -> Exported:
         """Return the model for these settings, ready to sample from, on this machine's device.
@@ -71,20 +73,29 @@ class Models:
             CheckpointProblem: what is read is missing or damaged.
             UsageProblem: the checkpoint has no such weights.
         """
-        if self._last is None or _weights(self._last.card.sampling) != _weights(sampling):
-            self._last = None  # before the next one takes memory
-            if self._opened is None:
-                scratch = Scratch()
-                weights = TrainedWeights(self._store, self._checkpoint, Path(scratch.name))
-                self._opened = scratch, weights
-            self._last = build_exported(*self._opened[1].model(sampling), choose_device())
-        return self._last
+        last = self._last
+        if last is not None and _weights(last.card.sampling) == _weights(sampling):
+            return last
+        if self._trained is None:
+            self._scratch = self._scratch or Scratch()
+            folder = Path(self._scratch.name)
+            self._trained = TrainedWeights(self._store, self._checkpoint, folder)
+        card, weights = self._trained.model(sampling)
+        if last is None:
+            made = build_exported(card, weights, choose_device())
+        else:
+            network = last.denoiser.network
+            assert isinstance(network, nn.Module)
+            network.load_state_dict(weights)
+            made = replace(last, card=card)
+        self._last = made
+        return made
 
     def close(self) -> None:
         """Forget the models, and remove what was downloaded for them."""
-        if self._opened is not None:
-            self._opened[0].cleanup()
-        self._opened = self._last = None
+        if self._scratch is not None:
+            self._scratch.cleanup()
+        self._scratch = self._trained = self._last = None
 
 
 def _weights(sampling: SamplingConfig) -> tuple[str, float | None]:

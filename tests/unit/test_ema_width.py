@@ -202,8 +202,8 @@ def test_the_moments_of_a_training_are_those_of_its_checkpoints(run: Path) -> No
 def test_what_was_downloaded_is_removed(run: Path) -> None:
     models = Models(at(run), checkpoint_name(END))
     models(of_width(0.05))
-    assert models._opened is not None
-    scratch = Path(models._opened[0].name)
+    assert models._scratch is not None
+    scratch = Path(models._scratch.name)
     assert list(scratch.rglob("averages-0.safetensors"))
     models.close()
     assert not scratch.exists()
