@@ -210,6 +210,27 @@ def test_a_guide_is_given_no_more_noise_than_its_process_has() -> None:
     ((scale, noise),) = seen
     assert scale == pytest.approx(X_T[LABELS >= 0].std().item())
     assert noise == pytest.approx(ratio(999))
+    for other in (EDMConfig(), FlowConfig(times="logit_normal")):
+        guide = Guide(other.build(), -0.4)
+        x_0 = guided(own, guide, config, LABELS, COUNTS)(X_T, flow.level(1.0))
+        assert torch.isfinite(x_0).all()
+
+
+def test_a_guide_that_knows_no_noise_so_low_sees_an_image_of_the_same_contrast() -> None:
+    config = ANY.validate_python({"name": "autoguidance", "omega": 1.0, "guide": "worse"})
+    edm, seen = EDMConfig().build(), []
+
+    class Guide(Gaussian):
+        def __call__(self, x_t: Tensor, level: Level, labels: Tensor) -> Tensor:
+            seen.append((x_t, level))
+            return super().__call__(x_t, level, labels)
+
+    own: Any = Gaussian(edm, 0.3)
+    guide: Any = Guide(VP, -0.4)
+    guided(own, guide, config, LABELS, COUNTS)(X_T, edm.level(0.002))
+    ((x_t, level),) = seen
+    assert level.ratio == pytest.approx(ratio(0))
+    torch.testing.assert_close(x_t, level.alpha * X_T[LABELS >= 0])
 
 
 def test_equal_images_have_equal_settings() -> None:

@@ -309,6 +309,9 @@ def test_the_levels_of_each_spacing(config: VPConfig | EDMConfig | FlowConfig) -
             power = np.log if spacing == "log_snr" else lambda r: np.array(r) ** (1 / 7)
             expected = np.linspace(power([high]), power([low]), steps)[:, 0]
             np.testing.assert_allclose(power(ratios), expected, rtol=1e-9, atol=1e-9)
+    for ratio in (low, 1.0, high):  # time_of is the inverse, and stays within the range
+        assert process.level(process.time_of(ratio)).ratio == pytest.approx(ratio, rel=1e-9)
+    assert high * (1 - 1e-9) <= process.level(process.time_of(math.inf)).ratio
     assert END.log_snr == math.inf
     assert Level(1.0, 0.0, 1.0).log_snr == -math.inf
 
@@ -410,7 +413,7 @@ def test_without_guidance_the_network_is_called_once_and_conditionally() -> None
 def test_guidance_is_both_conventions_at_once(omega: float) -> None:
     network = Network()
     x_0 = denoised(network, omega)
-    assert network.calls == [[2, 0, NULL_LABEL, *[NULL_LABEL] * 3]]
+    assert network.calls == [[2, 0, NULL_LABEL, *[NULL_LABEL] * 2]]
     conditional = Network()(X_T, torch.full((3,), 7.0), LABELS)
     unconditional = Network()(X_T, torch.full((3,), 7.0), torch.full((3,), NULL_LABEL))
     expected = (1 + omega) * conditional - omega * unconditional
@@ -432,11 +435,11 @@ def test_guiding_any_output_guides_the_same_image() -> None:
         t = process.time_of(2.0)
 
         def network(
-            x: Tensor, _: Tensor, labels: Tensor, t: float = t, process: Process = process
+            _x: Tensor, _c: Tensor, labels: Tensor, t: float = t, process: Process = process
         ) -> Tensor:
-            times = torch.full((len(x),), t, dtype=torch.float64)
+            times = torch.full((len(labels),), t, dtype=torch.float64)
             skip, out = (c[:, None, None, None] for c in process.skip_and_out(times))
-            x_t = X_T.repeat(len(x) // 3, 1, 1, 1).double()
+            x_t = torch.cat([X_T, X_T[:2]]).double()  # as given, the guided ones once more
             x_0 = 0.2 * x_t + 0.1 * labels[:, None, None, None]
             return ((x_0 - skip * x_t) / out).float()
 
@@ -474,7 +477,7 @@ def test_a_network_that_embeds_omega_is_called_once_a_step(
         options = SamplingConfig(sampler=sampler, guidance=ClassifierFree(omega=omega))
         own = Denoiser(network, process)
         sample(own, LABELS, (3, 2, 2), options, class_counts=COUNTS, seed=0)
-    labels, null = LABELS.tolist(), [NULL_LABEL] * 3
+    labels, null = LABELS.tolist(), [NULL_LABEL] * 2
     assert calls[:4] == [(labels, None)] * 4
     # nothing guides the unconditional image: it was never trained with an omega
     assert calls[4:] == [(labels, [1.5, 1.5, -1.0]) if embeds else (labels + null, None)] * 4

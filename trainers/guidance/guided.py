@@ -85,9 +85,12 @@ def _ask(guide: Denoiser, process: Process, x_t: Tensor, level: Level, labels: T
     """Return x_0 by a guide, given x_t of a process that may be another than its own.
 
     alpha x_0 + sigma eps at one sigma / alpha is the same in all processes, up to its scale; where the
-    guide's process ends below that noise, it is given its noisiest x_t.
+    guide's process ends below that noise, it is given its noisiest x_t, and where it begins above it, its
+    cleanest one.
     """
     if guide.process.config == process.config:  # type: ignore[attr-defined]
         return guide(x_t, level, labels)
     its = guide.process.level(guide.process.time_of(level.ratio))
-    return guide(x_t * (its.sigma / level.sigma), its, labels)
+    noisier = level.ratio >= its.ratio  # inf, where alpha is 0, is as noisy as any
+    scale = its.sigma / level.sigma if noisier else its.alpha / level.alpha
+    return guide(x_t * scale, its, labels)

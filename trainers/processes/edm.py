@@ -130,8 +130,8 @@ class EDM(Process):
         return ((root - BETA_MIN) / BETA_D).clamp(0, 1)
 
     def time_of(self, ratio: float) -> float:
-        """Return sigma, which the ratio is."""
-        return ratio
+        """Return sigma, which the ratio is; at most the highest."""
+        return min(ratio, self.config.sigma_max)
 
     def clock(self, steps: int) -> Sequence[float]:
         """Return eq. 5: sigma^(1/7) is even from sigma_max to sigma_min."""

@@ -8,6 +8,7 @@ is || v_theta - v ||^2 without a weight.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import ClassVar, Literal
 
@@ -83,7 +84,7 @@ class Flow(Process):
 
     def time_of(self, ratio: float) -> float:
         """Return s = ratio / (1 + ratio)."""
-        return ratio / (1 + ratio)
+        return ratio / (1 + ratio) if math.isfinite(ratio) else 1.0
 
     def clock(self, steps: int) -> Sequence[float]:
         """Return s = 1 .. 1 / steps, evenly."""
