@@ -13,7 +13,6 @@ from pydantic import ValidationError
 from support.mixtures import PROCESSES, best_denoiser
 from torch import Tensor
 
-from whipray.platform.config.layers import Layer, resolve
 from whipray.trainers.guidance import NULL_LABEL, ClassifierFree, Denoiser, guided
 from whipray.trainers.networks import UNet, UNetConfig
 from whipray.trainers.processes import EDMConfig, FlowConfig, Level, Process, VPConfig
@@ -362,16 +361,6 @@ def test_labels_name_what_is_not_at_its_default() -> None:
     assert DDIMSampler().label == "ddim 50 steps"
     assert DDIMSampler(eta=1, spacing="rho").label == "ddim 50 steps, spacing rho, eta 1"
     assert HeunSampler(s_churn=4).label == "heun 18 steps, s_churn 4"
-
-
-def test_another_sampler_takes_its_own_steps_and_spacing() -> None:
-    """Steps of ddim are no steps of heun, and heun has no trailing: neither goes over with a name."""
-    base = Layer("base", {"sampler": DDIMSampler(steps=7).model_dump(mode="json")})
-    for sampler in (HeunSampler(), UniPCSampler(), DPMSolver2MSampler()):
-        given = Layer("given", {"sampler.name": sampler.name})
-        assert resolve(SamplingConfig, [base, given]).value.sampler == sampler
-    given = Layer("given", {"sampler.eta": 1.0})
-    assert resolve(SamplingConfig, [base, given]).value.sampler == DDIMSampler(steps=7, eta=1)
 
 
 # -- guidance ---------------------------------------------------------------------------------------
