@@ -175,6 +175,14 @@ def check_classes(subject: Subject) -> None:
     subject.experiment.objective.build(counts)
 
 
+def check_process(subject: Subject) -> None:
+    """Check that the noise process can measure on the training images what it is to measure."""
+    experiment = subject.experiment
+    known = subject.saved is not None or experiment.pretrained is not None
+    if subject.splits is not None and not subject.dry_run and not known:
+        experiment.process.measured(subject.splits.train)
+
+
 def check_network(subject: Subject) -> None:
     """Check that the network can be built for these images."""
     _ = subject.network_bytes
@@ -265,6 +273,7 @@ CHECKS: Checks = (
     check_data,
     check_reference,
     check_network,
+    check_process,
     check_classes,
     check_features,
     check_cache,

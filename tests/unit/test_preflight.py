@@ -146,6 +146,8 @@ def test_a_refused_command_leaves_the_run_and_its_records_as_they_were(photos: P
 
     refused("objective.tau=1.0, not 9.0", objective__tau=9)
     refused("objective.name=cbdm, not ddpm", objective__name="ddpm")
+    refused("process.name=vp, not edm", process__name="edm")
+    refused("model.name=unet, not ddpmpp", model__name="ddpmpp")
     refused("has seen 64 images already, and training.images=16", training__images=16)
     refused("none of the levels' heights", model__attention_resolutions=[7])
     weights = {"extractor": "inception", "weights": "none.pth"}
@@ -329,6 +331,16 @@ def test_all_problems_are_told_at_once(
     assert "micro_batch: 5" in out
     assert "would run:" in err
     assert len(json.loads(run("--dry-run", "--json")[0])["problems"]) == 3
+
+
+def test_images_of_one_value_are_told_before_sigma_data_is_measured(photos: Path) -> None:
+    experiment = own(process__name="edm", process__sigma_data=None)
+    assert found(experiment, dry_run=False) == []
+    for path in (photos / "train").rglob("*.png"):
+        Image.new("RGB", (SIDE, SIDE), "gray").save(path)
+    (told,) = found(experiment, dry_run=False)
+    assert told.startswith("process.sigma_data cannot be measured: all pixels")
+    assert not (photos.parent / "whipray-runs").exists()
 
 
 def test_a_sweep_s_points_are_checked_too(photos: Path) -> None:

@@ -197,6 +197,8 @@ def test_a_start_that_is_not_what_the_run_began_with_is_one_line(
         # neither of these shows in the weights' shapes
         ({"model__norm_groups": 9}, r"has model\.norm_groups=3, this training 9"),
         ({"process__prediction": "v"}, r"has process\.prediction=eps, this training v"),
+        ({"process": {"name": "edm"}}, r"has process\.name=vp, this training edm"),
+        ({"model": {"name": "dit"}}, r"has model\.name=unet, this training dit"),
     ],
 )
 def test_a_base_of_another_kind_is_refused(
