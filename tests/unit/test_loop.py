@@ -290,6 +290,8 @@ def test_check_same_run_names_the_key() -> None:
     check_same_run(flatten(saved), now(), free)
     with pytest.raises(CheckpointProblem, match=r"optimizer\.ema_profiles=None, not \[0\.1\]"):
         check_same_run(flatten(saved), now(optimizer__ema_profiles=[0.1]), free)
+    with pytest.raises(CheckpointProblem, match=r"process\.name=vp, not edm"):
+        check_same_run(flatten(saved), now(process__name="edm"), free)
     with pytest.raises(CheckpointProblem, match=r"objective\.tau=1\.0, not 1\.5"):
         check_same_run(flatten(saved), now(objective__tau=1.5), free)
     with pytest.raises(CheckpointProblem, match=r"data\.long_tail\.ratio=20\.0, not 50\.0"):
