@@ -28,6 +28,7 @@ from whipray.platform.analysis.guidance_points import (
 from whipray.platform.analysis.sample import generate_images, load_target
 from whipray.platform.analysis.target import evaluate_run, find_target
 from whipray.platform.api.stores import open_store
+from whipray.platform.config.layers import Layer, resolve
 from whipray.platform.evaluation.pages.content import BestPoint
 from whipray.platform.runs.find_run import find_run
 from whipray.platform.runs.resolve_guide import fixed_sampling
@@ -266,3 +267,15 @@ def test_what_guides_a_search_exists_before_it_begins(store: Storage, tmp_path: 
     with pytest.raises(whipray.Problem, match="no run nobody"):
         whipray.sweep(str(space), recipe="digits-demo", name="lost", overrides=start)
     assert not list(store.child("sweeps/lost").list())
+
+
+def test_another_guide_is_looked_up_anew() -> None:
+    known = {"name": "autoguidance", "omega": 1.0, "guide": "a", "content": "a" * 64}
+    layers = [
+        Layer("the model", {"guidance": known}),
+        Layer("the command", {"guidance.guide": "b"}),
+    ]
+    guidance: Any = resolve(SamplingConfig, layers[:1]).value.guidance
+    assert guidance.content == "a" * 64
+    guidance = resolve(SamplingConfig, layers).value.guidance
+    assert (guidance.guide, guidance.content) == ("b", None)
