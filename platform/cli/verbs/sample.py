@@ -66,13 +66,13 @@ def sample(
         return
     stderr_console.print(f"{to}: {counted(len(images), 'images')}")
     stderr_console.print(f"classes: {chosen.describe(names)}")
+    has_omega = "omega" in type(model.card.sampling.guidance).model_fields
     next_commands(
         [
             "whipray",
             "sample",
             target,
-            "--omega",
-            "2",
+            *(("--omega", "2") if has_omega else ()),
             "--seed",
             "1",
             "--out",

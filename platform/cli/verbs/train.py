@@ -82,8 +82,10 @@ def train(
     stderr_console.print(f"\nreport  {page}")
     stderr_console.print(f"grid    {single.store.uri_of(f'{folder}/{SAMPLE_GRID}')}")
     where = options_of(experiment).words
+    has_omega = "omega" in type(experiment.sampling.guidance).model_fields
+    kind = [] if has_omega else ["sampling.guidance.name=cfg"]
     next_commands(
-        ["whipray", "evaluate", name, "sampling.guidance.omega=1.5", *where],
+        ["whipray", "evaluate", name, *kind, "sampling.guidance.omega=1.5", *where],
         ["whipray", "sample", name, "--per-class", "8", "--out", "samples.png", *where],
         ["whipray", "ui", *where],
     )
