@@ -108,6 +108,7 @@ def measure_guidance(
     target = find_target(root, tracking, name, cheap)
     points = distinct(target, combinations(target.experiment.sampling, lists))
     with target.evaluator(on_phase) as evaluator:
+        evaluator.check(points)
         seed = evaluator.search_seed if len(points) > 1 else None
         tried: list[Evaluated] = []
         for values in points:

@@ -73,9 +73,9 @@ class EvaluationInputs:
 
     def samples_folder(self, sampling: SamplingConfig, seed: int) -> str:
         """Return the folder of a setting's images and features, from the store's top."""
-        return samples_folder(self.store, self._weights_hash(sampling), sampling, seed)
+        return samples_folder(self.store, self.weights_hash(sampling), sampling, seed)
 
-    def _weights_hash(self, sampling: SamplingConfig) -> str:
+    def weights_hash(self, sampling: SamplingConfig) -> str:
         """Return what the weights are known by: the checkpoint, and the averages that form a width.
 
         Raises:

@@ -110,6 +110,16 @@ class Evaluator:
         metrics, about, warnings = (result[k] for k in ("metrics", "provenance", "warnings"))
         return Evaluated(sampling, metrics, about, folder, seed, values, tuple(warnings))
 
+    def check(self, points: Sequence[Values]) -> None:
+        """Check before any image is generated that the checkpoint has the weights of all points.
+
+        Raises:
+            UsageProblem: an `ema_width` that the averages kept cannot form.
+        """
+        for values in points:
+            changed = with_values(self.experiment, values, "the points to try")
+            self.inputs.weights_hash(changed.sampling)
+
     def _fixed(self, changed: Experiment) -> SamplingConfig:
         """Return the sampling with everything in it that decides the images; a guide is looked up once."""
         guidance = changed.sampling.guidance

@@ -125,7 +125,7 @@ def test_images_are_kept_by_width_and_by_the_averages_that_formed_it(
         store.read_manifest(name),
         store.averages(name),
         load_splits(experiment),
-        replace_extractor(),
+        extractor(),
     )
     folders = {
         width: inputs.samples_folder(of_width(width), 0) for width in (None, 0.05, 0.07, 0.1)
@@ -139,7 +139,26 @@ def test_images_are_kept_by_width_and_by_the_averages_that_formed_it(
         inputs.samples_folder(of_width(0.27), 0)
 
 
-def replace_extractor() -> object:
+@pytest.mark.parametrize("weights", ["merged", "general"])
+def test_a_width_of_an_adapter_is_that_of_its_factors(tmp_path: Path, weights: str) -> None:
+    """As the average of a half-life: the factors are averaged, then multiplied."""
+    reserve = {"layers": ["up"], "rank": 1}
+    objective = {"name": "call", "base": {"name": "ddpm"}, "reserve": reserve}
+    changes = {**CHANGES, "training__images": 2 * BATCH, "objective": objective}
+    train(tiny(**changes), tmp_path / "run")
+    name = checkpoint_name(2 * BATCH)
+    sampling = SamplingConfig(ema_width=0.1, weights=weights)
+    with closing(Models(at(tmp_path / "run"), name)) as models:
+        exported = models(sampling).denoiser.network.state_dict()
+    manifest = CheckpointStore(at(tmp_path / "run")).fetch(name, tmp_path / "whole")
+    factors = read_tensors(tmp_path / "whole", manifest, "ema_0.1")
+    assert any(".parts.expert." in key for key in factors)
+    expected = merged_weights(factors, None, general_only=weights == "general")
+    assert exported.keys() == expected.keys()
+    assert all(torch.equal(tensor, expected[key]) for key, tensor in exported.items())
+
+
+def extractor() -> object:
     return type("E", (), {"info": ExtractorInfo("rows", "abcd", 8, "none", None)})()
 
 
