@@ -65,21 +65,33 @@ def generate_images(
     omega: float | None,
     steps: int | None,
     seed: int,
+    sampler: str | None = None,
 ) -> tuple[Pixels, Ints]:
     """Generate images of each class; return them, (N, C, H, W) uint8, and their ids, (N,)."""
     labels = np.repeat(np.asarray(ids, dtype=np.int64), per_class)
-    sampling = changed_sampling(model, omega, steps)
+    sampling = changed_sampling(model, omega, steps, sampler)
     pixels: Pixels = to_uint8(model.sample(torch.from_numpy(labels), sampling, seed)).numpy()
     return pixels, labels
 
 
-def changed_sampling(model: Exported, omega: float | None, steps: int | None) -> SamplingConfig:
-    """Return the model's sampling with another strength or other steps, where they are given.
+def changed_sampling(
+    model: Exported, omega: float | None, steps: int | None, sampler: str | None = None
+) -> SamplingConfig:
+    """Return the model's sampling with another strength, sampler or steps, where they are given.
 
     Raises:
-        UsageProblem: a value out of range, or a sampler or guidance that has no such setting.
+        UsageProblem: a value out of range, a sampler or guidance that has no such setting, or a sampler
+            that the model's noise process cannot take.
     """
     own = model.card.sampling
+    if sampler is not None:
+        named = {"sampler.name": sampler}
+        layers = [Layer("model", own.model_dump(mode="json")), Layer("sample", named)]
+        own = resolve(SamplingConfig, layers).value
+        try:
+            own.check(model.card.process)
+        except ValueError as reason:
+            raise UsageProblem(str(reason), "choose another sampler") from reason
     changed: dict[str, float | int] = {}
     for section, key, value in (("guidance", "omega", omega), ("sampler", "steps", steps)):
         chosen = getattr(own, section)

@@ -33,6 +33,7 @@ class Model:
         labels: Sequence[int | str],
         *,
         omega: float | None = None,
+        sampler: str | None = None,
         steps: int | None = None,
         seed: int = 0,
     ) -> NDArray[np.uint8]:
@@ -43,13 +44,14 @@ class Model:
         Args:
             labels: class ids or names.
             omega: guidance strength; None: the model's.
-            steps: of the sampler; None: the model's.
+            sampler: as `sampling.sampler.name`; None: the model's.
+            steps: of the sampler; None: the model's, or those of the other sampler.
 
         Raises:
             UsageProblem: a label that is no class, or a setting out of range.
         """
         ids = torch.tensor([self._class_id(label) for label in labels], dtype=torch.int64)
-        sampling = changed_sampling(self._exported, omega, steps)
+        sampling = changed_sampling(self._exported, omega, steps, sampler)
         images: NDArray[np.uint8] = to_uint8(self._exported.sample(ids, sampling, seed)).numpy()
         return images
 

@@ -11,6 +11,7 @@ from rich.cells import cell_len
 from rich.table import Table
 
 from ...trainers.guidance import AnyGuidance, GuidanceConfig
+from ...trainers.samplers import AnySampler, SamplerConfig
 from ..analysis.classify.summary import DIFFERENCES
 from ..config.points import in_words
 from ..evaluation.compare import Comparison
@@ -21,6 +22,7 @@ from .consoles import plain_table
 
 MISSING = "–"
 GUIDANCE: TypeAdapter[GuidanceConfig] = TypeAdapter(AnyGuidance)
+SAMPLER: TypeAdapter[SamplerConfig] = TypeAdapter(AnySampler)
 GAP = 2
 """Characters between columns."""
 WHAT_WIDTH = 22
@@ -71,6 +73,7 @@ def sweep_table(
         "trial": numbers,
         "what": [_what(row) for row in ordered],
         "omega": [_strength(each["sampling"]["guidance"]) if each else "" for each in summaries],
+        **_samplers([each["sampling"] if each else {} for each in summaries]),
         **{
             name.replace("/", " "): [
                 _metric_cell(each["metrics"], *name.split("/")) if each else ""
@@ -109,6 +112,13 @@ def _fitting(
 def _strength(guidance: Mapping[str, Any]) -> str:
     """Return a guidance in a few words, of plain cfg the number alone."""
     return GUIDANCE.validate_python(guidance).label.removeprefix("omega ")
+
+
+def _samplers(samplings: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
+    """Return a column of samplers if they differ, as in a search over them."""
+    given = [sampling.get("sampler") for sampling in samplings]
+    labels = [SAMPLER.validate_python(each).label if each else "" for each in given]
+    return {"sampler": labels} if len({*labels} - {""}) > 1 else {}
 
 
 def _what(row: Mapping[str, Any]) -> str:

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 
-from whipray.platform.analysis.sample import check_free, save
+from whipray.platform.analysis.sample import changed_sampling, check_free, save
 from whipray.trainers.errors import UsageProblem
 from whipray.trainers.export import ModelCard
+from whipray.trainers.guidance import ClassifierFree
+from whipray.trainers.processes import EDMConfig
+from whipray.trainers.samplers import DDIMSampler
+from whipray.trainers.samplers.heun import HeunSampler
+from whipray.trainers.sampling import SamplingConfig
 
 OF_OTHERS = [
     "../../up",
@@ -65,3 +72,18 @@ def test_images_are_not_mixed_with_what_a_folder_holds(tmp_path: Path) -> None:
     ):
         with pytest.raises(UsageProblem, match=said):
             check_free(tmp_path / taken)
+
+
+def test_a_model_may_be_sampled_by_another_sampler() -> None:
+    card: Any = SimpleNamespace(sampling=SamplingConfig(sampler=DDIMSampler(steps=7)))
+    card.process = EDMConfig()
+    model: Any = SimpleNamespace(card=card)
+    assert changed_sampling(model, None, None) == card.sampling
+    assert changed_sampling(model, None, None, "heun").sampler == HeunSampler()
+    assert changed_sampling(model, 1.5, 5, "heun") == SamplingConfig(
+        sampler=HeunSampler(steps=5), guidance=ClassifierFree(omega=1.5)
+    )
+    with pytest.raises(UsageProblem, match="sampler ddpm takes the T steps of process vp"):
+        changed_sampling(model, None, None, "ddpm")
+    with pytest.raises(UsageProblem, match=r"'hoin' is not one of its choices"):
+        changed_sampling(model, None, None, "hoin")

@@ -46,6 +46,22 @@ def rendered(table: Table, width: int) -> list[str]:
     return console.file.getvalue().splitlines()
 
 
+def test_a_search_over_samplers_names_them() -> None:
+    guidance = {"name": "cfg", "omega": 1.25}
+
+    def by(number: int, sampler: dict[str, Any]) -> dict[str, Any]:
+        summary = {"metrics": METRICS, "sampling": {"guidance": guidance, "sampler": sampler}}
+        return trial(number, attrs={"summary": summary})
+
+    heun, unipc = {"name": "heun", "steps": 7}, {"name": "unipc", "steps": 9}
+    header, *lines = rendered(sweep_table([by(0, heun), by(1, unipc)], BY_OVERALL, 0, 150)[0], 150)
+    assert "sampler" in header
+    assert "heun 7 steps" in " ".join(lines)
+    assert "unipc 9 steps" in " ".join(lines)
+    for rows in ([by(0, heun), by(1, heun), trial(2, attrs={})], ROWS):
+        assert "sampler" not in rendered(sweep_table(rows, BY_OVERALL, 0, 150)[0], 150)[0]
+
+
 @pytest.mark.parametrize(
     ("width", "rank_by", "left_out"),
     [

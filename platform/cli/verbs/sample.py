@@ -31,6 +31,10 @@ def sample(
         float | None,
         typer.Option("--omega", min=0, help="Guidance strength; default: the model's."),
     ] = None,
+    sampler: Annotated[
+        str | None,
+        typer.Option("--sampler", help="As sampling.sampler.name; default: the model's."),
+    ] = None,
     steps: Annotated[
         int | None, typer.Option("--steps", min=1, help="Sampler steps; default: the model's.")
     ] = None,
@@ -51,7 +55,7 @@ def sample(
         model = load_target(store.open(), store.tracking, target)
         names = model.card.class_names
         chosen = choose_classes(classes or [ALL], names)
-        images, labels = generate_images(model, chosen.ids, per_class, omega, steps, seed)
+        images, labels = generate_images(model, chosen.ids, per_class, omega, steps, seed, sampler)
         files = save(images, labels, model.card, to, per_class)
     if as_json:
         print_json(
