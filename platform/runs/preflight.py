@@ -224,11 +224,13 @@ def check_room(subject: Subject) -> None:
     written = -(-training.images // training.checkpoint_every_images)
     kept = min(subject.experiment.keep_checkpoints + 1, written)
     existing = len(CheckpointStore(subject.store).names()) if subject.store.is_folder else 0
-    wanted = [("TMPDIR", Path(tempfile.gettempdir()), one)]
+    moments = min(MOMENTS, written)
+    forms_width = subject.experiment.sampling.ema_width is not None
+    local = max(one, averages * moments if forms_width else 0)
+    wanted = [("TMPDIR", Path(tempfile.gettempdir()), local)]
     if subject.store.is_folder:
         folder = Path(subject.store.config.uri)
-        moments = max(min(MOMENTS, written) - kept, 0)
-        needed = one * max(kept - existing, 1) + averages * moments
+        needed = one * max(kept - existing, 1) + averages * max(moments - kept, 0)
         wanted.append(("the store", folder, needed))
     for what, folder, needed in wanted:
         free = shutil.disk_usage(_existing(folder)).free

@@ -8,6 +8,7 @@ import shutil
 import sqlite3
 from collections.abc import Callable
 from pathlib import Path
+from tempfile import gettempdir
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,7 @@ from whipray.platform.compute.gpus import check_gpus
 from whipray.platform.config.experiment import Experiment, load_experiment
 from whipray.platform.config.layers import Layer, resolve
 from whipray.platform.config.recipes import recipe_layers
+from whipray.platform.runs import preflight
 from whipray.platform.runs.find_run import find_run
 from whipray.platform.runs.notes import notes
 from whipray.platform.runs.preflight import check_training
@@ -307,6 +309,35 @@ def test_a_network_that_no_disk_holds_is_told(
     usage = shutil.disk_usage(photos.parent)._replace(free=2**16)
     monkeypatch.setattr(shutil, "disk_usage", lambda _path: usage)
     assert any("has 0.1 MiB free, and the checkpoints need" in line for line in found(own()))
+
+
+@pytest.mark.usefixtures("photos")
+@pytest.mark.parametrize(
+    ("changes", "on_tmpdir", "in_store"),
+    [
+        ({}, 4, 3 * 4),  # weights, two moments of Adam, EMA; two checkpoints and the next one
+        ({"optimizer__ema_profiles": [0.05, 0.1]}, 6, 3 * 6 + 15 * 2),
+        ({"optimizer__ema_profiles": [0.05, 0.1], "sampling__ema_width": 0.1}, 36, 3 * 6 + 15 * 2),
+    ],
+)
+def test_the_room_that_is_needed_is_counted_in_weights(
+    monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], on_tmpdir: int, in_store: int
+) -> None:
+    plan = {"training__images": 4000, "training__checkpoint_every_images": 160}
+    subject = SingleRun("mine", own(**plan, **changes)).subject(dry_run=True)
+    whole, averages = subject.network_bytes
+    usage, full = shutil.disk_usage("/"), [True]
+
+    def disk_usage(path: Path) -> Any:
+        return usage._replace(free=0 if (path == Path(gettempdir())) == full[0] else 2**60)
+
+    monkeypatch.setattr(shutil, "disk_usage", disk_usage)
+    monkeypatch.setattr(preflight, "_size", str)
+    for needed in (on_tmpdir, in_store):
+        with pytest.raises(UsageProblem, match="the checkpoints need") as caught:
+            preflight.check_room(subject)
+        assert int(caught.value.what.split()[-1]) == needed * (whole - averages) / 4
+        full[0] = False
 
 
 @pytest.mark.usefixtures("photos")
