@@ -32,11 +32,11 @@ WIDEST = 1 / math.sqrt(12)
 """Width of the plain mean over a whole training, gamma = 0."""
 CLOSE_ENOUGH = 0.02
 """Error of a profile from which no further averages are read for it: see `Fit.error`."""
-TOO_FAR = 0.10
+TOO_FAR = 0.08
 """Error of a profile from which it is refused. In the average of weights that jump independently around
 their mean, what the error adds has this share of the standard deviation that the average itself has left:
-1 % of its variance."""
-MOMENTS = 18
+0.6 % of its variance."""
+MOMENTS = 20
 """Most moments of a training that are kept. With two widths, .05 and .10, every width from .03 to .25 has an
 error below `TOO_FAR` then, at any time of a training of 60 or of 400 checkpoints."""
 SPACING = 0.75

@@ -59,7 +59,7 @@ class OptimizerConfig(Config):
     ema_profiles: tuple[Width, ...] = ()
     """Widths of power-function averages that are kept beside it, relative to the images seen so far; EDM2
     keeps [0.05, 0.1]. From them `sampling.ema_width` forms averages of other widths after the training.
-    Each takes the memory of one more set of weights, and the store keeps it at up to 18 moments."""
+    Each takes the memory of one more set of weights, and the store keeps it at up to 20 moments."""
 
     @model_validator(mode="before")
     @classmethod

@@ -316,8 +316,8 @@ def test_a_network_that_no_disk_holds_is_told(
     ("changes", "on_tmpdir", "in_store"),
     [
         ({}, 4, 3 * 4),  # weights, two moments of Adam, EMA; two checkpoints and the next one
-        ({"optimizer__ema_profiles": [0.05, 0.1]}, 6, 3 * 6 + 15 * 2),
-        ({"optimizer__ema_profiles": [0.05, 0.1], "sampling__ema_width": 0.1}, 36, 3 * 6 + 15 * 2),
+        ({"optimizer__ema_profiles": [0.05, 0.1]}, 6, 3 * 6 + 17 * 2),
+        ({"optimizer__ema_profiles": [0.05, 0.1], "sampling__ema_width": 0.1}, 40, 3 * 6 + 17 * 2),
     ],
 )
 def test_the_room_that_is_needed_is_counted_in_weights(
