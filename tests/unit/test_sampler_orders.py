@@ -88,8 +88,8 @@ def test_with_equal_calls_unipc_is_nearest_and_heun_needs_many(name: str) -> Non
 
     def of(calls: int) -> dict[str, float]:
         samplers: dict[str, SamplerConfig] = {
-            "unipc": UniPCSampler(steps=calls),
-            "dpmpp_2m": DPMSolver2MSampler(steps=calls),
+            "unipc": UniPCSampler(steps=calls, spacing="log_snr"),
+            "dpmpp_2m": DPMSolver2MSampler(steps=calls, spacing="log_snr"),
             "ddim": DDIMSampler(steps=calls),
             "heun": HeunSampler(steps=(calls + 1) // 2),
         }
@@ -100,8 +100,8 @@ def test_with_equal_calls_unipc_is_nearest_and_heun_needs_many(name: str) -> Non
     assert 1.3 * at_18["unipc"] < at_18["dpmpp_2m"] < at_18["ddim"] / 1.5
     assert at_18["ddim"] < at_18["heun"]
     assert 1.8 * at_35["unipc"] < at_35["dpmpp_2m"] < at_35["heun"] / 3 < at_35["ddim"] / 3
-    # what the default is for: nearer in 20 calls than ddim in 50
-    assert error(UniPCSampler(), process, end) < error(DDIMSampler(), process, end) / 2
+    in_20 = error(UniPCSampler(steps=20, spacing="log_snr"), process, end)
+    assert in_20 < error(DDIMSampler(steps=50), process, end) / 2
 
 
 @pytest.mark.parametrize(
@@ -139,8 +139,8 @@ def test_an_image_is_the_same_whatever_process_its_network_was_trained_by() -> N
         for sampler in (
             DDIMSampler(steps=400, spacing="log_snr"),
             HeunSampler(steps=60),
-            DPMSolver2MSampler(steps=100),
-            UniPCSampler(steps=60),
+            DPMSolver2MSampler(steps=100, spacing="log_snr"),
+            UniPCSampler(steps=60, spacing="log_snr"),
         ):
             images[name, sampler.name] = sample(
                 Denoiser(best_network(process), process),

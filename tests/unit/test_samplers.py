@@ -220,7 +220,7 @@ def test_multistep_samplers_follow_their_papers(name: str, corrected: bool) -> N
             x = ratio * x - decay * m[-1] - decay * correction
         m.append(new)
     sampler = UniPCSampler if corrected else DPMSolver2MSampler
-    image = sampler(steps=steps)(best_denoiser, numbered, process)
+    image = sampler(steps=steps, spacing="log_snr")(best_denoiser, numbered, process)
     torch.testing.assert_close(image, m[-1], rtol=0, atol=1e-9)  # a step to x_0 is of first order
 
 
