@@ -104,24 +104,29 @@ class Evaluator:
             UsageProblem, CheckpointProblem: as `fixed_sampling`.
         """
         values, seed = values or {}, self.experiment.seed if seed is None else seed
-        sampling = self._fixed(with_values(self.experiment, values, "the points to try"))
+        sampling = self.sampling_at(values)
         folder = self.inputs.evaluation_folder(sampling, seed)
         result = self.files.read_result(folder) or self._evaluate(sampling, seed, folder)
         metrics, about, warnings = (result[k] for k in ("metrics", "provenance", "warnings"))
         return Evaluated(sampling, metrics, about, folder, seed, values, tuple(warnings))
 
     def check(self, points: Sequence[Values]) -> None:
-        """Check before any image is generated that the checkpoint has the weights of all points.
+        """Check before any image is generated that there are the weights and the guides of all points.
 
         Raises:
-            UsageProblem: an `ema_width` that the averages kept cannot form.
+            UsageProblem: an `ema_width` that the averages kept cannot form, or as `fixed_sampling`.
+            CheckpointProblem: as `fixed_sampling`.
         """
         for values in points:
-            changed = with_values(self.experiment, values, "the points to try")
-            self.inputs.weights_hash(changed.sampling)
+            self.inputs.weights_hash(self.sampling_at(values))
 
-    def _fixed(self, changed: Experiment) -> SamplingConfig:
-        """Return the sampling with everything in it that decides the images; a guide is looked up once."""
+    def sampling_at(self, values: Values) -> SamplingConfig:
+        """Return the sampling with everything in it that decides the images; a guide is looked up once.
+
+        Raises:
+            UsageProblem, CheckpointProblem: as `fixed_sampling`.
+        """
+        changed = with_values(self.experiment, values, "the points to try")
         guidance = changed.sampling.guidance
         if isinstance(guidance, Autoguidance) and guidance.guide in self._contents:
             known = guidance.model_copy(update={"content": self._contents[guidance.guide]})
