@@ -75,6 +75,8 @@ def training_facts(experiment: Experiment) -> dict[str, Any]:
         "objective": f"call over {objective.base.name}"
         if objective.name == "call"
         else objective.name,
+        "network": experiment.model.name,
+        "process": experiment.process.name,
         **(
             {"starts from": f"{pretrained.model}{', LoRA' if pretrained.lora else ''}"}
             if pretrained
