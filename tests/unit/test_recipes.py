@@ -201,8 +201,8 @@ def test_cbdm_on_another_backbone_changes_the_objective_and_its_omega_only(backb
 
 @pytest.mark.parametrize(("name", "steps"), [("heun", 18), ("dpmpp_2m", 20), ("unipc", 20)])
 def test_another_sampler_has_its_own_steps_and_levels(name: str, steps: int) -> None:
-    """Those of the recipe or the run (25 or 50 steps of ddim, trailing or leading) are no measure for it."""
-    for recipe in ("digits-lt", "cifar100-lt-call"):
+    """Those of the recipe or the run (50 or 100 steps of ddim, leading) are no measure for it."""
+    for recipe in ("cifar100-lt-oc", "cifar100-lt-call"):
         chosen = f"sampling.sampler.name={name}"
         of_recipe = load_experiment(recipe, [chosen]).value
         of_run = with_values(
@@ -211,7 +211,7 @@ def test_another_sampler_has_its_own_steps_and_levels(name: str, steps: int) -> 
         for config in (of_recipe, of_run):
             assert config.sampling.sampler.steps == steps
             assert config.sampling.sampler == type(config.sampling.sampler)()
-    given = load_experiment("digits-lt", [chosen, "sampling.sampler.steps=7"]).value
+    given = load_experiment(recipe, [chosen, "sampling.sampler.steps=7"]).value
     assert given.sampling.sampler.steps == 7
 
 
