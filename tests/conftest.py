@@ -20,8 +20,9 @@ sys.path.append(str(Path(__file__).parent))  # for `support`, which is no packag
 from support.servers import MLflowServer, Moto, Postgres, Server, Swift
 
 # A shell starts background jobs with Ctrl-C ignored, and whatever they start inherits that: the
-# commands that are interrupted here would not notice.
+# commands that are interrupted here would not notice. So does `nohup` with a terminal that is closed.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 BEGAN = time.monotonic()
 

@@ -43,7 +43,7 @@ SAMPLERS: tuple[SamplerConfig, ...] = (
     DDIMSampler(steps=50),
     *(DDIMSampler(steps=n) for n in (10, 20)),
     *(UniPCSampler(steps=n) for n in (8, 10, 15, 20)),
-    *(UniPCSampler(steps=n, spacing="log_snr") for n in (8, 10, 15, 20)),
+    *(UniPCSampler(steps=n, spacing="trailing") for n in (8, 10, 15, 20)),
     *(DPMSolver2MSampler(steps=n) for n in (10, 15, 20)),
     *(HeunSampler(steps=n) for n in (5, 10, 18)),
 )

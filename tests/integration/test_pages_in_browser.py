@@ -18,6 +18,7 @@ from support.reports import (
 )
 
 from whipray.platform.evaluation.pages.comparison import render_comparison
+from whipray.platform.evaluation.pages.content import BestPoint
 from whipray.platform.evaluation.pages.guidance import render_guidance
 from whipray.platform.evaluation.pages.report import render_report
 from whipray.platform.generation.grid import class_grid
@@ -47,7 +48,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> Path:
         page = render_report(report, replace(pictures, grid=grid), curve)
         (folder / f"{name}.html").write_text(page, encoding="utf-8")
     (folder / "comparison.html").write_text(render_comparison(synthetic_comparison()), "utf-8")
-    best = {"overall": curve[2], "few": curve[3]}
+    best = {"overall": BestPoint(curve[2], curve[8]), "few": BestPoint(curve[3], curve[9])}
     (folder / "guidance.html").write_text(render_guidance("a run", curve, best), "utf-8")
     return folder
 

@@ -28,9 +28,9 @@ class DPMSolver2MSampler(GridSampler):
     name: Literal["dpmpp_2m"] = "dpmpp_2m"
     steps: OwnSteps = Field(20, ge=1)
     """Calls of the network; at most T of vp with trailing."""
-    spacing: Annotated[Literal["trailing", "rho", "log_snr"], OfOneVariant()] = "trailing"
-    """Which noise levels. log_snr is nearer to the probability flow, but spends half of its steps on noise so low
-    that a trained network gains little there: on digits, trailing had the better KID with guidance 0 and 1."""
+    spacing: Annotated[Literal["trailing", "rho", "log_snr"], OfOneVariant()] = "log_snr"
+    """Which noise levels. In 10 calls log_snr was as good as DDIM in 50 on three trainings of digits, and
+    trailing worse on their rare classes."""
 
     def __call__(self, denoise: Denoise, noise: Noise, process: Process) -> Tensor:
         """Return x_0; see `SamplerConfig`."""
