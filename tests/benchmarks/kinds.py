@@ -159,11 +159,13 @@ PARTS: dict[str, Callable[[Storage], None]] = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("parts", nargs="*", choices=[*PARTS, []], default=list(PARTS))
+    parser.add_argument("parts", nargs="*", metavar="part", help=f"{', '.join(PARTS)}; default all")
     parser.add_argument("--store", help="default: WHIPRAY_STORAGE, or ./whipray-runs")
     options = parser.parse_args()
+    if unknown := set(options.parts) - set(PARTS):
+        parser.error(f"no part is named {', '.join(sorted(unknown))}: {', '.join(PARTS)}")
     root = open_store(options.store)
-    for part in options.parts:
+    for part in options.parts or PARTS:
         PARTS[part](root)
         print(f"{part}: done", file=sys.stderr)
 
