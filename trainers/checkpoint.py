@@ -165,9 +165,7 @@ def parse_manifest(text: str, where: str) -> Manifest:
         content = json.loads(text)
         stored = content.get("format")
         if stored == 4:
-            unseal(
-                text
-            )  # before its keys are moved, so that a damaged file is not read as an old one
+            unseal(text)  # first, so that a damaged file is not taken for an old one
             config = format_4.experiment_of(content["config"])
             content |= {"format": FORMAT, "config": config, "process": config["process"]}
         elif stored != FORMAT:

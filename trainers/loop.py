@@ -232,9 +232,8 @@ def process_of(
     if resume:
         return resume.manifest.process
     known = pretrained.card.process if pretrained else None
-    if type(known) is type(
-        config.process
-    ):  # a model of another process is refused with the network's
+    # A model of another process is refused when the network is built.
+    if type(known) is type(config.process):
         measured = {name: getattr(known, name) for name in config.process.measures}
         return config.process.model_copy(update=measured)
     return config.process.measured(train)

@@ -16,14 +16,7 @@ from torch import Tensor
 
 from .config import Config
 from .data.groups import GroupsConfig
-from .guidance import (
-    AnyGuidance,
-    Autoguidance,
-    ClassifierFree,
-    Denoiser,
-    GroupGuidance,
-    guided,
-)
+from .guidance import AnyGuidance, ClassifierFree, Denoiser, guided
 from .processes import Level, ProcessConfig
 from .randomness import BatchRandom, derive_seed
 from .samplers import AnySampler, DDIMSampler, Noise
@@ -74,22 +67,13 @@ class SamplingConfig(Config):
         return self.model_copy(update={"guidance": ClassifierFree()})
 
     def identity(self) -> dict[str, Any]:
-        """Return what decides the images, as JSON types; of a guide that was looked up not its name."""
-        known = isinstance(self.guidance, Autoguidance) and self.guidance.content is not None
-        return self.model_dump(
-            mode="json", exclude={"batch_size": True, **({"guidance": {"guide"}} if known else {})}
-        )
+        """Return what decides the images, as JSON types."""
+        own = self.model_dump(mode="json", exclude={"batch_size"})
+        return {**own, "guidance": self.guidance.identity()}
 
     def facts(self) -> dict[str, Any]:
         """Return what decides the images, by name: `sampler`, `steps`, ..., `guidance`, `omega`, ..."""
-        sampler, guidance = (
-            self.sampler.model_dump(mode="json"),
-            self.guidance.model_dump(mode="json"),
-        )
-        if isinstance(self.guidance, GroupGuidance):
-            guidance["classes"] = str(self.guidance.classes)
-        if isinstance(self.guidance, Autoguidance) and (content := guidance.pop("content")):
-            guidance["guide_content"] = content
+        sampler, guidance = self.sampler.model_dump(mode="json"), self.guidance.facts()
         return {
             "sampler": sampler.pop("name"),
             **sampler,

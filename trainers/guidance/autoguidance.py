@@ -72,6 +72,15 @@ class Autoguidance(GuidanceConfig):
         """Return cfg where there is no guidance; see `GuidanceConfig`."""
         return self if self.omega else ClassifierFree()
 
+    def identity(self) -> dict[str, Any]:
+        """Return the config, of a guide that was looked up not its name; see `GuidanceConfig`."""
+        return self.model_dump(mode="json", exclude={"guide"} if self.content else None)
+
+    def facts(self) -> dict[str, Any]:
+        """Return the settings, of a guide that was looked up its content too; see `GuidanceConfig`."""
+        known = {"guide_content": self.content} if self.content else {}
+        return {**self.model_dump(mode="json", exclude={"content"}), **known}
+
     @property
     def label(self) -> str:
         """The guidance in a few words."""

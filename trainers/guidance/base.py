@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from torch import Tensor
 
@@ -53,6 +53,14 @@ class GuidanceConfig(Config, ABC):
             groups: of classes, where the config itself names none.
         """
         return self
+
+    def identity(self) -> dict[str, Any]:
+        """Return what decides the images, as JSON types."""
+        return self.model_dump(mode="json")
+
+    def facts(self) -> dict[str, Any]:
+        """Return the settings by field, for provenance: one JSON scalar each."""
+        return self.model_dump(mode="json")
 
     @property
     @abstractmethod

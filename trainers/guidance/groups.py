@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -47,6 +47,10 @@ class GroupGuidance(GuidanceConfig):
         if self.many == self.medium == self.few:
             return ClassifierFree(omega=self.many)
         return self if self.classes else self.model_copy(update={"classes": groups})
+
+    def facts(self) -> dict[str, Any]:
+        """Return the settings, the groups in words; see `GuidanceConfig`."""
+        return {**self.model_dump(mode="json"), "classes": str(self.classes)}
 
     @property
     def label(self) -> str:

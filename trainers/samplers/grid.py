@@ -63,6 +63,16 @@ class GridSampler(SamplerConfig):
         return f"{self.name} {self.steps} steps{''.join(changed)}"
 
 
+class MultistepSampler(GridSampler):
+    """A sampler of higher order that remembers predictions, so that it needs one call a step."""
+
+    steps: OwnSteps = Field(20, ge=1)
+    """Calls of the network; at most T of vp with trailing."""
+    spacing: Annotated[Literal["trailing", "rho", "log_snr"], OfOneVariant()] = "log_snr"
+    """Which noise levels. In 10 calls UniPC by log_snr was as good as DDIM in 50 on three trainings of digits, and
+    trailing worse on their rare classes."""
+
+
 def levels(process: Process, spacing: Spacing, steps: int) -> list[Level]:
     """Return levels from noise to image; `END` is the last, except for `leading`.
 

@@ -16,27 +16,20 @@ from __future__ import annotations
 
 import math
 from itertools import pairwise
-from typing import Annotated, Literal
+from typing import Literal
 
-from pydantic import Field
 from torch import Tensor
 
-from ..config import OfOneVariant
 from ..processes import Level, Process
 from .base import Denoise, Noise
 from .dpmpp_2m import Earlier, extrapolated
-from .grid import GridSampler, OwnSteps, advance
+from .grid import MultistepSampler, advance
 
 
-class UniPCSampler(GridSampler):
+class UniPCSampler(MultistepSampler):
     """Second order and a corrector, one call a step."""
 
     name: Literal["unipc"] = "unipc"
-    steps: OwnSteps = Field(20, ge=1)
-    """Calls of the network; at most T of vp with trailing."""
-    spacing: Annotated[Literal["trailing", "rho", "log_snr"], OfOneVariant()] = "log_snr"
-    """Which noise levels. In 10 calls log_snr was as good as DDIM in 50 on three trainings of digits, and
-    trailing worse on their rare classes."""
 
     def __call__(self, denoise: Denoise, noise: Noise, process: Process) -> Tensor:
         """Return x_0; see `SamplerConfig`."""
