@@ -67,17 +67,13 @@ def _read(root: Path, split: str, names: Sequence[str]) -> EncodedImages:
     labels: list[int] = []
     problems = []
     for label, name in enumerate(names):
-        try:
-            of_class = scan_images(root / split / name)
-        except DataProblem as problem:
-            problems.append(problem)
-            continue
+        of_class = scan_images(root / split / name)
         scan.add(of_class, f"{name}/")
-        if not of_class.images:
+        if not of_class.images and not of_class.problems:
             problems.append(_empty(root / split / name, split, label, of_class))
         paths += [f"{split}/{name}/{file}" for file in of_class.images]
         labels += [label] * len(of_class.images)
-    raise_together(problems)
+    raise_together(scan.problems + problems)
     return EncodedImages(
         paths,
         np.array(labels, dtype=np.int64),

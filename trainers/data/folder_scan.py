@@ -61,12 +61,14 @@ class Scan:
         nested: number of images that lie in sub-folders.
         left_out: number of other files, by what they are.
         examples: a path of each kind that was left out.
+        problems: folders that cannot be read, and links to nothing.
     """
 
     images: list[str] = field(default_factory=list)
     nested: int = 0
     left_out: Counter[str] = field(default_factory=Counter)
     examples: dict[str, str] = field(default_factory=dict)
+    problems: list[DataProblem] = field(default_factory=list)
 
     def leave_out(self, kind: str, path: str) -> None:
         """Count a file that is not used."""
@@ -77,6 +79,7 @@ class Scan:
         """Count what lies below a sub-folder, whose images stay its own."""
         self.nested += other.nested
         self.left_out += other.left_out
+        self.problems += other.problems
         for kind, path in other.examples.items():
             self.examples.setdefault(kind, f"{prefix}{path}")
 
@@ -104,9 +107,13 @@ def entries_of(folder: Path) -> list[os.DirEntry[str]]:
     Raises:
         DataProblem: no such folder, or one that cannot be read.
     """
+    return [entry for entry in _all_entries_of(folder) if not entry.name.startswith(".")]
+
+
+def _all_entries_of(folder: Path) -> list[os.DirEntry[str]]:
     try:
         with os.scandir(folder) as entries:
-            return sorted((e for e in entries if not e.name.startswith(".")), key=lambda e: e.name)
+            return sorted(entries, key=lambda e: e.name)
     except (OSError, ValueError) as error:
         reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
         if isinstance(error, FileNotFoundError | NotADirectoryError):
@@ -118,23 +125,25 @@ def entries_of(folder: Path) -> list[os.DirEntry[str]]:
 
 
 def scan_images(folder: Path) -> Scan:
-    """Return the images in a folder and its sub-folders.
-
-    Raises:
-        DataProblem: a folder that cannot be read, or an image that is a link to nothing.
-    """
+    """Return the images in a folder and its sub-folders; problems are collected, none is raised."""
     scan, seen = Scan(), set[tuple[int, int]]()
     waiting = [""]  # sub-folders, each with a slash at its end
     while waiting:
         prefix = waiting.pop()
-        entries = entries_of(folder / prefix)
-        stat = (folder / prefix).stat()
+        try:
+            entries = _all_entries_of(folder / prefix)
+            stat = (folder / prefix).stat()
+        except DataProblem as problem:
+            scan.problems.append(problem)
+            continue
         if (stat.st_dev, stat.st_ino) in seen:  # a link to a folder above
             continue
         seen.add((stat.st_dev, stat.st_ino))
         for entry in entries:
             path = prefix + entry.name
-            if not _is(entry.is_dir):
+            if entry.name.startswith("."):
+                _add_hidden(scan, entry.name, path)
+            elif not _is(entry.is_dir):
                 _add_file(scan, entry, path)
             elif entry.name in MADE_BY_SYSTEMS:
                 scan.leave_out(made_by_system(entry.name), path)
@@ -149,15 +158,23 @@ def made_by_system(folder: str) -> str:
     return f"folder made by {MADE_BY_SYSTEMS[folder]}, may be deleted"
 
 
+def _add_hidden(scan: Scan, name: str, path: str) -> None:
+    """Count a hidden image; macOS puts a `._` file beside each image on disks of other systems."""
+    if not name.startswith("._") and os.path.splitext(name)[1].lower() in SUFFIXES:
+        scan.leave_out("hidden", path)
+
+
 def _add_file(scan: Scan, entry: os.DirEntry[str], path: str) -> None:
     suffix = os.path.splitext(entry.name)[1].lower()
     if not _is(entry.is_file):
         if entry.is_symlink() and suffix in SUFFIXES:
-            raise DataProblem(
+            problem = DataProblem(
                 f"{shown(entry.path)}: a link to a file that is not there",
                 "fetch what it points to, or remove the link",
             )
-        scan.leave_out("pipe, device or dangling link", path)
+            scan.problems.append(problem)
+        else:
+            scan.leave_out("pipe, device or dangling link", path)
     elif suffix in SUFFIXES:
         scan.images.append(path)
         scan.nested += "/" in path

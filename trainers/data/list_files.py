@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import re
+from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 from typing import Literal
 
@@ -41,30 +42,59 @@ class ListFiles(EncodedConfig):
         return self.pack(cache, train, reference, self.class_names)
 
 
-def _read(file: Path, root: Path) -> EncodedImages:
-    paths, labels, numbers = [], [], []
-    problems: list[DataProblem] = []
-    more = 0
+@dataclass
+class Listed:
+    """What one list names.
+
+    Args:
+        paths: relative to the root.
+        labels: of each path.
+        numbers: of the lines, from 1.
+        problems: the first lines that cannot be used.
+        more: number of further such lines.
+    """
+
+    paths: list[str] = field(default_factory=list)
+    labels: list[int] = field(default_factory=list)
+    numbers: list[int] = field(default_factory=list)
+    problems: list[DataProblem] = field(default_factory=list)
+    more: int = 0
+
+
+def read_list(file: Path, root: Path) -> Listed:
+    """Return what a list names; lines that cannot be used are collected, not raised.
+
+    Raises:
+        DataProblem: a list that cannot be read at all.
+    """
+    listed = Listed()
     for number, line in enumerate(_text(file).split("\n"), start=1):
         if not line.strip():
             continue
         try:
             path, label = _path_and_label(line, root)
         except DataProblem as problem:
-            if len(problems) < LISTED:
-                problems.append(DataProblem(f"{file}:{number}: {problem.what}", problem.fix))
+            if len(listed.problems) < LISTED:
+                what = f"{file}:{number}: {problem.what}"
+                listed.problems.append(DataProblem(what, problem.fix))
             else:
-                more += 1
+                listed.more += 1
             continue
-        paths.append(path)
-        labels.append(label)
-        numbers.append(number)
-    raise_together(problems, more)
+        listed.paths.append(path)
+        listed.labels.append(label)
+        listed.numbers.append(number)
+    return listed
+
+
+def _read(file: Path, root: Path) -> EncodedImages:
+    listed = read_list(file, root)
+    raise_together(listed.problems, listed.more)
+    paths, numbers = listed.paths, listed.numbers
     if not paths:
         raise DataProblem(f"{file}: lists no image", "write one line for each image")
     return EncodedImages(
         paths,
-        np.array(labels, dtype=np.int64),
+        np.array(listed.labels, dtype=np.int64),
         lambda i: f"{file}:{numbers[i]} ({paths[i]})",
         root,
     )

@@ -64,7 +64,7 @@ class Parquet(EncodedConfig):
                 lambda i: f"{path}, row {rows[i]}",
             )
 
-        names = _class_names(path, table.schema.metadata or {}, self.label_column)
+        names = read_class_names(path, table.schema.metadata or {}, self.label_column)
         if names is not None and (count := len(np.unique(labels))) < len(names):
             raise DataProblem(
                 f"{path}: its metadata have {len(names)} class names for {count} classes with images",
@@ -154,10 +154,10 @@ def _bytes_of(path: Path, column: str, values: pa.ChunkedArray) -> pa.ChunkedArr
     return inside
 
 
-def _class_names(
+def read_class_names(
     path: Path, metadata: Mapping[bytes, bytes], label_column: str
 ) -> list[str] | None:
-    """Return the names in a schema's metadata; None where there are none.
+    """Return the names of classes in a schema's metadata; None where there are none.
 
     Raises:
         DataProblem: names that are not text.

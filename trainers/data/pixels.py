@@ -77,13 +77,13 @@ def read_pixels(
             image.load()
             if image.format in WITH_FRAMES and getattr(image, "is_animated", False):
                 done.append(Treatment.FIRST_FRAME)
-            upright = _upright(image)
-            if upright is not image:
+            turned = upright(image)
+            if turned is not image:
                 done.append(Treatment.TURNED)
-            opaque = _opaque(upright)
-            if opaque is not upright:
+            flat = opaque(turned)
+            if flat is not turned:
                 done.append(Treatment.FLATTENED)
-            pixels = opaque.convert("RGB" if channels == 3 else "L")
+            pixels = flat.convert("RGB" if channels == 3 else "L")
     except Exception as error:  # a damaged file makes PIL raise almost anything
         raise DataProblem(
             f"{name}: not an image that can be read ({type(error).__name__})",
@@ -108,7 +108,7 @@ def read_pixels(
     return np.ascontiguousarray(array.transpose(2, 0, 1)), sum(done)
 
 
-def _upright(image: Image.Image) -> Image.Image:
+def upright(image: Image.Image) -> Image.Image:
     """Return an image turned as its EXIF data say; itself where they say nothing, or are damaged."""
     from PIL import ImageOps
 
@@ -118,7 +118,7 @@ def _upright(image: Image.Image) -> Image.Image:
     return image
 
 
-def _opaque(image: Image.Image) -> Image.Image:
+def opaque(image: Image.Image) -> Image.Image:
     """Return an image on the background; itself where no pixel is transparent."""
     from PIL import Image
 
