@@ -116,8 +116,9 @@ def load_splits(experiment: Experiment) -> Splits:
     """
     cache, other = cache_folder(), experiment.evaluation.reference
     own = experiment.data.load(cache)
-    reference = (other.load(cache) if other else own).reference
-    return Splits(own.train, balanced(reference))
+    if other is not None:
+        return Splits(own.train, balanced(other.load(cache).real_images()))
+    return replace(own, reference=balanced(own.reference))
 
 
 def balanced(images: PackedImages) -> PackedImages:

@@ -82,7 +82,7 @@ class Subject:
         if self.splits is None or other is None:
             return self.splits
         try:
-            return Splits(self.splits.train, self.load(other).reference)
+            return Splits(self.splits.train, self.load(other).real_images())
         except Problem:
             return None
 
@@ -149,7 +149,7 @@ def check_reference(subject: Subject) -> None:
     other = subject.experiment.evaluation.reference
     if other is None:
         return
-    images = subject.load(other).reference
+    images = subject.load(other).real_images()
     if subject.splits is not None:
         Splits(subject.splits.train, images)
 

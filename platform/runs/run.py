@@ -233,6 +233,7 @@ def prepare(subject: Subject) -> Prepared:
         "classes": list(data.train.class_names),
         "train": data.train.class_counts.tolist(),
         "reference": data.reference.class_counts.tolist(),
+        "borrowed": [data.train.class_names[c] for c in data.borrowed],
         "train_fingerprint": data.train.fingerprint(),
         "reference_fingerprint": data.reference.fingerprint(),
         "notes": data.report.as_json(),

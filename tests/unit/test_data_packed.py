@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from whipray.trainers.data import decoding
+from whipray.trainers.data import decoded, decoding
 from whipray.trainers.data.decoding import EncodedImages, decode
 from whipray.trainers.data.packed import PackedImages
 from whipray.trainers.data.source import Splits
@@ -190,7 +190,7 @@ import io, os, signal, sys
 from pathlib import Path
 import numpy as np
 from PIL import Image
-from whipray.trainers.data import decoding
+from whipray.trainers.data import decoded, decoding
 buffer = io.BytesIO()
 Image.new("L", (8, 8)).save(buffer, "PNG")
 images = decoding.EncodedImages([buffer.getvalue()] * 9, np.zeros(9, np.int64), int)
@@ -208,7 +208,7 @@ decoding.decode(images, 8, 1, Path(sys.argv[1]))
     assert left.suffix == ".partial"
     pixels_of(encoded(), 8, 1, tmp_path)
     assert left.exists()  # it might be another worker's
-    os.utime(left, (0, time.time() - 2 * decoding.STALE_S))
+    os.utime(left, (0, time.time() - 2 * decoded.STALE_S))
     pixels_of(encoded(4), 8, 1, tmp_path)
     assert (
         sorted(entry.suffix for entry in tmp_path.iterdir()) == [".npy"] * 2 + [".safetensors"] * 2

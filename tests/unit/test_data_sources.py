@@ -451,7 +451,7 @@ def test_files_that_stay_are_not_read_again(
     monkeypatch.setattr(decoding, "SETTLED_S", -1.0)
     root, cache = bmp_tree(tmp_path / "tree", 10), tmp_path / "cache"
     assert shade_of(root, cache) == 10
-    monkeypatch.setattr(decoding, "_hash_file", None)
+    monkeypatch.setattr(decoding, "_hash_one", None)
     assert shade_of(root, cache) == 10
 
 

@@ -12,6 +12,7 @@ from pydantic import Field
 from .cifar import Cifar
 from .digits import Digits
 from .folder import Folder
+from .hold_out import HoldOut
 from .list_files import ListFiles
 from .long_tail import LongTail, long_tail_indices
 from .packed import PackedImages
@@ -30,6 +31,7 @@ __all__ = [
     "DataConfig",
     "Digits",
     "Folder",
+    "HoldOut",
     "ListFiles",
     "LongTail",
     "PackedImages",

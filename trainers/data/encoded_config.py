@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field
 
 from ..errors import DataProblem
-from .decoding import EncodedImages, decode
+from .decoding import EncodedImages, decode, read_contents
+from .hold_out import HoldOut, hold_out
 from .long_tail import long_tail_indices
-from .packed import PackedImages, check_every_class, check_labels, check_names
+from .packed import Indices, PackedImages, check_every_class, check_labels, check_names
 from .pixels import describe_treatments
 from .repeats import Hashed, describe_repeats
 from .report import DataReport, Note
@@ -29,37 +31,44 @@ class EncodedConfig(SourceConfig):
     channels: Literal[1, 3] = 3
     """3 for colour, 1 for grey."""
 
+    hold_out: HoldOut = HoldOut()
+    """The images to compare with, where the source has none but training images."""
+
     def pack(
         self,
         cache: Path,
         train: EncodedImages,
-        reference: EncodedImages,
+        reference: EncodedImages | None,
         class_names: Sequence[str] | None,
     ) -> Splits:
-        """Check the labels, cut the tail, and decode the images that are kept.
+        """Check the labels, hold images out or take the others, cut the tail, and decode what is kept.
 
         Args:
+            reference: None to hold images out of the training images.
             class_names: None to number the classes, from 0 to the largest label.
 
         Raises:
             DataProblem: a label outside the classes, a class without an image, or an image that
                 cannot be decoded.
         """
+        named = [("training images", train)]
+        if reference is not None:
+            named.append(("reference images", reference))
+        splits = [split for _, split in named]
         if class_names is None:
-            class_names = _numbered(train, reference)
+            class_names = _numbered(splits)
         check_names(class_names)
-        for where, split in (("training", train), ("reference", reference)):
-            check_labels(split.labels, len(class_names), split.name)
+        names = tuple(class_names)
+        for where, split in named:
+            check_labels(split.labels, len(names), split.name)
             fix = "add images of it, or leave the class out"
-            check_every_class(split.labels, class_names, f"{where} images", fix)
-        kept = long_tail_indices(
-            train.labels, len(class_names), self.long_tail, class_names=class_names
-        )
-        chosen = train.select(kept)
+            check_every_class(split.labels, names, where, fix)
+        if reference is None:
+            return self._held_out(cache, train, names)
+        chosen = train.select(self._kept(train.labels, names))
         ours, theirs = (
             decode(split, self.image_size, self.channels, cache) for split in (chosen, reference)
         )
-        names = tuple(class_names)
         return Splits(
             PackedImages(ours.pixels, chosen.labels, names),
             PackedImages(theirs.pixels, reference.labels, names),
@@ -77,28 +86,64 @@ class EncodedConfig(SourceConfig):
             available=len(train.labels),
         )
 
+    def _held_out(self, cache: Path, images: EncodedImages, names: tuple[str, ...]) -> Splits:
+        """Return images of one split as two."""
+        contents = read_contents(images, cache)
+        held = hold_out(contents.hashes, images.labels, len(names), self.hold_out)
+        kept = self._kept(images.labels, names, held.mask)
+        # Decoded once, in an order in which both splits are one block: where classes are borrowed, the
+        # blocks overlap.
+        is_lent = np.isin(images.labels[kept], held.borrowed)
+        order = np.concatenate([kept[~is_lent], kept[is_lent], np.flatnonzero(held.mask)])
+        reference_from, train_to = int((~is_lent).sum()), len(kept)
+        chosen = images.select(order)
+        decoded = decode(chosen, self.image_size, self.channels, cache, contents.select(order))
+        hashed = Hashed(decoded.hashes, chosen.labels, chosen.name)
+        return Splits(
+            PackedImages(decoded.pixels[:train_to], chosen.labels[:train_to], names),
+            PackedImages(decoded.pixels[reference_from:], chosen.labels[reference_from:], names),
+            DataReport(
+                (
+                    *images.notes,
+                    *held.describe(images.labels, names),
+                    *describe_treatments([decoded.treatments]),
+                    *describe_repeats(hashed.part(0, train_to), hashed.part(train_to, len(order))),
+                )
+            ),
+            available=len(images.labels),
+            hold_out=self.hold_out,
+            borrowed=held.borrowed,
+        )
+
+    def _kept(
+        self, labels: Indices, names: tuple[str, ...], held_out: NDArray[np.bool_] | None = None
+    ) -> Indices:
+        return long_tail_indices(
+            labels, len(names), self.long_tail, class_names=names, held_out=held_out
+        )
+
 
 def _of_split(split: str, note: Note) -> Note:
     return replace(note, text=f"{split}: {note.text}")
 
 
-def _numbered(train: EncodedImages, reference: EncodedImages) -> list[str]:
+def _numbered(splits: Sequence[EncodedImages]) -> list[str]:
     """Return class names for labels without names: the numbers from 0 to the largest label.
 
     Raises:
         DataProblem: numbers that start at 1 or have gaps; reported before a mistyped label fills the
             memory with names.
     """
-    known = np.unique(np.concatenate([train.labels, reference.labels]))
+    known = np.unique(np.concatenate([split.labels for split in splits]))
     known = known[known >= 0]  # others are named by `check_labels`
     if len(known) and known[0] == 1 and known[-1] == len(known):
         raise DataProblem(
-            f"{train.name(0)}: labels start at 1; they count from 0 without gaps",
+            f"{splits[0].name(0)}: labels start at 1; they count from 0 without gaps",
             "subtract 1 from every label",
         )
     gaps = np.flatnonzero(known != np.arange(len(known)))
     if gaps.size:
-        split = train if known[-1] in train.labels else reference
+        split = next(split for split in splits if known[-1] in split.labels)
         raise DataProblem(
             f"{split.name(int(split.labels.argmax()))}: label {known[-1]}, but no image has label "
             f"{gaps[0]}",

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Annotated, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field
 
 from ..config import Config, OfOneVariant
@@ -56,6 +57,7 @@ def long_tail_indices(
     seed: int = 0,
     *,
     class_names: Sequence[str] = (),
+    held_out: NDArray[np.bool_] | None = None,
 ) -> Indices:
     """Return which images are kept, (M,) int64.
 
@@ -66,6 +68,8 @@ def long_tail_indices(
     Args:
         labels: (N,) int64 of the data to cut.
         class_names: names of the classes in error messages; their numbers if empty.
+        held_out: (N,), images that are not to be kept: the tail is cut out of the others. Whether data are
+            balanced is a matter of all images.
 
     Raises:
         DataProblem: a label outside the classes, data that are not balanced, or a class left without
@@ -74,8 +78,9 @@ def long_tail_indices(
     names = class_names or [str(c) for c in range(num_classes)]
     check_labels(labels, num_classes)
     check_every_class(labels, names, "data", "add images of it, or leave the class out")
+    free = np.ones(len(labels), np.bool_) if held_out is None else ~held_out
     if long_tail.kind == "none":
-        return np.arange(len(labels), dtype=np.int64)
+        return np.flatnonzero(free).astype(np.int64)
     had = np.bincount(labels, minlength=num_classes)
     if had.max() > MOST_UNEVEN * had.min():
         raise DataProblem(
@@ -85,8 +90,8 @@ def long_tail_indices(
         )
     generator = np.random.RandomState(seed)
     chosen = []
-    for c, count in enumerate(long_tail.counts(len(labels), num_classes)):
-        of_class = np.where(labels == c)[0]
+    for c, count in enumerate(long_tail.counts(int(free.sum()), num_classes)):
+        of_class = np.where((labels == c) & free)[0]
         generator.shuffle(of_class)
         chosen.append(of_class[:count])
     kept = np.concatenate(chosen).astype(np.int64)

@@ -26,6 +26,12 @@ class Hashed:
     labels: Indices
     name: Callable[[int], str]
 
+    def part(self, start: int, stop: int) -> Hashed:
+        """Return the images from `start` on, without `stop`."""
+        return Hashed(
+            self.hashes[start:stop], self.labels[start:stop], lambda i: self.name(start + i)
+        )
+
 
 def describe_repeats(train: Hashed, reference: Hashed) -> Iterator[Note]:
     """Yield what is to be said of equal images: in training, under two labels, in both splits."""

@@ -8,8 +8,11 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
+
 from ..config import Config
 from ..errors import DataProblem
+from .hold_out import HoldOut
 from .long_tail import LongTail, OwnTail
 from .packed import PackedImages, check_every_class
 from .report import DataReport
@@ -26,6 +29,8 @@ class Splits:
         reference: class-balanced real images that generated ones are compared with.
         report: what was found that is not used as it is.
         available: number of training images before the tail was cut.
+        hold_out: by which `reference` was held out of the training images; None where a source gives others.
+        borrowed: classes whose images in `reference` are their training images, by id.
 
     Raises:
         DataProblem: other classes or image shapes in the two, or a class without an image.
@@ -35,6 +40,8 @@ class Splits:
     reference: PackedImages
     report: DataReport = field(default_factory=DataReport)
     available: int | None = None
+    hold_out: HoldOut | None = None
+    borrowed: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if self.train.class_names != self.reference.class_names:
@@ -58,6 +65,17 @@ class Splits:
                 f"{where} images",
                 "add images of it, or leave the class out",
             )
+
+    def real_images(self) -> PackedImages:
+        """Return the images to compare models of other data with: all, where none were set apart for it."""
+        if self.hold_out is None:
+            return self.reference
+        rows = ~np.isin(self.reference.labels, self.borrowed)
+        return PackedImages(
+            np.concatenate([self.train.images, self.reference.images[rows]]),
+            np.concatenate([self.train.labels, self.reference.labels[rows]]),
+            self.train.class_names,
+        )
 
 
 class SourceConfig(Config):
