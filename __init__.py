@@ -10,16 +10,19 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .platform.api.models import Model, load_model
+    from .platform.api.models import load_model
     from .platform.api.runs import evaluate, load_experiment, sweep, train
     from .platform.config.experiment import Experiment
     from .platform.storage.store import Storage
+    from .trainers.balanced_dataset import BalancedDataset
     from .trainers.errors import Problem
+    from .trainers.model import Model
     from .trainers.objectives import Objective
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "BalancedDataset",
     "Experiment",
     "Model",
     "Objective",
@@ -34,8 +37,9 @@ __all__ = [
 ]
 
 _MODULES = {
+    "BalancedDataset": ".trainers.balanced_dataset",
     "Experiment": ".platform.config.experiment",
-    "Model": ".platform.api.models",
+    "Model": ".trainers.model",
     "Objective": ".trainers.objectives",
     "Problem": ".trainers.errors",
     "Storage": ".platform.storage.store",

@@ -14,10 +14,9 @@ from ...trainers.data.batches import to_uint8
 from ...trainers.engine import choose_device
 from ...trainers.errors import UsageProblem
 from ...trainers.export import Exported, ModelCard, load_exported
-from ...trainers.sampling import SamplingConfig
+from ...trainers.model import changed_sampling
 from ...trainers.scratch import Scratch
 from ..config.experiment import TrackingConfig
-from ..config.layers import Layer, resolve
 from ..foundation.names import class_folders
 from ..generation.grid import class_grid
 from ..generation.loading import load_model
@@ -72,39 +71,6 @@ def generate_images(
     sampling = changed_sampling(model, omega, steps, sampler)
     pixels: Pixels = to_uint8(model.sample(torch.from_numpy(labels), sampling, seed)).numpy()
     return pixels, labels
-
-
-def changed_sampling(
-    model: Exported, omega: float | None, steps: int | None, sampler: str | None = None
-) -> SamplingConfig:
-    """Return the model's sampling with another strength, sampler or steps, where they are given.
-
-    Raises:
-        UsageProblem: a value out of range, a sampler or guidance that has no such setting, or a sampler
-            that the model's noise process cannot take.
-    """
-    own = model.card.sampling
-    if sampler is not None:
-        named = {"sampler.name": sampler}
-        layers = [Layer("model", own.model_dump(mode="json")), Layer("sample", named)]
-        own = resolve(SamplingConfig, layers).value
-        try:
-            own.check(model.card.process)
-        except ValueError as reason:
-            raise UsageProblem(str(reason), "choose another sampler") from reason
-    changed: dict[str, float | int] = {}
-    for section, key, value in (("guidance", "omega", omega), ("sampler", "steps", steps)):
-        chosen = getattr(own, section)
-        if value is None:
-            continue
-        if key not in type(chosen).model_fields:
-            raise UsageProblem(
-                f"the model's {section} {chosen.name} has no {key}",
-                f"leave --{key} out: its images are those of {own.label}",
-            )
-        changed[f"{section}.{key}"] = value
-    layers = [Layer("model", own.model_dump(mode="json")), Layer("sample", changed)]
-    return resolve(SamplingConfig, layers).value
 
 
 def check_free(to: Path) -> None:

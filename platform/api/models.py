@@ -2,84 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
+from ...trainers.errors import UsageProblem
+from ...trainers.model import Model, is_exported, open_model
 
-from ...trainers.data.batches import to_uint8
-from ...trainers.errors import UsageProblem, did_you_mean
-from ...trainers.export import Exported
-from ..analysis.sample import changed_sampling, load_target
-from ..storage.store import Storage
-from .stores import open_store
-
-
-class Model:
-    """A trained model: class names, and images of any class."""
-
-    def __init__(self, exported: Exported) -> None:
-        self._exported = exported
-        card = exported.card
-        self.class_names: tuple[str, ...] = tuple(card.class_names)
-        self.class_counts: tuple[int, ...] = tuple(card.class_counts)
-        """Training images of each class."""
-        self.image_shape: tuple[int, int, int] = card.image_shape
-        """(C, H, W)."""
-
-    def sample(
-        self,
-        labels: Sequence[int | str],
-        *,
-        omega: float | None = None,
-        sampler: str | None = None,
-        steps: int | None = None,
-        seed: int = 0,
-    ) -> NDArray[np.uint8]:
-        """Return an image for each label, (N, C, H, W).
-
-        The n-th image of a class is the same in every call with the same seed and settings.
-
-        Args:
-            labels: class ids or names.
-            omega: guidance strength; None: the model's.
-            sampler: as `sampling.sampler.name`; None: the model's.
-            steps: of the sampler; None: the model's, or those of the other sampler.
-
-        Raises:
-            UsageProblem: a label that is no class, or a setting out of range.
-        """
-        ids = torch.tensor([self._class_id(label) for label in labels], dtype=torch.int64)
-        sampling = changed_sampling(self._exported, omega, steps, sampler)
-        images: NDArray[np.uint8] = to_uint8(self._exported.sample(ids, sampling, seed)).numpy()
-        return images
-
-    def _class_id(self, label: int | str) -> int:
-        names = self.class_names
-        if isinstance(label, str):
-            if label in names:
-                return names.index(label)
-        elif isinstance(label, int | np.integer) and 0 <= label < len(names):
-            return int(label)
-        raise UsageProblem(
-            f"the model has no class {label!r}",
-            f"{did_you_mean(str(label), names)}give ids 0 to {len(names) - 1} or names",
-        )
+if TYPE_CHECKING:  # a folder's model is loaded without the platform
+    from ..storage.store import Storage
 
 
 def load_model(
-    reference: str, *, storage: Storage | str | None = None, tracking: str | None = None
+    reference: str | Path, *, storage: Storage | str | None = None, tracking: str | None = None
 ) -> Model:
-    """Return a registered model, or the model of a run's last checkpoint (its EMA weights).
+    """Return an exported or registered model, or the model of a run's last checkpoint (its EMA weights).
+
+    A folder is read with PyTorch, safetensors, pydantic and NumPy alone.
 
     Args:
-        reference: models:/NAME@ALIAS, models:/NAME/VERSION, a run, or SWEEP/TRIAL.
+        reference: a folder with an exported model, models:/NAME@ALIAS, models:/NAME/VERSION, a run, or
+            SWEEP/TRIAL.
         storage: the store of the runs; None: WHIPRAY_STORAGE, or ./whipray-runs.
         tracking: MLflow's address; None: MLFLOW_TRACKING_URI, or beside the runs.
 
     Raises:
-        UsageProblem: no such model or run.
+        UsageProblem: no such model or run, or what reads it is not installed.
         CheckpointProblem: a model that is not Whipray's, or a damaged checkpoint.
     """
-    return Model(load_target(open_store(storage), tracking, reference))
+    folder = Path(str(reference).removeprefix("file://"))
+    if is_exported(folder) or is_exported(folder / "model"):
+        return open_model(folder)
+    try:
+        from ..analysis.sample import load_target
+        from .stores import open_store
+    except ModuleNotFoundError as error:
+        raise UsageProblem(
+            f"{reference}: no folder with an exported model, and {error.name} is not installed, which "
+            "runs and registered models need",
+            "give a folder with model.json and model.safetensors, or install it all: pip install 'whipray[run]'",
+        ) from error
+    return Model(load_target(open_store(storage), tracking, str(reference)))

@@ -34,7 +34,8 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 CHAMPION = "champion"
-REQUIREMENTS = ("mlflow", "torch", "safetensors", "pydantic", "numpy", "pandas")
+REQUIREMENTS = ("mlflow-skinny", "torch", "safetensors", "pydantic", "numpy", "pandas")
+"""What a registered model needs where it is loaded or served; MLflow reads tables with pandas."""
 
 
 @dataclass(frozen=True)
@@ -255,7 +256,12 @@ def _log(run: Run, folder: Path, card: ModelCard, name: str, tags: dict[str, str
     channels, height, width = card.image_shape
     facts = card.sampling.facts()
     signature = ModelSignature(
-        inputs=Schema([ColSpec(DataType.long, "class_id")]),
+        inputs=Schema(
+            [
+                ColSpec(DataType.long, "class_id", required=False),
+                ColSpec(DataType.string, "class_name", required=False),
+            ]
+        ),
         outputs=Schema([TensorSpec(np.dtype(np.uint8), (-1, height, width, channels))]),
         params=ParamSchema(
             [
@@ -265,6 +271,7 @@ def _log(run: Run, folder: Path, card: ModelCard, name: str, tags: dict[str, str
                     if name in facts
                 ),
                 ParamSpec("seed", DataType.long, 0),
+                ParamSpec("format", DataType.string, "array"),
             ]
         ),
     )

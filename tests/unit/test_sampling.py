@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from whipray.platform.analysis.sample import changed_sampling, check_free, save
+from whipray.platform.analysis.sample import check_free, save
 from whipray.trainers.errors import UsageProblem
 from whipray.trainers.export import ModelCard
 from whipray.trainers.guidance import ClassifierFree
+from whipray.trainers.model import changed_sampling
 from whipray.trainers.processes import EDMConfig
 from whipray.trainers.samplers import DDIMSampler
 from whipray.trainers.samplers.heun import HeunSampler
