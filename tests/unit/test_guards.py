@@ -28,7 +28,7 @@ LAYERS = (
     ("platform.evaluation",),
     ("platform.config",),
     ("platform.tracking", "platform.compute"),
-    ("platform.generation", "platform.diagnostics"),
+    ("platform.generation", "platform.diagnostics", "platform.inspection"),
     ("platform.runs",),
     ("platform.analysis", "platform.launching"),
     ("platform.tuning",),

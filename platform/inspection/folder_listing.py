@@ -1,0 +1,182 @@
+"""The images of a folder of class folders, whatever else lies there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from ...trainers.data.folder import Folder
+from ...trainers.data.folder_scan import (
+    MADE_BY_SYSTEMS,
+    SUFFIXES,
+    Scan,
+    entries_of,
+    made_by_system,
+    scan_images,
+)
+from ...trainers.data.packed import Indices
+from ...trainers.data.report import LISTED, counted, listed, shown
+from .facts import EXAMPLES, Finding
+from .listing import Encoded, Listing
+
+OTHER_SPLITS = frozenset({"dev", "test", "testing", "val", "valid", "validation"})
+"""Names that others give to a split; only `train` and `reference` are read."""
+
+
+def has_splits(root: Path) -> bool:
+    """Return whether a folder holds `train` and perhaps `reference`, not the classes themselves."""
+    return (root / "train").is_dir()
+
+
+def list_folder(config: Folder) -> Listing:
+    """Return the images of a folder, with or without `train` and `reference` in it.
+
+    Raises:
+        DataProblem: no such folder.
+    """
+    root = config.root.expanduser()
+    folders = {"train": root}
+    findings: list[Finding] = []
+    if has_splits(root):
+        folders = {split: root / split for split in ("train", "reference")}
+        if not folders["reference"].is_dir():
+            del folders["reference"]
+        findings += _other_splits(root)
+    scan = Scan()
+    present = {split: _class_folders(folder, scan) for split, folder in folders.items()}
+    names = config.class_order or sorted(set().union(*present.values()))
+    for split, found in present.items():
+        findings += _missing(split, sorted(set(names) - set(found)), has_splits(root))
+    paths: list[str] = []
+    labels: list[int] = []
+    reference: list[bool] = []
+    empty = []
+    for split, folder in folders.items():
+        for label, name in enumerate(names):
+            if name not in present[split]:
+                continue
+            of_class = scan_images(folder / name)
+            where = (folder / name).relative_to(root).as_posix()
+            scan.add(of_class, f"{where}/")
+            if not of_class.images and not of_class.problems:
+                kinds = f" ({of_class.describe_left_out()})" if of_class.left_out else ""
+                empty.append(f"{shown(where)}{kinds}")
+            paths += [f"{where}/{file}" for file in of_class.images]
+            labels += [label] * len(of_class.images)
+            reference += [split == "reference"] * len(of_class.images)
+    findings += [*_of_scan(scan), *_empty(empty), *_of_layout(root, scan, names, len(paths))]
+
+    def read(indices: Indices) -> Iterator[tuple[int, Encoded]]:
+        return ((int(i), root / paths[i]) for i in indices)
+
+    return Listing(
+        tuple(names),
+        np.array(labels, np.int64),
+        np.array(reference, bool),
+        lambda i: shown(paths[i]),
+        read,
+        tuple(findings),
+    )
+
+
+def _class_folders(folder: Path, scan: Scan) -> list[str]:
+    """Return the names of the class folders; what lies beside them is counted in `scan`."""
+    names = []
+    for entry in entries_of(folder):
+        if not entry.is_dir():
+            if Path(entry.name).suffix.lower() in SUFFIXES:
+                scan.leave_out("beside the folders of the classes", entry.name)
+        elif entry.name in MADE_BY_SYSTEMS:
+            scan.leave_out(made_by_system(entry.name), entry.name)
+        else:
+            names.append(entry.name)
+    return names
+
+
+def _other_splits(root: Path) -> Iterator[Finding]:
+    beside = [entry.name for entry in entries_of(root) if entry.is_dir()]
+    unread = [name for name in beside if name not in ("train", "reference", *MADE_BY_SYSTEMS)]
+    if not unread:
+        return
+    fix = "only train/ and reference/ are read: move what you want to use"
+    known = [name for name in unread if name.lower() in OTHER_SPLITS]
+    if known and "reference" not in beside:
+        fix = f"rename {known[0]} to reference to compare with it"
+    text = f"beside train/, not read: {listed([f'{shown(name)}/' for name in unread])}"
+    yield Finding("other folders", "warning", len(unread), text, fix, tuple(unread[:EXAMPLES]))
+
+
+def _missing(split: str, names: list[str], splits: bool) -> Iterator[Finding]:
+    if not names:
+        return
+    where = f"{split}/" if splits else "the folder"
+    yield Finding(
+        "missing class",
+        "error",
+        len(names),
+        f"no folder in {where} for {counted(len(names), 'classes')}: {listed(list(map(shown, names)))}"
+        if len(names) > 1
+        else f"no folder in {where} for class {shown(names[0])}",
+        "train and reference need a folder for each class",
+        tuple(map(shown, names[:EXAMPLES])),
+    )
+
+
+def _of_scan(scan: Scan) -> Iterator[Finding]:
+    if count := scan.left_out.total():
+        yield Finding(
+            "left out",
+            "warning",
+            count,
+            f"{counted(count, 'files')} left out: {scan.describe_left_out()}",
+            f"convert images to one of {' '.join(sorted(SUFFIXES))}; the rest may stay",
+            tuple(shown(path) for path in list(scan.examples.values())[:EXAMPLES]),
+        )
+    if scan.nested:
+        text = f"{counted(scan.nested, 'images')} lie in sub-folders of classes, and are used"
+        yield Finding("nested", "info", scan.nested, text)
+    if problems := scan.problems:
+        yield Finding(
+            "unreadable",
+            "error",
+            len(problems),
+            f"{counted(len(problems), 'paths')} cannot be read: "
+            + listed([problem.what for problem in problems]),
+            problems[0].fix,
+            tuple(problem.what for problem in problems[:LISTED]),
+        )
+
+
+def _empty(folders: list[str]) -> Iterator[Finding]:
+    if folders:
+        yield Finding(
+            "empty class",
+            "error",
+            len(folders),
+            f"no image in {listed(folders)}",
+            "add images, or remove the folder",
+            tuple(folders[:EXAMPLES]),
+        )
+
+
+def _of_layout(
+    root: Path, scan: Scan, names: tuple[str, ...] | list[str], images: int
+) -> Iterator[Finding]:
+    """Yield what is odd about the folders themselves."""
+    beside = scan.left_out["beside the folders of the classes"]
+    if not names:
+        text = f"{shown(root)} has no folder in it"
+        if beside:
+            text += f", but {counted(beside, 'images')}"
+        yield Finding("no classes", "error", 1, text, "make one folder of images for each class")
+    elif len(names) == 1 and images and scan.nested == images:
+        inner = shown(root / names[0])
+        text = f"the one folder {shown(names[0])} has all images in sub-folders of its own"
+        yield Finding("one class", "warning", 1, text, f"give {inner} if those are the classes")
+    elif {name.lower() for name in names} <= OTHER_SPLITS | {"training", "reference"}:
+        text = f"the folders are named as splits, not as classes: {listed(list(names))}"
+        yield Finding(
+            "splits", "warning", len(names), text, "call the training images' folder train"
+        )

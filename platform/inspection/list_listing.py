@@ -1,0 +1,55 @@
+"""The images that lists name, and the lines that cannot be used."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from ...trainers.data.list_files import Listed, ListFiles, read_list
+from ...trainers.data.packed import Indices
+from ...trainers.data.report import LISTED, counted, listed, shown
+from .facts import Finding
+from .labels import name_classes
+from .listing import Encoded, Listing
+
+
+def list_lists(config: ListFiles) -> Listing:
+    """Return the images that one or two lists name.
+
+    Raises:
+        DataProblem: a list that cannot be read at all.
+    """
+    root = config.root.expanduser()
+    files = [file.expanduser() for file in (config.train_list, config.reference_list) if file]
+    lists = [read_list(file, root) for file in files]
+    paths = [path for each in lists for path in each.paths]
+    labels = np.array([label for each in lists for label in each.labels], np.int64)
+    line_of = [(file, n) for file, each in zip(files, lists, strict=True) for n in each.numbers]
+    reference = np.repeat([False, True][: len(lists)], [len(each.paths) for each in lists])
+    findings = list(_unusable(lists))
+
+    def name(i: int) -> str:
+        file, number = line_of[i]
+        return f"{shown(file.name)}:{number} ({shown(paths[i])})"
+
+    def read(indices: Indices) -> Iterator[tuple[int, Encoded]]:
+        return ((int(i), Path(root, paths[i])) for i in indices)
+
+    names, labels, more = name_classes(labels, config.class_names, name)
+    return Listing(names, labels, reference, name, read, (*findings, *more))
+
+
+def _unusable(lists: list[Listed]) -> Iterator[Finding]:
+    problems = [problem for each in lists for problem in each.problems]
+    if count := len(problems) + sum(each.more for each in lists):
+        yield Finding(
+            "lines",
+            "error",
+            count,
+            f"{counted(count, 'lines')} of the lists cannot be used: "
+            + listed([problem.what for problem in problems[:LISTED]]),
+            problems[0].fix,
+            tuple(problem.what for problem in problems[:LISTED]),
+        )

@@ -1,0 +1,44 @@
+"""Everything that a source names, before an image is opened."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...trainers.data.packed import Indices
+from .facts import Finding
+
+Encoded = Path | io.BytesIO
+"""What Pillow reads an image from."""
+
+
+@dataclass(frozen=True, eq=False)
+class Listing:
+    """The images of a source, N of them, and what was found while they were listed.
+
+    Args:
+        class_names: by class id.
+        labels: (N,) int64, ids of classes.
+        reference: (N,) bool, images of a reference that is given; the others are to train on.
+        name: gives what findings call the image at an index.
+        open: yields (index, what Pillow reads it from) for indices in ascending order. Bytes are read a
+            few at a time, and are to be used before the next ones.
+        findings: of what was left out, or cannot be used.
+    """
+
+    class_names: tuple[str, ...]
+    labels: Indices
+    reference: NDArray[np.bool_]
+    name: Callable[[int], str]
+    open: Callable[[Indices], Iterator[tuple[int, Encoded]]]
+    findings: tuple[Finding, ...] = ()
+
+    def counts(self, reference: bool) -> Indices:
+        """Return the images of each class in one split, (number of classes,) int64."""
+        labels = self.labels[self.reference == reference]
+        return np.bincount(labels, minlength=len(self.class_names)).astype(np.int64)
