@@ -24,14 +24,12 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from . import format_4
+from .checkpoint_names import MANIFEST
 from .data.identity import DataIdentity
 from .errors import CheckpointProblem
 from .integrity import KEY, Altered, seal, unseal
 from .processes import AnyProcess
 
-MANIFEST = "manifest.json"
-CHECKPOINT_NAME = re.compile(r"images-\d{12}")
-"""As `checkpoint_name` makes them."""
 SAFE_FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 """Of a file in the folder itself: no separator, no leading dot."""
 EMA = "ema"
@@ -127,11 +125,6 @@ def kinds(profiles: Iterable[float] = ()) -> tuple[str, ...]:
 def file_of_rank(kind: str, rank: int) -> str:
     """Return the file with a worker's tensors of a kind."""
     return f"{'averages' if kind.startswith(PROFILE) else 'shard'}-{rank}.safetensors"
-
-
-def checkpoint_name(images_seen: int) -> str:
-    """Return the name of the checkpoint at this progress; names sort by progress."""
-    return f"images-{images_seen:012d}"
 
 
 def describe(path: Path) -> File:

@@ -10,7 +10,8 @@ from typing import Any
 
 import torch.distributed as dist
 
-from .checkpoint import File, Manifest, checkpoint_name, describe
+from .checkpoint import File, Manifest, describe
+from .checkpoint_names import checkpoint_name
 from .config import DISCRIMINATOR_SUFFIXES
 from .data import PackedImages
 from .data.identity import DataIdentity

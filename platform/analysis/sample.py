@@ -16,7 +16,7 @@ from ...trainers.errors import UsageProblem
 from ...trainers.export import Exported, ModelCard, load_exported
 from ...trainers.model import changed_sampling
 from ...trainers.scratch import Scratch
-from ..config.experiment import TrackingConfig
+from ..config.tracking import TrackingConfig
 from ..foundation.names import class_folders
 from ..generation.grid import class_grid
 from ..generation.loading import load_model
@@ -24,8 +24,9 @@ from ..runs.find_run import find_run
 from ..runs.resolve_guide import fixed_sampling
 from ..storage.store import Storage
 from ..tracking import registry
-from ..tracking.registry import Version, address_of, download
+from ..tracking.registry import address_of, download
 from ..tracking.tracker import Tracker, open_existing_tracker
+from ..tracking.versions import Version
 
 Pixels = NDArray[np.uint8]
 Ints = NDArray[np.int64]

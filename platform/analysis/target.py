@@ -9,9 +9,10 @@ from dataclasses import dataclass
 
 from ...trainers.errors import Problem
 from ...trainers.format_4 import sampling_of
-from ..config.experiment import WHERE_DATA_LIE, Experiment, TrackingConfig
+from ..config.experiment import WHERE_DATA_LIE, Experiment
 from ..config.layers import Layer, resolve
 from ..config.paths import with_absolute_paths
+from ..config.tracking import TrackingConfig
 from ..evaluation.metrics import METRICS
 from ..runs.evaluator import Evaluated, Evaluator, open_evaluator
 from ..runs.find_run import StoredRun, find_run

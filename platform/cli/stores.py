@@ -12,6 +12,7 @@ import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from functools import wraps
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
@@ -23,6 +24,7 @@ if TYPE_CHECKING:  # imported on use, so that `--help` is quick
     from ..storage.config import StorageConfig
     from ..storage.store import Storage
     from ..tracking.tracker import Tracker
+    from ..tracking.versions import Version
 
 StorageUri = Annotated[
     str | None,
@@ -108,10 +110,38 @@ class StoreOptions:
 
     def open_tracker(self) -> Tracker:
         """Open MLflow at --tracking, by default the one in the store, to read it."""
-        from ..config.experiment import TrackingConfig
+        from ..config.tracking import TrackingConfig
         from ..tracking.tracker import open_existing_tracker
 
         return open_existing_tracker(TrackingConfig(uri=self.tracking), self.open())
+
+    def registered_versions(self) -> list[Version]:
+        """Return all registered versions, by name, the newest of each first; without MLflow if possible."""
+        from ..tracking.records import read_versions
+
+        database = self._database()
+        versions = None if database is None else read_versions(database)
+        if versions is not None:
+            return versions
+        from ..tracking import registry
+
+        tracker = self.open_tracker()
+        return [v for name in registry.names(tracker) for v in registry.versions(tracker, name)]
+
+    def has_recorded_runs(self) -> bool:
+        """Return whether MLflow has a run of Whipray's."""
+        from ..tracking.records import has_runs
+
+        database = self._database()
+        known = None if database is None else has_runs(database)
+        return self.open_tracker().has_runs() if known is None else known
+
+    def _database(self) -> Path | None:
+        """Return the SQLite database in use, None for a server."""
+        from ..config.tracking import TrackingConfig
+        from ..tracking.server import existing_database
+
+        return existing_database(TrackingConfig(uri=self.tracking), self.open())
 
 
 def options_of(experiment: Experiment) -> StoreOptions:

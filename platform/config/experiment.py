@@ -7,19 +7,19 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from ...trainers.config import Config
 from ...trainers.errors import CheckpointProblem
 from ...trainers.sampling import SamplingConfig
 from ...trainers.trainer_config import TrainerConfig
 from ..evaluation.config import EvaluationConfig
-from ..foundation.addresses import check_no_secret
 from ..foundation.names import LONGEST, NAME
 from ..storage.config import VARIABLE, StorageConfig, default_uri
 from .errors import problem
 from .layers import Layer, Resolved, parse_override, resolve
 from .recipes import recipe_layers
+from .tracking import TrackingConfig
 
 
 class ScalingConfig(Config):
@@ -68,27 +68,6 @@ class ScalingConfig(Config):
                 "a GPU of its own for each of several workers: set scaling.gpus_per_worker=1"
             )
         return self
-
-
-class TrackingConfig(Config):
-    """The MLflow server. A password belongs in MLFLOW_TRACKING_PASSWORD, never in a config."""
-
-    uri: str | None = None
-    """None: MLFLOW_TRACKING_URI, or an SQLite file beside the runs. An address with a login, options or
-    a fragment is refused: the config is stored with every run."""
-    experiment: str = "whipray"
-    system_metrics: bool = True
-    """Log usage of CPU, memory, disk, network and GPU with every run."""
-
-    @field_validator("uri")
-    @classmethod
-    def _plain_address(cls, uri: str | None) -> str | None:
-        return uri and check_no_secret(
-            uri,
-            "tracking.uri",
-            "give the address alone, and set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD; "
-            "a database's address belongs into MLFLOW_TRACKING_URI",
-        )
 
 
 class EarlyStopConfig(Config):

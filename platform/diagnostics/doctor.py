@@ -20,7 +20,7 @@ from uuid import uuid4
 
 from ...trainers.errors import Problem
 from ...trainers.scratch import Scratch
-from ..config.experiment import TrackingConfig
+from ..config.tracking import TrackingConfig
 from ..foundation.environment import environment
 from ..foundation.text import describe_exception, redact
 from ..foundation.versions import PINNED_LIBRARIES, local_versions, unsatisfied

@@ -6,8 +6,9 @@ import os
 from collections.abc import Sequence
 
 from ...trainers.errors import UsageProblem
-from ..config.experiment import Experiment, TrackingConfig, with_values
+from ..config.experiment import Experiment, with_values
 from ..config.paths import relative_paths
+from ..config.tracking import TrackingConfig
 from ..foundation.addresses import check_no_secret
 from ..storage.config import StorageConfig
 from ..storage.store import Storage

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from ..config.experiment import Experiment, TrackingConfig
+from ..config.experiment import Experiment
 from ..config.layers import Layer, flatten, parse_override, resolve
 from ..config.paths import relative_paths
 from ..config.recipes import recipe_layers
 from ..config.space import Space
+from ..config.tracking import TrackingConfig
 from ..config.yaml12 import dump_scalar
 from ..evaluation.config import EvaluationConfig
 from ..evaluation.metrics import METRICS

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 
-from ...trainers.checkpoint import MANIFEST
+from ...trainers.checkpoint_names import MANIFEST
 from ...trainers.errors import UsageProblem, did_you_mean
 from ..config.experiment import Experiment, read_experiment
 from ..storage import layout
@@ -65,9 +65,4 @@ def find_run(root: Storage, target: str) -> StoredRun:
 
 def list_runs(root: Storage) -> set[str]:
     """Return the targets of all runs that have a checkpoint."""
-    folders = {
-        path.partition(f"/{layout.CHECKPOINTS}/")[0]
-        for path in root.list()
-        if path.endswith(f"/{MANIFEST}")
-    }
-    return {target for folder in folders if (target := layout.run_target(folder))}
+    return layout.runs_in(root.list())

@@ -17,6 +17,7 @@ import torch.distributed as dist
 
 from ...trainers import checkpoint as checkpoint_format
 from ...trainers.checkpoint import Manifest
+from ...trainers.checkpoint_names import MANIFEST
 from ...trainers.checkpointing import ResumePoint
 from ...trainers.errors import Problem
 from ...trainers.hooks import Progress
@@ -131,7 +132,7 @@ class StoreHooks:
             self.flush_metrics()
         finally:  # a checkpoint is worth more than the reports before it
             checkpoint_format.write_manifest(folder, upload.manifest)
-            self.store.commit(upload.name, folder / checkpoint_format.MANIFEST)
+            self.store.commit(upload.name, folder / MANIFEST)
             self.store.prune()
 
 

@@ -17,15 +17,8 @@ from pathlib import Path
 
 from ...trainers import checkpoint as checkpoint_format
 from ...trainers.averaging import thinned
-from ...trainers.checkpoint import (
-    CHECKPOINT_NAME,
-    MANIFEST,
-    PASS_OVER,
-    PROFILE,
-    Manifest,
-    checkpoint_name,
-    file_of_rank,
-)
+from ...trainers.checkpoint import PASS_OVER, PROFILE, Manifest, file_of_rank
+from ...trainers.checkpoint_names import CHECKPOINT_NAME, MANIFEST, checkpoint_name, images_seen
 from ...trainers.errors import CheckpointProblem
 from . import layout
 from .errors import MissingObject
@@ -280,7 +273,7 @@ class CheckpointStore:
             for name in present - kept
             if CHECKPOINT_NAME.fullmatch(name) and name < committed[-1]
         )
-        moments = [_images_seen(name) for name in _with_averages(listing) if name <= committed[-1]]
+        moments = [images_seen(name) for name in _with_averages(listing) if name <= committed[-1]]
         averages = {checkpoint_name(moment) for moment in thinned(moments)}
         for name in old:
             if name in averages and self._leave_averages(name, listing):
@@ -347,10 +340,6 @@ def _committed(listing: dict[str, int]) -> list[str]:
         path.removesuffix(f"/{MANIFEST}") for path in listing if path.endswith(f"/{MANIFEST}")
     )
     return sorted(folder for folder in folders if CHECKPOINT_NAME.fullmatch(folder))
-
-
-def _images_seen(name: str) -> int:
-    return int(name.rpartition("-")[2])
 
 
 def _with_averages(listing: dict[str, int]) -> list[str]:

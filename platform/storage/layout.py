@@ -36,6 +36,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from ...trainers.checkpoint_names import MANIFEST
+
 # -- runs and sweeps -----------------------------------------------------------------------------
 
 RUNS, SWEEPS, TRIALS = "runs", "sweeps", "trials"
@@ -123,6 +125,12 @@ def run_target(folder: str) -> str | None:
         case [top, sweep, members, number] if (top, members) == (SWEEPS, TRIALS):
             return f"{sweep}/{int(number)}"
     return None
+
+
+def runs_in(names: Iterable[str]) -> set[str]:
+    """Return the targets of the runs that have a checkpoint among files of a store."""
+    folders = {n.partition(f"/{CHECKPOINTS}/")[0] for n in names if n.endswith(f"/{MANIFEST}")}
+    return {target for folder in folders if (target := run_target(folder))}
 
 
 def has_checkpoint(files: Iterable[str]) -> bool:

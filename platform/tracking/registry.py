@@ -8,7 +8,6 @@ import shutil
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,11 +15,11 @@ from typing import TYPE_CHECKING
 import yaml
 
 from ... import trainers
-from ...trainers.errors import CheckpointProblem, UsageProblem, did_you_mean
+from ...trainers.errors import CheckpointProblem
 from ...trainers.export import ModelCard, read_exported
 from ...trainers.sampling import SamplingConfig
 from ...trainers.scratch import Scratch
-from ..foundation.names import check_name, is_name
+from ..foundation.names import is_name
 from ..foundation.text import redact
 from ..storage import layout
 from ..storage.store import Storage
@@ -29,6 +28,7 @@ from .errors import translate_errors
 from .mlflow_runs import Run
 from .moved import artifact_address
 from .tracker import Tracker
+from .versions import Version, choose, parse_uri
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -36,22 +36,6 @@ if TYPE_CHECKING:
 CHAMPION = "champion"
 REQUIREMENTS = ("mlflow-skinny", "torch", "safetensors", "pydantic", "numpy", "pandas")
 """What a registered model needs where it is loaded or served; MLflow reads tables with pandas."""
-
-
-@dataclass(frozen=True)
-class Version:
-    """A registered version."""
-
-    name: str
-    version: str
-    aliases: tuple[str, ...]
-    run_id: str | None
-    tags: dict[str, str]
-
-    @property
-    def uri(self) -> str:
-        """MLflow's address of it."""
-        return f"models:/{self.name}/{self.version}"
 
 
 def register(
@@ -166,18 +150,6 @@ def get(tracker: Tracker, name: str, number: str) -> Version:
         return Version(name, str(v.version), tuple(v.aliases), v.run_id, dict(v.tags))
 
 
-def parse_uri(uri: str) -> tuple[str, str, str]:
-    """Return the name, the number and the alias in `models:/...`; what is not given is empty.
-
-    Raises:
-        UsageProblem: a name or an alias that Whipray cannot have given.
-    """
-    address, at, alias = uri.removeprefix("models:/").strip("/").partition("@")
-    name, _, number = address.partition("/")
-    check_name(name, "a model")
-    return name, number, check_name(alias, "an alias") if at else ""
-
-
 def resolve(tracker: Tracker, uri: str) -> Version:
     """Return the version that `models:/name@alias`, `models:/name/3` or `models:/name` means.
 
@@ -186,26 +158,9 @@ def resolve(tracker: Tracker, uri: str) -> Version:
     Raises:
         UsageProblem: no such model, version or alias.
     """
-    name, number, alias = parse_uri(uri)
+    name, _, _ = parse_uri(uri)
     known = versions(tracker, name)
-    if not known:
-        existing = names(tracker)
-        raise UsageProblem(
-            f"no registered model is named {name}",
-            f"{did_you_mean(name, existing)}there are {', '.join(existing) or 'none yet'}: "
-            "see `whipray models`",
-        )
-    for candidate in known:
-        wanted = alias in candidate.aliases if alias else number in ("", candidate.version)
-        if wanted:
-            return candidate
-    aliases = sorted({a for v in known for a in v.aliases})
-    raise UsageProblem(
-        f"{uri}: {name} has no {'alias ' + alias if alias else 'version ' + number}",
-        f"{did_you_mean(alias, aliases)}"
-        f"its versions are {known[-1].version} to {known[0].version}, "
-        f"its aliases {', '.join(aliases) or 'none'}",
-    )
+    return choose(uri, known, () if known else names(tracker))
 
 
 def address_of(tracker: Tracker, chosen: Version) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from ...trainers.errors import UsageProblem
-from ..config.experiment import TrackingConfig
+from ..config.tracking import TrackingConfig
 from ..foundation.text import redact, without_login
 from ..storage import layout
 from ..storage.store import Storage
@@ -101,6 +101,21 @@ def require_records(uri: str) -> None:
             "name the store with --storage or WHIPRAY_STORAGE; `whipray train digits-lt` starts a "
             "first run; if the database was lost, `whipray runs rebuild` makes it again",
         )
+
+
+def existing_database(config: TrackingConfig, storage: Storage) -> Path | None:
+    """Return the SQLite database in use, None for a server.
+
+    Raises:
+        UsageProblem: as `tracking_uri`, or there is no database.
+    """
+    uri = tracking_uri(config, storage)
+    own = Path(storage.path) / layout.MLFLOW_DATABASE
+    if storage.is_folder and uri == store_database(storage) and own.exists():
+        return own  # its address need not be parsed, for which SQLAlchemy is imported
+    require_records(uri)
+    database = sqlite_file(uri)
+    return None if database is None else database.resolve()
 
 
 def database_exists(uri: str) -> bool:

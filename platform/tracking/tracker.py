@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ...trainers.errors import UsageProblem
-from ..config.experiment import TrackingConfig
+from ..config.tracking import TrackingConfig
 from ..foundation.text import redact
 from ..storage import layout
 from ..storage.s3 import environment as s3_environment

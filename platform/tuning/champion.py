@@ -17,7 +17,6 @@ from ..generation.grid import class_grid
 from ..storage import layout
 from ..tracking.registry import (
     CHAMPION,
-    Version,
     register,
     resolve,
     set_alias,
@@ -25,6 +24,7 @@ from ..tracking.registry import (
     versions,
 )
 from ..tracking.tracker import Tracker, open_tracker
+from ..tracking.versions import Version
 from .sweep import Sweep
 from .sweep_result import SweepResult
 from .trial_records import Row

@@ -16,7 +16,8 @@ from ...trainers.errors import Problem
 from ...trainers.export import ModelCard
 from ...trainers.sampling import SamplingConfig
 from ...trainers.scratch import Scratch
-from ..config.experiment import Experiment, TrackingConfig
+from ..config.experiment import Experiment
+from ..config.tracking import TrackingConfig
 from ..foundation.abort import abort
 from ..runs.find_run import find_run, list_runs
 from ..runs.rebuild import (
@@ -34,6 +35,7 @@ from ..tracking import registry
 from ..tracking.mlflow_runs import Run
 from ..tracking.server import store_database
 from ..tracking.tracker import Tracker, open_tracker
+from ..tracking.versions import Version
 from .champion import reason_not_promoted, register_trial, version_tags
 from .rebuild_trials import rebuild_trials
 from .study import Study
@@ -201,13 +203,13 @@ class Rebuilding:
 
     def _register_files(
         self, folder: Path, card: ModelCard, tracker: Tracker, sweep: Sweep, row: Row
-    ) -> registry.Version:
+    ) -> Version:
         run = tracker.find(layout.trial_address(sweep.name, row["number"]).key)
         tags = version_tags(sweep, row)
         return registry.register_again(tracker, run, folder, card, sweep.experiment.name, tags)
 
     def _register(
-        self, sweep: Sweep, row: Row, make: Callable[[Tracker, Sweep, Row], registry.Version]
+        self, sweep: Sweep, row: Row, make: Callable[[Tracker, Sweep, Row], Version]
     ) -> None:
         """Register a trial's model where it is missing; an alias that exists is not moved."""
         with self._noting(f"the model of {layout.trial_target(sweep.name, row['number'])}"):

@@ -22,15 +22,14 @@ from whipray.platform.storage.checkpoints import CheckpointStore
 from whipray.platform.storage.config import StorageConfig
 from whipray.platform.storage.store import Storage
 from whipray.trainers.checkpoint import (
-    MANIFEST,
     Manifest,
-    checkpoint_name,
     describe,
     file_of_rank,
     kinds,
     profile_kind,
     write_manifest,
 )
+from whipray.trainers.checkpoint_names import MANIFEST, checkpoint_name
 from whipray.trainers.disk import save_tensors
 from whipray.trainers.sampling import SamplingConfig
 

@@ -24,7 +24,8 @@ sys.path.append(str(Path(__file__).parents[1]))  # for `support`
 from support.proxy import Proxy
 from support.servers import MLflowServer, Postgres, Swift
 
-from whipray.platform.config.experiment import Experiment, TrackingConfig, load_experiment
+from whipray.platform.config.experiment import Experiment, load_experiment
+from whipray.platform.config.tracking import TrackingConfig
 from whipray.platform.runs import hooks
 from whipray.platform.runs.hooks import StoreHooks
 from whipray.platform.runs.local_training import ReportCallback, train_in_process_group

@@ -15,7 +15,7 @@ from whipray.platform.storage.checkpoints import CheckpointStore
 from whipray.platform.storage.config import StorageConfig
 from whipray.platform.storage.errors import StorageProblem
 from whipray.platform.storage.store import Storage
-from whipray.trainers.checkpoint import MANIFEST, checkpoint_name
+from whipray.trainers.checkpoint_names import MANIFEST, checkpoint_name
 
 pytestmark = pytest.mark.slow
 

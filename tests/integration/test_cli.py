@@ -22,7 +22,7 @@ from support.browser import chromium
 from support.servers import free_port
 from support.shell import TINY, WAIT_S, Shell
 
-from whipray.trainers.checkpoint import checkpoint_name
+from whipray.trainers.checkpoint_names import checkpoint_name
 
 pytestmark = pytest.mark.slow
 

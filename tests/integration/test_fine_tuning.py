@@ -27,14 +27,15 @@ from whipray.platform.storage.store import Storage
 from whipray.platform.storage.trained_weights import export_run
 from whipray.platform.tracking.mlflow_runs import Run
 from whipray.platform.tracking.registry import (
-    Version,
     download,
     register,
     resolve,
     set_alias,
 )
 from whipray.platform.tracking.tracker import Tracker, open_tracker
-from whipray.trainers.checkpoint import checkpoint_name, describe
+from whipray.platform.tracking.versions import Version
+from whipray.trainers.checkpoint import describe
+from whipray.trainers.checkpoint_names import checkpoint_name
 from whipray.trainers.errors import CheckpointProblem, UsageProblem
 from whipray.trainers.export import WEIGHTS, load_exported
 from whipray.trainers.sampling import SamplingConfig

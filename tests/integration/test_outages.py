@@ -21,7 +21,7 @@ from support.shell import TINY, WAIT_S, Shell
 from support.training import BATCH, at, tiny
 from support.workers import Workers
 
-from whipray.platform.config.experiment import TrackingConfig
+from whipray.platform.config.tracking import TrackingConfig
 from whipray.platform.foundation.retry import Outage
 from whipray.platform.storage import slow_connections
 from whipray.platform.storage.checkpoints import CheckpointStore
@@ -34,7 +34,7 @@ from whipray.platform.tracking.errors import TrackingOutage, TrackingProblem
 from whipray.platform.tracking.mlflow_runs import Run
 from whipray.platform.tracking.tracker import Tracker, open_tracker
 from whipray.platform.tuning.study_in_bucket import BucketStorage
-from whipray.trainers.checkpoint import checkpoint_name
+from whipray.trainers.checkpoint_names import checkpoint_name
 from whipray.trainers.errors import Problem
 
 pytestmark = [pytest.mark.slow, pytest.mark.faults]

@@ -27,7 +27,8 @@ from support.training import (
 from support.workers import Workers
 
 from whipray.platform.storage.checkpoints import CheckpointStore
-from whipray.trainers.checkpoint import checkpoint_name, profile_kind, read_tensors
+from whipray.trainers.checkpoint import profile_kind, read_tensors
+from whipray.trainers.checkpoint_names import checkpoint_name
 from whipray.trainers.errors import CheckpointProblem, DivergenceProblem
 from whipray.trainers.hooks import Progress
 

@@ -11,7 +11,7 @@ from support import writers
 from support.servers import MLflowServer, Postgres
 from support.shell import WAIT_S
 
-from whipray.platform.config.experiment import TrackingConfig
+from whipray.platform.config.tracking import TrackingConfig
 from whipray.platform.storage.config import StorageConfig
 from whipray.platform.storage.store import Storage
 from whipray.platform.tracking.errors import TrackingProblem

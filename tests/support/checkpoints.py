@@ -9,14 +9,8 @@ import torch
 from safetensors.torch import save_file
 
 from whipray.platform.storage.checkpoints import CheckpointStore
-from whipray.trainers.checkpoint import (
-    MANIFEST,
-    Manifest,
-    checkpoint_name,
-    describe,
-    verify,
-    write_manifest,
-)
+from whipray.trainers.checkpoint import Manifest, describe, verify, write_manifest
+from whipray.trainers.checkpoint_names import MANIFEST, checkpoint_name
 from whipray.trainers.processes import VPConfig
 
 

@@ -22,13 +22,13 @@ from whipray.platform.storage.config import StorageConfig
 from whipray.platform.storage.store import Storage
 from whipray.trainers.checkpoint import (
     Manifest,
-    checkpoint_name,
     describe,
     kinds,
     parse_manifest,
     read_tensors,
     write_manifest,
 )
+from whipray.trainers.checkpoint_names import checkpoint_name
 from whipray.trainers.data import Digits, Splits
 from whipray.trainers.data.batches import to_float
 from whipray.trainers.errors import DataProblem

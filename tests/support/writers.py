@@ -14,7 +14,7 @@ from tempfile import TemporaryDirectory
 
 import optuna
 
-from whipray.platform.config.experiment import TrackingConfig
+from whipray.platform.config.tracking import TrackingConfig
 from whipray.platform.storage.config import StorageConfig
 from whipray.platform.storage.store import Storage
 from whipray.platform.tracking.tracker import open_tracker

@@ -9,14 +9,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from whipray.platform.config.experiment import TrackingConfig
+from whipray.platform.config.tracking import TrackingConfig
 from whipray.platform.evaluation.arrays import Floats
 from whipray.platform.evaluation.config import EvaluationConfig
 from whipray.platform.storage.config import StorageConfig
 from whipray.platform.storage.layout import REPLICATES, VersionTag, trial_address
 from whipray.platform.storage.store import Storage
-from whipray.platform.tracking.registry import CHAMPION, Version, get, set_alias, set_description
+from whipray.platform.tracking.registry import CHAMPION, get, set_alias, set_description
 from whipray.platform.tracking.tracker import Tracker, open_tracker
+from whipray.platform.tracking.versions import Version
 from whipray.platform.tuning.champion import reason_not_promoted
 from whipray.platform.tuning.trial_records import Row
 from whipray.platform.tuning.verdict import beyond_noise, judge

@@ -23,7 +23,8 @@ from whipray.platform.storage.errors import StorageProblem
 from whipray.platform.storage.store import Storage
 from whipray.platform.tracking.mlflow_runs import Run
 from whipray.trainers.averaging import MOMENTS
-from whipray.trainers.checkpoint import MANIFEST, checkpoint_name, read_tensors
+from whipray.trainers.checkpoint import read_tensors
+from whipray.trainers.checkpoint_names import MANIFEST, checkpoint_name
 from whipray.trainers.errors import CheckpointProblem
 
 

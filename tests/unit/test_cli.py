@@ -19,7 +19,7 @@ from support.servers import free_port
 from whipray.platform.cli import main as cli
 from whipray.platform.cli.exit_codes import exit_code_of
 from whipray.platform.launching.jobs_client import AuthenticationProblem
-from whipray.platform.tracking.registry import parse_uri
+from whipray.platform.tracking.versions import parse_uri
 from whipray.trainers.errors import Problem, UsageProblem
 
 

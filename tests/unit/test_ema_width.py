@@ -21,7 +21,8 @@ from whipray.platform.storage.store import Storage
 from whipray.platform.storage.trained_weights import TrainedWeights, export_run
 from whipray.platform.tuning.sweep import Sweep
 from whipray.trainers.averaging import Profile, fit, gamma_of, moments_of
-from whipray.trainers.checkpoint import checkpoint_name, read_tensors
+from whipray.trainers.checkpoint import read_tensors
+from whipray.trainers.checkpoint_names import checkpoint_name
 from whipray.trainers.engine import join_workers
 from whipray.trainers.errors import UsageProblem
 from whipray.trainers.export import load_exported, merged_weights

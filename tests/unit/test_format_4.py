@@ -17,7 +17,8 @@ from torch import nn
 from whipray.platform.config.experiment import CHANGEABLE_ON_RESUME, Experiment
 from whipray.platform.config.layers import flatten
 from whipray.trainers import format_4
-from whipray.trainers.checkpoint import FORMAT, MANIFEST, describe, parse_manifest, verify
+from whipray.trainers.checkpoint import FORMAT, describe, parse_manifest, verify
+from whipray.trainers.checkpoint_names import MANIFEST
 from whipray.trainers.checkpointing import ResumePoint, check_same_run
 from whipray.trainers.disk import save_tensors
 from whipray.trainers.engine import join_workers

@@ -15,7 +15,8 @@ from support.training import at
 
 from whipray.platform.runs.hooks import StoreHooks
 from whipray.platform.storage.checkpoints import CheckpointStore
-from whipray.trainers.checkpoint import MANIFEST, parse_manifest
+from whipray.trainers.checkpoint import parse_manifest
+from whipray.trainers.checkpoint_names import MANIFEST
 from whipray.trainers.engine import join_workers
 from whipray.trainers.errors import Problem
 from whipray.trainers.hooks import Progress

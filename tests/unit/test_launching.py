@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 from support.training import tiny
 
-from whipray.platform.config.experiment import Experiment, TrackingConfig, load_experiment
+from whipray.platform.config.experiment import Experiment, load_experiment
 from whipray.platform.config.layers import Layer
 from whipray.platform.config.space_files import load_space
+from whipray.platform.config.tracking import TrackingConfig
 from whipray.platform.launching import package
 from whipray.platform.launching.jobs_client import JobsClient
 from whipray.platform.launching.shared_config import shared_store, shared_tracking

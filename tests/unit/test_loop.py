@@ -22,7 +22,8 @@ from support.training import BATCH, TINY, distance
 from torch import Tensor, nn
 
 from whipray.platform.config.layers import Layer, flatten, resolve
-from whipray.trainers.checkpoint import MANIFEST, Manifest, verify, write_manifest
+from whipray.trainers.checkpoint import Manifest, verify, write_manifest
+from whipray.trainers.checkpoint_names import MANIFEST
 from whipray.trainers.checkpointing import ResumePoint, check_same_run
 from whipray.trainers.data import Splits
 from whipray.trainers.data.batches import gather, to_float

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from mlflow.tracking._tracking_service import utils
 
-from whipray.platform.config.experiment import TrackingConfig
+from whipray.platform.config.tracking import TrackingConfig
 from whipray.platform.storage.config import StorageConfig
 from whipray.platform.storage.layout import Tag
 from whipray.platform.storage.store import Storage

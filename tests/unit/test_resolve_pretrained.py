@@ -26,7 +26,7 @@ from whipray.platform.storage.pretrained import PretrainedRecord, load_pretraine
 from whipray.platform.storage.store import Storage
 from whipray.platform.storage.trained_weights import export_run
 from whipray.platform.tuning.sweep import Sweep
-from whipray.trainers.checkpoint import checkpoint_name
+from whipray.trainers.checkpoint_names import checkpoint_name
 from whipray.trainers.errors import CheckpointProblem, UsageProblem
 from whipray.trainers.export import CARD, WEIGHTS, load_exported, read_exported, write_card
 from whipray.trainers.networks import UNet, UNetConfig

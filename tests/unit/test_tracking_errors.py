@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from support.marks import MLFLOW_WARNINGS
 
-from whipray.platform.config.experiment import TrackingConfig
+from whipray.platform.config.tracking import TrackingConfig
 from whipray.platform.diagnostics import doctor
 from whipray.platform.storage import layout
 from whipray.platform.storage.config import StorageConfig

@@ -15,7 +15,7 @@ import torch
 from pydantic import Field, field_validator
 from torch import Tensor
 
-from ..checkpoint import CHECKPOINT_NAME, checkpoint_name
+from ..checkpoint_names import CHECKPOINT_NAME, checkpoint_name
 from ..data.groups import GroupsConfig
 from .base import GuidanceConfig
 from .cfg import ClassifierFree

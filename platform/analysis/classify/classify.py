@@ -30,7 +30,8 @@ from ....trainers.data.groups import group_classes
 from ....trainers.errors import UsageProblem
 from ....trainers.integrity import Altered, seal, unseal
 from ...compute.ray_session import ray_session
-from ...config.experiment import Experiment, TrackingConfig
+from ...config.experiment import Experiment
+from ...config.tracking import TrackingConfig
 from ...generation.loading import load_splits
 from ...generation.shards import samples_folder, short_hash
 from ...runs.evaluation_inputs import check_data

@@ -28,7 +28,7 @@ def doctor(
     comes with a fix. With --on, they run on a cluster, and also cover its nodes, their clocks and
     their network.
     """
-    from ...config.experiment import TrackingConfig
+    from ...config.tracking import TrackingConfig
     from ...diagnostics.doctor import checks
     from ...tracking.server import tracking_uri
 

@@ -14,8 +14,7 @@ from ..stores import StoreOptions, with_store_options
 if TYPE_CHECKING:  # imported on use, so that `--help` is quick
     from rich.table import Table
 
-    from ...tracking.registry import Version
-    from ...tracking.tracker import Tracker
+    from ...tracking.versions import Version
 
 
 @with_store_options
@@ -30,34 +29,43 @@ def models(
     as_json: Json = False,
 ) -> None:
     """List registered models, or choose a champion."""
-    from ...tracking import registry
-
-    tracker = store.open_tracker()
-    if name is not None:
-        registry.resolve(tracker, f"models:/{name}")  # its error names the models that exist
     if champion is not None:
-        if name is None:
-            raise UsageProblem(
-                "--champion needs the name of a model", "whipray models NAME --champion 3"
-            )
-        version = registry.resolve(tracker, f"models:/{name}/{champion}")
-        registry.set_alias(tracker, version, registry.CHAMPION)
-    names = [name] if name else registry.names(tracker)
-    versions = [version for each in names for version in registry.versions(tracker, each)]
+        _promote(store, name, champion)
+    versions = store.registered_versions()
+    if name is not None:
+        from ...tracking.versions import choose
+
+        of_name = [version for version in versions if version.name == name]
+        choose(f"models:/{name}", of_name, {version.name for version in versions})
+        versions = of_name
     if as_json:
         print_json({"models": [{**vars(version), "uri": version.uri} for version in versions]})
         return
     if not versions:
-        stderr_console.print(_nothing_registered(store, tracker))
+        stderr_console.print(_nothing_registered(store))
         return
     stdout_console.print(_table(versions))
 
 
-def _nothing_registered(store: StoreOptions, tracker: Tracker) -> str:
-    """Return why the table is empty: nothing was registered yet, or the database was lost."""
-    from ...runs.find_run import list_runs
+def _promote(store: StoreOptions, name: str | None, champion: str) -> None:
+    """Make a version of a model its champion."""
+    if name is None:
+        raise UsageProblem(
+            "--champion needs the name of a model", "whipray models NAME --champion 3"
+        )
+    from ...tracking import registry
 
-    if not tracker.has_runs() and (runs := list_runs(store.open())):
+    tracker = store.open_tracker()
+    version = registry.resolve(tracker, f"models:/{name}/{champion}")
+    registry.set_alias(tracker, version, registry.CHAMPION)
+
+
+def _nothing_registered(store: StoreOptions) -> str:
+    """Return why the table is empty: nothing was registered yet, or the database was lost."""
+    from ...storage.layout import runs_in
+
+    runs = runs_in(store.open().list())
+    if runs and not store.has_recorded_runs():
         return (
             f"MLflow has no run, though the store has {len(runs)}: if its database was lost, "
             "`whipray runs rebuild` makes runs and models again"
