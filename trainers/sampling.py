@@ -6,6 +6,7 @@ is the same whatever is generated with it.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
@@ -149,7 +150,7 @@ def sample(
     guide: Denoiser | None = None,
     indices: Tensor | None = None,
     device: torch.device | str = "cpu",
-    on_progress: Callable[[int], None] = lambda _done: None,
+    on_progress: Callable[[float], None] = lambda _done: None,
 ) -> Tensor:
     """Generate one image for each label.
 
@@ -162,7 +163,8 @@ def sample(
             generated with it, in whatever order and in however many batches or processes.
         guide: the reference of guidance by another model.
         indices: (N,) int64, which image of its class each row is; counted from 0 where not given.
-        on_progress: called with the number of images generated so far.
+        on_progress: called at each call of the network, with the number of images generated so far; of a
+            batch in work its images times the share of the calls that are done.
 
     Returns:
         (N, C, H, W) float32 in [-1, 1], on the CPU.
@@ -170,19 +172,44 @@ def sample(
     device = torch.device(device)
     indices = occurrences(labels) if indices is None else indices
     images = []
+    calls = config.sampler.calls(own.process.config)  # type: ignore[attr-defined]
     for first in range(0, len(labels), config.batch_size):
         rows = slice(first, first + config.batch_size)
         batch_labels = labels[rows].to(device)
         noise = image_noise(seed, labels[rows], indices[rows], shape, device)
         predict = guided(own, guide, config.guidance, batch_labels, class_counts)
+        on_call = _of_batch(on_progress, first, len(batch_labels), calls)
 
         def denoise(
-            x_t: Tensor, level: Level, predict: Callable[[Tensor, Level], Tensor] = predict
+            x_t: Tensor,
+            level: Level,
+            predict: Callable[[Tensor, Level], Tensor] = predict,
+            on_call: Callable[[], None] = on_call,
         ) -> Tensor:
             x_0 = predict(x_t, level)
+            on_call()
             return x_0.clamp(-1, 1) if config.clip_x0 else x_0
 
         x_0 = config.sampler(denoise, noise, own.process)
         images.append(x_0.clamp(-1, 1).cpu())
         on_progress(first + len(batch_labels))
     return torch.cat(images) if images else torch.empty((0, *shape))
+
+
+def _of_batch(
+    on_progress: Callable[[float], None], before: int, images: int, calls: int
+) -> Callable[[], None]:
+    """Return what counts a call of the network, and reports all but the last one.
+
+    Args:
+        before: images of earlier batches.
+        images: of this batch.
+        calls: that it takes.
+    """
+    count = itertools.count(1)
+
+    def on_call() -> None:
+        if (done := next(count)) < calls:
+            on_progress(before + images * done / calls)
+
+    return on_call

@@ -15,7 +15,7 @@ from ..evaluation.pages.content import BestPoint, CurvePoint
 from ..evaluation.pages.guidance import render_guidance
 from ..evaluation.pages.settings import Settings
 from ..generation.shards import short_hash
-from ..runs.evaluator import Evaluated, Evaluator, prefixed
+from ..runs.evaluator import Evaluated, Evaluator, OnShare, prefixed
 from ..storage.layout import guidance_page
 from ..storage.store import Storage
 from .guidance_points import combinations
@@ -23,6 +23,8 @@ from .target import Target, find_target
 
 METRICS = ("kid", "fid", "precision_recall")
 """Metrics of every point, besides that of `evaluation.rank_by`."""
+GROUPS = 4
+"""Each has a best point, of which at most so many are different: overall, many, medium, few."""
 
 
 @dataclass(frozen=True)
@@ -92,11 +94,14 @@ def measure_guidance(
     overrides: Sequence[str],
     lists: Mapping[str, Sequence[Any]],
     on_phase: Callable[[str], None],
+    on_share: OnShare = lambda _share: None,
 ) -> GuidanceResult:
     """Evaluate every point that is not known yet, from the same noise, and the best ones from other noise.
 
     Args:
         lists: values to try of each sampling setting, by dotted key; of omega `OMEGAS` where it is missing.
+        on_phase: takes a line about what is being done.
+        on_share: takes the share of it that is done.
 
     Raises:
         UsageProblem: a value that the sampler or the guidance does not take, or no such run.
@@ -110,6 +115,8 @@ def measure_guidance(
     with target.evaluator(on_phase) as evaluator:
         evaluator.check(points)
         seed = evaluator.search_seed if len(points) > 1 else None
+        evaluator.on_share = on_share
+        evaluator.points = len(points) + (0 if seed is None else min(len(points), GROUPS))
         tried: list[Evaluated] = []
         for values in points:
             evaluator.report_to(prefixed(f"{len(tried) + 1}/{len(points)} · ", on_phase))
@@ -117,6 +124,9 @@ def measure_guidance(
         for point in tried:
             evaluator.value(point)
         best = best_by_group(tried, ranked)
+        evaluator.points = len(points) + (
+            0 if seed is None else len({p.folder for p in best.values()})
+        )
         evaluator.report_to(prefixed("best, other noise · ", on_phase))
         again = {
             point.folder: point if seed is None else evaluator.evaluate_at(point.values)

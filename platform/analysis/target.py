@@ -14,7 +14,7 @@ from ..config.layers import Layer, resolve
 from ..config.paths import with_absolute_paths
 from ..config.tracking import TrackingConfig
 from ..evaluation.metrics import METRICS
-from ..runs.evaluator import Evaluated, Evaluator, open_evaluator
+from ..runs.evaluator import Evaluated, Evaluator, OnShare, open_evaluator
 from ..runs.find_run import StoredRun, find_run
 from ..storage.layout import EVALUATION_PAGE, VersionTag
 from ..storage.store import Storage
@@ -105,10 +105,13 @@ def find_target(root: Storage, tracking: str | None, name: str, overrides: Seque
 
 @contextmanager
 def evaluated_target(
-    target: Target, on_phase: Callable[[str], None]
+    target: Target,
+    on_phase: Callable[[str], None],
+    on_share: OnShare = lambda _share: None,
 ) -> Iterator[tuple[Evaluator, Evaluated]]:
     """Evaluate the run's last checkpoint; inside, the evaluation's files are at hand."""
     with target.evaluator(on_phase) as evaluator:
+        evaluator.on_share = on_share
         yield evaluator, evaluator.select_best([evaluator.evaluate_at()])
 
 
@@ -118,14 +121,23 @@ def evaluate_run(
     name: str,
     overrides: Sequence[str],
     on_phase: Callable[[str], None],
+    on_share: OnShare = lambda _share: None,
 ) -> EvaluationResult:
     """Evaluate a run and record the result in its MLflow run.
+
+    Args:
+        root: the store's top.
+        tracking: MLflow's tracking URI; None: the database in the store.
+        name: as `find_target`.
+        overrides: as `find_target`.
+        on_phase: takes a line about what is being done.
+        on_share: takes the share of it that is done.
 
     Raises:
         UsageProblem: as `find_target`.
     """
     target = find_target(root, tracking, name, overrides)
-    with evaluated_target(target, on_phase) as (evaluator, evaluated):
+    with evaluated_target(target, on_phase, on_share) as (evaluator, evaluated):
 
         def log(run: Run) -> None:
             folder = evaluated.folder

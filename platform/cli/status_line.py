@@ -11,6 +11,8 @@ from typing import Self
 
 from rich.console import Console
 
+from ..foundation.durations import Clock
+
 LOG_EVERY_S = 10.0
 """Least time between two lines of a log."""
 LOG_SAME_EVERY_S = 60.0
@@ -29,13 +31,17 @@ class StatusLine:
 
     def __init__(self, console: Console, text: str | Callable[[], str]) -> None:
         self.console = console
-        self._text = text
+        self._text, self._clock = text, Clock()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._show, daemon=True)
 
     def set(self, text: str) -> None:
         """Show another text from now on."""
         self._text = text
+
+    def report(self, done: float) -> None:
+        """Take the share of the work that is done, in [0, 1]; the time left is shown from now on."""
+        self._clock.report(done)
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -51,7 +57,9 @@ class StatusLine:
         self._thread.join()
 
     def _current(self) -> str:
-        return self._text if isinstance(self._text, str) else self._text()
+        if not isinstance(self._text, str):
+            return self._text()
+        return " · ".join(filter(None, (self._text, self._clock.left())))
 
     def _show(self) -> None:
         if self.console.is_terminal:

@@ -14,15 +14,18 @@ from .ray_session import driver_node_options
 
 POLL_S = 0.5
 """How long a read waits before it looks whether the queue is closed."""
+Message = Progress | str | float
 LAST_READ_S = 10
 """How long closing waits for the reader; reports that are not shown by then are in MLflow."""
 
 
 @contextmanager
 def progress_queue(
-    on_progress: Callable[[Progress], None], on_phase: Callable[[str], None]
+    on_progress: Callable[[Progress], None],
+    on_phase: Callable[[str], None],
+    on_share: Callable[[float], None] = lambda _share: None,
 ) -> Iterator[Any]:
-    """Yield a queue whose messages reach the two callables while inside.
+    """Yield a queue whose messages reach the callable of their type while inside.
 
     The reading thread ends with the block, before Ray does: in Ray 2.60 a thread that waits inside
     Ray while Ray shuts down crashes the process.
@@ -35,14 +38,20 @@ def progress_queue(
     def read() -> None:
         while True:
             try:
-                message: Progress | str = queue.get(timeout=POLL_S)
+                message: Message = queue.get(timeout=POLL_S)
             except Empty:
                 if over.is_set():
                     return
             except RayError:  # the queue's actor is lost; its reports are in MLflow all the same
                 return
             else:
-                on_phase(message) if isinstance(message, str) else on_progress(message)
+                match message:
+                    case str():
+                        on_phase(message)
+                    case float():
+                        on_share(message)
+                    case _:
+                        on_progress(message)
 
     reader = threading.Thread(target=read, daemon=True)
     reader.start()
@@ -54,12 +63,12 @@ def progress_queue(
 
 
 class QueueReporter:
-    """Puts reports (`Progress`) and phases (text) into such a queue; pickles."""
+    """Puts reports, phases (text) and shares that are done into such a queue; pickles."""
 
     def __init__(self, queue: Any) -> None:
         self.queue = queue
 
-    def __call__(self, message: Progress | str) -> None:
+    def __call__(self, message: Message) -> None:
         """Put a message into the queue."""
         self.queue.put(message)
 

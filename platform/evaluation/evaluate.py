@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,6 +18,9 @@ from .metrics import METRIC_OF, METRICS, OUTPUTS
 from .metrics.base import Metric
 from .report import ClassRow, Report, Row
 from .warnings import find_warnings
+
+OnMetric = Callable[[str, int, int], None]
+"""Takes a metric and its row in words, how many values are done, and of how many."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,7 @@ def evaluate(
     config: EvaluationConfig,
     about: Mapping[str, Value],
     copy_ratios: Floats | None = None,
+    on_metric: OnMetric = lambda _words, _done, _total: None,
 ) -> Report:
     """Compare generated with real images by their features.
 
@@ -49,6 +53,7 @@ def evaluate(
         about: how the images were made and what the real ones are, for the provenance.
         copy_ratios: (N,) distance of each generated image to its nearest training image, see
             `metrics/memorisation.py`; None where no metric needs it.
+        on_metric: takes what is computed next, and how many values of how many are done.
 
     Raises:
         DataProblem: a class without generated or real images, a label outside the classes, or
@@ -62,6 +67,8 @@ def evaluate(
     )
     reals = resample(real.features, real.logits, real_labels, resamples, seed, "real")
     images = _Images(replace(fakes, copy_ratios=copy_ratios), reals, config)
+    sides = (generated_labels, real_labels)
+    fewest = np.minimum(*(np.bincount(side, minlength=len(classes.names)) for side in sides))
     metrics = [
         metric
         for metric in METRICS.values()
@@ -69,20 +76,36 @@ def evaluate(
         and (info.class_names == classes.names or not metric.needs_own_classes)
     ]
     groups = group_classes(classes.train_counts, config.groups)
+    for_few = [metric for metric in metrics if metric.for_few_images]
+    of_class = [metrics if count >= config.min_real else for_few for count in fewest]
+    count = _Count(on_metric, (1 + len(groups)) * len(metrics) + sum(map(len, of_class)))
     rows: list[Row] = []
     all_replicates: dict[str, Floats] = {}
     for name, ids in {"overall": list(range(len(classes.names))), **groups}.items():
-        row, replicates = images.row(name, ids, metrics)
+        row, replicates = images.row(name, ids, metrics, count)
         rows.append(row)
         all_replicates |= {f"{output}/{name}": values for output, values in replicates.items()}
     per_class = [
-        images.class_row(c, group, classes, metrics) for group, ids in groups.items() for c in ids
+        images.class_row(c, group, classes, of_class[c], count)
+        for group, ids in groups.items()
+        for c in ids
     ]
     provenance = _provenance(info, config, images, about)
     warnings = find_warnings(
         rows, per_class, (images.generated, images.real), metrics, config, provenance
     )
     return Report(tuple(rows), tuple(per_class), provenance, warnings, all_replicates)
+
+
+class _Count:
+    """Counts the values that are computed."""
+
+    def __init__(self, on_metric: OnMetric, total: int) -> None:
+        self.on_metric, self.total, self.done = on_metric, total, 0
+
+    def begin(self, metric: str, row: str) -> None:
+        self.on_metric(f"{metric} of {row}", self.done, self.total)
+        self.done += 1
 
 
 @dataclass(frozen=True)
@@ -94,12 +117,13 @@ class _Images:
     config: EvaluationConfig
 
     def row(
-        self, name: str, classes: Sequence[int], metrics: Sequence[Metric[Any]]
+        self, name: str, classes: Sequence[int], metrics: Sequence[Metric[Any]], count: _Count
     ) -> tuple[Row, dict[str, Floats]]:
         """Return the row of these classes, and the replicates (1 + B,) of its values."""
         generated, real = self.generated.of(classes), self.real.of(classes)
         replicates: dict[str, Floats] = {}
         for metric in metrics:
+            count.begin(metric.name, name)
             settings = metric.settings_in(self.config)
             replicates |= metric.compute(generated, real, settings, self.config.seed)
         n, m = len(generated), len(real)
@@ -107,14 +131,17 @@ class _Images:
         return Row(name, tuple(classes), n, m, values), replicates
 
     def class_row(
-        self, c: int, group: str, classes: Classes, metrics: Sequence[Metric[Any]]
+        self,
+        c: int,
+        group: str,
+        classes: Classes,
+        metrics: Sequence[Metric[Any]],
+        count: _Count,
     ) -> ClassRow:
         """Return the row of one class, with the metrics that its number of images allows."""
-        fewest = min(int((side.labels == c).sum()) for side in (self.generated, self.real))
-        enough = fewest >= self.config.min_real
-        row, _ = self.row("", [c], [m for m in metrics if enough or m.for_few_images])
-        count = int(classes.train_counts[c])
-        return ClassRow(c, classes.names[c], group, count, row.n_generated, row.n_real, row.values)
+        name, train = classes.names[c], int(classes.train_counts[c])
+        row, _ = self.row(name, [c], metrics, count)
+        return ClassRow(c, name, group, train, row.n_generated, row.n_real, row.values)
 
 
 def check_groups(config: EvaluationConfig, train_counts: Sequence[int]) -> None:

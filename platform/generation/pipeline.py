@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -46,6 +46,9 @@ class ImagePipeline:
         workers: who does it.
         shard_size: about how many images are in a shard.
         on_phase: takes a line about what is being done.
+
+    Attributes:
+        on_generated: takes the share in [0, 1] of the images to generate that are done.
     """
 
     def __init__(
@@ -53,6 +56,7 @@ class ImagePipeline:
     ) -> None:
         self.shard_worker, self.workers = shard_worker, workers
         self.shard_size, self.on_phase = shard_size, on_phase
+        self.on_generated: Callable[[float], None] = lambda _share: None
         self.images_generated = 0
         """0 where all images were in the store."""
 
@@ -84,7 +88,7 @@ class ImagePipeline:
         existing = root.list(shards[0].folder)
         new = [shard for shard in shards if shard_images(shard.stem) not in existing]
         self.images_generated += sum(map(len, new))
-        self._run("extract_features", shards, description)
+        self._run("extract_features", shards, description, self.on_generated)
         labels, indices, rows = by_class(shards)
         nearest = None
         if find_nearest:
@@ -103,11 +107,18 @@ class ImagePipeline:
     def _extractor_hash(self) -> str:
         return self.shard_worker.extractor().info.hash
 
-    def _run(self, task: ShardTask, shards: Sequence[Shard], description: str) -> None:
+    def _run(
+        self,
+        task: ShardTask,
+        shards: Sequence[Shard],
+        description: str,
+        on_share: Callable[[float], None] = lambda _share: None,
+    ) -> None:
         total = sum(map(len, shards))
 
-        def on_images_done(done: int) -> None:
-            self.on_phase(f"{description}: {done:,} of {total:,} images")
+        def on_images_done(done: float) -> None:
+            self.on_phase(f"{description}: {int(done):,} of {total:,} images")
+            on_share(done / total)
 
         on_images_done(0)
         self.workers.run(task, shards, on_images_done)

@@ -39,8 +39,8 @@ from .loading import load_stored_guide
 
 log = logging.getLogger(__name__)
 
-OnImagesDone = Callable[[int], None]
-"""Takes the number of images that are done so far."""
+OnImagesDone = Callable[[float], None]
+"""Takes the number of images that are done so far, with a part of those in work."""
 
 
 @dataclass(frozen=True)

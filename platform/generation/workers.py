@@ -14,6 +14,7 @@ from ..compute.actor_pool import ActorPool
 from ..compute.capacity import cluster_capacity, no_room, with_gpu_if_any
 from ..compute.ray_session import ray_session
 from ..config.experiment import ScalingConfig
+from ..foundation.durations import Seldom
 from .shards import OnImagesDone, Shard, ShardSampler
 
 ShardTask = Literal["generate", "extract_features", "find_nearest"]
@@ -58,12 +59,15 @@ class Workers:
     def _run_in_this_process(
         self, task: ShardTask, shards: Sequence[Shard], on_progress: OnImagesDone
     ) -> None:
-        done = 0
+        done, is_due = 0, Seldom()
         for shard in shards:
             before = done
-            getattr(self.sampler, task)(
-                shard, lambda part, before=before: on_progress(before + part)
-            )
+
+            def on_part(part: float, before: int = before) -> None:
+                if is_due():
+                    on_progress(before + part)
+
+            getattr(self.sampler, task)(shard, on_part)
             on_progress(done := done + len(shard))
 
     def _run_on_actors(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -36,6 +36,10 @@ from ..storage.store import Storage
 from .evaluation_files import EvaluationFiles
 from .evaluation_inputs import EvaluationInputs, load_inputs
 from .resolve_guide import fixed_sampling
+from .work import BESIDES_SAMPLING
+
+OnShare = Callable[[float], None]
+"""Takes the share of some work that is done, in [0, 1]."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +76,11 @@ class Evaluator:
         self, inputs: EvaluationInputs, pipeline: ImagePipeline, files: EvaluationFiles
     ) -> None:
         self.inputs, self.pipeline, self.files = inputs, pipeline, files
+        self.points = 1
+        """How many settings are evaluated in all, for the time left."""
+        self.on_share: OnShare = lambda _share: None
+        """Takes the share of the evaluations that is done."""
+        self._evaluated = 0
         self._contents: dict[str, str] = {}  # of guides, by name
 
     @property
@@ -107,6 +116,8 @@ class Evaluator:
         sampling = self.sampling_at(values)
         folder = self.inputs.evaluation_folder(sampling, seed)
         result = self.files.read_result(folder) or self._evaluate(sampling, seed, folder)
+        self._evaluated += 1
+        self._report_share(0.0)
         metrics, about, warnings = (result[k] for k in ("metrics", "provenance", "warnings"))
         return Evaluated(sampling, metrics, about, folder, seed, values, tuple(warnings))
 
@@ -197,13 +208,24 @@ class Evaluator:
         for folder in {self.inputs.samples_folder(p.sampling, p.seed) for p in points}:
             self.inputs.root.delete(folder)
 
+    def _report_share(self, of_this: float) -> None:
+        """Report what is done, with a share in [0, 1] of the evaluation at hand."""
+        points = max(self.points, self._evaluated)
+        self.on_share(min(1.0, (self._evaluated + of_this) / points))
+
     def _evaluate(self, sampling: SamplingConfig, seed: int, folder: str) -> dict[str, Any]:
         inputs, config = self.inputs, self.experiment.evaluation
         description = sampling.label
         real = self.pipeline.extract_real()
         find_nearest = any(METRICS[name].needs_nearest for name in config.metrics)
+        generating = 1 - BESIDES_SAMPLING
+        self.pipeline.on_generated = lambda share: self._report_share(generating * share)
         images = self.pipeline.generate(inputs.shards(sampling, seed), description, find_nearest)
-        self.pipeline.on_phase(f"{description}: computing metrics")
+
+        def on_metric(words: str, done: int, total: int) -> None:
+            self.pipeline.on_phase(f"{description}: computing {words} ({done + 1} of {total})")
+            self._report_share(generating + (1 - generating) * done / total)
+
         about, nearest = inputs.provenance(sampling, seed), images.nearest
         if nearest is not None:
             about |= nearest.provenance(inputs.classes.names)
@@ -217,6 +239,7 @@ class Evaluator:
             config,
             about,
             None if nearest is None else nearest.ratio,
+            on_metric,
         )
         return self.files.write(folder, report, collect(report, inputs.root, images, inputs.splits))
 

@@ -29,7 +29,7 @@ from ..storage.pretrained import PretrainedRecord
 from ..storage.store import Storage
 from ..tracking.mlflow_runs import Run
 from .evaluation_files import EvaluationFiles
-from .evaluator import Evaluated, open_evaluator
+from .evaluator import Evaluated, OnShare, open_evaluator
 from .guidance_search import search_guidance
 from .local_training import ReportCallback, TrainingResult, train_in_process_group
 from .preflight import Subject, check_continued
@@ -37,6 +37,7 @@ from .ray_training import log_report, train_on_workers
 from .resolve_guide import check_guides_exist
 from .resolve_pretrained import resolve_pretrained
 from .speed import step_key
+from .work import points_of
 
 log = logging.getLogger(__name__)
 
@@ -62,6 +63,8 @@ class RunCallbacks:
 
     on_progress: Callable[[Progress], None] = lambda _progress: None
     on_phase: Callable[[str], None] = lambda _line: None
+    on_share: OnShare = lambda _share: None
+    """Takes the share of the evaluation that is done."""
     should_stop: ReportCallback = lambda _progress: False
     """Called with each report; True stops the training early."""
 
@@ -178,6 +181,8 @@ def finished_before(plan: Plan) -> TrainingResult | None:
 def evaluate(plan: Plan, checkpoint: str, callbacks: RunCallbacks) -> RunResult:
     """Search the sampling settings of a checkpoint, and log the results to MLflow."""
     with open_evaluator(plan.experiment, plan.store, checkpoint, callbacks.on_phase) as evaluator:
+        evaluator.points = points_of(plan.experiment, plan.space)
+        evaluator.on_share = callbacks.on_share
         tried = search_guidance(evaluator, plan.space)
         best = evaluator.select_best(tried)
         images_seen = evaluator.inputs.manifest.images_seen

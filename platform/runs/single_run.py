@@ -36,13 +36,7 @@ from .run import (
     train,
     train_on_ray,
 )
-
-TRAINING_SHARE = 0.9
-"""Of a run's work. An assumption, for the time left only: the true share depends on the number of images
-and of sampling steps."""
-EVALUATING_SHARE = 0.95
-"""Done once it evaluates, which is then half done on average."""
-
+from .work import training_share
 
 log = logging.getLogger(__name__)
 
@@ -65,12 +59,13 @@ class SingleRun:
         self.root = Storage(experiment.storage)
         self.store = self.root.child(layout.run_address(name).folder)
         self.run_id = ""
-        self._clock, self._line, self._share = Clock(), "starting", 0.0
+        self._clock, self._line = Clock(), "starting"
+        self._training_share = 1.0
         self._interrupted = threading.Event()
 
     def status(self) -> str:
         """Return where the run stands, in one line."""
-        parts = [self._clock.elapsed(), self._line, self._clock.left(self._share)]
+        parts = [self._clock.elapsed(), self._line, self._clock.left()]
         if self._interrupted.is_set():
             parts = [*parts[:2], "saving at the next report; Ctrl-C again leaves at once"]
         return " · ".join(filter(None, parts))
@@ -109,7 +104,9 @@ class SingleRun:
         )
         self.run_id = run.run_id
         plan = Plan(self.experiment, self.store, run)
-        callbacks = RunCallbacks(self._show_progress, self._show_phase)
+        counts = prepared.dataset["train"]
+        self._training_share = training_share(self.experiment, counts)
+        callbacks = RunCallbacks(self._show_progress, self._show_phase, self._show_share)
         with run.finishing():
             begin(plan, prepared)
             with log_system_metrics(run, self.experiment.tracking.system_metrics):
@@ -141,8 +138,9 @@ class SingleRun:
 
         scaling = self.experiment.scaling
         self._line = f"starting {scaling.workers} workers"
-        with progress_queue(callbacks.on_progress, callbacks.on_phase) as queue:
-            remote = RunCallbacks(QueueReporter(queue), QueueReporter(queue))
+        with progress_queue(callbacks.on_progress, callbacks.on_phase, callbacks.on_share) as queue:
+            put = QueueReporter(queue)
+            remote = RunCallbacks(put, put, put)
             with (
                 saving_on_interrupt() as self._interrupted,
                 broadcast_stop(self._interrupted) as stop,
@@ -165,12 +163,13 @@ class SingleRun:
         share = progress.images_seen / progress.total_images
         loss = progress.metrics["loss/total"]
         speed = progress.metrics["images_per_second"]
-        self._share = TRAINING_SHARE * share
+        self._clock.report(self._training_share * share)
         self._line = f"{share:.0%} of {progress.total_images:,} images · loss {loss:.4f} · " + (
             f"{speed:.0f} images/s"
         )
 
+    def _show_share(self, evaluated: float) -> None:
+        self._clock.report(self._training_share + (1 - self._training_share) * evaluated)
+
     def _show_phase(self, line: str) -> None:
-        if self.run_id:  # it has begun
-            self._share = EVALUATING_SHARE
         self._line = line

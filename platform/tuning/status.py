@@ -8,10 +8,6 @@ from typing import Any
 from ..foundation.durations import Clock
 from .trial import BLOCKED, OUTCOME, SAVED
 
-EVALUATION_SHARE = 0.15
-"""Of a trial's work. An assumption, for the time left only: the true share depends on the number of images
-and of sampling steps, and is not known before the first evaluation has ended."""
-
 
 class SweepStatus:
     """Counts trials and shows what the running ones report.
@@ -23,6 +19,8 @@ class SweepStatus:
 
     def __init__(self, total: int, clock: Clock) -> None:
         self.total, self.clock = total, clock
+        self.training_share = 1.0
+        """Of a trial's work; the rest is its evaluation."""
         self.finished: set[int] = set()
         self.before = 0
         """Trials that an earlier driver finished; they say nothing about this one's speed."""
@@ -47,12 +45,15 @@ class SweepStatus:
             self.running.pop(number, None)
             if result[OUTCOME] not in (SAVED, BLOCKED):
                 self.finished.add(number)
-        elif "phase" in result:  # it evaluates, which is half done on average
-            self.running[number] = (1 - EVALUATION_SHARE / 2, result["phase"])
+        elif "phase" in result:
+            share = self.training_share + (1 - self.training_share) * result["evaluated"]
+            self.running[number] = (share, result["phase"])
         elif "images_seen" in result:
             share = result["images_seen"] / result["total_images"]
             loss = result["metrics"].get("loss/total", float("nan"))
-            self.running[number] = (share * (1 - EVALUATION_SHARE), f"{share:.0%} loss {loss:.3f}")
+            self.running[number] = (share * self.training_share, f"{share:.0%} loss {loss:.3f}")
+        done = len(self.finished) - self.before + sum(share for share, _ in self.running.values())
+        self.clock.report(done / max(1, self.total - self.before))
 
     def text(self) -> str:
         """Return a line such as `1:20 · 3/7 trainings · #3 62% loss 0.12 · about 2:10 left`."""
@@ -63,6 +64,4 @@ class SweepStatus:
             parts.append(self.line)
         if self.stop_requested.is_set():
             return " · ".join([*parts, "saving at the next report; Ctrl-C again leaves at once"])
-        done = len(self.finished) - self.before + sum(share for share, _ in running.values())
-        left = self.clock.left(done / max(1, self.total - self.before))
-        return " · ".join(filter(None, [*parts, left]))
+        return " · ".join(filter(None, [*parts, self.clock.left()]))

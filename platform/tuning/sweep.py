@@ -36,6 +36,7 @@ from ..runs.notes import notes
 from ..runs.preflight import CHECKS, OF_A_POINT, Checks, Subject, find_problems
 from ..runs.resolve_guide import check_guides_exist
 from ..runs.run import Plan, Prepared, begin, prepare
+from ..runs.work import training_share
 from ..storage import layout
 from ..storage.errors import MissingObject
 from ..storage.store import Storage
@@ -265,6 +266,9 @@ class Sweep:
         for line in notes(subject):
             self.on_note(line)
         images = DataIdentity.of(subject.load(self.experiment.data).train)
+        self.status.training_share = training_share(
+            self.experiment, images.class_counts, self.space
+        )
         if not self._starts_over:
             self._check_images(images)
         guides = [v for name, v in self.space.choices("sample") if name == GUIDE]

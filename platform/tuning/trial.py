@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import traceback
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -14,6 +15,7 @@ from ...trainers.hooks import Progress
 from ...trainers.memory import naming_lack_of_memory
 from ..compute.interrupts import RemoteStopFlag
 from ..compute.ray_session import run_on_worker
+from ..foundation.durations import Seldom
 from ..foundation.logs import quiet_logs
 from ..foundation.text import describe_exception
 from ..runs.local_training import LESS_MEMORY, ReportCallback
@@ -24,6 +26,8 @@ from ..tracking.errors import TrackingProblem
 from ..tracking.system_metrics import log_system_metrics
 from .pruning import PruningClient
 
+REPORT_EVERY_S = 2.0
+"""Between two reports of an evaluation."""
 OUTCOME = "outcome"
 FINISHED, STOPPED, FAILED, SAVED = "finished", "stopped", "failed", "saved"
 BLOCKED = "blocked"  # failed for a reason that all trainings share
@@ -32,8 +36,8 @@ BLOCKED = "blocked"  # failed for a reason that all trainings share
 def run_trial(config: dict[str, Any]) -> None:
     """Train, evaluate, report.
 
-    Reports carry `images_seen`, `total_images` and `metrics` while training, `phase` while
-    evaluating; the last one has `outcome`.
+    Reports carry `images_seen`, `total_images` and `metrics` while training, `phase` and the share
+    `evaluated` while evaluating; the last one has `outcome`.
 
     Args:
         config: `number` of the trial, its `plan`, whether it `shares_data` with the sweep, whether
@@ -77,10 +81,12 @@ def _train_and_evaluate(
             {"images_seen": p.images_seen, "total_images": p.total_images, "metrics": p.metrics}
         )
 
+    evaluation = _EvaluationReports(tune.report)
     stops = (sweep_stop, PruningClient(number)) if pruning else (sweep_stop,)
     callbacks = RunCallbacks(
         on_progress=on_progress,
-        on_phase=lambda line: tune.report({"phase": line}),
+        on_phase=evaluation.say,
+        on_share=evaluation.share,
         should_stop=AnyStop(stops),
     )
     has_workers = plan.experiment.scaling.workers > 1
@@ -94,10 +100,29 @@ def _train_and_evaluate(
             plan.run.finish("FINISHED")
             tune.report({OUTCOME: STOPPED})
         return None
-    tune.report({"phase": "evaluating"})
+    evaluation.say("evaluating")
     if has_workers:
         return _evaluate_on_a_worker(plan, trained.checkpoint)
     return evaluate(plan, trained.checkpoint, callbacks)
+
+
+class _EvaluationReports:
+    """Reports the line and the share of an evaluation together, and not too often for Tune."""
+
+    def __init__(self, report: Callable[[dict[str, Any]], None]) -> None:
+        self._report, self._is_due = report, Seldom(REPORT_EVERY_S)
+        self._line, self._share, self._title = "", 0.0, ""
+
+    def say(self, line: str) -> None:
+        """Take a line; one with another title is passed on at once."""
+        title = line.partition(":")[0]
+        self._line, is_new, self._title = line, title != self._title, title
+        if self._is_due() or is_new:
+            self._report({"phase": line, "evaluated": self._share})
+
+    def share(self, share: float) -> None:
+        """Take the share that is done."""
+        self._share = share
 
 
 def _unexpected(plan: Plan, error: Exception) -> Problem:

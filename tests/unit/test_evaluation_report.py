@@ -56,6 +56,18 @@ def report() -> Report:
     return report_of(digits(40, 60, noise=True))
 
 
+def test_it_says_which_value_of_how_many_it_computes() -> None:
+    seen: list[tuple[str, int, int]] = []
+    config = CONFIG.model_copy(update={"metrics": ("kid", "fid"), "rank_by": "kid/overall"})
+    evaluate(
+        *digits(40, 60), *REAL, CLASSES, INFO, config, ABOUT, on_metric=lambda *at: seen.append(at)
+    )
+    assert [words for words, *_ in seen[:2]] == ["kid of overall", "fid of overall"]
+    # 4 rows with both metrics; the classes have few images, and KID alone
+    assert [words for words, *_ in seen[8:]] == [f"kid of {NAMES[c]}" for c in (1, 2, 3, 0, 4)]
+    assert [at for _, *at in seen] == [[done, 13] for done in range(13)]
+
+
 def metrics(seen: Extracted, labels: Ints) -> dict[str, float]:
     return report_of((seen, labels)).metrics()
 

@@ -560,12 +560,12 @@ def test_clipping_acts_on_the_predicted_image(sampler: SamplerConfig, clip: bool
 
 
 def test_sampling_reports_stays_in_range_and_takes_nothing() -> None:
-    done: list[int] = []
+    done: list[float] = []
     config = SamplingConfig(batch_size=8, clip_x0=False, sampler=DDIMSampler(steps=2))
     own = Denoiser(lambda *given: 10 * Network()(*given), SAYS_X0)
     run = partial(sample, own, shape=(3, 2, 2), config=config, class_counts=COUNTS, seed=0)
     images = run(MIXED, on_progress=done.append)
-    assert done == [8, 16, 20]
+    assert done == [4, 8, 12, 16, 18, 20]  # at each of two calls for each batch
     assert images.min() == -1  # the network above is far from bounded
     assert images.max() == 1
     assert run(MIXED[:0]).shape == (0, 3, 2, 2)

@@ -41,7 +41,9 @@ def evaluate(
     from ..status_line import StatusLine
 
     with StatusLine(stderr_console, "loading the checkpoint") as line:
-        result = evaluate_run(store.open(), store.tracking, target, overrides or [], line.set)
+        result = evaluate_run(
+            store.open(), store.tracking, target, overrides or [], line.set, line.report
+        )
     print_warnings(result.evaluated.warnings)
     if as_json:
         print_json(evaluation_document(result))

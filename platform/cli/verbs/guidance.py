@@ -69,7 +69,7 @@ def guidance(
     lists = parse_lists(options, over or [])
     with StatusLine(stderr_console, "loading the checkpoint") as line:
         result = measure_guidance(
-            store.open(), store.tracking, target, overrides or [], lists, line.set
+            store.open(), store.tracking, target, overrides or [], lists, line.set, line.report
         )
     print_warnings(result.warnings)
     page = result.store.uri_of(result.page)
