@@ -14,7 +14,7 @@ $(UV):
 $(READY): pyproject.toml constraints.txt | $(UV)
 	@echo "installing into .venv (a minute or two)"
 	$(UV) venv --quiet --allow-existing .venv
-	$(UV) pip install --quiet --compile-bytecode -p $(BIN)/python -c constraints.txt -e '.[run,dev]'
+	$(UV) pip install --quiet --compile-bytecode -p $(BIN)/python -c constraints.txt -e '.[run,imagenet,dev]'
 	@touch $@
 
 # A real S3 server for the tests, in an environment of its own.

@@ -143,8 +143,10 @@ def _merge(
         before = tree.get(tag)
         old = before.value if isinstance(before, _Leaf) else None
         new = with_tag(variants, tag, values.get(tag, old))
-        if old is not None and old != values.get(tag, old):
-            _drop_other_variant(tree, origin, with_tag(variants, tag, old), new)
+        if tree and old != values.get(tag, old):
+            # Without a tag so far, the keys were for the variant that is the default.
+            known = new if old is None else with_tag(variants, tag, old)
+            _drop_other_variant(tree, origin, known, new)
         variants = [new] if new else variants
     _drop_alternatives(tree, values, origin, variants)
     for name, value in values.items():

@@ -40,6 +40,7 @@ class Sample:
             resample b. Every class keeps its number of images in every column.
         copy_ratios: (n,) distance to the nearest training image, see `metrics/memorisation.py`; None
             where it is not known.
+        own_logits: (n, classes) float32 of the data set's own classes; None where there are none.
     """
 
     features: Floats32
@@ -47,6 +48,7 @@ class Sample:
     labels: Ints
     weights: Floats32
     copy_ratios: Floats | None = None
+    own_logits: Floats32 | None = None
 
     def __len__(self) -> int:
         return len(self.features)
@@ -82,8 +84,14 @@ class Sample:
     def at(self, rows: Bools | Ints) -> Sample:
         """Return the images at these rows, by index or by mask."""
         ratios = None if self.copy_ratios is None else self.copy_ratios[rows]
+        own = None if self.own_logits is None else self.own_logits[rows]
         return Sample(
-            self.features[rows], self.logits[rows], self.labels[rows], self.weights[rows], ratios
+            self.features[rows],
+            self.logits[rows],
+            self.labels[rows],
+            self.weights[rows],
+            ratios,
+            own,
         )
 
     def by_class(self) -> Iterator[Sample]:

@@ -9,7 +9,7 @@ from pydantic import Field, create_model, model_validator
 from ...trainers.config import Config
 from ...trainers.data import DataConfig
 from ...trainers.data.groups import GroupsConfig
-from .extractors.config import AnyExtractor, ClassifierConfig
+from .extractors.config import AnyExtractor
 from .goal import Goal
 from .metrics import METRIC_OF, METRICS, OUTPUTS
 from .metrics.base import NoSettings
@@ -56,8 +56,9 @@ class EvaluationConfig(MetricSettings):
     reference split is used; the classes and their order must be the model's. Where one class has over
     1.2 times the images of another, all are cut to the smallest: samples are balanced too."""
 
-    features: AnyExtractor = ClassifierConfig()
-    """The network that turns images into features."""
+    features: AnyExtractor | None = None
+    """The network that turns images into features. None: `imagenet` for colour images of 32 pixels and
+    more, else `classifier`."""
 
     groups: GroupsConfig = GroupsConfig()
     """How classes are divided into many, medium and few."""

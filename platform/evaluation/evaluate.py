@@ -66,14 +66,17 @@ def evaluate(
         generated.features, generated.logits, generated_labels, resamples, seed, "generated"
     )
     reals = resample(real.features, real.logits, real_labels, resamples, seed, "real")
-    images = _Images(replace(fakes, copy_ratios=copy_ratios), reals, config)
+    own = generated.logits if generated.own_logits is None else generated.own_logits
+    network = info.label_network
+    has_own = network is not None and network.class_names == classes.names
+    fakes = replace(fakes, copy_ratios=copy_ratios, own_logits=own if has_own else None)
+    images = _Images(fakes, reals, config)
     sides = (generated_labels, real_labels)
     fewest = np.minimum(*(np.bincount(side, minlength=len(classes.names)) for side in sides))
     metrics = [
         metric
         for metric in METRICS.values()
-        if metric.name in config.metrics
-        and (info.class_names == classes.names or not metric.needs_own_classes)
+        if metric.name in config.metrics and (has_own or not metric.needs_own_classes)
     ]
     groups = group_classes(classes.train_counts, config.groups)
     for_few = [metric for metric in metrics if metric.for_few_images]
@@ -198,6 +201,7 @@ def _provenance(
         "extractor_features": info.dimensions,
         "extractor_preprocessing": info.preprocessing,
         **{f"extractor_{key}": value for key, value in info.facts.items()},
+        **_label_network(info),
         "n_generated": len(images.generated),
         "n_real": len(images.real),
         "groups": str(config.groups),
@@ -213,6 +217,20 @@ def _provenance(
     if taken := sorted(own.keys() & about.keys()):
         raise UsageProblem(f"about has the key {taken[0]}", "the report sets that one itself")
     return {**own, **about}
+
+
+def _label_network(info: ExtractorInfo) -> dict[str, Value]:
+    """Return what is known of the classifier that label agreement comes from."""
+    network = info.label_network
+    if network is None:
+        return {}
+    accuracy, images = (network.facts.get(k) for k in ("held_out_accuracy", "images_held_out"))
+    known = f", right on {accuracy:.1%} of {images} held-out images" if accuracy is not None else ""
+    about: dict[str, Value] = {"label_network": f"{network.name} ({network.hash}){known}"}
+    if info.own is not None:
+        about |= {"agreement_network": info.own.name, "agreement_hash": info.own.hash}
+        about |= {f"agreement_{key}": value for key, value in info.own.facts.items()}
+    return about
 
 
 def _check(

@@ -21,8 +21,9 @@ from ...trainers.guidance import Autoguidance, Denoiser
 from ...trainers.sampling import SamplingConfig
 from ...trainers.scratch import Scratch
 from ..config.experiment import Experiment
-from ..evaluation.extractors import build_extractor
+from ..evaluation.extractors import build_extractor, choose, with_own_classes
 from ..evaluation.extractors.base import Extractor, OnPhase
+from ..evaluation.metrics import METRICS
 from ..evaluation.metrics.memorisation import TrainingImages
 from ..storage.pretrained import fetch_guide
 from ..storage.store import Storage
@@ -156,11 +157,21 @@ def describe_reference(experiment: Experiment) -> str:
 def load_extractor(
     experiment: Experiment, splits: Splits, root: Storage, on_phase: OnPhase = lambda _line: None
 ) -> Extractor:
-    """Return the extractor of `evaluation.features`."""
-    config = experiment.evaluation.features
-    return build_extractor(
-        config, splits.reference, cache_folder(), root, choose_device(), on_phase
-    )
+    """Return the extractor of `evaluation.features`, or the one that suits the images.
+
+    It has logits of the data set's own classes if one of `evaluation.metrics` needs them.
+    """
+    evaluation, reference, cache = experiment.evaluation, splits.reference, cache_folder()
+    config = choose(evaluation.features, experiment.data.image_shape)
+    device = choose_device()
+    extractor = build_extractor(config, reference, cache, root, device, on_phase)
+    for metric in (METRICS[name] for name in evaluation.metrics):
+        if metric.needs_own_classes:
+            settings = metric.settings_in(evaluation)
+            extractor = with_own_classes(
+                extractor, reference, cache, root, settings, device, on_phase
+            )
+    return extractor
 
 
 def reload_extractor(experiment: Experiment, root: Storage) -> Extractor:

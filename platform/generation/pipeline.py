@@ -72,7 +72,7 @@ class ImagePipeline:
         reference = self.shard_worker.splits().reference
         shards = real_shards(reference, self.shard_size)
         self._run("extract_features", shards, "features of real images")
-        return read_features(self.shard_worker.root, shards, self._extractor_hash)
+        return read_features(self.shard_worker.root, shards, self._extractor_key)
 
     def generate(
         self, shards: Sequence[GeneratedShard], description: str, find_nearest: bool
@@ -100,12 +100,12 @@ class ImagePipeline:
                 training.pooled,
                 training.mirrored,
             )
-        features = read_features(root, shards, self._extractor_hash, rows)
+        features = read_features(root, shards, self._extractor_key, rows)
         return GeneratedImages(shards, labels, indices, features, nearest)
 
     @property
-    def _extractor_hash(self) -> str:
-        return self.shard_worker.extractor().info.hash
+    def _extractor_key(self) -> str:
+        return self.shard_worker.extractor().info.key
 
     def _run(
         self,

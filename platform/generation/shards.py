@@ -29,7 +29,7 @@ from ...trainers.integrity import Altered, load_arrays, read_twice, save_arrays
 from ...trainers.randomness import BLOCK
 from ...trainers.sampling import SamplingConfig
 from ...trainers.scratch import Scratch
-from ..evaluation.arrays import Floats, Ints, Pixels
+from ..evaluation.arrays import Floats, Floats32, Ints, Pixels
 from ..evaluation.extractors.base import Extracted, Extractor
 from ..evaluation.metrics.memorisation import TrainingImages
 from ..foundation.background import Lazy
@@ -223,7 +223,7 @@ class ShardWorker(ShardSampler):
         self, shard: Shard, on_progress: OnImagesDone = lambda _done: None
     ) -> None:
         """Write the features and logits of a shard's images."""
-        name = features_name(shard, self.extractor().info.hash)
+        name = features_name(shard, self.extractor().info.key)
         if read_kept(self.root, name) is not None:
             if isinstance(shard, GeneratedShard):
                 self.generate(shard, on_progress)  # a report shows some of the images
@@ -233,7 +233,10 @@ class ShardWorker(ShardSampler):
         else:
             images = self.splits().reference.images[shard.first : shard.first + shard.count]
         extracted = self.extractor().extract(images, self.batch_size)
-        write(self.root, name, {"features": extracted.features, "logits": extracted.logits})
+        arrays = {"features": extracted.features, "logits": extracted.logits}
+        if extracted.own_logits is not None:
+            arrays["own_logits"] = extracted.own_logits
+        write(self.root, name, arrays)
 
     def find_nearest(
         self, shard: GeneratedShard, on_progress: OnImagesDone = lambda _done: None
@@ -265,34 +268,30 @@ def read_nearest(
     return nearest, ratio
 
 
-def features_name(shard: Shard, extractor_hash: str) -> str:
+def features_name(shard: Shard, extractor_key: str) -> str:
     """Return the file of a shard's features."""
-    return layout.shard_features(shard.stem, extractor_hash)
+    return layout.shard_features(shard.stem, extractor_key)
 
 
 def read_features(
-    root: Storage, shards: Sequence[Shard], extractor_hash: str, rows: Ints | None = None
+    root: Storage, shards: Sequence[Shard], extractor_key: str, rows: Ints | None = None
 ) -> Extracted:
-    """Return features (N, d) and logits (N, K) of all shards; no image is read.
+    """Return the features (N, d) and all logits (N, K) of all shards; no image is read.
 
     Args:
         rows: (N,) where each of the shards' rows goes; in their order where not given.
     """
     total, done = sum(map(len, shards)), 0
     rows = np.arange(total) if rows is None else rows
-    extracted: Extracted | None = None
+    whole: dict[str, Floats32] = {}
     for shard in shards:
-        part = read(root, features_name(shard, extractor_hash))
-        if extracted is None:
-            shapes = ((total, part[key].shape[1]) for key in ("features", "logits"))
-            extracted = Extracted(*(np.empty(shape, np.float32) for shape in shapes))
+        part = read(root, features_name(shard, extractor_key))
+        if not whole:
+            whole = {k: np.empty((total, v.shape[1]), np.float32) for k, v in part.items()}
         part_rows = rows[done : (done := done + len(shard))]
-        extracted.features[part_rows], extracted.logits[part_rows] = (
-            part["features"],
-            part["logits"],
-        )
-    assert extracted is not None
-    return extracted
+        for key, values in whole.items():
+            values[part_rows] = part[key]
+    return Extracted(**whole)
 
 
 def by_class(shards: Sequence[GeneratedShard]) -> tuple[Ints, Ints, Ints]:

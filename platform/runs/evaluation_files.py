@@ -41,7 +41,7 @@ FILES = (
 IN_MLFLOW = (EVALUATION_PAGE, PER_CLASS_TABLE, SAMPLE_GRID)
 HASHED = tuple(name for name in FILES if name != EVALUATION_PAGE)
 """Their hashes are in the result. The page is made from them, and again with each guidance search."""
-FORMAT = 9
+FORMAT = 10
 """Of an evaluation's files; raise it when their content or the meaning of a value changes."""
 
 

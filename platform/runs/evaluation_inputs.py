@@ -99,7 +99,7 @@ class EvaluationInputs:
             ),
             self.splits.train.fingerprint(),
             self.splits.reference.fingerprint(),
-            self.extractor.info.hash,
+            self.extractor.info.key,
         ]
         return evaluation_folder(short_hash(content))
 

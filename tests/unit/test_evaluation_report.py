@@ -173,6 +173,33 @@ class TestReport:
         assert "agreement/few" not in found
 
 
+def test_agreement_comes_from_the_logits_of_the_own_classes(report: Report) -> None:
+    """Two networks: the first one's logits are of other classes, and have the wrong ones highest."""
+    fake, labels = digits(40, 60, noise=True)
+    other = np.tile(np.arange(7, dtype=np.float32), (len(labels), 1))
+    own = replace(INFO, hash="f0f0", facts={"held_out_accuracy": 0.9, "images_held_out": 40})
+    info = replace(INFO, class_names=None, own=own)
+    real = Extracted(REAL[0].features, np.zeros((len(REAL[1]), 7), np.float32), REAL[0].logits)
+    both = evaluate(
+        Extracted(fake.features, other, fake.logits),
+        labels,
+        real,
+        REAL[1],
+        CLASSES,
+        info,
+        CONFIG,
+        ABOUT,
+    )
+    assert both.rows[0].values["agreement"] == report.rows[0].values["agreement"]
+    assert both.rows[0].values["kid"] == report.rows[0].values["kid"]
+    assert both.provenance["extractor_hash"] == INFO.hash
+    assert both.provenance["agreement_hash"] == "f0f0"
+    assert "right on 90.0% of 40 held-out images" in str(both.provenance["label_network"])
+    alone = evaluate(fake, labels, *REAL, CLASSES, replace(info, own=None), CONFIG, ABOUT)
+    assert "agreement" not in alone.rows[0].values
+    assert any("no label agreement" in line for line in alone.warnings)
+
+
 def test_what_cannot_be_compared_is_refused() -> None:
     fake, labels = digits(40, 45)
     some = labels != 2

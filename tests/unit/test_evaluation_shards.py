@@ -17,6 +17,7 @@ from support.sampling import ddim
 from support.training import at
 
 from whipray.platform.evaluation.extractors.base import Extractor, ExtractorInfo, Floats32, Pixels
+from whipray.platform.evaluation.extractors.labelled import Labelled
 from whipray.platform.evaluation.metrics.memorisation import TrainingImages
 from whipray.platform.foundation.background import Lazy
 from whipray.platform.generation.shards import (
@@ -193,6 +194,27 @@ def test_real_images_are_seen_in_their_order(tmp_path: Path) -> None:
     for shard in reversed(found):
         one.extract_features(shard)
     assert (read_features(one.root, found, "abcd").features == reference.images[:, 0, 0]).all()
+
+
+def test_logits_of_a_second_network_are_kept_beside_the_first_s(tmp_path: Path) -> None:
+    class Other(Rows):
+        info = ExtractorInfo("other", "1234", 8, "none", tuple("abcdefghij"))
+        num_logits = 10
+
+        def _extract(self, images: Pixels) -> tuple[Floats32, Floats32]:
+            features, logits = super()._extract(images)
+            return features, np.repeat(-logits, 10, axis=1)
+
+    reference = splits().reference
+    found = real_shards(reference, 500)
+    one = maker(tmp_path)
+    one.extractor = Lazy(lambda: Labelled(Rows(), Other()))
+    for shard in found:
+        one.extract_features(shard)
+    seen = read_features(one.root, found, "abcd-1234")
+    means = reference.images.astype(np.float32).mean((1, 2, 3))[:, None]
+    np.testing.assert_allclose(seen.logits, means, rtol=1e-6)
+    np.testing.assert_allclose(seen.own_logits, np.repeat(-means, 10, axis=1), rtol=1e-6)
 
 
 def flip(file: Path, at: int) -> None:

@@ -57,9 +57,21 @@ def test_a_feature_network_at_chance_is_named(accuracy: float, images: int, said
         assert f"{accuracy:.1%} of {images} held-out images, and chance is 12.5%" in line
 
 
+def test_the_network_of_label_agreement_is_judged_by_itself() -> None:
+    about: Mapping[str, Value] = {
+        "agreement_held_out_accuracy": 0.12,
+        "agreement_images_held_out": 40,
+    }
+    assert at_chance(about, 8) is None
+    line = at_chance(about, 8, "agreement")
+    assert line is not None
+    assert "label agreement cannot distinguish models" in line
+
+
 def test_few_real_images_and_what_they_leave_undefined_are_named() -> None:
     few = report(150, 4)
-    real, undefined = few.warnings
+    real, bias, undefined = few.warnings
+    assert "8 images and 16 features" in bias
     assert real.startswith("2 of 2 classes have fewer than 10 real images (4 the smallest)")
     assert undefined.startswith("no Precision or Recall of overall (8 images, not 50), ")
     assert undefined.endswith(": give more generated and real images")
@@ -67,6 +79,13 @@ def test_few_real_images_and_what_they_leave_undefined_are_named() -> None:
     score = report(20, 150).warnings
     assert any("no Inception Score of overall (40 images, not 100)" in line for line in score)
     assert all("more generated images" in line for line in score if "Inception" in line)
+
+
+def test_fid_of_fewer_images_than_features_is_named() -> None:
+    assert any(
+        "mostly bias with 14 images and 16 features" in line for line in report(7, 150).warnings
+    )
+    assert not any("bias" in line for line in report(8, 150).warnings)
 
 
 def test_heavy_tails_are_named() -> None:
@@ -77,7 +96,7 @@ def test_heavy_tails_are_named() -> None:
 
 def test_the_page_and_the_files_have_the_same_list(tmp_path: Path) -> None:
     one = report(150, 4, accuracy=0.5)
-    assert len(one.warnings) == 3
+    assert len(one.warnings) == 4
     one.save(tmp_path)
     assert Report.load(tmp_path).warnings == one.warnings
     page = render_report(one, Pictures())

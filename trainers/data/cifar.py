@@ -30,6 +30,11 @@ class Cifar(SourceConfig):
     long_tail: OwnTail = LongTail()
     """The tail to cut; exponential at 100 is CIFAR-LT as LDAM, CBDM and most others use it."""
 
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(channels, height, width)."""
+        return 3, 32, 32
+
     def load(self, cache: Path) -> Splits:  # noqa: ARG002  (stored decoded already)
         """Read both splits; see `SourceConfig`."""
         pool = self._read(train=True)

@@ -31,6 +31,11 @@ class Digits(SourceConfig):
     flip: bool = False
     """Mirror half of the training images; off, since a mirrored digit is no digit."""
 
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(channels, height, width)."""
+        return 1, 8, 8
+
     def load(self, cache: Path) -> Splits:  # noqa: ARG002  (nothing to decode)
         """Read both splits; see `SourceConfig`."""
         rows = _read_rows()

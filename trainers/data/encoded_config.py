@@ -34,6 +34,11 @@ class EncodedConfig(SourceConfig):
     hold_out: HoldOut = HoldOut()
     """The images to compare with, where the source has none but training images."""
 
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(channels, height, width)."""
+        return self.channels, self.image_size, self.image_size
+
     def pack(
         self,
         cache: Path,

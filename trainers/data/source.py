@@ -90,6 +90,11 @@ class SourceConfig(Config):
     flip: bool = True
     """Mirror half of the training images left to right, as CBDM does."""
 
+    @property
+    @abstractmethod
+    def image_shape(self) -> tuple[int, int, int]:
+        """(channels, height, width) of the images, known without reading them."""
+
     @abstractmethod
     def load(self, cache: Path) -> Splits:
         """Read both splits.

@@ -8,8 +8,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ....trainers.classification.small_resnet_config import SmallResNetConfig
+from ....trainers.errors import DataProblem
 from .base import Extractor, OnPhase
-from .config import AnyExtractor, ClassifierConfig, InceptionConfig
+from .config import (
+    AnyExtractor,
+    ClassifierConfig,
+    ImagenetConfig,
+    InceptionConfig,
+    choose,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -46,6 +54,10 @@ def build_extractor(
         from .classifier import Classifier
 
         return Classifier.fit_or_load(reference, cache, shared, config, device, on_phase)
+    if isinstance(config, ImagenetConfig):
+        from .imagenet import Imagenet
+
+        return Imagenet.open(device)
     if isinstance(config, InceptionConfig):
         from .inception import Inception
 
@@ -53,6 +65,39 @@ def build_extractor(
     from .torchvision_models import TorchvisionModel
 
     return TorchvisionModel.open(config, device, on_phase)
+
+
+def with_own_classes(
+    extractor: Extractor,
+    reference: PackedImages,
+    cache: Path,
+    shared: Storage | None,
+    config: SmallResNetConfig,
+    device: torch.device,
+    on_phase: OnPhase = lambda _line: None,
+) -> Extractor:
+    """Return an extractor with logits of the data set's own classes, from a classifier beside it if needed.
+
+    Args:
+        reference: real images that the classifier is trained on. Where they are too few for that, the
+            extractor is returned as it is.
+        cache, shared, device, on_phase: as for `build_extractor`.
+
+    Raises:
+        CheckpointProblem, StorageProblem: as `build_extractor`.
+    """
+    if extractor.info.label_network is not None:
+        return extractor
+    from .classifier import Classifier, check_reference
+    from .labelled import Labelled
+
+    try:
+        check_reference(reference)
+    except DataProblem:
+        return extractor  # a report says that label agreement is missing
+    settings = ClassifierConfig(**config.model_dump())
+    own = Classifier.fit_or_load(reference, cache, shared, settings, device, on_phase)
+    return Labelled(extractor, own)
 
 
 def check_extractor(
@@ -80,6 +125,12 @@ def check_extractor(
 
         if reference is not None:
             check_reference(reference)
+    elif isinstance(config, ImagenetConfig):
+        from .imagenet import Imagenet, check_installed
+
+        check_installed()
+        if may_fetch:
+            Imagenet.open(cpu)
     elif isinstance(config, InceptionConfig):
         from .inception import Inception, has_weights
 
@@ -91,3 +142,6 @@ def check_extractor(
         check_known(config.model)
         if may_fetch or config.weights or has_published_weights(config.model):
             TorchvisionModel.open(config, cpu, on_phase)
+
+
+__all__ = ["build_extractor", "check_extractor", "choose", "with_own_classes"]

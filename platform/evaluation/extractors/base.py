@@ -31,6 +31,18 @@ class ExtractorInfo:
     """The classes of its logits where those are the data set's own; None for other classes."""
     facts: Mapping[str, Value] = field(default_factory=dict)
     """Further facts for the reader: what it was trained on, its accuracy, its layer."""
+    own: ExtractorInfo | None = None
+    """The second network, whose logits are of the data set's own classes, where there is one."""
+
+    @property
+    def label_network(self) -> ExtractorInfo | None:
+        """The network whose logits are of the data set's own classes; None where there is none."""
+        return self if self.class_names is not None else self.own
+
+    @property
+    def key(self) -> str:
+        """What the extracted values depend on: the hash, or those of both networks."""
+        return self.hash if self.own is None else f"{self.hash}-{self.own.hash}"
 
 
 @dataclass(frozen=True)
@@ -39,6 +51,8 @@ class Extracted:
 
     features: Floats32  # (N, d)
     logits: Floats32  # (N, K), before the softmax
+    own_logits: Floats32 | None = None
+    """(N, classes) of the data set's own classes, where a second network gives them."""
 
 
 class Extractor(ABC):

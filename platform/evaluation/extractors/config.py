@@ -12,9 +12,21 @@ from ....trainers.config import Config
 
 
 class ClassifierConfig(SmallResNetConfig):
-    """A small classifier trained on the reference images: needs no download. The default."""
+    """A small classifier trained on the reference images: needs no download.
+
+    The default for grey images and those under 32 pixels.
+    """
 
     extractor: Literal["classifier"] = "classifier"
+
+
+class ImagenetConfig(Config):
+    """EfficientNet-Lite0 with published ImageNet weights, the same on every machine.
+
+    The default for colour images of 32 pixels and more.
+    """
+
+    extractor: Literal["imagenet"] = "imagenet"
 
 
 class InceptionConfig(Config):
@@ -50,7 +62,27 @@ def _default_to_classifier(value: Any) -> Any:
 
 
 AnyExtractor = Annotated[
-    ClassifierConfig | InceptionConfig | TorchvisionConfig,
+    ClassifierConfig | ImagenetConfig | InceptionConfig | TorchvisionConfig,
     Field(discriminator="extractor"),
     BeforeValidator(_default_to_classifier),
 ]
+
+IMAGENET = "efficientnet-lite0-imagenet"
+"""What results call the network of `ImagenetConfig`."""
+LEAST_PIXELS = 32
+"""Height and width from which colour images have features by `imagenet`: below, there is little in them
+that a network of photographs knows."""
+
+
+def choose(config: AnyExtractor | None, image_shape: tuple[int, int, int]) -> AnyExtractor:
+    """Return the extractor of a config; where it names none, the one that suits the images.
+
+    Args:
+        config: `evaluation.features`.
+        image_shape: (channels, height, width).
+    """
+    if config is not None:
+        return config
+    channels, height, width = image_shape
+    photographs = channels == 3 and min(height, width) >= LEAST_PIXELS
+    return ImagenetConfig() if photographs else ClassifierConfig()

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..extractors.base import Value
+from ..extractors.config import IMAGENET
 from ..metrics import OUTPUTS
 from ..metrics.base import MetricOutput
 from ..report import COMPARED, ClassRow, Report, Row
@@ -91,6 +92,8 @@ def comparability(provenance: Mapping[str, Value]) -> tuple[str, str]:
         made = "with weights other than the published ones"
     elif "extractor_trained_on" in provenance:
         made = "trained on this data set's reference images"
+    elif name == IMAGENET:
+        made = "with its published ImageNet weights, the same on every machine"
     about = (
         f"The features come from {name}, {made}. They compare with values of the same extractor "
         "(the same hash), reference and number of images, and with nothing else."
