@@ -9,13 +9,14 @@ their difference are the differences of their replicates (the paired bootstrap).
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import sqrt
 from statistics import NormalDist
 from typing import Literal
 
 import numpy as np
 
+from ...trainers.data.long_tail import MOST_UNEVEN
 from .arrays import Bools, Floats, Floats32, Ints
 
 
@@ -36,8 +37,8 @@ class Sample:
         features: (n, d) float32; metrics compute in float64, a block at a time.
         logits: (n, K) float32.
         labels: (n,) int64, the strata.
-        weights: (n, 1 + B) float32; column 0 is all ones, column b is the weight of each image in
-            resample b. Every class keeps its number of images in every column.
+        weights: (n, 1 + B) float32; column 0 is the weight of each image, 1 on average, column b its
+            weight in resample b. Every class keeps its total weight in every column.
         copy_ratios: (n,) distance to the nearest training image, see `metrics/memorisation.py`; None
             where it is not known.
         own_logits: (n, classes) float32 of the data set's own classes; None where there are none.
@@ -58,10 +59,57 @@ class Sample:
         """Number of replicates, 1 + B."""
         return int(self.weights.shape[1])
 
+    @property
+    def effective(self) -> float:
+        """How many images of equal weight vary as much in a mean, (sum w)^2 / sum w^2 (Kish 1965), at most n."""
+        weights = self.weights[:, 0].astype(np.float64)
+        return float(weights.sum() ** 2 / (weights @ weights))
+
     def of(self, classes: Sequence[int]) -> Sample:
         """Return the images of these classes, resampled as in the whole; itself where that is all."""
         rows = np.isin(self.labels, classes)
-        return self if rows.all() else self.at(rows)
+        if rows.all():
+            return self
+        some = self.at(rows)
+        mean = some.weights[:, 0].mean(dtype=np.float64)
+        return some if mean == 1 else replace(some, weights=some.weights / np.float32(mean))
+
+    def with_classes_alike(self) -> Sample:
+        """Return the images with weights by which every class has the same share of the whole.
+
+        Generated images are as many of every class, so real ones have to stand for the same mixture, of
+        which a mean over them is then an unbiased estimate. With C classes, an image of a class of n_c of
+        all n images weighs n / (C n_c).
+        """
+        _, class_of, counts = np.unique(self.labels, return_inverse=True, return_counts=True)
+        if counts.min() == counts.max():
+            return self
+        share = (len(self) / (len(counts) * counts)).astype(np.float32)[class_of]
+        return replace(self, weights=self.weights * share[:, None])
+
+    def evened(self, seed: int) -> Sample:
+        """Return as many images of every class as the smallest has, without weights, resampled anew.
+
+        For what weights do not serve: where images are counted by their neighbours. Itself where classes
+        are about even: cutting them would only cost images.
+        """
+        classes, counts = np.unique(self.labels, return_counts=True)
+        least = int(counts.min())
+        if counts.max() <= MOST_UNEVEN * least:
+            return self
+        rng = np.random.default_rng(0)
+        rows = np.sort(
+            np.concatenate(
+                [rng.permutation(np.flatnonzero(self.labels == c))[:least] for c in classes]
+            )
+        )
+        resamples = self.num_replicates - 1
+        some = resample(
+            self.features[rows], self.logits[rows], self.labels[rows], resamples, seed, "real"
+        )
+        return replace(
+            some, copy_ratios=None if self.copy_ratios is None else self.copy_ratios[rows]
+        )
 
     def left_out(self, changes: Floats) -> Floats:
         """Return how a value varies over the resamples by these images, (1 + B,); 0 at replicate 0.
@@ -77,7 +125,8 @@ class Sample:
         _, class_of, counts = np.unique(self.labels, return_inverse=True, return_counts=True)
         influences = -changes * (1 - 1 / counts[class_of])
         of_class = np.bincount(class_of, influences) / counts
-        varied: Floats = (influences - of_class[class_of]) @ self.weights
+        resampled = self.weights / self.weights[:, :1]
+        varied: Floats = (influences - of_class[class_of]) @ resampled
         varied[0] = 0.0
         return varied
 

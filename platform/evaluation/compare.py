@@ -34,6 +34,8 @@ class Evaluation:
     """`kid/overall`, `kid/few`, ... -> (1 + B,): the estimate, then its resamples."""
     groups: Mapping[str, Mapping[int, int]]
     """`overall`, `many`, ... -> how many images were generated, by class id."""
+    warnings: tuple[str, ...] = ()
+    """What to know before believing its values."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,8 @@ class Comparison:
     rows: tuple[ComparedRow, ...]
     provenances: tuple[Mapping[str, Value], ...]
     confidence: float
+    warnings: tuple[str, ...] = ()
+    """What to know before believing the values, with the run that it is of where it is not of all."""
 
     @property
     def by_chance(self) -> float:
@@ -105,7 +109,16 @@ def compare(
         tuple(row for row in rows if any(row.estimates)),
         tuple(e.provenance for e in evaluations),
         confidence,
+        _warnings({name: e for name, e in zip(names, compared, strict=True) if e is not None}),
     )
+
+
+def _warnings(compared: Mapping[str, Evaluation]) -> tuple[str, ...]:
+    lines = []
+    for line in dict.fromkeys(line for e in compared.values() for line in e.warnings):
+        of = [name for name, e in compared.items() if line in e.warnings]
+        lines.append(line if len(of) == len(compared) else f"{', '.join(of)}: {line}")
+    return tuple(lines)
 
 
 def difference(
@@ -166,7 +179,7 @@ def read_evaluation(folder: Path, name: str | None = None) -> Evaluation:
             f"the evaluation in {name or folder} is damaged ({type(error).__name__})",
             "delete it and make it again with `whipray evaluate`",
         ) from error
-    return Evaluation(report.provenance, replicates, groups)
+    return Evaluation(report.provenance, replicates, groups, report.warnings)
 
 
 def _refusal(first: Evaluation, other: Evaluation) -> str | None:

@@ -53,8 +53,8 @@ class EvaluationConfig(MetricSettings):
 
     reference: DataConfig | None = None
     """Where the real images come from; None: the training's own data. Of whatever source, its
-    reference split is used; the classes and their order must be the model's. Where one class has over
-    1.2 times the images of another, all are cut to the smallest: samples are balanced too."""
+    reference split is used, or all images where it has none; the classes and their order must be the
+    model's. Every class counts alike however many images it has, as it does in the samples."""
 
     features: AnyExtractor | None = None
     """The network that turns images into features. None: `imagenet` for colour images of 32 pixels and

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from ...trainers.data.groups import group_classes
+from ...trainers.data.long_tail import MOST_UNEVEN
 from ...trainers.errors import DataProblem, UsageProblem
 from .arrays import Floats, Ints
 from .bootstrap import Estimate, Sample, resample
@@ -30,6 +31,8 @@ class Classes:
     names: tuple[str, ...]
     train_counts: Sequence[int]
     """Training images; they make the groups."""
+    borrowed: tuple[int, ...] = ()
+    """Classes whose real images are their training images, by id."""
 
 
 def evaluate(
@@ -48,7 +51,7 @@ def evaluate(
 
     Args:
         generated: of N images, which were asked to be `generated_labels` (N,).
-        real: of M images of `real_labels` (M,), balanced over the classes.
+        real: of M images of `real_labels` (M,); every class has the same weight, however many it has.
         info: the extractor that made the features of both.
         about: how the images were made and what the real ones are, for the provenance.
         copy_ratios: (N,) distance of each generated image to its nearest training image, see
@@ -70,7 +73,7 @@ def evaluate(
     network = info.label_network
     has_own = network is not None and network.class_names == classes.names
     fakes = replace(fakes, copy_ratios=copy_ratios, own_logits=own if has_own else None)
-    images = _Images(fakes, reals, config)
+    images = _Images(fakes, reals.with_classes_alike(), config)
     sides = (generated_labels, real_labels)
     fewest = np.minimum(*(np.bincount(side, minlength=len(classes.names)) for side in sides))
     metrics = [
@@ -130,7 +133,7 @@ class _Images:
             settings = metric.settings_in(self.config)
             replicates |= metric.compute(generated, real, settings, self.config.seed)
         n, m = len(generated), len(real)
-        values = _estimates(replicates, n, m, self.config.confidence)
+        values = _estimates(replicates, n, int(real.effective), self.config.confidence)
         return Row(name, tuple(classes), n, m, values), replicates
 
     def class_row(
@@ -142,9 +145,17 @@ class _Images:
         count: _Count,
     ) -> ClassRow:
         """Return the row of one class, with the metrics that its number of images allows."""
-        name, train = classes.names[c], int(classes.train_counts[c])
-        row, _ = self.row(name, [c], metrics, count)
-        return ClassRow(c, name, group, train, row.n_generated, row.n_real, row.values)
+        row, _ = self.row(classes.names[c], [c], metrics, count)
+        return ClassRow(
+            class_id=c,
+            name=classes.names[c],
+            group=group,
+            train_count=int(classes.train_counts[c]),
+            n_generated=row.n_generated,
+            n_real=row.n_real,
+            values=row.values,
+            borrowed=c in classes.borrowed,
+        )
 
 
 def check_groups(config: EvaluationConfig, train_counts: Sequence[int]) -> None:
@@ -180,7 +191,7 @@ def _estimates(
 
     Args:
         n: generated images.
-        m: real images.
+        m: real images, those of equal weight that vary as much.
     """
     estimates = {
         name: output.estimate(
@@ -204,6 +215,7 @@ def _provenance(
         **_label_network(info),
         "n_generated": len(images.generated),
         "n_real": len(images.real),
+        "reference_weights": _describe_weights(images.real),
         "groups": str(config.groups),
         "min_real": config.min_real,
     }
@@ -231,6 +243,24 @@ def _label_network(info: ExtractorInfo) -> dict[str, Value]:
         about |= {"agreement_network": info.own.name, "agreement_hash": info.own.hash}
         about |= {f"agreement_{key}": value for key, value in info.own.facts.items()}
     return about
+
+
+def _describe_weights(real: Sample) -> str:
+    """Return how real images stand for the same mixture of classes as the generated ones."""
+    counts = np.unique(real.labels, return_counts=True)[1]
+    if counts.min() == counts.max():
+        return "none: as many images of every class"
+    cut = (
+        ""
+        if counts.max() <= MOST_UNEVEN * counts.min()
+        else f"; cut to {counts.min()} of a class for "
+    )
+    titles = [
+        output.title for m in METRICS.values() if m.cuts_real for output in m.outputs.values()
+    ]
+    return f"every class alike, as {real.effective:.4g} of equal weight" + (
+        cut and cut + ", ".join(titles)
+    )
 
 
 def _check(

@@ -63,6 +63,8 @@ class ClassRow:
     n_generated: int
     n_real: int
     values: Mapping[str, Estimate]
+    borrowed: bool = False
+    """Whether its real images are its training images."""
 
 
 @dataclass(frozen=True)
@@ -140,7 +142,7 @@ def _schema(names: list[str]) -> pa.Schema:
     about = [("class_id", pa.int64()), ("class_name", pa.string()), ("group", pa.string())]
     counts = [(n, pa.int64()) for n in ("train_count", "n_generated", "n_real")]
     values = [(f"{n}{end}", pa.float64()) for n in names for end in ("", "_low", "_high")]
-    return pa.schema([*about, *counts, *values])
+    return pa.schema([*about, *counts, ("borrowed", pa.bool_()), *values])
 
 
 def _flat(row: ClassRow, names: list[str]) -> dict[str, Value]:
@@ -151,6 +153,7 @@ def _flat(row: ClassRow, names: list[str]) -> dict[str, Value]:
         "train_count": row.train_count,
         "n_generated": row.n_generated,
         "n_real": row.n_real,
+        "borrowed": row.borrowed,
     }
     for name in names:
         e = row.values.get(name)

@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from ...trainers.data.long_tail import MOST_UNEVEN
+from ...trainers.data.report import counted, listed, shown
 from .arrays import Floats
 from .bootstrap import Sample, wilson_interval
 from .config import EvaluationConfig
@@ -46,9 +48,10 @@ def find_warnings(
         at_chance(provenance, len(per_class)),
         at_chance(provenance, len(per_class), "agreement"),
         _no_agreement(metrics, config),
+        _borrowed(per_class, metrics),
         _few_real(per_class),
         _biased(rows[0], sides[0], metrics),
-        *(_undefined(metric, rows, config) for metric in metrics),
+        *(_undefined(metric, rows, sides[1], config) for metric in metrics),
         *(
             _heavy_tails(side, name)
             for side, name in zip(sides, ("generated", "real"), strict=True)
@@ -93,6 +96,30 @@ def _no_agreement(metrics: Sequence[Metric[Any]], config: EvaluationConfig) -> s
     )
 
 
+def _borrowed(per_class: Sequence[ClassRow], metrics: Sequence[Metric[Any]]) -> str | None:
+    """Return a warning where real images of a class are the ones that it was trained on."""
+    names = [shown(row.name) for row in per_class if row.borrowed]
+    if not names:
+        return None
+    rewarded = [
+        output.title
+        for metric in metrics
+        if not metric.generated_alone
+        for output in metric.outputs.values()
+    ]
+    values = (
+        " and ".join(filter(None, [", ".join(rewarded[:-1]), rewarded[-1]])) if rewarded else ""
+    )
+    return (
+        f"{len(names)} of {counted(len(per_class), 'classes')} had too few images to hold some out and "
+        f"{'is' if len(names) == 1 else 'are'} compared with training images ({listed(names)}): there, and in "
+        f"groups that have them, copies look perfect"
+        + (f" by {values}" if values else "")
+        + "; near copies "
+        "tell, and other images of these classes"
+    )
+
+
 def _few_real(per_class: Sequence[ClassRow]) -> str | None:
     few = [row for row in per_class if row.n_real < FEW_REAL]
     if not few:
@@ -115,23 +142,29 @@ def _biased(overall: Row, side: Sample, metrics: Sequence[Metric[Any]]) -> str |
     return f"FID is mostly bias with {images} images and {features} features: look at KID; give more images"
 
 
-def _undefined(metric: Metric[Any], rows: Sequence[Row], config: EvaluationConfig) -> str | None:
+def _undefined(
+    metric: Metric[Any], rows: Sequence[Row], real: Sample, config: EvaluationConfig
+) -> str | None:
     """Return a warning for the groups that have too few images for a metric."""
     settings = metric.settings_in(config)
     needed = {row.name: metric.fewest(settings, len(row.classes)) for row in rows}
-    few = [row for row in rows if _smaller(row, metric) < needed[row.name]]
+    smaller = {row.name: _smaller(row, metric, real) for row in rows}
+    few = [row.name for row in rows if smaller[row.name] < needed[row.name]]
     if not few:
         return None
     titles = " or ".join(output.title for output in metric.outputs.values())
-    groups = ", ".join(
-        f"{row.name} ({_smaller(row, metric)} images, not {needed[row.name]})" for row in few
-    )
+    groups = ", ".join(f"{name} ({smaller[name]} images, not {needed[name]})" for name in few)
     side = "generated" if metric.generated_alone else "generated and real"
     return f"no {titles} of {groups}: give more {side} images"
 
 
-def _smaller(row: Row, metric: Metric[Any]) -> int:
-    return row.n_generated if metric.generated_alone else min(row.n_generated, row.n_real)
+def _smaller(row: Row, metric: Metric[Any], real: Sample) -> int:
+    """Return how many images the metric has on the side that has fewer."""
+    if metric.generated_alone:
+        return row.n_generated
+    counts = np.bincount(real.labels)[list(row.classes)]
+    cut = metric.cuts_real and counts.max() > MOST_UNEVEN * counts.min()
+    return min(row.n_generated, int(counts.min()) * len(counts) if cut else row.n_real)
 
 
 def _heavy_tails(side: Sample, name: str) -> str | None:

@@ -14,6 +14,7 @@ import numpy as np
 from torch import nn
 
 from ...trainers.data import PackedImages, Splits
+from ...trainers.data.long_tail import MOST_UNEVEN
 from ...trainers.disk import cache_folder
 from ...trainers.engine import choose_device
 from ...trainers.export import Exported, build_exported, load_guide
@@ -28,10 +29,6 @@ from ..evaluation.metrics.memorisation import TrainingImages
 from ..storage.pretrained import fetch_guide
 from ..storage.store import Storage
 from ..storage.trained_weights import TrainedWeights
-
-MOST_UNEVEN = 1.2
-"""Images of the largest class over those of the smallest, above which the larger are cut:
-cutting classes that are nearly even would only cost images."""
 
 
 def load_model(store: Storage, checkpoint: str, sampling: SamplingConfig) -> Exported:
@@ -111,22 +108,19 @@ def load_stored_guide(root: Storage, guidance: Autoguidance) -> Denoiser:
 
 
 def load_splits(experiment: Experiment) -> Splits:
-    """Return the training images, and the real ones to compare with, balanced.
+    """Return the training images, and the real ones to compare with.
 
     These are of `evaluation.reference` where that is set.
     """
     cache, other = cache_folder(), experiment.evaluation.reference
     own = experiment.data.load(cache)
-    if other is not None:
-        return Splits(own.train, balanced(other.load(cache).real_images()))
-    return replace(own, reference=balanced(own.reference))
+    return own if other is None else Splits(own.train, other.load(cache).real_images())
 
 
 def balanced(images: PackedImages) -> PackedImages:
     """Return all images where classes are about even, else as many of each as the smallest has.
 
-    Images are generated for every class alike: against uneven real images, even a perfect generator
-    would be far off.
+    For what has no weights: a classifier's accuracy then is that of every class alike.
     """
     counts = images.class_counts
     least = int(counts.min())
@@ -147,8 +141,10 @@ def load_training_images(experiment: Experiment) -> TrainingImages:
     return TrainingImages(train.images, train.labels, train.fingerprint(), mirrored)
 
 
-def describe_reference(experiment: Experiment) -> str:
+def describe_reference(experiment: Experiment, splits: Splits) -> str:
     """Return the reference images' source in a few words, without paths."""
+    if splits.hold_out is not None:
+        return f"{experiment.data.source}, held out ({splits.hold_out.share:.0%})"
     source = experiment.evaluation.reference or experiment.data
     split = getattr(source, "reference", None) or getattr(source, "reference_split", "reference")
     return f"{source.source}, {split}"

@@ -54,7 +54,8 @@ class EvaluationInputs:
     @property
     def classes(self) -> Classes:
         """The classes that the model was trained on."""
-        return Classes(tuple(self.manifest.class_names), self.manifest.class_counts)
+        names = tuple(self.manifest.class_names)
+        return Classes(names, self.manifest.class_counts, self.splits.borrowed)
 
     def shards(self, sampling: SamplingConfig, seed: int) -> list[GeneratedShard]:
         """Return the shards of the images that one sampling setting is evaluated by.
@@ -117,8 +118,14 @@ class EvaluationInputs:
             "train": self.splits.train.fingerprint(),
             "reference": reference.fingerprint(),
             "reference_per_class": f"{counts.min()} to {counts.max()}",
-            "reference_source": describe_reference(self.experiment),
+            "reference_source": describe_reference(self.experiment, self.splits),
+            "reference_borrowed": self._borrowed(),
         }
+
+    def _borrowed(self) -> str | None:
+        """Return the names of the classes that are compared with their training images."""
+        names = [self.splits.train.class_names[c] for c in self.splits.borrowed]
+        return ", ".join(names) or None
 
 
 def load_inputs(

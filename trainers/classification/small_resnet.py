@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ..data.batches import crop
+from ..data.long_tail import MOST_UNEVEN
 from ..data.packed import PackedImages
 from .small_resnet_config import SmallResNetConfig
 
@@ -111,6 +112,10 @@ def _optimise(
 ) -> None:
     """Train by AdamW with one cycle over all epochs; smoothed labels keep the features graded."""
     batches = max(1, len(images) // BATCH)
+    counts = torch.bincount(labels)
+    # Real images that are not even: every class weighs alike, as it does in what is measured.
+    uneven = counts.max() > MOST_UNEVEN * counts.min()
+    weight = len(labels) / (len(counts) * counts) if uneven else None
     optimizer = torch.optim.AdamW(
         network.parameters(), config.learning_rate, weight_decay=config.weight_decay
     )
@@ -122,7 +127,7 @@ def _optimise(
         for rows in torch.randperm(len(images), generator=generator).tensor_split(batches):
             batch = _augment(images[rows.to(images.device)], config, generator)
             targets = labels[rows.to(labels.device)]
-            loss = F.cross_entropy(network(batch), targets, label_smoothing=0.1)
+            loss = F.cross_entropy(network(batch), targets, weight, label_smoothing=0.1)
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()

@@ -26,7 +26,7 @@ class Splits:
 
     Args:
         train: the training images, already long-tailed.
-        reference: class-balanced real images that generated ones are compared with.
+        reference: real images that generated ones are compared with, of every class.
         report: what was found that is not used as it is.
         available: number of training images before the tail was cut.
         hold_out: by which `reference` was held out of the training images; None where a source gives others.

@@ -18,7 +18,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -27,12 +27,13 @@ import numpy as np
 from ....trainers.checkpoint import Manifest
 from ....trainers.data import Splits
 from ....trainers.data.groups import group_classes
+from ....trainers.data.report import listed, shown
 from ....trainers.errors import UsageProblem
 from ....trainers.integrity import Altered, seal, unseal
 from ...compute.ray_session import ray_session
 from ...config.experiment import Experiment
 from ...config.tracking import TrackingConfig
-from ...generation.loading import load_splits
+from ...generation.loading import balanced, load_splits
 from ...generation.shards import samples_folder, short_hash
 from ...runs.evaluation_inputs import check_data
 from ...runs.find_run import StoredRun, find_run
@@ -169,6 +170,8 @@ class _Inputs:
         sampling = fixed_sampling(experiment, run.store, run.checkpoint)
         experiment = experiment.model_copy(update={"sampling": sampling})
         splits = load_splits(experiment)
+        _check_unseen(splits)
+        splits = replace(splits, reference=balanced(splits.reference))
         groups = group_classes(splits.train.class_counts.tolist(), settings.evaluation.groups)
         manifest = CheckpointStore(run.store).read_manifest(run.checkpoint)
         check_data(manifest, splits)
@@ -240,6 +243,20 @@ class _Inputs:
             self.groups,
             self.splits.reference.class_counts,
             self.settings.evaluation.confidence,
+        )
+
+
+def _check_unseen(splits: Splits) -> None:
+    """Check that no class would be tested on images that it was trained on.
+
+    Raises:
+        UsageProblem: naming the classes.
+    """
+    if splits.borrowed:
+        names = listed([shown(splits.train.class_names[c]) for c in splits.borrowed])
+        raise UsageProblem(
+            f"classifiers cannot be tested on {names}: too few images to hold some out, and all are trained on",
+            "add images of these classes, or set evaluation.reference to others of all classes",
         )
 
 

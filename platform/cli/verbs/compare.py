@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from ..consoles import next_commands, print_json, stderr_console, stdout_console
+from ..consoles import next_commands, print_json, print_warnings, stderr_console, stdout_console
 from ..options import Json, OpenPage
 from ..stores import StoreOptions, with_store_options
 
@@ -39,6 +39,7 @@ def compare(
     with StatusLine(stderr_console, "loading the checkpoints") as line:
         result = compare_runs(root, store.tracking, names, overrides, line.set)
     page = root.uri_of(result.page)
+    print_warnings(result.comparison.warnings)
     if as_json:
         print_json({**result.document(), "page": page})
     else:

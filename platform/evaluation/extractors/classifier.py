@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -60,7 +61,7 @@ class Origin:
     images_trained: int
     images_held_out: int
     held_out_accuracy: float
-    """On the fifth of the reference images that it was not trained on, in [0, 1]."""
+    """On the fifth of the reference images that it was not trained on, a mean over classes, in [0, 1]."""
     shape: tuple[int, int, int]
     """(channels, height, width) of the images that it takes."""
     class_names: tuple[str, ...]
@@ -123,7 +124,9 @@ class Classifier(NetworkExtractor):
         predicted = (
             cls(network, origin, device).extract(reference.images[held_out]).logits.argmax(1)
         )
-        accuracy = float((predicted == reference.labels[held_out]).mean())
+        labels = reference.labels[held_out]
+        of_class = np.bincount(labels, predicted == labels) / np.bincount(labels)
+        accuracy = float(of_class.mean())
         return cls(network, replace(origin, held_out_accuracy=accuracy), device)
 
     @classmethod

@@ -115,6 +115,9 @@ class Metric(Generic[Settings]):
     """(settings, number of classes) -> images on each side from which it is defined."""
     generated_alone: bool = False
     """Whether the real images do not enter."""
+    cuts_real: bool = False
+    """Whether classes with more real images than others are cut to the smallest for it; else weights make
+    every class count alike."""
     needs_own_classes: bool = False
     """Whether the extractor's logits must be of the data set's own classes."""
     needs_nearest: bool = False

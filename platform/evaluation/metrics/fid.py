@@ -33,41 +33,57 @@ def compute(
     """
     if min(len(generated), len(real)) < 2:
         return {"fid": np.full(generated.num_replicates, np.nan)}
-    distance, *influences = frechet_distance(generated.features, real.features)
+    distance, *influences = frechet_distance(
+        generated.features, real.features, generated.weights[:, 0], real.weights[:, 0]
+    )
     replicates = np.full(generated.num_replicates, distance)
     for sample, influence in zip((generated, real), influences, strict=True):
-        replicates[1:] += influence @ (sample.weights[:, 1:] - 1.0)
+        replicates[1:] += influence @ (sample.weights[:, 1:] - sample.weights[:, :1].astype(float))
     return {"fid": replicates}
 
 
-def frechet_distance(x: Floats32, y: Floats32) -> tuple[float, Floats, Floats]:
+def frechet_distance(
+    x: Floats32, y: Floats32, u: Floats32 | None = None, v: Floats32 | None = None
+) -> tuple[float, Floats, Floats]:
     """Return the Fréchet distance and its derivatives (Heusel et al., equation 6).
 
         |m_x - m_y|^2 + tr(S_x + S_y - 2 (S_x S_y)^(1/2))
 
+    With weights w and W = sum w, m = sum w_i x_i / W and
+
+        S = sum w_i (x_i - m) (x_i - m)^T / (W - sum w_i^2 / W),
+
+    whose divisor is n - 1 without weights and makes S unbiased for independent images of whatever weight.
+    So m is unbiased for the mixture that the weights stand for. FID itself is biased upwards by the noise of
+    m and S: by less than if the larger classes were cut to the smallest, since that of every class is less.
+
     With roots X^T X = S_x and Y^T Y = S_y, tr (S_x S_y)^(1/2) is the sum of the singular values of
-    X Y^T. Centred rows over (n - 1)^(1/2) are such a root, so that few images need no d x d matrix,
+    X Y^T. Centred rows over (n - 1)^(1/2) are such a root (with weights w^(1/2) (x - m) over the root of the divisor), so that few images need no d x d matrix,
     and no root of a product is taken, which loses digits where S is singular.
 
     Args:
         x: (n, d) float32; at least two images.
         y: (m, d) float32; at least two images.
+        u: (n,), weights of the images, above 0; None: all 1.
+        v: (m,), of the others.
 
     Returns:
         The distance and its derivatives by the weight of each image, (n,) and (m,): those that keep
-        the sum of the weights and the divisor n - 1. Each is zero on average but for rounding.
+        the sum of the weights and the divisor. Each is zero on average, by weight, but for rounding.
     """
     d = x.shape[1]
     # Above this many rows a d x d root takes less time than the singular values do with the rows.
     most = 4 * d if min(len(x), len(y)) < d else d
-    one, other = _Side.of(x, most), _Side.of(y, most)
-    u, s, vh = torch.linalg.svd(one.root @ other.root.T, full_matrices=False)
+    u = np.ones(len(x), np.float32) if u is None else u
+    v = np.ones(len(y), np.float32) if v is None else v
+    one, other = _Side.of(x, u, most), _Side.of(y, v, most)
+    left, s, right = torch.linalg.svd(one.root @ other.root.T, full_matrices=False)
     between = one.mean - other.mean  # (d,)
     distance = between @ between + one.trace + other.trace - 2 * s.sum()
     return (
         float(distance),
-        one.influences(x, between, u * s.sqrt()),
-        other.influences(y, -between, vh.T * s.sqrt()),
+        one.influences(x, between, left * s.sqrt()),
+        other.influences(y, -between, right.T * s.sqrt()),
     )
 
 
@@ -75,31 +91,37 @@ def frechet_distance(x: Floats32, y: Floats32) -> tuple[float, Floats, Floats]:
 class _Side:
     """Mean and covariance of one set of n images; float64 on the device."""
 
+    weights: Tensor  # (n,)
+    divisor: Tensor  # W - sum w^2 / W; n - 1 without weights
     mean: Tensor  # (d,)
     trace: Tensor  # tr S
     root: Tensor  # (r, d), root^T root = S = E L E^T: the scaled rows, or L^(1/2) E^T
     whitening: Tensor | None  # (d, r), E L^(-1/2); None where the root is the rows
 
     @classmethod
-    def of(cls, x: Floats32, most: int) -> _Side:
+    def of(cls, x: Floats32, weights: Floats32, most: int) -> _Side:
         """Return a set's side, with the rows as the root if there are at most `most`."""
+        w = to_device(weights)
+        total = w.sum()
+        divisor = total - w.square().sum() / total
         if len(x) <= most:
             raw = to_device(x)
-            mean = raw.mean(0)
-            rows = (raw - mean).div_((len(x) - 1) ** 0.5)
-            return cls(mean, rows.square().sum(), rows, None)
-        mean = torch.stack([to_device(x[b]).sum(0) for b in blocks(len(x))]).sum(0) / len(x)
+            mean = w @ raw / total
+            rows = (raw - mean).mul_((w / divisor).sqrt()[:, None])
+            return cls(w, divisor, mean, rows.square().sum(), rows, None)
+        mean = torch.stack([w[b] @ to_device(x[b]) for b in blocks(len(x))]).sum(0) / total
         covariance = torch.zeros(len(mean), len(mean), dtype=mean.dtype, device=mean.device)
         for block in blocks(len(x)):
             centred = to_device(x[block]) - mean
-            covariance += centred.T @ centred / (len(x) - 1)
+            covariance += (centred.T * w[block]) @ centred / divisor
         values, vectors = torch.linalg.eigh(covariance)
         nonzero = values > values[-1] * len(values) * torch.finfo(values.dtype).eps  # not null
         roots, vectors = values[nonzero].sqrt(), vectors[:, nonzero]
-        return cls(mean, covariance.trace(), (vectors * roots).T, vectors / roots)
+        root, whitening = (vectors * roots).T, vectors / roots
+        return cls(w, divisor, mean, covariance.trace(), root, whitening)
 
     def influences(self, x: Floats32, between: Tensor, half: Tensor) -> Floats:
-        """Return d FID / d w_i at w = 1, less its mean, (n,).
+        """Return d FID / d w_i, less its mean, (n,).
 
         FID changes by 2 (m_x - m_y)·dm_x + tr (I - T) dS_x, where T S_x T = S_y is the optimal
         transport between the Gaussians. With X Y^T = U s V^T one has X T X^T = U s U^T, so T is
@@ -109,18 +131,19 @@ class _Side:
             between: this mean less the other, (d,).
             half: U s^(1/2), (r, r') for the root X.
         """
-        n = len(x)
+        total = self.weights.sum()
         parts = []
-        for block in blocks(n):
+        for block in blocks(len(x)):
             if self.whitening is None:
-                scaled, carried = self.root[block], half[block]
+                root = self.weights[block].sqrt()[:, None]
+                scaled, carried = self.root[block] / root, half[block] / root
             else:
-                scaled = (to_device(x[block]) - self.mean) / (n - 1) ** 0.5  # (b, d)
+                scaled = (to_device(x[block]) - self.mean) / self.divisor.sqrt()  # (b, d)
                 carried = scaled @ (self.whitening @ half)
-            shift = 2 * (n - 1) ** 0.5 * (scaled @ between) / n  # 2 (m_x - m_y)·dm_x
+            shift = 2 * self.divisor.sqrt() * (scaled @ between) / total  # 2 (m_x - m_y)·dm_x
             parts.append(shift + scaled.square().sum(1) - carried.square().sum(1))  # x (I - T) x
         influences = torch.cat(parts)
-        centred_on_zero: Floats = (influences - influences.mean()).cpu().numpy()
+        centred_on_zero: Floats = (influences - self.weights @ influences / total).cpu().numpy()
         return centred_on_zero
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from ....trainers.config import Config
 from ..arrays import Floats, Floats32
 from ..bootstrap import Sample
-from .base import Metric, MetricOutput, Note
+from .base import ROUNDING, Metric, MetricOutput, Note
 from .products import products, self_products, to_device
 
 
@@ -31,14 +31,17 @@ def compute(generated: Sample, real: Sample, settings: KIDConfig, seed: int) -> 
     """Return `kid`, over all pairs of images, and `kid_subsets`, as it is published.
 
     The mean over random subsets only adds noise to the same expectation, so its replicates are those
-    of `kid`, moved. It is absent where a side has fewer images than a subset; `kid` is NaN where a
-    side has no two different images.
+    of `kid`, moved; real classes that are not even are cut for it, since a subset has no weights. It is
+    absent where a side has fewer images than a subset; `kid` is NaN where a side has no two different
+    images.
     """
-    replicates = {"kid": resampled_kid(generated, real)}
-    size = settings.subset_size
-    if min(len(generated), len(real)) >= size:
-        value = kid_of_subsets(generated.features, real.features, settings.subsets, size, seed)
-        replicates["kid_subsets"] = value + (replicates["kid"] - replicates["kid"][0])
+    kid = resampled_kid(generated, real)
+    replicates = {"kid": kid}
+    size, even = settings.subset_size, real.evened(seed)
+    if min(len(generated), len(even)) >= size:
+        value = kid_of_subsets(generated.features, even.features, settings.subsets, size, seed)
+        around = kid if even is real else resampled_kid(generated, even)
+        replicates["kid_subsets"] = value + (around - around[0])
     return replicates
 
 
@@ -51,7 +54,13 @@ def resampled_kid(generated: Sample, real: Sample) -> Floats:
     not sampled independently: each class has a fixed number of them, so a random pair is of one class
     less often than in the mixture, by about 1/n, and the plain U-statistic falls below zero for a
     perfect generator. The mean kernel is therefore put together from unbiased means within and
-    between classes.
+    between classes. With shares p_c of the classes, by their weights, and k_ij = k(y_i, y_j),
+
+        E k(y, y') = sum_c p_c^2 E k_cc + sum_{c != d} p_c p_d E k_cd,
+
+    where E k_cc is estimated by the sum over i != j of w_i w_j k_ij over that of w_i w_j, and E k_cd by the
+    sum of w_i w_j k_ij over all pairs over that of w_i w_j. Both are unbiased whatever the number of images
+    and the weight of a class, and so is their sum.
     """
     if min(len(generated), len(real)) < 2:
         return np.full(generated.num_replicates, np.nan)
@@ -89,7 +98,8 @@ def _mean_kernel_between(x: Sample, y: Sample) -> Floats:
     for rows, columns, inner in products(x.features, y.features):
         kernel = _cubic(inner, x.features.shape[1])
         total += (u[rows] * (kernel @ v[columns])).sum(0)
-    return total.cpu().numpy() / (len(x) * len(y))
+    totals = u[:, 0].sum() * v[:, 0].sum()
+    return (total / totals).cpu().numpy()
 
 
 def _mean_kernel(sample: Sample) -> Floats:
@@ -97,11 +107,12 @@ def _mean_kernel(sample: Sample) -> Floats:
 
     Copies of one original are no pair: k(x, x) would count as the distance of two images.
     """
-    n = len(sample)
     weights = to_device(sample.weights)  # (n, 1 + B)
     _, class_of, counts = np.unique(sample.labels, return_inverse=True, return_counts=True)
     member = torch.from_numpy(class_of).to(weights.device)  # (n,)
-    of_class = torch.from_numpy(counts).to(weights)[:, None]  # n_c, (C, 1)
+    # The weight of each class, (C, 1): n_c where images have none.
+    of_class = weights.new_zeros(len(counts), 1).index_add_(0, member, weights[:, :1])
+    n = of_class.sum()
 
     total = weights.new_zeros(sample.num_replicates)
     within = weights.new_zeros(len(counts), sample.num_replicates)
@@ -121,9 +132,10 @@ def _mean_kernel(sample: Sample) -> Floats:
     means = within / pairs  # of each class, (C, 1 + B)
     # A resample may have one original of a class of few: that class then has the mean of all of its
     # images. Left out, it would take its large kernels with it, and shift the replicate.
-    means = torch.where(pairs > 0, means, means[:, :1])
+    means = torch.where(pairs > ROUNDING * of_class.square(), means, means[:, :1])
     share = (of_class / n).square()  # of the mixture's pairs, (C, 1)
-    lone = pairs[:, :1] == 0  # a class of one image has no pair at all, and is left out
+    # A class of one image has no pair at all, and is left out.
+    lone = torch.from_numpy(counts).to(weights)[:, None] == 1
     known = 1 - (share * lone).sum(0)
     mean = (torch.where(lone, 0, share * means).sum(0) + (total - within.sum(0)) / n**2) / known
     return torch.where(known > 1e-12, mean, torch.nan).cpu().numpy()

@@ -36,11 +36,14 @@ def compute(generated: Sample, real: Sample, settings: PRDConfig, seed: int) -> 
     """Return `f_8`, which weighs recall, and `f_1_8`, which weighs precision, in [0, 1].
 
     As in the authors' code: the best F of a curve that is the mean over some runs of k-means.
-    Clusters lean towards the larger set, so that it is first cut to the size of the smaller. A
+    Clusters lean towards the larger set, so that it is first cut to the size of the smaller, and real
+    classes that are not even to the smallest: a class needs images for each of its clusters, which
+    weights do not give it. A
     resample weighs the histograms; its clusters are those of the images as they are. NaN below
     `PER_CLUSTER` images a cluster on a side: bins that are empty by chance count as what is missing,
     so that F_8 of a perfect generator is 0.6 at one image a cluster, 0.8 at two and 0.93 at five.
     """
+    real = real.evened(seed)
     n = min(len(generated), len(real))
     classes = np.union1d(generated.labels, real.labels)
     clusters = settings.clusters_per_class * len(classes)
@@ -139,6 +142,7 @@ METRIC = Metric(
     },
     compute=compute,
     settings=PRDConfig,
+    cuts_real=True,
     fewest=lambda settings, classes: PER_CLUSTER * settings.clusters_per_class * classes,
     provenance=lambda settings: {
         "prd": f"{settings.clusters_per_class} clusters a class, {settings.runs} runs"

@@ -24,7 +24,7 @@ from ....trainers.config import Config
 from ..arrays import Floats, Floats32
 from ..bootstrap import Sample
 from .base import SHARE, Metric, MetricOutput, Note
-from .products import products, self_products, squared_norms
+from .products import products, self_products, squared_norms, to_device
 
 NEIGHBOURHOODS = 10
 """A side needs this many times k images: with fewer, a ball holds a tenth of all and more, and noise
@@ -39,21 +39,33 @@ class PrecisionRecallConfig(Config):
 
 
 def compute(
-    generated: Sample, real: Sample, settings: PrecisionRecallConfig, _seed: int
+    generated: Sample, real: Sample, settings: PrecisionRecallConfig, seed: int
 ) -> dict[str, Floats]:
-    """Return `precision` and `recall` in [0, 1]; NaN below `NEIGHBOURHOODS` k images on a side."""
-    if min(len(generated), len(real)) < NEIGHBOURHOODS * settings.k:
+    """Return `precision` and `recall` in [0, 1]; NaN below `NEIGHBOURHOODS` k images on a side.
+
+    Recall is a mean over the real images, by their weights. Their manifold is made of as many of every
+    class: a ball reaches to the k-th neighbour, so that classes of many images have a closer one, and
+    weights would not change that.
+    """
+    even = real.evened(seed)
+    if min(len(generated), len(even)) < NEIGHBOURHOODS * settings.k:
         undefined = np.full(generated.num_replicates, np.nan)
         return {"precision": undefined, "recall": undefined}
-    x, y = (_Balls.of(side.features, settings.k) for side in (generated, real))
+    x, y = (_Balls.of(side.features, settings.k) for side in (generated, even))
     resampled = generated.num_replicates > 1
     in_real, in_generated = _Cover(y, len(generated), resampled), _Cover(x, len(real), resampled)
-    for rows, columns, inner in products(generated.features, real.features):
+    for rows, columns, inner in products(generated.features, even.features):
         distances = _squared_distances(inner, x.norms[rows], y.norms[columns])
         in_real.add(rows, columns, distances)
-        in_generated.add(columns, rows, distances.T)
+        if even is real:
+            in_generated.add(columns, rows, distances.T)
+    if even is not real:
+        norms = squared_norms(real.features)
+        for rows, columns, inner in products(generated.features, real.features):
+            distances = _squared_distances(inner, x.norms[rows], norms[columns])
+            in_generated.add(columns, rows, distances.T)
     return {
-        "precision": _share(generated, in_real, real),
+        "precision": _share(generated, in_real, even),
         "recall": _share(real, in_generated, generated),
     }
 
@@ -109,8 +121,13 @@ class _Cover:
         pairs[1] += balls.start
         self.beyond.append(pairs)
 
-    def changes(self) -> Floats:
-        """Return by how many points the covered ones change without each image of the manifold, (m,)."""
+    def changes(self, weights: Floats) -> Floats:
+        """Return by what weight the covered points change without each image of the manifold, (m,).
+
+        Args:
+            weights: (n,) of the points.
+        """
+        weight = to_device(weights)
         m, k = self.balls.neighbours.shape
         changes = torch.zeros(m, dtype=torch.float64, device=self.count.device)
         point, ball = torch.cat(self.beyond, 1)
@@ -122,12 +139,12 @@ class _Cover:
         rescued = torch.zeros_like(alone)
         kept = alone[point] & (limits == self.owner[point, None]).any(1)
         rescued[point[kept]] = True
-        lost = self.owner[alone & ~rescued]
-        changes.index_add_(0, lost, changes.new_full((len(lost),), -1.0))
+        lost = alone & ~rescued
+        changes.index_add_(0, self.owner[lost], -weight[lost])
         free = self.count[point] == 0
         pairs = torch.stack([point[free, None].expand(-1, k).flatten(), limits[free].flatten()])
-        gained = pairs.unique(dim=1)[1]
-        changes.index_add_(0, gained, changes.new_ones(len(gained)))
+        points, gained = pairs.unique(dim=1)
+        changes.index_add_(0, gained, weight[points])
         return changes.cpu().numpy()
 
 
@@ -161,9 +178,10 @@ def _squared_distances(inner: Tensor, x_norms: Tensor, y_norms: Tensor) -> Tenso
 def _share(points: Sample, cover: _Cover, manifold: Sample) -> Floats:
     """Return the share of the points that are inside, (1 + B,)."""
     inside = (cover.count > 0).double().cpu().numpy()
-    share: Floats = inside @ points.weights / len(points)
+    share: Floats = inside @ points.weights / (np.ones(len(points)) @ points.weights)
     if cover.resampled:
-        share = share + manifold.left_out(cover.changes() / len(points))
+        weights = points.weights[:, 0].astype(np.float64) / len(points)
+        share = share + manifold.left_out(cover.changes(weights))
     return share
 
 
@@ -181,6 +199,7 @@ METRIC = Metric(
     },
     compute=compute,
     settings=PrecisionRecallConfig,
+    cuts_real=True,
     fewest=lambda settings, _classes: NEIGHBOURHOODS * settings.k,
     provenance=lambda settings: {"recall_k": settings.k},
     compared={"recall_k": "recall and precision use another k"},

@@ -52,6 +52,7 @@ def render_comparison(comparison: Comparison) -> str:
         names=names,
         every_name=comparison.names,
         refused=comparison.refused,
+        warnings=comparison.warnings,
         confidence=comparison.confidence,
         by_chance=comparison.by_chance,
         tables=tables,
