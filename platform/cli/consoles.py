@@ -90,7 +90,8 @@ def print_problem(problem: Problem, code: int, as_json: bool) -> None:
 def print_warnings(lines: Iterable[str]) -> None:
     """Print warnings on stderr, in yellow where it is a terminal."""
     for line in lines:
-        stderr_console.print(f"warning: {line}", style="yellow")
+        wraps = not stderr_console.is_terminal  # there at words, in a log not at all
+        stderr_console.print(f"warning: {line}", style="yellow", soft_wrap=wraps)
 
 
 def next_commands(*commands: Sequence[str | Path]) -> None:

@@ -59,7 +59,7 @@ class StatusLine:
     def _current(self) -> str:
         if not isinstance(self._text, str):
             return self._text()
-        return " · ".join(filter(None, (self._text, self._clock.left())))
+        return " · ".join(filter(None, (self._clock.left(), self._text)))
 
     def _show(self) -> None:
         if self.console.is_terminal:

@@ -39,13 +39,24 @@ CLASSIFIER_TITLES = {
 """Column titles by the keys of `whipray classify`'s document."""
 
 
-def metrics_table(metrics: Mapping[str, float]) -> Table:
-    """Return one row per metric, one column per group of classes."""
+def metrics_table(metrics: Mapping[str, float], width: int | None = None) -> Table:
+    """Return one row per metric, one column per group of classes.
+
+    Where a line has no room for every interval, the groups have their values alone.
+
+    Args:
+        metrics: by `fid/overall`, `fid/overall_low`, ...
+        width: characters of a line; None: there is room for all.
+    """
     names = list(dict.fromkeys(key.partition("/")[0] for key in metrics))
     groups = [g for g in GROUPS if any(f"{name}/{g}" in metrics for name in names)]
+    rows = [[name, *(_metric_cell(metrics, name, group) for group in groups)] for name in names]
+    longest = [max(map(cell_len, column)) for column in zip(["", *groups], *rows, strict=True)]
+    if width is not None and sum(longest) + GAP * len(groups) > width:
+        rows = [[*row[:2], *(cell.partition(" [")[0] for cell in row[2:])] for row in rows]
     table = plain_table("", *groups)
-    for name in names:
-        table.add_row(name, *(_metric_cell(metrics, name, group) for group in groups))
+    for row in rows:
+        table.add_row(*row)
     return table
 
 

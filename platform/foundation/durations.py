@@ -80,7 +80,7 @@ class Clock:
         seconds = self.seconds_left()
         if seconds is None:
             return ""
-        return f"about {minutes(seconds)} left" if seconds >= 1 else "longer than estimated"
+        return f"about {minutes(seconds)} left" if seconds >= 1 else "past its estimate"
 
     def _estimate(self) -> float | None:
         """Return how long the rest takes at the speed of the recent reports."""

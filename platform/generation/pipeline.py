@@ -71,7 +71,7 @@ class ImagePipeline:
         """Return the features of the reference images."""
         reference = self.shard_worker.splits().reference
         shards = real_shards(reference, self.shard_size)
-        self._run("extract_features", shards, "features of real images")
+        self._run("extract_features", shards, lambda at: f"features of {at} real images")
         return read_features(self.shard_worker.root, shards, self._extractor_key)
 
     def generate(
@@ -88,11 +88,20 @@ class ImagePipeline:
         existing = root.list(shards[0].folder)
         new = [shard for shard in shards if shard_images(shard.stem) not in existing]
         self.images_generated += sum(map(len, new))
-        self._run("extract_features", shards, description, self.on_generated)
+        self._run(
+            "extract_features",
+            shards,
+            lambda at: f"generated {at} images ({description})",
+            self.on_generated,
+        )
         labels, indices, rows = by_class(shards)
         nearest = None
         if find_nearest:
-            self._run("find_nearest", shards, f"{description}: nearest training images")
+            self._run(
+                "find_nearest",
+                shards,
+                lambda at: f"compared {at} images with training images ({description})",
+            )
             training = self.shard_worker.training()
             nearest = NearestImages(
                 labels,
@@ -111,13 +120,13 @@ class ImagePipeline:
         self,
         task: ShardTask,
         shards: Sequence[Shard],
-        description: str,
+        words: Callable[[str], str],
         on_share: Callable[[float], None] = lambda _share: None,
     ) -> None:
         total = sum(map(len, shards))
 
         def on_images_done(done: float) -> None:
-            self.on_phase(f"{description}: {int(done):,} of {total:,} images")
+            self.on_phase(words(f"{int(done):,} of {total:,}"))
             on_share(done / total)
 
         on_images_done(0)

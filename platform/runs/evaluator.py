@@ -223,7 +223,7 @@ class Evaluator:
         images = self.pipeline.generate(inputs.shards(sampling, seed), description, find_nearest)
 
         def on_metric(words: str, done: int, total: int) -> None:
-            self.pipeline.on_phase(f"{description}: computing {words} ({done + 1} of {total})")
+            self.pipeline.on_phase(f"computing {done + 1} of {total}: {words} ({description})")
             self._report_share(generating + (1 - generating) * done / total)
 
         about, nearest = inputs.provenance(sampling, seed), images.nearest

@@ -36,6 +36,7 @@ from .preflight import Subject, check_continued
 from .ray_training import log_report, train_on_workers
 from .resolve_guide import check_guides_exist
 from .resolve_pretrained import resolve_pretrained
+from .run_note import describe_images, log_datasets, note_of_run
 from .speed import step_key
 from .work import points_of
 
@@ -187,6 +188,8 @@ def evaluate(plan: Plan, checkpoint: str, callbacks: RunCallbacks) -> RunResult:
         best = evaluator.select_best(tried)
         images_seen = evaluator.inputs.manifest.images_seen
         _log_results(plan, evaluator.files, best, tried)
+        images = describe_images(evaluator.inputs.splits)
+        plan.run.set_note(note_of_run(plan.run, plan.store, plan.experiment, images, best.metrics))
         return RunResult(
             TrainingResult(checkpoint, images_seen, []), best, tried, evaluator.images_generated
         )
@@ -234,15 +237,7 @@ def prepare(subject: Subject) -> Prepared:
     data = subject.load(experiment.data)
     check_groups(experiment.evaluation, data.train.class_counts.tolist())
     check_continued(replace(subject))  # another process may have trained it since it was read
-    dataset = {
-        "classes": list(data.train.class_names),
-        "train": data.train.class_counts.tolist(),
-        "reference": data.reference.class_counts.tolist(),
-        "borrowed": [data.train.class_names[c] for c in data.borrowed],
-        "train_fingerprint": data.train.fingerprint(),
-        "reference_fingerprint": data.reference.fingerprint(),
-        "notes": data.report.as_json(),
-    }
+    dataset = {**describe_images(data), "notes": data.report.as_json()}
     names, shape = data.train.class_names, data.train.image_shape
     guidance = experiment.effective_sampling.guidance
     guides = [guidance.guide] if isinstance(guidance, Autoguidance) else []
@@ -266,6 +261,8 @@ def begin(plan: Plan, prepared: Prepared | None = None) -> None:
     plan.run.set_tags({layout.Tag.STEP: step_key(plan.experiment)})
     plan.run.log_code()
     plan.run.log_json(prepared.dataset, layout.Artifact.DATASET)
+    log_datasets(plan.run, plan.experiment, prepared.dataset)
+    plan.run.set_note(note_of_run(plan.run, plan.store, plan.experiment, prepared.dataset))
     for note in prepared.dataset["notes"]:
         _say_once(note["text"])
     if record := prepared.pretrained:

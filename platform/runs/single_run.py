@@ -65,9 +65,9 @@ class SingleRun:
 
     def status(self) -> str:
         """Return where the run stands, in one line."""
-        parts = [self._clock.elapsed(), self._line, self._clock.left()]
+        parts = [self._clock.elapsed(), self._clock.left(), self._line]
         if self._interrupted.is_set():
-            parts = [*parts[:2], "saving at the next report; Ctrl-C again leaves at once"]
+            parts = [parts[0], self._line, "saving at the next report; Ctrl-C again leaves at once"]
         return " · ".join(filter(None, parts))
 
     def execute(self) -> RunResult:

@@ -272,6 +272,11 @@ FOLDER_TAG = "whipray.folder"
 """Of MLflow experiments in SQLite: the folder in which the database was when it was made."""
 
 
+def artifact_page(experiment: str, run: str, artifact: str) -> str:
+    """Return the address of a run's file in MLflow's pages, relative to the server."""
+    return f"#/experiments/{experiment}/runs/{run}/artifacts/{artifact}"
+
+
 class Tag:
     """Tags of MLflow runs."""
 

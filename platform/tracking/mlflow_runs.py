@@ -144,6 +144,44 @@ class Run:
             diff = version.diff[:DIFF_CHARACTERS]
             self.client.log_text(self.run_id, diff, layout.Artifact.CODE_DIFF)
 
+    @_retried
+    def log_dataset(
+        self,
+        name: str,
+        digest: str,
+        source: Mapping[str, Any],
+        profile: Mapping[str, Any],
+        context: str,
+    ) -> None:
+        """Log images as an input of the run; the same ones once, however often it is called.
+
+        Args:
+            name: shown by MLflow.
+            digest: of their content.
+            source: where they are from, without secrets.
+            profile: what they are, such as the counts of their classes.
+            context: what they are for, `training` or `reference`.
+        """
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+        from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT
+
+        texts = (json.dumps(dict(content)) for content in (source, profile))
+        kind = str(source.get("source", "images"))
+        dataset = Dataset(name, digest, kind, next(texts), profile=next(texts))
+        tag = InputTag(MLFLOW_DATASET_CONTEXT, context)
+        self.client.log_inputs(self.run_id, [DatasetInput(dataset, [tag])])
+
+    @_retried
+    def set_note(self, markdown: str) -> None:
+        """Set the run's description, which MLflow shows on its page."""
+        self.client.set_tag(self.run_id, "mlflow.note.content", markdown)
+
+    def address_of(self, artifact: str) -> str:
+        """Return the address of a file in MLflow's pages, relative to the server."""
+        with translate_errors(self.uri):
+            experiment = self.client.get_run(self.run_id).info.experiment_id
+        return layout.artifact_page(experiment, self.run_id, artifact)
+
     # -- metrics, written by a thread ----------------------------------------------------------
 
     def log_metrics(self, values: Mapping[str, float], images_seen: int) -> None:

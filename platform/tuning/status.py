@@ -56,12 +56,14 @@ class SweepStatus:
         self.clock.report(done / max(1, self.total - self.before))
 
     def text(self) -> str:
-        """Return a line such as `1:20 · 3/7 trainings · #3 62% loss 0.12 · about 2:10 left`."""
+        """Return a line such as `1:20 · 3/7 trainings · about 2:10 left · #3 62% loss 0.12`."""
         parts = [f"{self.clock.elapsed()} · {len(self.finished)}/{self.total} trainings"]
+        if not self.stop_requested.is_set():
+            parts += filter(None, [self.clock.left()])
         running = dict(self.running)  # another thread writes it
         parts += [f"#{number} {text}" for number, (_, text) in sorted(running.items())]
         if not running:
             parts.append(self.line)
         if self.stop_requested.is_set():
             return " · ".join([*parts, "saving at the next report; Ctrl-C again leaves at once"])
-        return " · ".join(filter(None, [*parts, self.clock.left()]))
+        return " · ".join(parts)

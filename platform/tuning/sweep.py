@@ -36,6 +36,7 @@ from ..runs.notes import notes
 from ..runs.preflight import CHECKS, OF_A_POINT, Checks, Subject, find_problems
 from ..runs.resolve_guide import check_guides_exist
 from ..runs.run import Plan, Prepared, begin, prepare
+from ..runs.run_note import note_of_sweep
 from ..runs.work import training_share
 from ..storage import layout
 from ..storage.errors import MissingObject
@@ -290,6 +291,7 @@ class Sweep:
                 rows = study.table()
                 self._rebuild_trials(tracker, parent, rows)
                 result = SweepResult(self.name, rows, best_row(rows, goal), self.store, parent)
+                parent.set_note(self._note(parent, prepared, result.outcome))
                 log_result(result, self.experiment.evaluation.rank_by)
                 return result
 
@@ -362,6 +364,12 @@ class Sweep:
         """Log what the sweep is about to do."""
         begin(Plan(self.experiment, self.store, parent), prepared)
         parent.log_json(self.space.model_dump(mode="json"), layout.Artifact.SPACE)
+        parent.set_note(self._note(parent, prepared))
+
+    def _note(self, parent: Run, prepared: Prepared, outcome: str = "Not finished yet.") -> str:
+        return note_of_sweep(
+            parent, self.store, self.experiment, prepared.dataset, list(self.space.train), outcome
+        )
 
     def _pretraining_plan(self, tracker: Tracker, parent: Run) -> Plan:
         assert self.space.pretrain is not None

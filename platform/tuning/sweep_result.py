@@ -27,6 +27,16 @@ class SweepResult:
     """The sweep's MLflow run."""
 
     @property
+    def outcome(self) -> str:
+        """What it came to, in a sentence."""
+        if self.best is None:
+            return "No training finished."
+        complete = sum(row["state"] == "complete" for row in self.rows)
+        value = f"{self.best['value']:.4g}"
+        number = self.best["number"]
+        return f"Trial {number} is the best of {complete} that finished, with {value}."
+
+    @property
     def problem(self) -> Problem | None:
         """The failure of a sweep in which no training finished, with the first one's reason."""
         if self.best is not None:

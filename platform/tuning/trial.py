@@ -114,8 +114,8 @@ class _EvaluationReports:
         self._line, self._share, self._title = "", 0.0, ""
 
     def say(self, line: str) -> None:
-        """Take a line; one with another title is passed on at once."""
-        title = line.partition(":")[0]
+        """Take a line; one that begins with another word is passed on at once."""
+        title = line.partition(" ")[0]
         self._line, is_new, self._title = line, title != self._title, title
         if self._is_due() or is_new:
             self._report({"phase": line, "evaluated": self._share})

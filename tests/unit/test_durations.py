@@ -107,7 +107,7 @@ def test_it_is_unknown_until_it_can_be_known() -> None:
     assert played.report(520, 0.3) == pytest.approx(70)  # 20 % in 20 s, 70 % to go
     assert played.clock.left() == "about 1:10 left"
     played.wait(589.5)
-    assert played.clock.left() == "longer than estimated"
+    assert played.clock.left() == "past its estimate"
     assert played.report(600, 1.0) is None
     assert played.clock.left() == ""
     assert played.clock.elapsed() == "10:00"

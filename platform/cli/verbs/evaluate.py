@@ -62,7 +62,7 @@ def _print_result(result: EvaluationResult) -> None:
     from ..tables import metrics_table
 
     target, evaluated = result.target, result.evaluated
-    stdout_console.print(metrics_table(evaluated.metrics))
+    stdout_console.print(metrics_table(evaluated.metrics, stdout_console.width))
     known = " (known already)" if result.images_generated == 0 else ""
     stderr_console.print(
         f"\n{target.run.checkpoint}, {evaluated.sampling.label}, "

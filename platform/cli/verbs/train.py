@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from ....trainers.errors import Problem, combine
-from ..consoles import next_commands, print_json, print_warnings, stderr_console, stdout_console
+from ..consoles import print_json, print_warnings, stderr_console
 from ..options import DryRun, Json, On, Overrides, Recipe, Yes
 from ..stores import StoreOptions, options_of, with_store_options
 
@@ -63,29 +63,16 @@ def train(
         return
 
     from ...api.documents import run_document
-    from ...storage.layout import EVALUATION_PAGE, SAMPLE_GRID
+    from ..outcome import print_outcome
     from ..status_line import StatusLine
-    from ..tables import metrics_table
 
     with StatusLine(stderr_console, single.status):
         finished = single.execute()
     assert finished.best is not None
     for note in finished.trained.notes:
         stderr_console.print(note)
-    print_warnings(finished.best.warnings)
-    folder = finished.best.folder
-    page = single.store.uri_of(f"{folder}/{EVALUATION_PAGE}")
     if as_json:
+        print_warnings(finished.best.warnings)
         print_json(run_document(single, finished))
         return
-    stdout_console.print(metrics_table(finished.best.metrics))
-    stderr_console.print(f"\nreport  {page}")
-    stderr_console.print(f"grid    {single.store.uri_of(f'{folder}/{SAMPLE_GRID}')}")
-    where = options_of(experiment).words
-    has_omega = "omega" in type(experiment.sampling.guidance).model_fields
-    kind = [] if has_omega else ["sampling.guidance.name=cfg"]
-    next_commands(
-        ["whipray", "evaluate", name, *kind, "sampling.guidance.omega=1.5", *where],
-        ["whipray", "sample", name, "--per-class", "8", "--out", "samples.png", *where],
-        ["whipray", "ui", *where],
-    )
+    print_outcome(single, finished, options_of(experiment).words)

@@ -1,0 +1,81 @@
+"""What MLflow says of a run: the images as inputs, and the note."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+from support.training import at, tiny
+
+from whipray.platform.config.tracking import TrackingConfig
+from whipray.platform.runs.run_note import (
+    describe_images,
+    describe_source,
+    log_datasets,
+    note_of_run,
+    note_of_sweep,
+)
+from whipray.platform.storage.store import Storage
+from whipray.platform.tracking.mlflow_runs import Run
+from whipray.platform.tracking.tracker import open_tracker
+
+pytestmark = pytest.mark.filterwarnings("ignore::sqlalchemy.exc.SADeprecationWarning")
+
+METRICS = {
+    f"{name}/{group}{end}": value
+    for name, value in (("kid", 0.1234), ("fid", 12.3))
+    for group in ("overall", "few")
+    for end in ("", "_low", "_high")
+}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    store = Storage(at(tmp_path_factory.mktemp("store")).config)
+    tracker = open_tracker(TrackingConfig(), store)
+    return tracker.run("run/a", "a", {})
+
+
+def test_the_images_are_inputs_once(run: Run, tmp_path: Path) -> None:
+    experiment = tiny()
+    images = describe_images(experiment.data.load(tmp_path))
+    for _ in range(2):  # a run that is continued
+        log_datasets(run, experiment, images)
+    inputs = MlflowClient(run.uri).get_run(run.run_id).inputs.dataset_inputs
+    of = {each.tags[0].value: each.dataset for each in inputs}
+    assert len(inputs) == 2
+    assert of["training"].digest == images["train_fingerprint"]
+    assert of["reference"].digest == images["reference_fingerprint"]
+    profile = json.loads(of["training"].profile)
+    assert profile["classes"] == dict(zip(images["classes"], images["train"], strict=True))
+    assert profile["images"] == sum(images["train"])
+
+
+def test_a_source_names_no_private_folder() -> None:
+    experiment = tiny(data={"source": "folder", "root": "/home/ann/secret/photos", "image_size": 8})
+    source = describe_source(experiment)
+    assert (source["source"], source["root"]) == ("folder", "photos")
+    assert "/home" not in json.dumps(source)
+
+
+def test_a_note_says_what_a_run_is_and_came_to(run: Run, tmp_path: Path) -> None:
+    store = at(tmp_path).child("runs/a_b")
+    experiment = tiny()
+    images = {"classes": ["x", "y"], "train": [90, 5], "reference": [20, 20]}
+    before = note_of_run(run, store, experiment, images)
+    assert "**Run a\\_b**" in before
+    assert "95 training images (90 to 5 of a class), 40 to compare with" in before
+    assert before.endswith("Not evaluated yet.")
+    after = note_of_run(run, store, experiment, images, METRICS)
+    assert "| KID (lower is better) | 0.1234 (0.1234 to 0.1234) |" in after
+    assert f"/runs/{run.run_id}/artifacts/evaluation/report.html)" in after
+    assert f"whipray sample a_b --per-class 8 --out samples.png --storage {tmp_path}" in after
+    assert "undefined" in note_of_run(run, store, experiment, images, {
+        key: value for key, value in METRICS.items() if "few" not in key
+    })  # fmt: skip
+    sweep = note_of_sweep(run, at(tmp_path).child("sweeps/s"), experiment, images, ["lr"], "Done.")
+    assert "**Sweep s**" in sweep
+    assert "Searched: `lr`" in sweep
+    assert "Done." in sweep
