@@ -31,9 +31,9 @@ from .verbs import (
     doctor,
     evaluate,
     guidance,
+    init,
     jobs,
     models,
-    register,
     runs,
     sample,
     sweep,
@@ -55,6 +55,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.command()(init.init)
 app.command()(train.train)
 app.command()(sweep.sweep)
 app.command()(evaluate.evaluate)
@@ -63,7 +64,6 @@ app.command()(guidance.guidance)
 app.command()(classify.classify)
 app.command()(sample.sample)
 app.command()(models.models)
-app.command()(register.register)
 app.command()(doctor.doctor)
 app.add_typer(runs.app, name="runs")
 app.add_typer(jobs.app, name="jobs")

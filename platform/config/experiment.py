@@ -154,14 +154,18 @@ how long it runs, not what it learns."""
 
 
 def load_experiment(
-    recipe: str, overrides: list[str], extra: list[Layer] | None = None
+    recipe: str | Layer, overrides: list[str], extra: list[Layer] | None = None
 ) -> Resolved[Experiment]:
     """Resolve a recipe, then `extra` layers, then `key=value` overrides.
+
+    Args:
+        recipe: its name or file, or its values.
 
     Raises:
         UsageProblem: no such recipe, an override without `=`, an unknown key, a wrong value.
     """
-    layers = [*recipe_layers(recipe), *(extra or []), *map(parse_override, overrides)]
+    given = [recipe] if isinstance(recipe, Layer) else recipe_layers(recipe)
+    layers = [*given, *(extra or []), *map(parse_override, overrides)]
     if os.environ.get(VARIABLE):  # the default anyway; here it is also the origin that is shown
         layers.insert(0, Layer(VARIABLE, {"storage.uri": default_uri()}))
     return resolve(Experiment, layers)

@@ -59,6 +59,8 @@ def _read(name_or_path: str) -> tuple[Layer, list[str]]:
     elif name_or_path.endswith((".yaml", ".yml")) or (
         os.sep in name_or_path and not name_or_path.startswith(METHODS)
     ):
+        if Path(name_or_path).is_dir():
+            raise _folder(name_or_path)
         layer = read_yaml(Path(name_or_path))
         values = dict(layer.values)
     else:
@@ -75,10 +77,24 @@ def _parts(name: str, packaged: Mapping[str, Traversable]) -> list[str]:
         method = name.removeprefix(f"{data}-")
         if method in _methods(data, packaged):
             return [data, METHODS + method]
+    if Path(name).is_dir():
+        raise _folder(name)
     known = recipe_names()
     hint = did_you_mean(name, sorted({*known, *packaged}), most=3)
     hint = hint or f"there are {', '.join(known)}, "
-    raise UsageProblem(f"no recipe is named {name}", f"{hint}or give a .yaml file")
+    raise UsageProblem(
+        f"no recipe is named {name}",
+        f"{hint}or give a .yaml file; `whipray init FOLDER` proposes one for your own pictures",
+    )
+
+
+def _folder(path: str) -> UsageProblem:
+    return UsageProblem(
+        f"{path} is a folder, not a recipe",
+        f"`whipray init {path}` proposes a recipe for pictures in it; `whipray train ./{path}` trains by it at once"
+        if os.sep not in path
+        else f"`whipray init {path}` proposes a recipe for pictures in it",
+    )
 
 
 def _methods(data: str, packaged: Mapping[str, Traversable]) -> list[str]:

@@ -83,8 +83,8 @@ def test_a_command_parses_and_its_config_resolves(command: Command) -> None:
 
 
 def is_packaged(recipe: str) -> bool:
-    """Return whether a recipe is ours; the reader's own file is named with .yaml, a gap in capitals."""
-    if recipe.endswith(".yaml") or recipe.isupper():
+    """Return whether a recipe is ours; the reader's own ends with .yaml or, a folder, with /, a gap is in capitals."""
+    if recipe.endswith((".yaml", "/")) or recipe.isupper():
         return False
     assert recipe in recipe_names()
     return True

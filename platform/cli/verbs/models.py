@@ -39,9 +39,7 @@ def models(
         choose(f"models:/{name}", of_name, {version.name for version in versions})
         versions = of_name
     if as_json:
-        from ...api.documents import version_document
-
-        print_json({"models": [version_document(version) for version in versions]})
+        print_json({"models": [{**vars(version), "uri": version.uri} for version in versions]})
         return
     if not versions:
         stderr_console.print(_nothing_registered(store))
@@ -72,10 +70,7 @@ def _nothing_registered(store: StoreOptions) -> str:
             f"MLflow has no run, though the store has {len(runs)}: if its database was lost, "
             "`whipray runs rebuild` makes runs and models again"
         )
-    return (
-        "no model is registered yet; `whipray sweep cbdm` registers its best, `whipray register RUN` "
-        "the model of a run"
-    )
+    return "no model is registered yet; `whipray sweep cbdm` registers its best"
 
 
 def _table(versions: list[Version]) -> Table:
@@ -86,11 +81,12 @@ def _table(versions: list[Version]) -> Table:
         tags = version.tags
         rank_by = tags.get(VersionTag.RANK_BY, "")
         score = tags.get(VersionTag.score(rank_by), "")
+        origin = f"{tags.get(VersionTag.SWEEP, '')}/{tags.get(VersionTag.TRIAL, '')}".strip("/")
         table.add_row(
             version.name,
             version.version,
             ", ".join(version.aliases),
-            version.origin,
+            origin,
             f"{rank_by} {score}".strip(),
         )
     return table

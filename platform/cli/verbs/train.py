@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ....trainers.errors import Problem, combine
 from ..consoles import print_json, print_warnings, stderr_console
 from ..options import DryRun, Json, On, Overrides, Recipe, Yes
+from ..pictures import layer_of_pictures, name_of_pictures, names_pictures
 from ..stores import StoreOptions, options_of, with_store_options
+
+if TYPE_CHECKING:  # imported on use, so that `--help` is quick
+    from ...config.layers import Layer
 
 
 @with_store_options
@@ -28,6 +32,9 @@ def train(
 ) -> None:
     """Train one model, evaluate it and record both.
 
+    With a folder of class folders (./photos, photos/) or a .parquet file as RECIPE, the recipe is the one that
+    `whipray init` proposes.
+
     After an interruption, run the same command again: it resumes from the last checkpoint.
     """
     from ...config.experiment import load_experiment
@@ -37,9 +44,14 @@ def train(
     from ...runs.single_run import SingleRun
     from ..plan import show_plan, training_facts
 
-    resolved = load_experiment(recipe, store.overrides(overrides or []))
+    start: str | Layer = recipe
+    default = Path(recipe).stem
+    if names_pictures(recipe):
+        default = name_of_pictures(recipe)
+        start = layer_of_pictures(recipe, run or default, store, on)
+    resolved = load_experiment(start, store.overrides(overrides or []))
     experiment = resolved.value
-    name = check_name(Path(recipe).stem if run is None else run, "a run")
+    name = check_name(default if run is None else run, "a run")
     facts: dict[str, Any] = {"run": name}
     single = SingleRun(name, experiment, stderr_console.print)
     problems: list[Problem] = []

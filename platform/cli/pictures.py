@@ -1,0 +1,160 @@
+"""A person's own pictures as a recipe: what `init` and `train FOLDER` share."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ...trainers.errors import UsageProblem
+from .consoles import print_warnings, stderr_console
+
+if TYPE_CHECKING:  # imported on use, so that `--help` is quick
+    from ..config.layers import Layer
+    from ..inspection.facts import ClassFacts, Inspection
+    from ..proposal.machine import Machine
+    from ..proposal.propose import Proposal
+    from .stores import StoreOptions
+
+PATHS = ("root", "path")
+"""Keys of `data` that may hold what `whipray train` was given."""
+ENDS, BAR = 10, 40
+"""Classes shown at each end of a long list, and characters of the longest bar."""
+
+Size = Annotated[
+    int | None, typer.Option("--size", min=8, help="Side of the images, in pixels.", metavar="PX")
+]
+Minutes = Annotated[
+    float | None,
+    typer.Option(
+        "--minutes", min=0.1, help="Time for the whole run; default: 10 on a CPU, 240 on a GPU."
+    ),
+]
+ProposedFor = Annotated[
+    str | None,
+    typer.Option("--on", help="Propose for the Ray cluster with this dashboard: http://HEAD:8265."),
+]
+
+
+def look_and_propose(
+    paths: Sequence[Path],
+    *,
+    size: int | None = None,
+    minutes: float | None = None,
+    on: str | None = None,
+    relative: bool = False,
+    quiet: bool = False,
+) -> Proposal:
+    """Inspect pictures, print what was found, and propose a recipe.
+
+    Args:
+        paths: as `inspection.source_of` takes them.
+        size: side of the images; None to choose it.
+        minutes: the budget; None for the machine's default.
+        on: address of a cluster's dashboard; None for this machine.
+        relative: keep paths as they are typed.
+        quiet: print nothing of what was found.
+
+    Raises:
+        Problem: nothing can be trained on them, or the cluster does not answer.
+    """
+    from ..inspection.inspect import inspect
+    from ..inspection.source import source_of
+    from ..proposal.measure import measure
+    from ..proposal.propose import name_of, propose
+    from .status_line import StatusLine
+
+    typed = [path.expanduser() for path in paths]
+    source = source_of(typed if relative else [path.absolute() for path in typed])
+    with StatusLine(stderr_console, "looking at the images") as line:
+        inspection = inspect(source, line.set)
+        if not quiet:
+            print_inspection(inspection)
+        line.set("measuring a training step")
+        return propose(
+            inspection, name_of(typed), _machine(on), measure, minutes=minutes, size=size
+        )
+
+
+def names_pictures(recipe: str) -> bool:
+    """Return whether `whipray train` is given pictures: a folder with a separator in its name, or Parquet.
+
+    A bare name is a recipe's.
+    """
+    separators = filter(None, (os.sep, os.altsep))
+    is_path = any(separator in recipe for separator in separators)
+    path = Path(recipe).expanduser()
+    return ((is_path or recipe in (".", "..")) and path.is_dir()) or path.suffix == ".parquet"
+
+
+def name_of_pictures(recipe: str) -> str:
+    """Return the name of the run of a folder of pictures, or of a Parquet file."""
+    from ..proposal.propose import model_name, name_of
+
+    return model_name(name_of([Path(recipe)]))
+
+
+def layer_of_pictures(recipe: str, run: str, store: StoreOptions, on: str | None) -> Layer:
+    """Return the proposed recipe, or that of the run of this name on the same pictures, which goes on.
+
+    A proposal made again would differ, as it rests on measured times.
+
+    Raises:
+        Problem: as `look_and_propose`.
+    """
+    from ..config.layers import Layer
+    from ..runs.find_run import find_run
+    from ..storage.store import Storage
+
+    path = Path(recipe).expanduser().absolute()
+    try:
+        stored = find_run(Storage(store.config()), run).experiment
+    except UsageProblem:  # no such run
+        stored = None
+    if stored is not None and str(path) in {str(getattr(stored.data, key, "")) for key in PATHS}:
+        config = stored.model_dump(mode="json", exclude={"storage", "tracking"})
+        return Layer(f"run {run}", config)
+    proposal = look_and_propose([path], on=on)
+    print_warnings(proposal.warnings)
+    stderr_console.print(f"{proposal.times}\n")
+    return proposal.layer
+
+
+def print_inspection(inspection: Inspection) -> None:
+    """Print classes with their counts, sizes and formats, and what is not as it should be."""
+    print_classes(inspection.classes)
+    sizes = inspection.sizes
+    if sizes is not None:
+        low, high = (" x ".join(map(str, size)) for size in (sizes.smallest, sizes.largest))
+        kinds = ", ".join(f"{count:,} {kind}" for kind, count in inspection.formats.items())
+        stderr_console.print(f"{inspection.images:,} images of {low} to {high} px: {kinds}")
+    for finding in inspection.findings:
+        fix = f": {finding.fix}" if finding.fix and finding.severity != "info" else ""
+        stderr_console.print(f"{finding.severity}: {finding.text}{fix}")
+
+
+def print_classes(classes: Sequence[ClassFacts]) -> None:
+    """Print a bar for the images of each class, the largest first; of many classes the ends."""
+    ordered = sorted(classes, key=lambda c: -c.count)
+    shown = ordered if len(ordered) <= 2 * ENDS else [*ordered[:ENDS], None, *ordered[-ENDS:]]
+    width = max(len(c.name) for c in ordered)
+    for one in shown:
+        if one is None:
+            stderr_console.print(f"  .. {len(ordered) - 2 * ENDS:,} more classes")
+            continue
+        bar = "#" * max(1, round(BAR * one.count / max(1, ordered[0].count)))
+        stderr_console.print(f"  {one.name:<{width}}  {one.count:>7,}  {bar}")
+
+
+def _machine(on: str | None) -> Machine:
+    from ..proposal.machine import Machine, this_machine
+
+    if on is None:
+        return this_machine()
+    from ..launching.jobs_client import JobsClient
+
+    client = JobsClient(on)
+    return Machine(client.room(1, 0), client.room(1, 1), client.address)

@@ -1,0 +1,76 @@
+"""What to expect of a proposed run: warnings where time, images or classes do not suffice."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from ...trainers.data.report import listed, shown
+from ..inspection.facts import Inspection
+from .machine import Machine
+from .schedule import Schedule
+
+LAYOUT, SHAPES = 5_000, 20_000
+"""Images of training, of 64 pixels, from which generated images were seen to have the colours of their
+class, and shapes; on the small U-Net for CPUs (docs/evidence.md)."""
+SIDE = 64
+PUBLISHED = 200_000_000
+"""Images of training of EDM's published models of 64 pixels (Karras et al. 2022, table 7)."""
+LEARNABLE = 10
+"""Images of a class below which its images are repeated rather than learned."""
+
+
+def shapes_from(size: int) -> int:
+    """Return the images of training from which shapes were seen, at a size."""
+    return max(LAYOUT, SHAPES * size // SIDE)
+
+
+def expect(
+    inspection: Inspection,
+    schedule: Schedule,
+    size: int,
+    machine: Machine,
+    minutes: float,
+    seen: int,
+) -> Iterator[str]:
+    """Yield what not to expect of a run, one line each.
+
+    Args:
+        size: side of the images.
+        minutes: the budget.
+        seen: images that are trained on.
+    """
+    times, need = schedule.times, shapes_from(size)
+    if times is not None:
+        if times.total > 60 * minutes * 1.05:
+            yield (
+                f"{minutes:g} minutes are too few for this machine: the shortest run takes "
+                f"{times}; give --minutes, or a smaller --size"
+            )
+        if schedule.images < need:
+            hours = need / schedule.images * times.training / 3600
+            yield (
+                f"{schedule.images:,} images of training are few for {size} px: expect colours and blurs; "
+                f"shapes were seen from about {need:,} ({_hours(hours)} here): more --minutes, or a smaller --size"
+            )
+        if schedule.images < PUBLISHED / 10 and size >= 32:
+            years = PUBLISHED / schedule.images * times.training / 3600
+            yield (
+                f"like a photograph it will not look: models of 64 px that do saw {PUBLISHED:,} images with a "
+                f"network many times as large; this one would see them in {_hours(years)} here"
+            )
+    small = [c for c in inspection.classes if c.remaining < LEARNABLE]
+    if small:
+        names = listed([f"{shown(c.name)} ({c.remaining})" for c in small])
+        yield f"classes too small to learn more than their own images: {names}; look at their near copies"
+    if inspection.sizes is not None and inspection.sizes.short_sides[2] < size:
+        yield (
+            f"half of the images are smaller than {size} px and are enlarged: generated ones will be as blurred"
+        )
+    if machine.cluster is None and machine.gpus == 0 and seen > 100_000:
+        yield f"{seen:,} images are more than a CPU can learn from in this time: give --on a cluster with GPUs"
+
+
+def _hours(hours: float) -> str:
+    if hours >= 48:
+        return f"{hours / 24:,.0f} days"
+    return f"{hours:.0f} hours" if hours >= 2 else f"{60 * hours:.0f} minutes"
