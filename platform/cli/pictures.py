@@ -87,7 +87,7 @@ def names_pictures(recipe: str) -> bool:
     separators = filter(None, (os.sep, os.altsep))
     is_path = any(separator in recipe for separator in separators)
     path = Path(recipe).expanduser()
-    return ((is_path or recipe in (".", "..")) and path.is_dir()) or path.suffix == ".parquet"
+    return ((is_path or recipe in (".", "..")) and os.path.isdir(path)) or path.suffix == ".parquet"
 
 
 def name_of_pictures(recipe: str) -> str:

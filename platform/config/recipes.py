@@ -59,7 +59,7 @@ def _read(name_or_path: str) -> tuple[Layer, list[str]]:
     elif name_or_path.endswith((".yaml", ".yml")) or (
         os.sep in name_or_path and not name_or_path.startswith(METHODS)
     ):
-        if Path(name_or_path).is_dir():
+        if os.path.isdir(name_or_path):
             raise _folder(name_or_path)
         layer = read_yaml(Path(name_or_path))
         values = dict(layer.values)
@@ -77,7 +77,7 @@ def _parts(name: str, packaged: Mapping[str, Traversable]) -> list[str]:
         method = name.removeprefix(f"{data}-")
         if method in _methods(data, packaged):
             return [data, METHODS + method]
-    if Path(name).is_dir():
+    if os.path.isdir(name):
         raise _folder(name)
     known = recipe_names()
     hint = did_you_mean(name, sorted({*known, *packaged}), most=3)
