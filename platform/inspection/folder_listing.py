@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ...trainers.data.folder import Folder
+from ...trainers.data.folder import REFERENCE, TRAIN, Folder, SplitFolders, find_splits
 from ...trainers.data.folder_scan import (
     MADE_BY_SYSTEMS,
     SUFFIXES,
@@ -21,13 +21,10 @@ from ...trainers.data.report import LISTED, counted, listed, shown
 from .facts import EXAMPLES, Finding
 from .listing import Encoded, Listing
 
-OTHER_SPLITS = frozenset({"dev", "test", "testing", "val", "valid", "validation"})
-"""Names that others give to a split; only `train` and `reference` are read."""
-
 
 def has_splits(root: Path) -> bool:
-    """Return whether a folder holds `train` and perhaps `reference`, not the classes themselves."""
-    return (root / "train").is_dir()
+    """Return whether a folder holds folders of splits, not the classes themselves."""
+    return find_splits(root).train != root
 
 
 def list_folder(config: Folder) -> Listing:
@@ -37,18 +34,18 @@ def list_folder(config: Folder) -> Listing:
         DataProblem: no such folder.
     """
     root = config.root.expanduser()
-    folders = {"train": root}
-    findings: list[Finding] = []
-    if has_splits(root):
-        folders = {split: root / split for split in ("train", "reference")}
-        if not folders["reference"].is_dir():
-            del folders["reference"]
-        findings += _other_splits(root)
+    splits = find_splits(root, config.reference_folder)
+    folders = {"train": splits.train}
+    if splits.reference is not None:
+        folders["reference"] = splits.reference
+    findings = list(_of_splits(splits))
     scan = Scan()
-    present = {split: _class_folders(folder, scan) for split, folder in folders.items()}
+    present = {
+        split: _class_folders(folder, splits.reference, scan) for split, folder in folders.items()
+    }
     names = config.class_order or sorted(set().union(*present.values()))
     for split, found in present.items():
-        findings += _missing(split, sorted(set(names) - set(found)), has_splits(root))
+        findings += _missing(folders[split], root, sorted(set(names) - set(found)))
     paths: list[str] = []
     labels: list[int] = []
     reference: list[bool] = []
@@ -81,7 +78,7 @@ def list_folder(config: Folder) -> Listing:
     )
 
 
-def _class_folders(folder: Path, scan: Scan) -> list[str]:
+def _class_folders(folder: Path, reference: Path | None, scan: Scan) -> list[str]:
     """Return the names of the class folders; what lies beside them is counted in `scan`."""
     names = []
     for entry in entries_of(folder):
@@ -90,28 +87,26 @@ def _class_folders(folder: Path, scan: Scan) -> list[str]:
                 scan.leave_out("beside the folders of the classes", entry.name)
         elif entry.name in MADE_BY_SYSTEMS:
             scan.leave_out(made_by_system(entry.name), entry.name)
-        else:
+        elif folder / entry.name != reference:
             names.append(entry.name)
     return names
 
 
-def _other_splits(root: Path) -> Iterator[Finding]:
-    beside = [entry.name for entry in entries_of(root) if entry.is_dir()]
-    unread = [name for name in beside if name not in ("train", "reference", *MADE_BY_SYSTEMS)]
-    if not unread:
-        return
-    fix = "only train/ and reference/ are read: move what you want to use"
-    known = [name for name in unread if name.lower() in OTHER_SPLITS]
-    if known and "reference" not in beside:
-        fix = f"rename {known[0]} to reference to compare with it"
-    text = f"beside train/, not read: {listed([f'{shown(name)}/' for name in unread])}"
-    yield Finding("other folders", "warning", len(unread), text, fix, tuple(unread[:EXAMPLES]))
+def _of_splits(splits: SplitFolders) -> Iterator[Finding]:
+    if splits.found and splits.reference is not None:
+        text = f"compared with the images of {shown(splits.reference.name)}/"
+        yield Finding("reference folder", "info", 1, text)
+    if splits.unread:
+        text = f"beside train/, not read: {listed([f'{shown(name)}/' for name in splits.unread])}"
+        fix = "move what you want to use, or name one in data.reference_folder to compare with it"
+        examples = splits.unread[:EXAMPLES]
+        yield Finding("other folders", "warning", len(splits.unread), text, fix, examples)
 
 
-def _missing(split: str, names: list[str], splits: bool) -> Iterator[Finding]:
+def _missing(folder: Path, root: Path, names: list[str]) -> Iterator[Finding]:
     if not names:
         return
-    where = f"{split}/" if splits else "the folder"
+    where = "the folder" if folder == root else f"{shown(folder.name)}/"
     yield Finding(
         "missing class",
         "error",
@@ -175,7 +170,7 @@ def _of_layout(
         inner = shown(root / names[0])
         text = f"the one folder {shown(names[0])} has all images in sub-folders of its own"
         yield Finding("one class", "warning", 1, text, f"give {inner} if those are the classes")
-    elif {name.lower() for name in names} <= OTHER_SPLITS | {"training", "reference"}:
+    elif {name.lower() for name in names} <= {*TRAIN, *REFERENCE}:
         text = f"the folders are named as splits, not as classes: {listed(list(names))}"
         yield Finding(
             "splits", "warning", len(names), text, "call the training images' folder train"

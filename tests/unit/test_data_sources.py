@@ -27,6 +27,7 @@ from whipray.trainers.data import (
     ListFiles,
     LongTail,
     Parquet,
+    Splits,
     decoding,
 )
 from whipray.trainers.data.packed import PackedImages
@@ -152,7 +153,55 @@ def test_folder_problems_are_named(tree: Path, tmp_path) -> None:
     assert problem() == "reference images: class 1 (two) has no image"
     (tree / "reference/two").rmdir()
     assert "class two is not in both" in problem()
-    assert f"{tmp_path}/nowhere/train: no such folder" in problem_of_missing(tmp_path)
+    assert f"{tmp_path}/nowhere: no such folder" in problem_of_missing(tmp_path)
+
+
+def test_a_folder_of_classes_is_enough(tree: Path, tmp_path) -> None:
+    with_reference = Folder(root=tree, image_size=8, channels=1).load(tmp_path / "cache")
+    config = Folder(root=tree / "train", image_size=8, channels=1)
+    alone = config.load(tmp_path / "cache")
+    assert alone.train.class_names == with_reference.train.class_names
+    assert alone.available == with_reference.available == 21
+    assert alone.hold_out is not None
+    assert with_reference.hold_out is None
+
+
+def test_the_images_to_compare_with_are_found_by_the_names_that_others_use(
+    tree: Path, tmp_path
+) -> None:
+    def loaded(**changes) -> Splits:
+        return Folder(root=tree, image_size=8, channels=1, **changes).load(tmp_path / "cache")
+
+    expected = loaded().reference.fingerprint()
+    (tree / "reference").rename(tree / "val")
+    found = loaded()
+    assert found.reference.fingerprint() == expected
+    assert "train: compared with: val/ (data.reference_folder)" in found.report.lines()
+    (tree / "Test").mkdir()  # without labels
+    (tree / "Test/1.png").write_bytes(png(PIXELS[0]))
+    assert loaded().reference.fingerprint() == expected
+    assert "train: not read: Test/" in loaded().report.lines()
+    (tree / "val").rename(tree / "mine")
+    assert loaded().hold_out is not None
+    assert loaded(reference_folder="mine").reference.fingerprint() == expected
+    assert loaded(reference_folder="mine").train.fingerprint() == found.train.fingerprint()
+
+
+def test_a_class_called_train_is_a_class(tree: Path, tmp_path) -> None:
+    (tree / "train/zero").rename(tree / "train/train")
+    splits = Folder(root=tree / "train", image_size=8, channels=1).load(tmp_path / "cache")
+    assert splits.train.class_names == ("one", "train", "two")
+    nested = tree / "train/train/more"
+    nested.mkdir()
+    (nested / "1.png").write_bytes(png(PIXELS[1]))
+    splits = Folder(root=tree / "train", image_size=8, channels=1).load(tmp_path / "cache")
+    assert splits.train.class_names == ("one", "train", "two")
+
+
+def test_folders_that_are_splits_are_not_taken_for_classes(tree: Path, tmp_path) -> None:
+    (tree / "train").rename(tree / "val")
+    with pytest.raises(DataProblem, match="named as splits, not as classes: reference, val"):
+        Folder(root=tree, image_size=8).load(tmp_path / "cache")
 
 
 def problem_of_missing(tmp_path: Path) -> str:

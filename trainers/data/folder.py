@@ -1,8 +1,10 @@
-"""A folder of images for each class: root/train/<class>/*.png and root/reference/<class>/*.png."""
+"""A folder of images for each class: root/<class>/*.png, or root/train/<class>/*.png and root/test/<class>/*.png."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -12,16 +14,24 @@ from ..errors import DataProblem
 from .decoding import EncodedImages
 from .encoded_config import EncodedConfig
 from .folder_scan import MADE_BY_SYSTEMS, SUFFIXES, Scan, entries_of, made_by_system, scan_images
-from .report import raise_together, shown
+from .report import Note, listed, raise_together, shown
 from .source import Splits
+
+TRAIN = ("train", "training")
+"""Names of the folder of training images, whatever their case."""
+REFERENCE = ("reference", "test", "val", "valid", "validation")
+"""Names of the folder of images to compare with, the first one that is there."""
 
 
 class Folder(EncodedConfig):
-    """Images in a folder for each class and its sub-folders, under `train` and under `reference`."""
+    """Images in a folder for each class and its sub-folders, in `root` itself or in `root/train`."""
 
     source: Literal["folder"] = "folder"
     root: Path
-    """Folder that holds `train` and `reference`."""
+    """Folder that holds a folder for each class, or `train` with these in it."""
+    reference_folder: str | None = None
+    """Folder in `root` of the images to compare with, with a folder for each class. None: `reference`,
+    `test`, `val` or `validation` where `train` has one of these beside it; else images are held out."""
     class_order: tuple[str, ...] | None = None
     """Names of all classes, head first, if a tail is to be cut along another order than that of
     the sorted names."""
@@ -29,49 +39,162 @@ class Folder(EncodedConfig):
     def load(self, cache: Path) -> Splits:
         """Read both splits; see `SourceConfig`."""
         root = self.root.expanduser()
-        names = self.class_order or _folders(root / "train", Scan())
-        train, reference = (_read(root, split, names) for split in ("train", "reference"))
+        folders = find_splits(root, self.reference_folder)
+        names = self.class_order or _class_folders(folders.train, folders.reference, Scan())
+        train = _read(root, folders.train, folders.reference, names, "train", folders.notes())
+        reference = None
+        if folders.reference is not None:
+            reference = _read(root, folders.reference, None, names, "reference", ())
         return self.pack(cache, train, reference, names)
 
 
-def _folders(folder: Path, scan: Scan) -> list[str]:
-    """Return the names of the class folders; other files are counted in `scan`."""
+@dataclass(frozen=True)
+class SplitFolders:
+    """Where the images of each split are.
+
+    Args:
+        train: holds a folder for each class.
+        reference: likewise; None where there is none. It may be in `train`.
+        unread: folders beside them that look like further splits.
+        found: whether `reference` was found by its name, not given.
+    """
+
+    train: Path
+    reference: Path | None
+    unread: tuple[str, ...] = ()
+    found: bool = False
+
+    def notes(self) -> tuple[Note, ...]:
+        """Return what is to be said of the choice."""
+        notes = []
+        if self.found and self.reference is not None and self.reference.name != REFERENCE[0]:
+            text = f"compared with: {shown(self.reference.name)}/ (data.reference_folder)"
+            notes.append(Note("reference folder", 1, text))
+        if self.unread:
+            folders = listed([f"{shown(name)}/" for name in self.unread])
+            notes.append(Note("other folders", len(self.unread), f"not read: {folders}"))
+        return tuple(notes)
+
+
+def find_splits(root: Path, reference_folder: str | None = None) -> SplitFolders:
+    """Return the folders of both splits.
+
+    `train` without folders in it is a class of that name, or with images where other classes lie beside
+    it. A folder `test` without folders in it is not used: what others publish so has no labels.
+
+    Args:
+        root: folder of the classes, or of `train`.
+        reference_folder: name of the folder of the images to compare with; None to look for one.
+
+    Raises:
+        DataProblem: no such folder.
+    """
+    entries = {entry.name: entry for entry in entries_of(root) if entry.is_dir()}
+    reference = None
+    if reference_folder is not None:
+        reference = root / reference_folder
+        entries_of(reference)
+    others = any(name.lower() not in (*TRAIN, *REFERENCE, *MADE_BY_SYSTEMS) for name in entries)
+    train = next(
+        (
+            entry
+            for name, entry in entries.items()
+            if name.lower() in TRAIN and _has_folders(entry) and not (others and _has_images(entry))
+        ),
+        None,
+    )
+    if train is None:
+        return SplitFolders(root, reference)
+    beside = {
+        name.lower(): name
+        for name, entry in entries.items()
+        if entry is not train and name not in MADE_BY_SYSTEMS
+    }
+    if reference is None:
+        known = [beside[name] for name in REFERENCE if name in beside]
+        fitting = [name for name in known if _has_folders(entries[name])]
+        reference = root / fitting[0] if fitting else None
+    used = reference.name if reference else None
+    unread = sorted(name for name in beside.values() if name != used)
+    return SplitFolders(root / train.name, reference, tuple(unread), reference_folder is None)
+
+
+def _has_folders(folder: os.DirEntry[str]) -> bool:
+    inside = entries_of(Path(folder.path))
+    return any(entry.is_dir() and entry.name not in MADE_BY_SYSTEMS for entry in inside)
+
+
+def _has_images(folder: os.DirEntry[str]) -> bool:
+    return any(map(_is_image, entries_of(Path(folder.path))))
+
+
+def _is_image(entry: os.DirEntry[str]) -> bool:
+    return Path(entry.name).suffix.lower() in SUFFIXES and not entry.is_dir()
+
+
+def _class_folders(folder: Path, reference: Path | None, scan: Scan) -> list[str]:
+    """Return the names of the class folders; other files are counted in `scan`.
+
+    Args:
+        reference: a folder that is no class, if it is among them.
+    """
     names = []
     for entry in entries_of(folder):
         if not entry.is_dir():
-            if Path(entry.name).suffix.lower() in SUFFIXES:
+            if _is_image(entry):
                 scan.leave_out("beside the folders of the classes", entry.name)
         elif entry.name in MADE_BY_SYSTEMS:
             scan.leave_out(made_by_system(entry.name), entry.name)
-        else:
+        elif reference is None or folder / entry.name != reference:
             names.append(entry.name)
     if not names:
         raise DataProblem(
             f"{shown(folder)}: no folder in it", "make one folder of images for each class"
         )
+    if {name.lower() for name in names} <= {*TRAIN, *REFERENCE}:
+        raise DataProblem(
+            f"{shown(folder)}: its folders are named as splits, not as classes: "
+            f"{listed([shown(name) for name in names])}",
+            "give train/ a folder for each class, and each of these the images of one class",
+        )
     return names
 
 
-def _read(root: Path, split: str, names: Sequence[str]) -> EncodedImages:
+def _read(
+    root: Path,
+    folder: Path,
+    other: Path | None,
+    names: Sequence[str],
+    split: str,
+    notes: tuple[Note, ...],
+) -> EncodedImages:
+    """Return the images of one split.
+
+    Args:
+        folder: holds a folder for each class.
+        other: the other split's folder, if it may be in this one.
+        names: of the classes, by id.
+        notes: what is to be said besides.
+    """
     scan = Scan()
-    present = _folders(root / split, scan)
+    present = _class_folders(folder, other, scan)
     raise_together(
         DataProblem(
-            f"{shown(root / split)}: class {shown(name)} is not in both the folder and the list "
-            "of classes",
-            "train and reference need a folder for each class, and class_order must name them all",
+            f"{shown(folder)}: class {shown(name)} is not in both the folder and the list of classes",
+            "both splits need a folder for each class, and class_order must name them all",
         )
         for name in sorted(set(present) ^ set(names))
     )
     paths: list[str] = []
     labels: list[int] = []
     problems = []
+    below = folder.relative_to(root)
     for label, name in enumerate(names):
-        of_class = scan_images(root / split / name)
+        of_class = scan_images(folder / name)
         scan.add(of_class, f"{name}/")
         if not of_class.images and not of_class.problems:
-            problems.append(_empty(root / split / name, split, label, of_class))
-        paths += [f"{split}/{name}/{file}" for file in of_class.images]
+            problems.append(_empty(folder / name, split, label, of_class))
+        paths += [str(below / name / file) for file in of_class.images]
         labels += [label] * len(of_class.images)
     raise_together(scan.problems + problems)
     return EncodedImages(
@@ -79,7 +202,7 @@ def _read(root: Path, split: str, names: Sequence[str]) -> EncodedImages:
         np.array(labels, dtype=np.int64),
         lambda i: shown(root / paths[i]),
         root,
-        tuple(scan.notes()),
+        (*notes, *scan.notes()),
     )
 
 

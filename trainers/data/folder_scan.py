@@ -120,7 +120,7 @@ def _all_entries_of(folder: Path) -> list[os.DirEntry[str]]:
             reason = "no such folder"
         raise DataProblem(
             f"{shown(folder)[:300]}: {reason}",
-            "data.root must hold train/<class>/ and reference/<class>/",
+            "data.root must hold a folder of images for each class, or train/ with these in it",
         ) from error
 
 
