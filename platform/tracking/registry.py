@@ -60,7 +60,7 @@ def register(
         identity = model_identity(card.checkpoint, sampling)
         if known := find_version(tracker, name, identity):
             return known
-        made = _log(run, folder, card, name, {**tags, layout.VersionTag.MODEL: identity})
+        made = log_model(run, folder, card, name, {**tags, layout.VersionTag.MODEL: identity})
     return get(tracker, name, made)
 
 
@@ -195,7 +195,7 @@ def download(tracker: Tracker, chosen: Version, folder: Path) -> Path:
     return Path(local)
 
 
-def _log(run: Run, folder: Path, card: ModelCard, name: str, tags: dict[str, str]) -> str:
+def log_model(run: Run, folder: Path, card: ModelCard, name: str, tags: Mapping[str, str]) -> str:
     """Log `folder / "model"` as a pyfunc model of the run, register it, and return its version."""
     import mlflow
     import numpy as np
@@ -243,7 +243,7 @@ def _log(run: Run, folder: Path, card: ModelCard, name: str, tags: dict[str, str
     client = mlflow.MlflowClient()
     _make_name(client, name)
     made = client.create_model_version(
-        name, info.model_uri, run_id=run.run_id, model_id=info.model_id, tags=tags
+        name, info.model_uri, run_id=run.run_id, model_id=info.model_id, tags=dict(tags)
     )
     return str(made.version)
 

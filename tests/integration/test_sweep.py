@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import re
@@ -11,7 +10,6 @@ import signal
 import subprocess
 import sys
 import time
-import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,7 +25,6 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 from support.marks import MLFLOW_WARNINGS
-from support.servers import free_port
 from support.shell import TINY, WAIT_S
 
 pytestmark = [
@@ -270,7 +267,7 @@ def test_the_champion_samples_as_anybody_would_load_it(done: Done) -> None:
     assert (images.shape, images.dtype) == ((3, 8, 8, 1), np.uint8)
     np.testing.assert_array_equal(images, model.predict(classes, params={"seed": 3}))
     assert (images != model.predict(classes, params={"seed": 4})).any()
-    with pytest.raises(MlflowException, match=r"10 is not one of 0\.\.9"):
+    with pytest.raises(MlflowException, match="no class 10"):
         model.predict(pd.DataFrame({"class_id": [10]}))
     chosen = MlflowClient(done.place.tracking).get_model_version_by_alias("digits-lt", "champion")
     assert chosen.tags["whipray.trial"] == str(done.document["best"])
@@ -307,48 +304,6 @@ def test_what_a_sweep_suggests_can_be_pasted(done: Done) -> None:
     assert sample[sample.index("--classes") + 1] == "9"  # the rarest
     assert done.place.run(*sample[1:]) == 0, done.place.err
     assert (done.place.folder / "tail.png").exists()
-
-
-def test_the_champion_answers_over_http(done: Done) -> None:
-    port = free_port()
-    environment = os.environ | {
-        "MLFLOW_TRACKING_URI": done.place.tracking,
-        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
-        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-    }
-    what = ("models", "serve", "-m", "models:/digits-lt@champion", "--env-manager", "local")
-    with (done.place.folder / "serve").open("wb") as log:
-        server = subprocess.Popen(
-            [sys.executable, "-m", "mlflow", *what, "--port", str(port), "--workers", "1"],
-            cwd=done.place.folder,
-            env=environment,
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-        )
-    try:
-        deadline = time.monotonic() + WAIT_S
-        while True:
-            assert server.poll() is None, (done.place.folder / "serve").read_text()
-            assert time.monotonic() < deadline
-            try:
-                urllib.request.urlopen(f"http://127.0.0.1:{port}/ping", timeout=5).close()
-                break
-            except OSError:
-                time.sleep(0.2)
-        question = {"dataframe_records": [{"class_id": 0}, {"class_id": 9}], "params": {"seed": 1}}
-        request = urllib.request.Request(
-            f"http://127.0.0.1:{port}/invocations",
-            json.dumps(question).encode(),
-            {"Content-Type": "application/json"},
-        )
-        with urllib.request.urlopen(request, timeout=WAIT_S) as answer:
-            images = np.array(json.load(io.TextIOWrapper(answer))["predictions"])
-        assert images.shape == (2, 8, 8, 1)
-        assert 0 <= images.min() < images.max() <= 255
-    finally:
-        os.killpg(server.pid, signal.SIGKILL)
-        server.wait()
 
 
 # --- sweeps that go wrong -----------------------------------------------------------------------

@@ -14,8 +14,8 @@ from packaging.utils import canonicalize_name
 ROOT = Path(__file__).parents[2]
 
 
-def make_environment(folder: Path, wanted: Iterable[str]) -> Path:
-    """Make an environment of these distributions, what they require, and whipray; return its Python.
+def make_environment(folder: Path, wanted: Iterable[str], with_whipray: bool = False) -> Path:
+    """Make an environment of these distributions and what they require; return its Python.
 
     Their files are links to those of this environment: the same versions, and nothing is downloaded.
     """
@@ -37,7 +37,15 @@ def make_environment(folder: Path, wanted: Iterable[str]) -> Path:
             if top not in ("..", "__pycache__") and not link.exists():
                 link.parent.mkdir(parents=True, exist_ok=True)
                 link.symlink_to(Path(str(installed.locate_file(top if whole else file))))
-    (packages / "whipray.pth").write_text(str(ROOT / ".dev"))
+        for script in installed.entry_points.select(group="console_scripts"):
+            command = python.with_name(script.name)
+            command.write_text(
+                f"#!{python}\nimport sys\nfrom {script.module} import {script.attr}\n"
+                f"sys.exit({script.attr}())\n"
+            )
+            command.chmod(0o755)
+    if with_whipray:
+        (packages / "whipray.pth").write_text(str(ROOT / ".dev"))
     return python
 
 
