@@ -82,7 +82,7 @@ def find_target(root: Storage, tracking: str | None, name: str, overrides: Seque
     if name.startswith("models:/"):
         tracker = open_existing_tracker(TrackingConfig(uri=tracking), root)
         version = registry.resolve(tracker, name)
-        name = f"{version.tags.get(VersionTag.SWEEP)}/{version.tags.get(VersionTag.TRIAL)}"
+        name = version.origin
         sampling = json.loads(version.tags.get(VersionTag.SAMPLING, "{}"))
         sampling = sampling_of(sampling) if sampling else {}
         registered = {f"sampling.{key}": value for key, value in sampling.items()}

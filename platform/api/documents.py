@@ -10,6 +10,7 @@ if TYPE_CHECKING:  # large; the callers have imported them
     from ..analysis.target import EvaluationResult
     from ..runs.run import RunResult
     from ..runs.single_run import SingleRun
+    from ..tracking.versions import Version
     from ..tuning.champion import Champion
     from ..tuning.sweep import Sweep
     from ..tuning.sweep_result import SweepResult
@@ -58,3 +59,8 @@ def evaluation_document(result: EvaluationResult) -> Document:
         "report": target.run.store.uri_of(result.page),
         "note": result.note,
     }
+
+
+def version_document(version: Version) -> Document:
+    """Return a registered version: name, version, aliases, tags, address, and the run that it is of."""
+    return {**vars(version), "uri": version.uri, "origin": version.origin}

@@ -34,6 +34,7 @@ from .verbs import (
     init,
     jobs,
     models,
+    register,
     runs,
     sample,
     sweep,
@@ -64,6 +65,7 @@ app.command()(guidance.guidance)
 app.command()(classify.classify)
 app.command()(sample.sample)
 app.command()(models.models)
+app.command()(register.register)
 app.command()(doctor.doctor)
 app.add_typer(runs.app, name="runs")
 app.add_typer(jobs.app, name="jobs")

@@ -317,6 +317,8 @@ class VersionTag:
     """Checkpoint and sampling, so that registering the same again finds the version."""
     SWEEP = Tag.SWEEP
     TRIAL = Tag.TRIAL
+    RUN = "whipray.run"
+    """The run that it is of, of no sweep."""
     RANK_BY = "whipray.rank_by"
     SAMPLING = "whipray.sampling"
     PROVENANCE = "whipray.provenance"
@@ -348,6 +350,8 @@ class Artifact:
     """In an evaluation's folder."""
     MODEL = "model"
     """Folder of the exported model, in a registered version."""
+    MODEL_CARD = "README.md"
+    """What the model is, in Markdown, beside its weights."""
 
 
 KIND_RUN, KIND_SWEEP, KIND_TRIAL, KIND_BASELINE = "run", "sweep", "trial", "baseline"

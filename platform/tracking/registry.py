@@ -6,7 +6,7 @@ import logging
 import os
 import shutil
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 CHAMPION = "champion"
 REQUIREMENTS = ("mlflow-skinny", "torch", "safetensors", "pydantic", "numpy", "pandas")
 """What a registered model needs where it is loaded or served; MLflow reads tables with pandas."""
+DESCRIPTION_CHARACTERS = 5000
+"""The most that MLflow's databases keep of a version's description."""
 
 
 def register(
@@ -46,22 +48,32 @@ def register(
     sampling: SamplingConfig,
     name: str,
     tags: Mapping[str, str],
+    describe: Callable[[ModelCard], str],
 ) -> Version:
     """Export a run's checkpoint and return its registered version, made now where it is missing.
 
     Args:
         run: the run's MLflow run.
         store: the run's folder in the store.
+        checkpoint: its name.
         sampling: becomes the model's default.
+        name: of the registered model.
+        tags: of the version.
+        describe: returns the model card, which becomes the version's description.
     """
     with Scratch() as scratch, translate_errors(tracker.uri):
         folder = Path(scratch)
         card = export_run(store, checkpoint, sampling, folder)
         identity = model_identity(card.checkpoint, sampling)
-        if known := find_version(tracker, name, identity):
-            return known
-        made = log_model(run, folder, card, name, {**tags, layout.VersionTag.MODEL: identity})
-    return get(tracker, name, made)
+        text = describe(card)
+        known = find_version(tracker, name, identity)
+        if known is None:
+            file = folder / layout.Artifact.MODEL / layout.Artifact.MODEL_CARD
+            file.write_text(text, encoding="utf-8")
+            made = log_model(run, folder, card, name, {**tags, layout.VersionTag.MODEL: identity})
+            known = get(tracker, name, made)
+        set_description(tracker, known, text)
+    return known
 
 
 def model_identity(checkpoint: str, sampling: SamplingConfig) -> str:
@@ -97,6 +109,8 @@ def register_again(
     tracker: Tracker, run: Run, folder: Path, card: ModelCard, name: str, tags: Mapping[str, str]
 ) -> Version:
     """Register a model whose files are there already, after MLflow's database was lost."""
+    file = folder / "artifacts" / layout.Artifact.MODEL / layout.Artifact.MODEL_CARD
+    text = file.read_text(encoding="utf-8") if file.exists() else ""
     identity = model_identity(card.checkpoint, card.sampling)
     with translate_errors(tracker.uri):
         if known := find_version(tracker, name, identity):
@@ -107,6 +121,7 @@ def register_again(
             artifact_address(str(folder)),
             run_id=run.run_id,
             tags={**tags, layout.VersionTag.MODEL: identity},
+            description=_cut(text) or None,
         )
     return get(tracker, name, str(made.version))
 
@@ -123,9 +138,16 @@ def set_alias(tracker: Tracker, chosen: Version, alias: str) -> None:
 
 
 def set_description(tracker: Tracker, chosen: Version, text: str) -> None:
-    """Set the description that MLflow shows of a version."""
+    """Set the description that MLflow shows of a version, as much of it as MLflow keeps."""
     with translate_errors(tracker.uri):
-        tracker.client.update_model_version(chosen.name, chosen.version, description=text)
+        tracker.client.update_model_version(chosen.name, chosen.version, description=_cut(text))
+
+
+def _cut(text: str) -> str:
+    if len(text) <= DESCRIPTION_CHARACTERS:
+        return text
+    rest = f"\n\n... (the whole text is {layout.Artifact.MODEL_CARD} in the model's files)"
+    return text[: DESCRIPTION_CHARACTERS - len(rest)].rpartition("\n")[0] + rest
 
 
 def names(tracker: Tracker) -> list[str]:

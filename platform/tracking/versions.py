@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from ...trainers.errors import UsageProblem, did_you_mean
 from ..foundation.names import check_name
+from ..storage import layout
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,13 @@ class Version:
     def uri(self) -> str:
         """MLflow's address of it."""
         return f"models:/{self.name}/{self.version}"
+
+    @property
+    def origin(self) -> str:
+        """The run that it is of, or SWEEP/TRIAL; empty where Whipray did not register it."""
+        tag = layout.VersionTag
+        trial = f"{self.tags.get(tag.SWEEP, '')}/{self.tags.get(tag.TRIAL, '')}".strip("/")
+        return self.tags.get(tag.RUN, trial)
 
 
 def parse_uri(uri: str) -> tuple[str, str, str]:

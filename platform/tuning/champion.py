@@ -14,13 +14,13 @@ from ..analysis.sample import generate_images, load_version
 from ..evaluation.config import EvaluationConfig
 from ..evaluation.report import comparable
 from ..generation.grid import class_grid
+from ..runs.describe_model import describe_model
 from ..storage import layout
 from ..tracking.registry import (
     CHAMPION,
     register,
     resolve,
     set_alias,
-    set_description,
     versions,
 )
 from ..tracking.tracker import Tracker, open_tracker
@@ -60,12 +60,11 @@ def register_best(sweep: Sweep, result: SweepResult) -> Champion | None:
         return None
     sweep.status.say("registering the best model")
     tracker = open_tracker(sweep.experiment.tracking, sweep.root)
-    version = register_trial(tracker, sweep, best)
     evaluation = sweep.experiment.evaluation
     verdict = judge(
         sweep.root, sweep.name, result.rows, best, evaluation.rank_by, evaluation.confidence
     )
-    set_description(tracker, version, f"Sweep {sweep.name}: {verdict.sentence}.")
+    version = register_trial(tracker, sweep, best, f"Sweep {sweep.name}: {verdict.sentence}.")
     reason = reason_not_promoted(sweep.experiment.evaluation, tracker, version)
     if reason is None:
         set_alias(tracker, version, CHAMPION)
@@ -79,18 +78,34 @@ def register_best(sweep: Sweep, result: SweepResult) -> Champion | None:
     return Champion(version, grid, reason, rarest, verdict, warnings)
 
 
-def register_trial(tracker: Tracker, sweep: Sweep, row: Row) -> Version:
-    """Return the registered version of a complete trial's model, made now where it is missing."""
+def register_trial(tracker: Tracker, sweep: Sweep, row: Row, verdict: str = "") -> Version:
+    """Return the registered version of a complete trial's model, made now where it is missing.
+
+    Args:
+        tracker: of the sweep.
+        sweep: the trial's.
+        row: the trial.
+        verdict: what the sweep says of it, for its model card.
+    """
     address = layout.trial_address(sweep.name, row["number"])
-    summary = row["attrs"]["summary"]
+    summary, store = row["attrs"]["summary"], sweep.root.child(address.folder)
+    name = sweep.experiment.name
     return register(
         tracker,
         tracker.find(address.key),
-        sweep.root.child(address.folder),
+        store,
         summary["checkpoint"],
         SamplingConfig.model_validate(summary["sampling"]),
-        sweep.experiment.name,
+        name,
         version_tags(sweep, row),
+        lambda card: describe_model(
+            store,
+            summary["checkpoint"],
+            card,
+            name,
+            layout.trial_target(sweep.name, row["number"]),
+            verdict,
+        ),
     )
 
 

@@ -271,6 +271,10 @@ def test_the_champion_samples_as_anybody_would_load_it(done: Done) -> None:
         model.predict(pd.DataFrame({"class_id": [10]}))
     chosen = MlflowClient(done.place.tracking).get_model_version_by_alias("digits-lt", "champion")
     assert chosen.tags["whipray.trial"] == str(done.document["best"])
+    assert chosen.description.startswith("# digits-lt\n")
+    assert f"Sweep quiet: {done.document['verdict']}." in chosen.description
+    best = done.document["trials"][done.document["best"]]["attrs"]["summary"]["metrics"]
+    assert f"{best['kid/few']:.3g} [{best['kid/few_low']:.3g}" in chosen.description
 
 
 def test_again_without_resume_is_refused(done: Done) -> None:

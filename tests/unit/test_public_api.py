@@ -149,7 +149,7 @@ def test_the_example_of_the_documentation_runs(capsys: pytest.CaptureFixture[str
     example = page.partition("```python\n")[2].partition("```")[0]
     exec(compile(example, "docs/python.md", "exec"), {})  # noqa: S102  (our own page)
     out = capsys.readouterr().out
-    assert "(3, 1, 8, 8) uint8" in out
+    assert "(6, 1, 8, 8) uint8" in out
     assert "objective.tau" in out
 
 

@@ -39,7 +39,9 @@ def models(
         choose(f"models:/{name}", of_name, {version.name for version in versions})
         versions = of_name
     if as_json:
-        print_json({"models": [{**vars(version), "uri": version.uri} for version in versions]})
+        from ...api.documents import version_document
+
+        print_json({"models": [version_document(version) for version in versions]})
         return
     if not versions:
         stderr_console.print(_nothing_registered(store))
@@ -70,7 +72,10 @@ def _nothing_registered(store: StoreOptions) -> str:
             f"MLflow has no run, though the store has {len(runs)}: if its database was lost, "
             "`whipray runs rebuild` makes runs and models again"
         )
-    return "no model is registered yet; `whipray sweep cbdm` registers its best"
+    return (
+        "no model is registered yet; `whipray sweep cbdm` registers its best, `whipray register RUN` "
+        "the model of a run"
+    )
 
 
 def _table(versions: list[Version]) -> Table:
@@ -81,12 +86,11 @@ def _table(versions: list[Version]) -> Table:
         tags = version.tags
         rank_by = tags.get(VersionTag.RANK_BY, "")
         score = tags.get(VersionTag.score(rank_by), "")
-        origin = f"{tags.get(VersionTag.SWEEP, '')}/{tags.get(VersionTag.TRIAL, '')}".strip("/")
         table.add_row(
             version.name,
             version.version,
             ", ".join(version.aliases),
-            origin,
+            version.origin,
             f"{rank_by} {score}".strip(),
         )
     return table
