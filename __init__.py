@@ -10,7 +10,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .platform.api.analysis import classify, compare, guidance
+    from .platform.api.machine import doctor
     from .platform.api.models import load_model
+    from .platform.api.registry import models, register
     from .platform.api.runs import evaluate, load_experiment, sweep, train
     from .platform.config.experiment import Experiment
     from .platform.storage.store import Storage
@@ -29,9 +32,15 @@ __all__ = [
     "Problem",
     "Storage",
     "__version__",
+    "classify",
+    "compare",
+    "doctor",
     "evaluate",
+    "guidance",
     "load_experiment",
     "load_model",
+    "models",
+    "register",
     "sweep",
     "train",
 ]
@@ -43,9 +52,15 @@ _MODULES = {
     "Objective": ".trainers.objectives",
     "Problem": ".trainers.errors",
     "Storage": ".platform.storage.store",
+    "classify": ".platform.api.analysis",
+    "compare": ".platform.api.analysis",
+    "doctor": ".platform.api.machine",
     "evaluate": ".platform.api.runs",
+    "guidance": ".platform.api.analysis",
     "load_experiment": ".platform.api.runs",
     "load_model": ".platform.api.models",
+    "models": ".platform.api.registry",
+    "register": ".platform.api.registry",
     "sweep": ".platform.api.runs",
     "train": ".platform.api.runs",
 }

@@ -39,7 +39,7 @@ def parse_lists(options: Mapping[str, str | None], over: Iterable[str]) -> dict[
             raise UsageProblem(
                 f"--over {text} is not KEY=V1,V2", "write it like --over low=0.2,0.5"
             )
-        dotted = _dotted(key.strip())
+        dotted = dotted_key(key.strip())
         if dotted in lists:
             raise UsageProblem(f"{dotted} is given twice", "give all of its values at once")
         lists[dotted] = parse_list(dotted, values)
@@ -60,7 +60,7 @@ def parse_list(key: str, text: str) -> list[Any]:
     return [load(part, key) for part in parts]
 
 
-def _dotted(key: str) -> str:
+def dotted_key(key: str) -> str:
     """Return the dotted key of a sampling setting.
 
     Raises:

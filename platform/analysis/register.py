@@ -64,7 +64,7 @@ def _tags(run: StoredRun, target: str) -> dict[str, str]:
     tags = {tag.SWEEP: sweep, tag.TRIAL: member} if member else {tag.RUN: target}
     tags |= {tag.RANK_BY: rank_by, tag.SAMPLING: sampling.model_dump_json()}
     manifest = CheckpointStore(run.store).read_manifest(run.checkpoint)
-    folder = find_evaluation(run.store, manifest.content_hash(), sampling)
+    folder = find_evaluation(run.store, manifest.content_hash(), sampling, run.experiment.seed)
     if folder is None:
         return tags
     result = unseal(run.store.read_text(f"{folder}/{layout.EVALUATION_RESULT}"))

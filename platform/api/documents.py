@@ -7,9 +7,13 @@ from typing import TYPE_CHECKING, Any
 from ..storage.layout import EVALUATION_PAGE
 
 if TYPE_CHECKING:  # large; the callers have imported them
+    from ..analysis.classify.result import RecordedClassification
+    from ..analysis.compare import ComparisonResult
+    from ..analysis.guidance import GuidanceResult
     from ..analysis.target import EvaluationResult
     from ..runs.run import RunResult
     from ..runs.single_run import SingleRun
+    from ..storage.store import Storage
     from ..tracking.versions import Version
     from ..tuning.champion import Champion
     from ..tuning.sweep import Sweep
@@ -64,3 +68,20 @@ def evaluation_document(result: EvaluationResult) -> Document:
 def version_document(version: Version) -> Document:
     """Return a registered version: name, version, aliases, tags, address, and the run that it is of."""
     return {**vars(version), "uri": version.uri, "origin": version.origin}
+
+
+def comparison_document(root: Storage, result: ComparisonResult) -> Document:
+    """Return a comparison: rows, differences with intervals, address of the page."""
+    return {**result.document(), "page": root.uri_of(result.page)}
+
+
+def guidance_document(result: GuidanceResult) -> Document:
+    """Return a measurement over guidance: points, the best of each group, address of the page."""
+    return {**result.document(), "page": result.store.uri_of(result.page)}
+
+
+def classification_document(recorded: RecordedClassification) -> Document:
+    """Return what classifiers gained, how many were trained now, and the document's address."""
+    result = recorded.result
+    trained = {"classifiers_trained": result.trained, "result": recorded.uri}
+    return {**result.document, **trained}

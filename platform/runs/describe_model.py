@@ -36,7 +36,7 @@ def describe_model(
     """
     manifest = CheckpointStore(store).read_manifest(checkpoint)
     experiment = read_experiment(manifest.config, store.uri)
-    report = find_report(store, card.checkpoint, card.sampling)
+    report = find_report(store, card.checkpoint, card.sampling, experiment.seed)
     return render_model_card(Described(name, card, experiment, report, origin, verdict))
 
 
@@ -64,15 +64,18 @@ def export_described(
     return card
 
 
-def find_report(store: Storage, checkpoint: str, sampling: SamplingConfig) -> Report | None:
+def find_report(
+    store: Storage, checkpoint: str, sampling: SamplingConfig, seed: int
+) -> Report | None:
     """Return the evaluation of a checkpoint at sampling settings that has most metrics; None without one.
 
     Args:
         store: the run's folder.
         checkpoint: its content hash.
         sampling: as the images were generated.
+        seed: of their noise; a search has another, which its choice has made look too good.
     """
-    found = find_evaluation(store, checkpoint, sampling)
+    found = find_evaluation(store, checkpoint, sampling, seed)
     if found is None:
         return None
     with Scratch() as scratch:
@@ -82,9 +85,11 @@ def find_report(store: Storage, checkpoint: str, sampling: SamplingConfig) -> Re
         return Report.load(Path(scratch))
 
 
-def find_evaluation(store: Storage, checkpoint: str, sampling: SamplingConfig) -> str | None:
+def find_evaluation(
+    store: Storage, checkpoint: str, sampling: SamplingConfig, seed: int
+) -> str | None:
     """Return the folder of the same evaluation, in the run's."""
-    wanted = {"checkpoint": checkpoint, **sampling.facts()}
+    wanted = {"checkpoint": checkpoint, "seed": seed, **sampling.facts()}
     found = []
     for folder in layout.evaluations_in(store.list(layout.EVALUATIONS)):
         try:

@@ -273,7 +273,8 @@ def test_the_champion_samples_as_anybody_would_load_it(done: Done) -> None:
     assert chosen.tags["whipray.trial"] == str(done.document["best"])
     assert chosen.description.startswith("# digits-lt\n")
     assert f"Sweep quiet: {done.document['verdict']}." in chosen.description
-    best = done.document["trials"][done.document["best"]]["attrs"]["summary"]["metrics"]
+    row = next(r for r in done.document["trials"] if r["number"] == done.document["best"])
+    best = row["attrs"]["summary"]["metrics"]
     assert f"{best['kid/few']:.3g} [{best['kid/few_low']:.3g}" in chosen.description
 
 

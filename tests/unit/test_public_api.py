@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,6 +20,16 @@ import whipray
 pytestmark = [
     *MLFLOW_WARNINGS,
 ]
+NOT_SHOWN = {
+    "BalancedDataset",
+    "Experiment",
+    "Model",
+    "Objective",
+    "Storage",
+    "__version__",
+    "sweep",
+}
+"""In the examples of docs/python.md: types, and what would take long."""
 ROOT = Path(__file__).parents[2]
 TINY = [
     "training.images=192",
@@ -144,13 +155,23 @@ def test_a_training_is_evaluated_loaded_sampled_and_continued() -> None:
         whipray.train(whipray.load_experiment("digits-demo", [*TINY, "objective.tau=9"]), "mine")
 
 
-def test_the_example_of_the_documentation_runs(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_examples_of_the_documentation_run(capsys: pytest.CaptureFixture[str]) -> None:
     page = (ROOT / "docs/python.md").read_text()
-    example = page.partition("```python\n")[2].partition("```")[0]
-    exec(compile(example, "docs/python.md", "exec"), {})  # noqa: S102  (our own page)
+    blocks = [part.partition("```")[0] for part in page.split("```python\n")[1:]]
+    names: dict[str, Any] = {}
+    for block in blocks:
+        exec(compile(block, "docs/python.md", "exec"), names)  # noqa: S102  (our own page)
     out = capsys.readouterr().out
     assert "(6, 1, 8, 8) uint8" in out
     assert "objective.tau" in out
+    assert "['real', 'real_and_generated']" in out
+    assert "models:/digits-lt/1 [('champion',)]" in out
+    assert names["comparison"]["names"] == ("mine", "other")
+    assert names["comparison"]["refused"] == {}
+    for each in (names["curve"], names["comparison"], names["gain"], names["version"]):
+        json.dumps(each)  # JSON's types, as the commands print
+    used = set(re.findall(r"whipray\.(\w+)", " ".join(blocks)))
+    assert set(whipray.__all__) - used == NOT_SHOWN
 
 
 def test_the_example_of_the_readme_uses_public_names() -> None:

@@ -53,6 +53,7 @@ def classify(
     """
     from ...analysis.classify.classify import classify_and_record
     from ...analysis.classify.summary import ARMS
+    from ...api.documents import classification_document
     from ..status_line import StatusLine
 
     with StatusLine(stderr_console, "looking for the run") as line:
@@ -71,13 +72,7 @@ def classify(
     if recorded.note:
         stderr_console.print(recorded.note)
     if as_json:
-        result = recorded.result
-        document = {
-            **result.document,
-            "classifiers_trained": result.trained,
-            "result": recorded.uri,
-        }
-        print_json(document)
+        print_json(classification_document(recorded))
         return
     _print_result(recorded)
     given = [*(overrides or []), *store.words]

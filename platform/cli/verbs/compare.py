@@ -29,6 +29,7 @@ def compare(
     Each run is evaluated as by `whipray evaluate`; what is known already is reused.
     """
     from ...analysis.compare import compare_runs
+    from ...api.documents import comparison_document
     from ..page import show_page
     from ..status_line import StatusLine
     from ..tables import comparison_table
@@ -41,7 +42,7 @@ def compare(
     page = root.uri_of(result.page)
     print_warnings(result.comparison.warnings)
     if as_json:
-        print_json({**result.document(), "page": page})
+        print_json(comparison_document(root, result))
     else:
         stdout_console.print(comparison_table(result.comparison))
         for name, reason in result.comparison.refused.items():

@@ -60,6 +60,7 @@ def guidance(
     """
     from ...analysis.guidance import measure_guidance
     from ...analysis.guidance_points import GUIDANCE, OMEGA, SAMPLER, STEPS, parse_lists
+    from ...api.documents import guidance_document
     from ...config.yaml12 import dump_scalar
     from ..page import show_page
     from ..status_line import StatusLine
@@ -74,7 +75,7 @@ def guidance(
     print_warnings(result.warnings)
     page = result.store.uri_of(result.page)
     if as_json:
-        print_json({**result.document(), "page": page})
+        print_json(guidance_document(result))
     else:
         stdout_console.print(guidance_table(result.points))
         stderr_console.print()

@@ -1,0 +1,131 @@
+"""Compare runs and measure them, with the functions behind the commands of the same names."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ..storage.store import Storage
+from .documents import classification_document, comparison_document, guidance_document
+from .stores import open_store
+
+
+def compare(
+    runs: Sequence[str],
+    overrides: Sequence[str] = (),
+    *,
+    storage: Storage | str | None = None,
+    tracking: str | None = None,
+) -> dict[str, Any]:
+    """Compare runs with the first of them, with paired intervals; what is known already is reused.
+
+    Args:
+        runs: two or more, each a run, SWEEP/TRIAL, or models:/NAME@ALIAS.
+        overrides: of `sampling.*`, `evaluation.*` and `scaling.*`, for each of them.
+        storage: the store of the runs; None: WHIPRAY_STORAGE, or ./whipray-runs.
+        tracking: MLflow's address; None: MLFLOW_TRACKING_URI, or beside the runs.
+
+    Returns:
+        the document that `whipray compare --json` prints: rows with differences, and the page's address.
+
+    Raises:
+        UsageProblem: fewer than two runs, the same run twice, or no such run.
+    """
+    from ..analysis.compare import compare_runs
+
+    root = open_store(storage)
+    result = compare_runs(root, tracking, runs, overrides, lambda _line: None)
+    return comparison_document(root, result)
+
+
+def guidance(
+    reference: str,
+    overrides: Sequence[str] = (),
+    *,
+    omega: Sequence[float] | None = None,
+    kinds: Sequence[str] | None = None,
+    sampler: Sequence[str] | None = None,
+    steps: Sequence[int] | None = None,
+    over: Mapping[str, Sequence[Any]] | None = None,
+    storage: Storage | str | None = None,
+    tracking: str | None = None,
+) -> dict[str, Any]:
+    """Measure quality over guidance: every combination of the values, from the same noise.
+
+    Args:
+        reference: a run, SWEEP/TRIAL, or models:/NAME@ALIAS.
+        overrides: of `sampling.*`, `evaluation.*` and `scaling.*`.
+        omega: strengths; None: 0, 0.5, 1, 1.5, 2 and 3.
+        kinds: of guidance, by name; None: the run's.
+        sampler: by name; None: the run's.
+        steps: of the sampler; None: the run's.
+        over: values of any other sampling setting, by its key: `{"low": [0.2, 0.5]}`.
+        storage: the store of the runs; None: WHIPRAY_STORAGE, or ./whipray-runs.
+        tracking: MLflow's address; None: MLFLOW_TRACKING_URI, or beside the runs.
+
+    Returns:
+        the document that `whipray guidance --json` prints: points, the best of each group, and the page's
+        address.
+
+    Raises:
+        UsageProblem: no such run, or a value that its sampler or guidance does not take.
+    """
+    from ..analysis.guidance import measure_guidance
+    from ..analysis.guidance_points import GUIDANCE, OMEGA, SAMPLER, STEPS, dotted_key
+
+    given = {OMEGA: omega, GUIDANCE: kinds, SAMPLER: sampler, STEPS: steps}
+    lists = {key: list(values) for key, values in given.items() if values is not None}
+    lists |= {dotted_key(key): list(values) for key, values in (over or {}).items()}
+    result = measure_guidance(
+        open_store(storage), tracking, reference, overrides, lists, lambda _line: None
+    )
+    return guidance_document(result)
+
+
+def classify(
+    run: str,
+    overrides: Sequence[str] = (),
+    *,
+    per_class: int | None = None,
+    fill_to: int | None = None,
+    control: bool = True,
+    seeds: int = 1,
+    workers: int = 1,
+    storage: Storage | str | None = None,
+    tracking: str | None = None,
+) -> dict[str, Any]:
+    """Measure whether a run's generated images help a classifier; what is known already is reused.
+
+    Args:
+        run: a run, or SWEEP/TRIAL.
+        overrides: of `classification.*`, `sampling.*`, `evaluation.groups.*` and `scaling.*`.
+        per_class: generated images of every class; this or `fill_to`.
+        fill_to: generate as many as each class lacks of this many.
+        control: also train on as many copies of real images, since balance alone helps.
+        seeds: classifiers of each kind.
+        workers: processes at a time; more than 1 run on Ray.
+        storage: the store of the runs; None: WHIPRAY_STORAGE, or ./whipray-runs.
+        tracking: MLflow's address; None: MLFLOW_TRACKING_URI, or beside the runs.
+
+    Returns:
+        the document that `whipray classify --json` prints.
+
+    Raises:
+        UsageProblem: no such run, impossible counts, or an override of anything else.
+    """
+    from ..analysis.classify.classify import classify_and_record
+    from ..analysis.classify.summary import ARMS
+
+    recorded = classify_and_record(
+        open_store(storage),
+        tracking,
+        run,
+        overrides,
+        lambda _line: None,
+        per_class=per_class,
+        fill_to=fill_to,
+        seeds=seeds,
+        workers=workers,
+        arms=[arm for arm in ARMS if control or arm != "real_repeated"],
+    )
+    return classification_document(recorded)
