@@ -19,7 +19,7 @@ import torch.distributed as dist
 from pydantic import model_validator
 from torch import Tensor, nn
 
-from .checkpoint import Manifest, check_architecture, file_of_rank, kinds, read_tensors
+from .checkpoint import EMA, Manifest, check_architecture, file_of_rank, kinds, read_tensors
 from .config import Config
 from .disk import save_tensors
 from .errors import CheckpointProblem
@@ -133,6 +133,26 @@ class Engine:
             with torch.no_grad():
                 yield
         finally:
+            self.network.train()
+
+    @contextmanager
+    def averaged(self) -> Iterator[nn.Module]:
+        """Yield the network in evaluation mode with the averaged weights; its own are back after it.
+
+        Every worker calls it; not for ZeRO 3, where no worker has whole weights.
+        """
+        own = {name: p.detach().clone() for name, p in self.trained.items()}
+        averages = {name: self._full(p, EMA).reshape(p.shape) for name, p in self.trained.items()}
+        self.network.eval()
+        try:
+            with torch.no_grad():
+                for name, parameter in self.trained.items():
+                    parameter.copy_(averages[name])
+                yield self.network
+        finally:
+            with torch.no_grad():
+                for name, parameter in self.trained.items():
+                    parameter.copy_(own[name])
             self.network.train()
 
     def backward(self, loss: Tensor) -> None:

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from tempfile import TemporaryDirectory
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from .checkpoint import Manifest
+
+if TYPE_CHECKING:  # it imports the engine
+    from .previews import Preview
 
 
 @dataclass(frozen=True)
@@ -22,7 +25,7 @@ class Progress:
 
 
 class Hooks(Protocol):
-    """Callbacks of a training. Every worker calls every hook, in the same order."""
+    """Callbacks of a training. Every worker calls every hook but `preview`, in the same order."""
 
     def report(self, progress: Progress) -> bool:
         """Record the progress; return True to make the training save and stop here.
@@ -36,6 +39,10 @@ class Hooks(Protocol):
 
         Called after each report; the answer is the same on every worker.
         """
+        ...
+
+    def preview(self, preview: Preview) -> None:
+        """Show images of the training as it is; called on worker 0 alone, so no collective may be in it."""
         ...
 
     def checkpoint(

@@ -23,6 +23,7 @@ from .global_batches import GlobalBatches
 from .hooks import Hooks, Progress
 from .network import build_network
 from .objectives import Loss
+from .previews import Previews
 from .processes import ProcessConfig
 from .randomness import BatchRandom, derive_seed
 from .trainer_config import LoopConfig, TrainerConfig
@@ -57,6 +58,7 @@ class Training:
         self.process = self.process_config.build(device)
         self.objective = config.objective.build(data.train.class_counts.tolist())
         self.batches = GlobalBatches(config, data.train, device)
+        self.previews = Previews(config, data.train, self.process_config)
         self.pretrained_hash = pretrained.hash if pretrained else None
         image_shape = data.train.image_shape
         torch.manual_seed(derive_seed(config.seed, "weights"))
@@ -107,8 +109,12 @@ class Training:
             self.images_seen += batch
             steps += 1
 
-            # now and then: report, and sometimes save
+            # now and then: show images, report, and sometimes save
             done = self.images_seen >= total
+            if self.previews.is_due(self.images_seen, batch, total):
+                since += self.previews.show(
+                    self.engine, self.process, self.images_seen, total, hooks.preview
+                )
             save = done or _passed(self.images_seen, plan.checkpoint_every_images, batch)
             if not (save or _passed(self.images_seen, plan.report_every_images, batch)):
                 continue

@@ -60,6 +60,10 @@ class LoopConfig(Config):
     """Interval of reports: losses, learning rate, gradient norm, images per second."""
     checkpoint_every_images: int = Field(640_000, ge=1)
     """Interval of checkpoints and validation losses; the end of the training has one too."""
+    preview_every_images: int | None = Field(None, ge=0)
+    """Interval of previews: images of the ten rarest classes, from fixed noise in at most ten calls of the
+    network, by the averaged weights. They change nothing in the training, and need ZeRO 0, 1 or 2. None: eight
+    times, or as often as costs at most 1.5 % of the training, which of a very short one is never; 0: never."""
     validation_images: int = Field(512, ge=0)
     """Reference images, balanced over the classes, for the validation loss; 0: no such loss."""
 

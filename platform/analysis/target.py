@@ -14,6 +14,7 @@ from ..config.layers import Layer, resolve
 from ..config.paths import with_absolute_paths
 from ..config.tracking import TrackingConfig
 from ..evaluation.metrics import METRICS
+from ..evaluation.pages.training_curves import Series
 from ..runs.evaluator import Evaluated, Evaluator, OnShare, open_evaluator
 from ..runs.find_run import StoredRun, find_run
 from ..storage.layout import EVALUATION_PAGE, VersionTag
@@ -38,7 +39,13 @@ class Target:
 
     def evaluator(self, on_phase: Callable[[str], None]) -> AbstractContextManager[Evaluator]:
         """Return an evaluator of the run's last checkpoint, to be used as a context."""
-        return open_evaluator(self.experiment, self.run.store, self.run.checkpoint, on_phase)
+        return open_evaluator(
+            self.experiment, self.run.store, self.run.checkpoint, on_phase, self._history
+        )
+
+    def _history(self) -> Series:
+        tracker = open_existing_tracker(self.experiment.tracking, self.run.store.root)
+        return tracker.find(self.run.key).history()
 
     def record(self, root: Storage, write: Callable[[Run], None]) -> str | None:
         """Add something to the run's MLflow run; return why that failed, None where it did not."""

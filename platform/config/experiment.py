@@ -145,6 +145,7 @@ CHANGEABLE_ON_RESUME = (
     "training.checkpoint_every_images",
     "training.images",
     "training.micro_batch",
+    "training.preview_every_images",
     "training.report_every_images",
     "training.validation_images",
     "tuning.",

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ...trainers.checkpoint import describe
+from ...trainers.errors import Problem
 from ...trainers.integrity import Altered, read_twice, seal, unseal
 from ..evaluation.extractors.base import OnPhase, Value
-from ..evaluation.pages.content import CurvePoint, Pictures
+from ..evaluation.pages.content import CurvePoint, Pictures, TrainingRecord
 from ..evaluation.pages.report import render_report
+from ..evaluation.pages.training_curves import Series
 from ..evaluation.report import Report
 from ..generation.pictures import load_pictures, save_pictures
 from ..storage.layout import (
@@ -20,14 +23,17 @@ from ..storage.layout import (
     EVALUATION_REPORT,
     EVALUATION_RESULT,
     PER_CLASS_TABLE,
+    PREVIEW_PAGE,
     REPLICATES,
     SAMPLE_GRID,
     SAMPLE_TILES,
     Artifact,
     Tag,
+    above,
 )
 from ..storage.store import Storage
 from ..tracking.mlflow_runs import Run
+from .previews import last_strip
 
 FILES = (
     EVALUATION_PAGE,
@@ -52,10 +58,18 @@ class EvaluationFiles:
         store: the run's folder.
         local: an empty local folder, which lives as long as this object.
         on_phase: takes a line about a result that is damaged.
+        history: returns what the training logged, for a page; nothing where it is not known.
     """
 
-    def __init__(self, store: Storage, local: Path, on_phase: OnPhase) -> None:
+    def __init__(
+        self,
+        store: Storage,
+        local: Path,
+        on_phase: OnPhase,
+        history: Callable[[], Series] = dict,
+    ) -> None:
         self.store, self.local, self.on_phase = store, local, on_phase
+        self._history = history
 
     def read_result(self, folder: str) -> dict[str, Any] | None:
         """Return an evaluation's metrics and provenance; None unless all of its files are whole."""
@@ -99,7 +113,7 @@ class EvaluationFiles:
         local = self._local(folder)
         report.save(local)
         save_pictures(pictures, local)
-        page = render_report(report, pictures)
+        page = render_report(report, pictures, training=self._training(folder))
         (local / EVALUATION_PAGE).write_text(page, encoding="utf-8")
         result = {
             "format": FORMAT,
@@ -123,9 +137,17 @@ class EvaluationFiles:
         """
         local = self.fetch(folder, (EVALUATION_REPORT, SAMPLE_GRID, SAMPLE_TILES))
         report = Report.load(local)
-        page = render_report(report, load_pictures(local, report), points)
+        pictures = load_pictures(local, report)
+        page = render_report(report, pictures, points, self._training(folder))
         (local / EVALUATION_PAGE).write_text(page, encoding="utf-8")
         self.store.put_file(local / EVALUATION_PAGE, f"{folder}/{EVALUATION_PAGE}")
+
+    def _training(self, folder: str) -> TrainingRecord:
+        """Return what a page shows of the training."""
+        series: Series = {}
+        with suppress(Problem):  # a page without curves is worth more than none
+            series = self._history()
+        return TrainingRecord(series, last_strip(self.store), above(folder, PREVIEW_PAGE))
 
     def fetch(self, folder: str, names: Iterable[str]) -> Path:
         """Return a local folder in which these files of an evaluation are."""
@@ -146,6 +168,9 @@ class EvaluationFiles:
         """Log the evaluation of a training to its MLflow run: metrics, address and files."""
         strength = {key: provenance[key] for key in ("omega",) if key in provenance}
         run.log_metrics({**metrics, **strength}, provenance["images_seen"])
+        if self.store.exists(PREVIEW_PAGE):
+            self.store.get_file(PREVIEW_PAGE, self.local / PREVIEW_PAGE)
+            run.log_file(self.local / PREVIEW_PAGE, "")
         run.set_tags({Tag.STORE: self.store.uri, Tag.EVALUATION: self.store.uri_of(folder)})
         self.log_to(run, folder, provenance, warnings, Artifact.EVALUATION)
 

@@ -21,6 +21,7 @@ from ..evaluation.evaluate import evaluate
 from ..evaluation.extractors.base import OnPhase
 from ..evaluation.metrics import METRICS
 from ..evaluation.pages.content import CurvePoint
+from ..evaluation.pages.training_curves import Series
 from ..foundation.background import Lazy
 from ..generation.loading import (
     Models,
@@ -246,7 +247,11 @@ class Evaluator:
 
 @contextmanager
 def open_evaluator(
-    experiment: Experiment, store: Storage, checkpoint: str, on_phase: OnPhase
+    experiment: Experiment,
+    store: Storage,
+    checkpoint: str,
+    on_phase: OnPhase,
+    history: Callable[[], Series] = dict,
 ) -> Iterator[Evaluator]:
     """Load what an evaluation needs; inside, workers and local files are kept.
 
@@ -255,6 +260,7 @@ def open_evaluator(
         store: the run's folder.
         checkpoint: its name.
         on_phase: takes a line about what is being done.
+        history: as `EvaluationFiles`.
 
     Raises:
         DataProblem: the real images have other classes or shapes than the model.
@@ -277,7 +283,7 @@ def open_evaluator(
         Scratch() as scratch,
         ImagePipeline(shard_worker, workers, config.shard_images, on_phase) as pipeline,
     ):
-        yield Evaluator(inputs, pipeline, EvaluationFiles(store, Path(scratch), on_phase))
+        yield Evaluator(inputs, pipeline, EvaluationFiles(store, Path(scratch), on_phase, history))
 
 
 def prefixed(prefix: str, on_phase: OnPhase) -> OnPhase:

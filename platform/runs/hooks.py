@@ -5,6 +5,7 @@ And the collectives of the workers that this takes.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -21,10 +22,13 @@ from ...trainers.checkpoint_names import MANIFEST
 from ...trainers.checkpointing import ResumePoint
 from ...trainers.errors import Problem
 from ...trainers.hooks import Progress
+from ...trainers.previews import Preview
 from ..foundation.background import in_background
 from ..storage.checkpoints import CheckpointStore, Fetched
 
 T = TypeVar("T")
+
+log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -52,6 +56,8 @@ class StoreHooks:
             same on every worker.
         flush_metrics: returns when all reports so far are written, or cannot be for now. Only then is
             a checkpoint committed: reports from before it are not made again after a resume.
+        on_preview: takes each preview on worker 0, on a thread; what is wrong with it is logged, and the
+            training goes on.
     """
 
     def __init__(
@@ -60,12 +66,15 @@ class StoreHooks:
         on_report: Callable[[Progress], bool],
         preemption_noticed: Callable[[], bool] = lambda: False,
         flush_metrics: Callable[[], None] = lambda: None,
+        on_preview: Callable[[Preview], None] = lambda _preview: None,
     ) -> None:
         self.store = store
         self.on_report = on_report
         self.preemption_noticed = preemption_noticed
         self.flush_metrics = flush_metrics
+        self.on_preview = on_preview
         self._upload: _Upload | None = None
+        self._preview: Future[None] | None = None
 
     def report(self, progress: Progress) -> bool:
         """Report progress; if reporting fails on one worker, raise on all.
@@ -80,6 +89,20 @@ class StoreHooks:
     def checkpoint_now(self) -> bool:
         """Return True if a checkpoint should be written immediately, before a preemption."""
         return self.preemption_noticed()
+
+    def preview(self, preview: Preview) -> None:
+        """Begin to keep a preview, once the one before it is kept."""
+        self._wait_for_preview()
+        self._preview = in_background(partial(self.on_preview, preview))
+
+    def _wait_for_preview(self) -> None:
+        if self._preview is None:
+            return
+        try:
+            self._preview.result()
+        except (Problem, OSError) as problem:  # images to look at are not worth a training
+            log.warning("a preview is not kept: %s", problem)
+        self._preview = None
 
     def checkpoint(
         self,
@@ -100,6 +123,7 @@ class StoreHooks:
         Raises:
             Problem: what is wrong with the store, on every worker.
         """
+        self._wait_for_preview()
         self._advance(wait=True)
 
     def _advance(self, wait: bool) -> None:

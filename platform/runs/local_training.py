@@ -18,6 +18,7 @@ from ...trainers.scratch import Scratch
 from ..compute.gpus import check_gpus
 from ..config.experiment import CHANGEABLE_ON_RESUME, Experiment
 from ..config.layers import flatten
+from ..evaluation.pages.content import PreviewStrip
 from ..foundation.versions import check_alike, local_versions
 from ..storage.checkpoints import CheckpointStore
 from ..storage.pretrained import load_pretrained
@@ -25,6 +26,7 @@ from ..storage.store import Storage
 
 LESS_MEMORY = "lower training.micro_batch, or the size of the model or the images"
 
+OnStrip = Callable[[PreviewStrip], None]
 ReportCallback = Callable[[Progress], bool]
 """Takes each report; True asks the training to stop."""
 
@@ -46,6 +48,7 @@ def train_in_process_group(
     on_report: ReportCallback,
     preemption_noticed: Callable[[], bool] = lambda: False,
     flush_metrics: Callable[[], None] = lambda: None,
+    on_strip: OnStrip = lambda _strip: None,
 ) -> TrainingResult:
     """Train as one worker of the current process group, from the run's last checkpoint if any.
 
@@ -57,6 +60,7 @@ def train_in_process_group(
         on_report: see `hooks.StoreHooks`.
         preemption_noticed: see `hooks.StoreHooks`.
         flush_metrics: see `hooks.StoreHooks`.
+        on_strip: takes each preview that is kept, on a thread.
 
     Raises:
         Problem: as `trainers.loop.Training`, or what is wrong with the store.
@@ -66,6 +70,7 @@ def train_in_process_group(
 
     from ...trainers.engine import choose_device, ignored_variables, join_workers
     from .hooks import StoreHooks, all_gather, resume_point, run_on_all_or_raise
+    from .previews import PreviewPage
 
     check_gpus(experiment.scaling.gpus_per_worker)
     device = choose_device()
@@ -94,7 +99,16 @@ def train_in_process_group(
             run_on_all_or_raise(lambda: check_same_data(saved.data, now))
         with _naming_lack_of_memory():
             training = Training(experiment, data, device, resume, pretrained)
-    hooks = StoreHooks(store, on_report, preemption_noticed, flush_metrics)
+    page = PreviewPage(run)
+    hooks = StoreHooks(
+        store,
+        on_report,
+        preemption_noticed,
+        flush_metrics,
+        lambda preview: on_strip(page.add(preview)),
+    )
+    if note := training.previews.note:
+        notes = [*notes, note]
     try:
         with _naming_lack_of_memory():
             progress = training.run(hooks, record)

@@ -121,7 +121,12 @@ def train(plan: Plan, callbacks: RunCallbacks, forward: tuple[Any, ...] = ()) ->
         return callbacks.should_stop(progress)
 
     return train_in_process_group(
-        plan.experiment, plan.store, on_report, PreemptionWatcher(), plan.run.flush_best_effort
+        plan.experiment,
+        plan.store,
+        on_report,
+        PreemptionWatcher(),
+        plan.run.flush_best_effort,
+        lambda strip: plan.run.log_image(strip.png, "preview", strip.images_seen),
     )
 
 
@@ -181,7 +186,9 @@ def finished_before(plan: Plan) -> TrainingResult | None:
 
 def evaluate(plan: Plan, checkpoint: str, callbacks: RunCallbacks) -> RunResult:
     """Search the sampling settings of a checkpoint, and log the results to MLflow."""
-    with open_evaluator(plan.experiment, plan.store, checkpoint, callbacks.on_phase) as evaluator:
+    with open_evaluator(
+        plan.experiment, plan.store, checkpoint, callbacks.on_phase, plan.run.history
+    ) as evaluator:
         evaluator.points = points_of(plan.experiment, plan.space)
         evaluator.on_share = callbacks.on_share
         tried = search_guidance(evaluator, plan.space)

@@ -11,6 +11,8 @@ a file means raises the FORMAT beside the code that writes it. A store (`storage
         evaluations/HASH/                     result.json exists: the evaluation is whole
         guidance/HASH.html                    a page of `whipray guidance`
         classification/HASH/result.json       what `whipray classify` measured
+        previews/images-000000012800.png      images of a moment of the training
+        preview.html                          ... and all of them on a page
         writer.lock, writer/                  which process trains it: in a folder, in a bucket
     sweeps/NAME/                            a sweep
         sweep.json                            its experiment and search space
@@ -46,6 +48,8 @@ PRETRAIN = "pretrain"
 
 PRETRAINED_RECORD = "pretrained.json"
 CHECKPOINTS = "checkpoints"
+PREVIEWS = "previews"
+PREVIEW_PAGE = "preview.html"
 AVERAGES = "averages.json"
 """Of what stays of an old checkpoint: a manifest of its power-function averages alone."""
 DAMAGED_MANIFEST = "manifest.damaged.json"
@@ -192,6 +196,16 @@ def evaluations_in(names: Iterable[str]) -> list[str]:
         for folder, _, file in (name.rpartition("/") for name in names)
         if folder.startswith(f"{EVALUATIONS}/") and file == EVALUATION_RESULT
     ]
+
+
+def preview_strip(images_seen: int) -> str:
+    """Return the picture of a moment of the training, in its run's folder; names sort by moment."""
+    return f"{PREVIEWS}/images-{images_seen:012d}.png"
+
+
+def above(folder: str, file: str) -> str:
+    """Return the address of a run's file as a page in one of its folders links it."""
+    return f"{'../' * (folder.count('/') + 1)}{file}"
 
 
 def guidance_page(content: str) -> str:

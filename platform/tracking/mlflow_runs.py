@@ -6,6 +6,7 @@ run, which is global to a process.
 
 from __future__ import annotations
 
+import io
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -46,6 +47,10 @@ WRITE_INTERVAL_S = 5.0
 """Between two requests with metrics; a request costs the same for one metric or for a thousand."""
 DIFF_CHARACTERS = 1_000_000
 """Of uncommitted changes: all that a person writes, not a data file that was added by mistake."""
+CURVES = ("loss/", "validation/", "images_per_second")
+"""Beginnings of the metrics that are curves of a training."""
+SIDE = 256
+"""Pixels that a picture's height is enlarged to, about."""
 PROBLEM_CHARACTERS = 500
 """Of a run's problem in its tag. MLflow takes more; people read its beginning in a table."""
 
@@ -244,6 +249,41 @@ class Run:
     def log_file(self, local: Path, folder: str) -> None:
         """Log a local file, under its own name in a folder of the run."""
         self.client.log_artifact(self.run_id, str(local), folder)
+
+    @_retried
+    def log_image(self, png: bytes, name: str, step: int) -> None:
+        """Log a picture of a moment, which MLflow shows beside those of other moments.
+
+        Args:
+            png: whose pixels are enlarged, since a browser would blur the smallest.
+            name: of the sequence.
+            step: MLflow's.
+        """
+        from PIL import Image
+
+        with Image.open(io.BytesIO(png)) as picture:
+            scale = max(1, SIDE // max(1, picture.height))
+            large = picture.resize(
+                (picture.width * scale, picture.height * scale), Image.Resampling.NEAREST
+            )
+        self.client.log_image(self.run_id, large, key=name, step=step, synchronous=True)
+
+    def history(self) -> dict[str, list[tuple[float, float]]]:
+        """Return (step, value) of every metric of the training, in order; a step's last value counts.
+
+        Raises:
+            Problem: the server does not answer.
+        """
+        with translate_errors(self.uri):
+            keys = [
+                k for k in self.client.get_run(self.run_id).data.metrics if k.startswith(CURVES)
+            ]
+            series = {}
+            for key in keys:
+                points = self.client.get_metric_history(self.run_id, key)
+                latest = {p.step: p.value for p in sorted(points, key=lambda p: p.timestamp)}
+                series[key] = sorted((float(step), value) for step, value in latest.items())
+            return series
 
     # -- the end -------------------------------------------------------------------------------
 

@@ -15,17 +15,19 @@ from support.reports import (
     synthetic_curve,
     synthetic_pictures,
     synthetic_report,
+    synthetic_training,
 )
 
 from whipray.platform.evaluation.pages.comparison import render_comparison
 from whipray.platform.evaluation.pages.content import BestPoint
 from whipray.platform.evaluation.pages.guidance import render_guidance
+from whipray.platform.evaluation.pages.previews import render_previews
 from whipray.platform.evaluation.pages.report import render_report
 from whipray.platform.generation.grid import class_grid
 
 pytestmark = pytest.mark.slow
 
-PAGES = ("ten", "thousand", "comparison", "guidance")
+PAGES = ("ten", "thousand", "comparison", "guidance", "previews")
 WIDTHS = (400, 1280)
 
 
@@ -45,9 +47,12 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> Path:
         pictures = synthetic_pictures(report, 1 if side == 8 else 3, side)
         tiles = pictures.worst[0].generated
         grid = class_grid(tiles, np.zeros(len(tiles), np.int64), ("class 0",), train_counts=[1280])
-        page = render_report(report, replace(pictures, grid=grid), curve)
+        training = synthetic_training(1 if side == 8 else 3, side)
+        page = render_report(report, replace(pictures, grid=grid), curve, training)
         (folder / f"{name}.html").write_text(page, encoding="utf-8")
     (folder / "comparison.html").write_text(render_comparison(synthetic_comparison()), "utf-8")
+    strips = [training.preview for _ in range(3) if training.preview]
+    (folder / "previews.html").write_text(render_previews("a run", strips), "utf-8")
     best = {"overall": BestPoint(curve[2], curve[8]), "few": BestPoint(curve[3], curve[9])}
     (folder / "guidance.html").write_text(render_guidance("a run", curve, best), "utf-8")
     return folder
@@ -78,7 +83,7 @@ def test_it_is_legible_by_day_and_by_night(browser: Browser, pages: Path, name: 
             color = opened.page.evaluate("getComputedStyle(document.body).backgroundColor")
             papers.append(sum(int(c) for c in color[4:-1].split(",")))
             found = opened.contrasts()
-            assert len(found) > 50
+            assert len(found) > 20
             faint = [text for text in found if text[0] < 4.5]
             tiny = [text for text in found if text[1] < 11]
             assert (faint, tiny) == ([], [])
@@ -104,7 +109,7 @@ def test_a_report_shows_its_charts_and_pictures(
         images = page.locator("img").evaluate_all("""images => images.map(
             i => [i.complete, i.naturalWidth, i.getBoundingClientRect().width,
                   getComputedStyle(i).imageRendering])""")
-        assert len(images) == 10 * 2 + 24 + 1
+        assert len(images) == 10 * 2 + 24 + 1 + 10
         assert all(done and own > 0 and shown > 50 for done, own, shown, _ in images)
         assert {kind for *_, kind in images[:20]} == {"pixelated"}
 

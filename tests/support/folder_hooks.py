@@ -8,6 +8,7 @@ from tempfile import TemporaryDirectory
 
 from whipray.trainers.checkpoint import Manifest, write_manifest
 from whipray.trainers.loop import Progress
+from whipray.trainers.previews import Preview
 
 
 class FolderHooks:
@@ -21,6 +22,9 @@ class FolderHooks:
 
     def checkpoint_now(self) -> bool:
         return False
+
+    def preview(self, preview: Preview) -> None:
+        pass
 
     def checkpoint(
         self, name: str, scratch: TemporaryDirectory[str], files: Sequence[str], manifest: Manifest

@@ -10,9 +10,17 @@ from numpy.typing import NDArray
 from whipray.platform.evaluation.bootstrap import Estimate
 from whipray.platform.evaluation.compare import ComparedRow, Comparison, Difference
 from whipray.platform.evaluation.metrics import OUTPUTS
-from whipray.platform.evaluation.pages.content import CopyPair, CurvePoint, Pictures, WorstClass
+from whipray.platform.evaluation.pages.content import (
+    CopyPair,
+    CurvePoint,
+    Pictures,
+    TrainingRecord,
+    WorstClass,
+)
 from whipray.platform.evaluation.report import ClassRow, Report, Row
+from whipray.platform.runs.previews import strip_of
 from whipray.trainers.guidance import ClassifierFree
+from whipray.trainers.previews import Preview
 from whipray.trainers.samplers import DDIMSampler, DDPMSampler
 from whipray.trainers.sampling import SamplingConfig
 
@@ -149,6 +157,24 @@ def synthetic_pictures(report: Report, channels: int, side: int) -> Pictures:
         for i in range(24)
     ]
     return Pictures(None, worst, copies)
+
+
+def synthetic_training(channels: int, side: int) -> TrainingRecord:
+    """Losses, validation, speed, and two images of each of ten classes with long names, all noise."""
+    random = np.random.default_rng(1)
+    seen = np.linspace(1600, 640_000, 400)
+    series = {
+        key: [(float(x), float(level * (1 + 9 * exp(-x / 5e4)) + random.normal(0, level / 20))) for x in seen]
+        for key, level in (
+            ("loss/total", 0.08), ("loss/denoising", 0.07), ("loss/regulariser", 0.01),
+            ("images_per_second", 12_000.0),
+        )
+    }  # fmt: skip
+    series["validation/denoising"] = series["loss/total"][::80]
+    names = tuple(f"class {c} of the tail" for c in range(10))
+    images = noise_images(20, channels, side).reshape(10, 2, channels, side, side)
+    strip = strip_of(Preview(640_000, 640_000, names, tuple(range(5, 15)), images))
+    return TrainingRecord(series, strip, "../../preview.html")
 
 
 def synthetic_curve() -> list[CurvePoint]:

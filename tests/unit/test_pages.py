@@ -18,6 +18,7 @@ from support.reports import (
     synthetic_curve,
     synthetic_pictures,
     synthetic_report,
+    synthetic_training,
 )
 
 from whipray.platform.evaluation.bootstrap import Estimate
@@ -36,6 +37,7 @@ from whipray.platform.evaluation.pages.guidance import render_guidance
 from whipray.platform.evaluation.pages.report import comparability, render_report
 from whipray.platform.evaluation.pages.settings import Settings
 from whipray.platform.evaluation.pages.tiles import strip
+from whipray.platform.evaluation.pages.training_curves import training_charts
 from whipray.platform.evaluation.report import Report
 from whipray.trainers.data.groups import GroupsConfig
 from whipray.trainers.guidance import (
@@ -462,3 +464,38 @@ class TestGuidance:
         assert "other noise" not in page
         assert "<svg" not in page
         assert "Label agreement" in page
+
+
+def test_learning_curves_are_drawn_where_the_values_are() -> None:
+    series = {
+        "loss/total": [(0.0, 1.0), (50.0, float("nan")), (100.0, 0.25)],
+        "loss/denoising": [(100.0, 0.5)],
+        "validation/denoising": [(100.0, -2.0), (200.0, 2.0)],
+        "lr": [(0.0, 1.0)],
+    }
+    loss, parts, validation = training_charts(series)
+    assert [chart.title for chart in (loss, parts, validation)] == [
+        "Loss", "Parts of the loss", "Validation loss",
+    ]  # fmt: skip
+    (total,) = (
+        loss.lines
+    )  # the point that is no number is left out; the axis ends with the training
+    assert total.path == "M0 0L100 75"
+    assert total.last == "0.25"
+    assert [tick.text for tick in loss.x] == ["0", "25", "50", "75", "100"]
+    (part,) = parts.lines
+    assert part.dots  # one point is no line
+    assert validation.lines[0].path == "M50 100L100 0"
+    many = [(float(x), float(x % 2)) for x in range(1000)]
+    assert training_charts({"loss/total": many})[0].lines[0].path.count("L") == 199
+    assert training_charts({}) == ()
+
+
+def test_a_report_shows_its_training_and_links_all_previews() -> None:
+    report = synthetic_report(10)
+    page = render_report(report, Pictures(), training=synthetic_training(3, 16))
+    reader = Reader(page)
+    assert "training" in reader.sections
+    assert page.count("Generated images of class") == 10
+    assert 'href="../../preview.html"' in page
+    assert "training" not in Reader(render_report(report, Pictures())).sections

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import groupby
 from math import ceil
 from statistics import median
@@ -278,6 +279,11 @@ def best_point(points: Sequence[CurvePoint], key: str) -> CurvePoint:
 def _up(axis: Axis, x: float) -> float:
     """Return per cent from the top: SVG's y grows downwards."""
     return round(100 - axis.position(x), 2)
+
+
+def up_and_ticks(axis: Axis) -> tuple[Callable[[float], float], tuple[Tick, ...]]:
+    """Return what turns a value into per cent from the top, and the labels of the axis."""
+    return partial(_up, axis), _ticks(axis)
 
 
 def _ticks(axis: Axis) -> tuple[Tick, ...]:

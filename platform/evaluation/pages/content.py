@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from PIL import Image
 
@@ -44,6 +44,30 @@ class Pictures:
     """The worst class first."""
     copies: Sequence[CopyPair] = ()
     """The lowest ratio first; the page shows 24."""
+
+
+@dataclass(frozen=True)
+class PreviewStrip:
+    """Images of one moment of a training."""
+
+    png: bytes
+    """A column for each class, its images below each other."""
+    images_seen: int
+    total_images: int
+    class_names: tuple[str, ...]
+    train_counts: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class TrainingRecord:
+    """What a training left to look at; what is empty is left out of the page."""
+
+    series: Mapping[str, Sequence[tuple[float, float]]] = field(default_factory=dict)
+    """(images seen, value) of each metric that it logged, in order."""
+    preview: PreviewStrip | None = None
+    """The last one."""
+    previews: str = ""
+    """Address of the page with all of them, relative to the report's."""
 
 
 @dataclass(frozen=True)

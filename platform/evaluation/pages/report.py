@@ -14,11 +14,13 @@ from ..metrics import OUTPUTS
 from ..metrics.base import MetricOutput
 from ..report import COMPARED, ClassRow, Report, Row
 from .charts import WHISKERS, class_chart
-from .content import CopyPair, CurvePoint, Pictures, WorstClass
+from .content import CopyPair, CurvePoint, Pictures, TrainingRecord, WorstClass
 from .curves import curves
 from .formatting import Cell, cells, ends
 from .page import render
+from .previews import moment_of
 from .tiles import Strip, png, strip
+from .training_curves import training_charts
 
 GLANCE = ("fid", "kid", "recall", "agreement")
 """Values at the top of the page, as far as they exist."""
@@ -40,15 +42,22 @@ class Forest:
     rows: tuple[tuple[Row, Cell | None], ...]
 
 
-def render_report(report: Report, pictures: Pictures, curve: Sequence[CurvePoint] = ()) -> str:
+def render_report(
+    report: Report,
+    pictures: Pictures,
+    curve: Sequence[CurvePoint] = (),
+    training: TrainingRecord | None = None,
+) -> str:
     """Return the report as one self-contained HTML page; sections without content are left out.
 
     Args:
         report: the values.
         pictures: samples, worst classes and near copies.
         curve: the guidance search that the setting came from; plotted from two points on.
+        training: what it logged, and its previews.
     """
     provenance, rows = report.provenance, report.per_class
+    training = training or TrainingRecord()
     return render(
         "report.html.jinja",
         provenance=provenance,
@@ -69,6 +78,9 @@ def render_report(report: Report, pictures: Pictures, curve: Sequence[CurvePoint
         grid=png(pictures.grid) if pictures.grid else None,
         grid_width=pictures.grid.width if pictures.grid else 0,
         curves=curves(curve, CURVES),
+        learning=training_charts(training.series),
+        preview=moment_of(training.preview) if training.preview else None,
+        previews=training.previews,
         copies=_copies(report.rows),
         pairs=[_pair(pair) for pair in pictures.copies[:PAIRS]],
         method=_method(report),
