@@ -9,6 +9,7 @@ A verb takes them as one parameter:
 from __future__ import annotations
 
 import inspect
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from functools import wraps
@@ -115,11 +116,20 @@ class StoreOptions:
 
         return open_existing_tracker(TrackingConfig(uri=self.tracking), self.open())
 
-    def registered_versions(self) -> list[Version]:
-        """Return all registered versions, by name, the newest of each first; without MLflow if possible."""
+    def registered_versions(self, or_none: bool = False) -> list[Version]:
+        """Return all registered versions, by name, the newest of each first; without MLflow if possible.
+
+        Args:
+            or_none: return none where nothing is recorded, in place of an error.
+        """
         from ..tracking.records import read_versions
 
-        database = self._database()
+        try:
+            database = self._database()
+        except UsageProblem:
+            if or_none and not (self.tracking or os.environ.get("MLFLOW_TRACKING_URI")):
+                return []
+            raise
         versions = None if database is None else read_versions(database)
         if versions is not None:
             return versions

@@ -88,3 +88,11 @@ def last_line(error: object) -> str:
 
 def _shown(line: str) -> str:
     return redact(line)[:LINE_LENGTH]
+
+
+def size_in_words(size: int) -> str:
+    """Return bytes in the largest unit of which there is at least one: `3.2 MB`."""
+    for power, unit in ((3, "GB"), (2, "MB"), (1, "kB")):
+        if size >= 1000**power:
+            return f"{size / 1000**power:.1f} {unit}"
+    return f"{size} B"

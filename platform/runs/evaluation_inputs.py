@@ -20,7 +20,7 @@ from ..evaluation.extractors.base import Extractor, OnPhase, Value
 from ..generation.loading import describe_reference, load_extractor, load_splits
 from ..generation.shards import GeneratedShard, generated_shards, samples_folder, short_hash
 from ..storage.checkpoints import CheckpointStore
-from ..storage.layout import evaluation_folder
+from ..storage.layout import SAMPLES_FACT, evaluation_folder
 from ..storage.store import Storage
 from ..storage.trained_weights import fit_width
 from .evaluation_files import FORMAT
@@ -115,6 +115,7 @@ class EvaluationInputs:
             **sampling.facts(),
             "sampler_settings": sampling.sampler.model_dump_json(exclude={"name"}),
             "seed": seed,
+            SAMPLES_FACT: self.samples_folder(sampling, seed).rpartition("/")[2],
             "train": self.splits.train.fingerprint(),
             "reference": reference.fingerprint(),
             "reference_per_class": f"{counts.min()} to {counts.max()}",

@@ -55,9 +55,14 @@ AVERAGES = "averages.json"
 DAMAGED_MANIFEST = "manifest.damaged.json"
 """A damaged checkpoint's manifest, once the run went on from an earlier one."""
 
+MOVING = "moving.json"
+"""In the folder of a run that `whipray runs mv` is moving: from which name to which."""
+
 SWEEP_IDENTITY = "sweep.json"
 CHAMPION_GRID = "champion.png"
 STUDY_JOURNAL = "study.journal"
+STUDY_VARIABLE = "WHIPRAY_STUDY_URL"
+"""A database for the studies, in place of the store."""
 STUDY = "study"
 
 
@@ -126,15 +131,34 @@ def run_target(folder: str) -> str | None:
             return name
         case [top, sweep, member] if (top, member) == (SWEEPS, PRETRAIN):
             return f"{sweep}/{member}"
-        case [top, sweep, members, number] if (top, members) == (SWEEPS, TRIALS):
+        case [top, sweep, members, number] if (top, members) == (
+            SWEEPS,
+            TRIALS,
+        ) and number.isdigit():
             return f"{sweep}/{int(number)}"
     return None
+
+
+def owner(name: str) -> tuple[str, str] | None:
+    """Return target and folder of the run or the sweep that a file of a store is of; None of a shared one."""
+    parts = name.split("/")
+    for length in (4, 3, 2):
+        folder = "/".join(parts[:length])
+        if len(parts) > length and (target := run_target(folder)):
+            return target, folder
+    return (parts[1], "/".join(parts[:2])) if len(parts) > 2 and parts[0] == SWEEPS else None
 
 
 def runs_in(names: Iterable[str]) -> set[str]:
     """Return the targets of the runs that have a checkpoint among files of a store."""
     folders = {n.partition(f"/{CHECKPOINTS}/")[0] for n in names if n.endswith(f"/{MANIFEST}")}
     return {target for folder in folders if (target := run_target(folder))}
+
+
+def lock_files(names: Iterable[str]) -> list[str]:
+    """Return the files that a process holds, or writes again and again, while it trains or drives a sweep."""
+    ends = (f"/{WRITER_LOCK}", DRIVER_LOCK, holder_file(""))
+    return [name for name in names if f"/{name}".endswith(ends)]
 
 
 def has_checkpoint(files: Iterable[str]) -> bool:
@@ -146,6 +170,8 @@ def has_checkpoint(files: Iterable[str]) -> bool:
 
 WRITER_LOCK = "writer.lock"
 """The lock file of a run in a folder."""
+DRIVER_LOCK = ".driver"
+"""How the name of the lock file of a sweep in a folder ends."""
 WRITER = "writer"
 """The lock's folder of a run in a bucket."""
 
@@ -174,6 +200,8 @@ EVALUATION_PAGE = "report.html"
 EVALUATION_REPORT = "report.json"
 PER_CLASS_TABLE = "per_class.parquet"
 REPLICATES = "replicates.npz"
+SAMPLES_FACT = "samples"
+"""Key of an evaluation's provenance: the HASH of its generated images' folder."""
 SAMPLE_GRID = "grid.png"
 SAMPLE_TILES = "pictures.npz"
 CLASSIFICATION_RESULT = "result.json"
@@ -227,6 +255,17 @@ def samples_folder(run: str, content: str) -> str:
     return f"{run}/samples/{content}".lstrip("/")
 
 
+def samples_folder_of(name: str) -> str | None:
+    """Return the folder of generated images that a file of a run is in, None of other files."""
+    parts = name.split("/")
+    return "/".join(parts[:2]) if len(parts) == 3 and parts[0] == "samples" else None
+
+
+def is_classification(name: str) -> bool:
+    """Return whether a file of a run is a result of `whipray classify`."""
+    return name.startswith("classification/")
+
+
 def shard_images(stem: str) -> str:
     """Return the file with a shard's images."""
     return f"{stem}.images.safetensors"
@@ -262,6 +301,45 @@ def reference_folder(fingerprint: str) -> str:
 def extractor_folder(key: str) -> str:
     """Return the folder of the feature networks that were trained alike; one of them is used."""
     return f"extractors/{key}"
+
+
+@dataclass(frozen=True)
+class SharedFolders:
+    """Folders that all runs share: name -> what their content is known by."""
+
+    networks: dict[str, str]
+    references: dict[str, str]
+    pretrained: dict[str, str]
+
+
+def shared_folders(names: Iterable[str]) -> SharedFolders:
+    """Return the shared folders among files of a store."""
+    shared = SharedFolders({}, {}, {})
+    for name in names:
+        match name.split("/"):
+            case ["extractors", key, content, _]:
+                shared.networks[f"extractors/{key}/{content}"] = content
+            case ["references", content, *_]:
+                shared.references[f"references/{content}"] = content
+            case ["pretrained", content, *_]:
+                shared.pretrained[f"pretrained/{content}"] = content
+    return shared
+
+
+def may_name_models(name: str) -> bool:
+    """Return whether a file may name a model that is kept by content: a record, a manifest, a result, a study."""
+    if name.startswith("pretrained/"):
+        return False
+    file = name.rpartition("/")[2]
+    known = (
+        PRETRAINED_RECORD,
+        MANIFEST,
+        AVERAGES,
+        EVALUATION_RESULT,
+        SWEEP_IDENTITY,
+        STUDY_JOURNAL,
+    )
+    return file in known or f"/{STUDY}/" in name
 
 
 def classifier_file(content: str) -> str:

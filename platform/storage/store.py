@@ -62,6 +62,15 @@ class _SharedState:
     """True once any of them had an answer."""
 
 
+@dataclass(frozen=True)
+class StoredFile:
+    """A file of a store."""
+
+    bytes: int
+    written: float
+    """When, in seconds since the epoch, by the store's clock; 0 where that is not known."""
+
+
 class Storage:
     """A store opened at `config.uri`, or at a folder below it.
 
@@ -195,13 +204,17 @@ class Storage:
         """Return whether there is a file `name`."""
         return self.size_of(name) is not None
 
-    @_retried
     def list(self, prefix: str = "") -> dict[str, int]:
         """Return all files below the folder `prefix`: name -> bytes, sorted by name.
 
         Names are relative to this store's folder. Empty where there is no such folder. A missing
         bucket is a problem, not an empty listing.
         """
+        return {name: file.bytes for name, file in self.details(prefix).items()}
+
+    @_retried
+    def details(self, prefix: str = "") -> dict[str, StoredFile]:
+        """Return all files below the folder `prefix`, as `list`, with the time of their writing."""
         from pyarrow.fs import FileSelector
 
         folder = self._path_of(prefix) if prefix else self.path
@@ -212,10 +225,16 @@ class Storage:
                 self._require_bucket()
         start = len(self.path) + 1
         return {
-            info.path[start:]: info.size
+            info.path[start:]: StoredFile(info.size, (info.mtime_ns or 0) / 1e9)
             for info in sorted(infos, key=lambda info: info.path)
             if info.is_file and not info.base_name.endswith(PARTIAL)
         }
+
+    @_retried
+    def copy(self, name: str, to: str) -> None:
+        """Copy a file inside of this folder, replacing what was there."""
+        with self._translate_errors(name):
+            self.filesystem.copy_file(self._path_of(name), self._path_of(to))
 
     @_retried
     def delete(self, prefix: str) -> None:

@@ -18,8 +18,9 @@ import json
 import logging
 import os
 import socket
+import struct
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
@@ -224,6 +225,37 @@ def writer_lock(folder: Storage, action: str, on_loss: Callable[[Problem], None]
         yield
     finally:
         lock.release()
+
+
+def is_held(root: Storage, names: Iterable[str]) -> bool:
+    """Return whether a process holds one of these locks; nothing is locked or written for it.
+
+    Args:
+        root: the store's top.
+        names: as `layout.lock_files` returns them.
+    """
+    if root.is_folder:
+        return any(_is_locked(Path(root.path) / name) for name in names)
+    held = [name for name in names if name.endswith(layout.holder_file(""))]
+    if not held:
+        return False
+    bucket = Bucket(root)
+    try:
+        signs = [bucket.written(name) for name in held]
+        return any(sign is not None and sign[1] <= STALE_S for sign in signs)
+    finally:
+        bucket.close()
+
+
+def _is_locked(path: Path) -> bool:
+    """Return whether another process has locked a file, as `FileLock` does."""
+    asked = struct.pack("hhqqi", fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)  # Linux's struct flock
+    try:
+        with path.open("rb") as file:
+            answer = struct.unpack("hhqqi", fcntl.fcntl(file, fcntl.F_GETLK, asked))
+    except OSError:  # gone, or a file system without locks
+        return False
+    return int(answer[0]) != fcntl.F_UNLCK
 
 
 def read_consecutive(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -116,6 +116,39 @@ class Tracker:
                     tags={layout.Tag.KEY: key, "mlflow.user": user_name(), **relation, **tags},
                 ).info.run_id
         return Run(self.uri, run_id)
+
+    def delete(self, key: str) -> int:
+        """Mark the runs of this key, and of all below it, as deleted; return how many."""
+        with translate_errors(self.uri):
+            found = self._with_key_like(f"{key}%", lambda of: of == key or of.startswith(f"{key}/"))
+            for run_id in found:
+                self.client.delete_run(run_id)
+        return len(found)
+
+    def rename(self, key: str, new_key: str, name: str, tags: Mapping[str, str]) -> bool:
+        """Give the run of a key another one, another name and these tags; return whether there is one."""
+        run = self._of_key(key)
+        if run is None:
+            return False
+        with translate_errors(self.uri):
+            self.client.update_run(run.info.run_id, name=name)
+            for tag, value in {
+                **tags,
+                layout.Tag.KEY: new_key,
+            }.items():  # the key last: see `_of_key`
+                self.client.set_tag(run.info.run_id, tag, value)
+        return True
+
+    def _with_key_like(self, pattern: str, wanted: Callable[[str], bool]) -> list[str]:
+        """Return the ids of the runs whose key is wanted, among those that match MLflow's pattern."""
+        found, token = [], None
+        while True:
+            page = self.client.search_runs(
+                [self.experiment_id], f"tags.`{layout.Tag.KEY}` LIKE '{pattern}'", page_token=token
+            )
+            found += [run.info.run_id for run in page if wanted(run.data.tags[layout.Tag.KEY])]
+            if not (token := page.token):
+                return found
 
     def _of_key(self, key: str) -> MLflowRun | None:
         with translate_errors(self.uri):

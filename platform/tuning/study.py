@@ -21,6 +21,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from ...trainers.errors import UsageProblem
 from ..config.space import Space
+from ..storage.layout import DRIVER_LOCK
 from ..storage.writer_lock import FileLock
 from .point_sampler import PointSampler
 from .study_in_bucket import DRIVING
@@ -124,7 +125,9 @@ class Study:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         storage = open_storage(location)
         journal = journal_path(location)
-        lock_path = journal and journal.with_name(f"{journal.name}.{name.replace('/', '-')}.driver")
+        lock_path = journal and journal.with_name(
+            f"{journal.name}.{name.replace('/', '-')}{DRIVER_LOCK}"
+        )
         lock = None
         if starts_over:
             lock = FileLock(lock_path, DRIVING) if lock_path else None

@@ -417,6 +417,6 @@ class Sweep:
         load_extractor(self.experiment, load_splits(self.experiment), self.root, self.status.say)
 
     def _study_location(self) -> StudyLocation:
-        if url := os.environ.get("WHIPRAY_STUDY_URL"):
+        if url := os.environ.get(layout.STUDY_VARIABLE):
             return url
         return Path(self.store.path) / layout.STUDY_JOURNAL if self.store.is_folder else self.store

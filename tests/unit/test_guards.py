@@ -30,7 +30,7 @@ LAYERS = (
     ("platform.tracking", "platform.compute"),
     ("platform.generation", "platform.diagnostics", "platform.inspection"),
     ("platform.runs",),
-    ("platform.analysis", "platform.launching", "platform.proposal"),
+    ("platform.analysis", "platform.launching", "platform.proposal", "platform.housekeeping"),
     ("platform.tuning",),
     ("platform.api",),
     ("platform.cli",),
