@@ -22,18 +22,21 @@ from ...trainers.memory import memory_problem
 from ..foundation.abort import before_abort
 from ..foundation.signals import handling_stop, interrupt
 from . import exit_codes
+from .completion import whole_words
 from .consoles import print_error, print_problem, stdout_console
 from .streams import lasting_output
 from .verbs import (
     classify,
     cluster,
     compare,
+    config,
     doctor,
     evaluate,
     guidance,
     init,
     jobs,
     models,
+    recipes,
     register,
     runs,
     sample,
@@ -51,7 +54,6 @@ app = typer.Typer(
     help="Train, tune and ship class-balanced diffusion models on long-tailed images.",
     epilog=exit_codes.HELP,
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -66,6 +68,8 @@ app.command()(classify.classify)
 app.command()(sample.sample)
 app.command()(models.models)
 app.command()(register.register)
+app.command()(recipes.recipes)
+app.add_typer(config.app, name="config")
 app.command()(doctor.doctor)
 app.add_typer(runs.app, name="runs")
 app.add_typer(jobs.app, name="jobs")
@@ -102,14 +106,14 @@ def main() -> None:
     def show(problem: Problem) -> None:
         print_error(problem.what, problem.fix, exit_codes.FAILURE, as_json)
 
-    with lasting_output(), before_abort(show):
+    with lasting_output(), before_abort(show), whole_words():
         _run(as_json)
 
 
 def _run(as_json: bool) -> None:
     try:
         with handling_stop(interrupt):
-            code = typer.main.get_command(app)(standalone_mode=False)
+            code = typer.main.get_command(app)(prog_name="whipray", standalone_mode=False)
         if code == exit_codes.INTERRUPTED:  # what Typer returns after Ctrl-C
             raise KeyboardInterrupt
         sys.exit(code if isinstance(code, int) else exit_codes.OK)

@@ -6,13 +6,31 @@ from typing import Annotated
 
 import typer
 
-Recipe = Annotated[str, typer.Argument(help="Name of a recipe, or a YAML file.", metavar="RECIPE")]
+from . import completion
+
+Recipe = Annotated[
+    str,
+    typer.Argument(
+        help="Name of a recipe, or a YAML file.",
+        metavar="RECIPE",
+        autocompletion=completion.recipes,
+    ),
+]
 Overrides = Annotated[
     list[str] | None,
-    typer.Argument(help="Dotted overrides, such as objective.tau=1.5.", metavar="[KEY=VALUE]..."),
+    typer.Argument(
+        help="Dotted overrides, such as objective.tau=1.5.",
+        metavar="[KEY=VALUE]...",
+        autocompletion=completion.overrides,
+    ),
 ]
 Target = Annotated[
-    str, typer.Argument(help="A run, SWEEP/TRIAL, or models:/NAME@ALIAS.", metavar="TARGET")
+    str,
+    typer.Argument(
+        help="A run, SWEEP/TRIAL, or models:/NAME@ALIAS.",
+        metavar="TARGET",
+        autocompletion=completion.targets,
+    ),
 ]
 DryRun = Annotated[
     bool,

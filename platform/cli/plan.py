@@ -33,21 +33,30 @@ def show_plan(
         print_json(
             {
                 "plan": facts,
-                "config": flatten(experiment),
-                "origins": resolved.origins,
+                **config_document(resolved),
                 "warnings": list(warnings),
                 "problems": [{"message": one.what, "hint": one.fix} for one in problems],
             }
         )
         _exit_if(problems)
         return
-    text = render(resolved, stdout_console.is_terminal).removesuffix("\n")
-    # `from_ansi` keeps the colours, which a `str` would lose.
-    stdout_console.print(Text.from_ansi(text) if stdout_console.is_terminal else text)
+    print_config(resolved)
     stderr_console.print("\nwould run:")
     print_facts(facts)
     print_warnings(warnings)
     _exit_if(problems)
+
+
+def config_document(resolved: Resolved[Experiment]) -> dict[str, Any]:
+    """Return a config and the origin of each value, by dotted key."""
+    return {"config": flatten(resolved.value), "origins": resolved.origins}
+
+
+def print_config(resolved: Resolved[Experiment]) -> None:
+    """Print a config with the origin of each value."""
+    text = render(resolved, stdout_console.is_terminal).removesuffix("\n")
+    # `from_ansi` keeps the colours, which a `str` would lose.
+    stdout_console.print(Text.from_ansi(text) if stdout_console.is_terminal else text)
 
 
 def _exit_if(problems: Sequence[Problem]) -> None:

@@ -7,11 +7,16 @@ that sets `name`, lists in `methods` the files of `methods/` that may follow its
 
 from __future__ import annotations
 
+import fnmatch
+import itertools
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from pathlib import Path
+from typing import Any
 
 from ...trainers.errors import UsageProblem, did_you_mean
 from .layers import Layer, read_yaml
@@ -25,6 +30,60 @@ def recipe_names() -> list[str]:
     packaged = _packaged()
     data = [name for name in packaged if not name.startswith(METHODS)]
     return sorted({*data, *(f"{name}-{m}" for name in data for m in _methods(name, packaged))})
+
+
+@dataclass(frozen=True)
+class RecipeFacts:
+    """A packaged recipe in a list."""
+
+    name: str
+    data: str
+    method: str
+    text: str
+    """The first sentence of its comment; of one without a file, that of its method."""
+
+
+def matching_names(pattern: str | None) -> list[str]:
+    """Return the packaged recipes whose name fits a pattern with `*`, or contains it; None: all."""
+    if pattern is None:
+        return recipe_names()
+    if "*" in pattern or "?" in pattern:
+        return fnmatch.filter(recipe_names(), pattern)
+    return [name for name in recipe_names() if pattern in name]
+
+
+def describe_recipe(name: str) -> RecipeFacts:
+    """Return what a packaged recipe is."""
+    packaged = _packaged()
+    layers = recipe_layers(name)
+    source = str(_last(layers, "data", "source"))
+    data = str(_last(layers, "data", "dataset") or source)
+    method = str(_last(layers, "objective", "name") or "ddpm")
+    extras = [str(_last(layers, part, "name") or "") for part in ("augmentation", "process")]
+    method = " + ".join([method, *(extra for extra in extras if extra not in ("", "none", "vp"))])
+    file = packaged[name if name in packaged else _parts(name, packaged)[-1]]
+    return RecipeFacts(name, data, method, _first_sentence(file.read_text("utf-8")))
+
+
+def _last(layers: Sequence[Layer], section: str, key: str) -> Any:
+    """Return the value of a key that the last layer gives."""
+    for layer in reversed(layers):
+        inside = layer.values.get(section)
+        value = inside.get(key) if isinstance(inside, Mapping) else None
+        value = layer.values.get(f"{section}.{key}", value)
+        if value is not None:
+            return value
+    return None
+
+
+def _first_sentence(text: str) -> str:
+    """Return the first sentence of the comment at the top of a recipe."""
+    lines = itertools.takewhile(lambda line: line.startswith("#"), text.splitlines())
+    comment = " ".join(line.removeprefix("#").strip() for line in lines)
+    sentence = re.split(r"(?<=[\w)\]])(?<!et al)[.:;] ", f"{comment} ", maxsplit=1)[0].strip(" .:")
+    if sentence.count("(") > sentence.count(")"):  # it ended within
+        sentence = sentence.rpartition("(")[0].strip()
+    return f"{sentence}."
 
 
 def recipe_layers(name_or_path: str) -> list[Layer]:

@@ -63,12 +63,11 @@ def list_members(
 
 
 def registered(versions: Iterable[Version]) -> dict[str, list[Version]]:
-    """Return the registered versions by the trial that they were made from."""
-    by_trial: dict[str, list[Version]] = {}
+    """Return the registered versions by the run that they are of."""
+    by_run: dict[str, list[Version]] = {}
     for version in versions:
-        sweep, trial = (version.tags.get(t, "") for t in (Tag.SWEEP, Tag.TRIAL))
-        by_trial.setdefault(f"{sweep}/{trial}".strip("/"), []).append(version)
-    return by_trial
+        by_run.setdefault(version.origin, []).append(version)
+    return by_run
 
 
 def manifest_of(run: StoredRun) -> str | None:

@@ -7,6 +7,7 @@ until the record has followed, so that the same command finishes what was killed
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 
 from ...trainers.checkpoint_names import MANIFEST
@@ -18,15 +19,26 @@ from ..storage.errors import local_problem
 from ..storage.store import Storage
 from ..storage.writer_lock import is_held, writer_lock
 from ..tracking.tracker import Tracker
+from ..tracking.versions import Version
 from .inventory import Inventory, StoredRun
+from .listing import registered
 from .records import Records, read_configs
 from .removal import refuse_guides
 
 RENAMING = "is renaming this run"
 
 
-def rename_run(inventory: Inventory, name: str, new: str, records: Records) -> None:
+def rename_run(
+    inventory: Inventory, name: str, new: str, records: Records, versions: Iterable[Version] = ()
+) -> None:
     """Rename a run that belongs to no sweep.
+
+    Args:
+        inventory: of the store.
+        name: of the run.
+        new: its new name.
+        records: MLflow.
+        versions: all that are registered; those of the run follow.
 
     Raises:
         UsageProblem: no such run, one of a sweep, a name that is taken or cannot be one, another run that
@@ -56,6 +68,10 @@ def rename_run(inventory: Inventory, name: str, new: str, records: Records) -> N
         tracker = _tracker(inventory, inventory.runs[address.folder], records)
     if tracker is not None:
         _rename_record(root, tracker, old, address, new)
+        for version in registered(versions).get(name, ()):
+            tracker.client.set_model_version_tag(
+                version.name, version.version, layout.VersionTag.RUN, new
+            )
     root.delete(f"{address.folder}/{layout.MOVING}")
 
 

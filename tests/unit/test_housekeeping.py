@@ -122,7 +122,7 @@ def remove(store: Storage, *names: str) -> int:
 
 
 def rename(store: Storage, name: str, new: str) -> None:
-    rename_run(Inventory(store), name, new, Records(store, None))
+    rename_run(Inventory(store), name, new, Records(store, None), versions(store))
 
 
 def test_versions_read_without_mlflow_are_those_that_mlflow_says(root: Storage) -> None:
@@ -268,6 +268,13 @@ def test_a_renamed_run_keeps_files_and_record(root: Storage) -> None:
     assert run.info.run_name == "new"
     assert run.data.tags[Tag.KEY] == "run/new"
     assert run.data.tags[Tag.STORE] == root.uri_of("runs/new")
+    tags = {VersionTag.RUN: "new"}
+    opened(root).client.create_model_version("m", "file:///x", run_id, tags=tags)
+    with pytest.raises(UsageProblem, match="new is registered: models:/m/3"):
+        remove(root, "new")
+    rename(root, "new", "newer")
+    assert versions(root)[0].origin == "newer"
+    rename(root, "newer", "new")
     with pytest.raises(UsageProblem, match="there is a run new already"):
         rename(root, "mine", "new")
     with pytest.raises(UsageProblem, match="belongs to a sweep"):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from .. import completion
 from ..confirm import confirm
 from ..consoles import print_json, stderr_console, stdout_console
 from ..options import Json, Target
@@ -19,7 +20,12 @@ if TYPE_CHECKING:  # imported on use, so that `--help` is quick
 app = typer.Typer(help="List, show, remove, rename and export runs.", no_args_is_help=True)
 
 Yes = Annotated[bool, typer.Option("--yes", help="Do it without asking.")]
-Run = Annotated[str, typer.Argument(help="A run, SWEEP/TRIAL, or a sweep.", metavar="RUN")]
+Run = Annotated[
+    str,
+    typer.Argument(
+        help="A run, SWEEP/TRIAL, or a sweep.", metavar="RUN", autocompletion=completion.runs
+    ),
+]
 
 
 @app.callback()
@@ -70,7 +76,10 @@ def show(run: Run, store: StoreOptions, as_json: Json = False) -> None:
 @with_store_options
 def rm(
     runs: Annotated[
-        list[str], typer.Argument(help="Runs, SWEEP/TRIAL, or sweeps.", metavar="RUN...")
+        list[str],
+        typer.Argument(
+            help="Runs, SWEEP/TRIAL, or sweeps.", metavar="RUN...", autocompletion=completion.runs
+        ),
     ],
     store: StoreOptions,
     yes: Yes = False,
@@ -117,7 +126,8 @@ def mv(
     from ...housekeeping.renaming import rename_run
 
     inventory = _inventory(store)
-    rename_run(inventory, run, new, Records(inventory.root, store.tracking))
+    versions = store.registered_versions(or_none=True)
+    rename_run(inventory, run, new, Records(inventory.root, store.tracking), versions)
     if as_json:
         print_json({"from": run, "to": new})
         return
@@ -171,9 +181,7 @@ def gc(store: StoreOptions, yes: Yes = False, as_json: Json = False) -> None:
         print_json({"garbage": rows, "bytes": size, "freed": yes})
         return
     done = "freed" if yes else "could be freed with --yes"
-    stderr_console.print(
-        f"{len(found)} files and folders, {size_in_words(size)} {done}"
-    )
+    stderr_console.print(f"{len(found)} files and folders, {size_in_words(size)} {done}")
 
 
 @app.command()

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ....trainers.errors import combine
+from .. import completion
 from ..consoles import (
     next_commands,
     print_error,
@@ -29,7 +30,12 @@ kid, fid: lower is better; agreement: share of images that a classifier trained 
 assigns to their class; [95 % interval]. Compare only values of one extractor and reference set."""
 
 SpaceName = Annotated[
-    str, typer.Argument(help="Name of a search space, or a YAML file.", metavar="SPACE")
+    str,
+    typer.Argument(
+        help="Name of a search space, or a YAML file.",
+        metavar="SPACE",
+        autocompletion=completion.spaces,
+    ),
 ]
 
 
@@ -39,7 +45,12 @@ def sweep(
     store: StoreOptions,
     overrides: Overrides = None,
     recipe: Annotated[
-        str, typer.Option("--recipe", help="Name of a recipe, or a YAML file.")
+        str,
+        typer.Option(
+            "--recipe",
+            help="Name of a recipe, or a YAML file.",
+            autocompletion=completion.recipes,
+        ),
     ] = "digits-lt",
     name: Annotated[
         str | None,
