@@ -48,6 +48,8 @@ def _paths(config: BaseModel) -> Iterator[tuple[str, Path]]:
     for key, value in config:
         if isinstance(value, BaseModel):
             yield from ((f"{key}.{below}", path) for below, path in _paths(value))
+        elif isinstance(value, tuple):
+            yield from ((key, path) for path in value if isinstance(path, Path))
         elif (path := _as_path(config, key, value)) is not None:
             yield key, path
 
@@ -58,6 +60,8 @@ def _absolute_fields(config: BaseModel) -> Iterator[tuple[str, Any]]:
         if isinstance(value, BaseModel):
             changed = with_absolute_paths(value)
             yield key, None if changed is value else changed
+        elif isinstance(value, tuple) and any(isinstance(path, Path) for path in value):
+            yield key, tuple(path.expanduser().absolute() for path in value)
         elif (path := _as_path(config, key, value)) is not None:
             yield key, type(value)(path.expanduser().absolute())
 

@@ -146,8 +146,8 @@ def describe_reference(experiment: Experiment, splits: Splits) -> str:
     if splits.hold_out is not None:
         return f"{experiment.data.source}, held out ({splits.hold_out.share:.0%})"
     source = experiment.evaluation.reference or experiment.data
-    split = getattr(source, "reference", None) or getattr(source, "reference_split", "reference")
-    return f"{source.source}, {split}"
+    split = getattr(source, "reference", None) or getattr(source, "reference_split", None)
+    return f"{source.source}, {split or 'reference'}"
 
 
 def load_extractor(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ...trainers.data.folder import REFERENCE, TRAIN, Folder, SplitFolders, find_splits
+from ...trainers.data.folder import Folder, SplitFolders, find_splits
 from ...trainers.data.folder_scan import (
     MADE_BY_SYSTEMS,
     SUFFIXES,
@@ -18,6 +18,7 @@ from ...trainers.data.folder_scan import (
 )
 from ...trainers.data.packed import Indices
 from ...trainers.data.report import LISTED, counted, listed, shown
+from ...trainers.data.split_names import REFERENCE, TRAIN
 from .facts import EXAMPLES, Finding
 from .listing import Encoded, Listing
 

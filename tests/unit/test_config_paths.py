@@ -50,6 +50,17 @@ def test_every_path_becomes_absolute(typed: Experiment, tmp_path: Path) -> None:
     assert with_absolute_paths(with_absolute_paths(typed)) == with_absolute_paths(typed)
 
 
+def test_each_of_several_files_becomes_absolute(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    files = ["data.source=parquet", "data.path=[a/train.parquet, /b/*.parquet]"]
+    experiment = load_experiment("digits-lt", files).value
+    assert relative_paths(experiment) == [("data.path", "a/train.parquet")]
+    found = flatten(with_absolute_paths(experiment))["data.path"]
+    assert found == [str(tmp_path / "a/train.parquet"), "/b/*.parquet"]
+
+
 @pytest.mark.parametrize("model", ["models:/a@champion", "base", "sweep/3", "sweep/pretrain"])
 def test_what_names_a_run_or_a_model_is_no_path(model: str) -> None:
     experiment = load_experiment("digits-lt-cbdm-finetune", [f"pretrained.model={model}"]).value

@@ -14,6 +14,7 @@ from PIL import Image
 from pyarrow import parquet
 
 from whipray.trainers.data import Folder, ListFiles, Parquet, Splits
+from whipray.trainers.data.packed import PackedImages
 from whipray.trainers.errors import DataProblem
 
 SIZE = 8
@@ -427,7 +428,90 @@ def test_class_names_that_are_none_are_refused(tmp_path: Path, names: bytes, wha
         table(tmp_path, {"class_names": names}).load(tmp_path / "cache")
 
 
-def test_a_table_without_splits_says_how_to_make_one(tmp_path: Path) -> None:
-    with pytest.raises(DataProblem, match="no column split") as caught:
-        table(tmp_path, split=None).load(tmp_path / "cache")
-    assert "write one file of all with that column" in caught.value.fix
+def rows_of(tmp_path: Path, file: str, shades: list[int], labels: list, **columns) -> None:
+    """Write a file as Hugging Face does: images with their names, no column of splits."""
+    images = [{"bytes": encoded(shade), "path": f"{shade}.png"} for shade in shades]
+    (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+    parquet.write_table(pa.table({"image": images, "label": labels, **columns}), tmp_path / file)
+
+
+def shades_of(images: PackedImages) -> list[int]:
+    return images.images[:, 0, 0, 0].tolist()
+
+
+@pytest.mark.parametrize(
+    ("train", "test"),
+    [
+        (
+            ["train-00000-of-00002.parquet", "train-00001-of-00002.parquet"],
+            "test-00000-of-00001.parquet",
+        ),
+        (
+            ["default/train/0000.parquet", "default/train/0001.parquet"],
+            "default/validation/0000.parquet",
+        ),
+    ],
+)
+def test_a_split_of_several_files_is_known_by_their_names(
+    tmp_path: Path, train: list[str], test: str
+) -> None:
+    rows_of(tmp_path / "data", train[0], [1, 2], [0, 1])
+    rows_of(tmp_path / "data", train[1], [3, 4], [0, 1])
+    rows_of(tmp_path / "data", test, [5, 6], [0, 1])
+    files = tuple(tmp_path / "data" / file for file in (*train, test))
+    for path in (tmp_path / "data", tmp_path / "data/**/*.parquet", files):
+        splits = Parquet(path=path, image_size=SIZE).load(tmp_path / "cache")
+        assert (shades_of(splits.train), shades_of(splits.reference)) == ([1, 2, 3, 4], [5, 6])
+    alone = Parquet(path=files[:2], image_size=SIZE).load(tmp_path / "cache")
+    assert alone.hold_out is not None
+    assert alone.available == 4
+    (tmp_path / "data" / train[1]).write_bytes(b"damaged")
+    with pytest.raises(DataProblem, match=rf"{train[1]}: not a Parquet file"):
+        Parquet(path=files, image_size=SIZE).load(tmp_path / "cache")
+
+
+def test_other_splits_and_those_without_labels_are_not_read_and_said(tmp_path: Path) -> None:
+    rows_of(tmp_path, "d/train.parquet", [1, 2], [0, 1])
+    rows_of(tmp_path, "d/test.parquet", [3, 4, 5], [-1, -1, -1])
+    rows_of(tmp_path, "d/validation.parquet", [6, 7], [0, 1])
+    rows_of(tmp_path, "d/unsupervised.parquet", [8], [0])
+    splits = Parquet(path=tmp_path / "d", image_size=SIZE).load(tmp_path / "cache")
+    assert shades_of(splits.reference) == [6, 7]
+    said = "\n".join(splits.report.lines())
+    assert "compared with: validation (data.reference_split)" in said
+    assert "not read: 4 rows of no split, test, without labels" in said
+    with pytest.raises(DataProblem, match="no row has `dev`") as caught:
+        Parquet(path=tmp_path / "d", image_size=SIZE, reference_split="dev").load(
+            tmp_path / "cache"
+        )
+    assert "validation" in caught.value.fix
+
+
+def test_without_splits_images_are_held_out(tmp_path: Path) -> None:
+    splits = table(tmp_path, split=None).load(tmp_path / "cache")
+    assert splits.hold_out is not None
+    assert splits.available == 8
+    assert table(tmp_path, split=["train"] * 8).load(tmp_path / "cache").hold_out is not None
+
+
+def test_labels_in_words_are_classes_in_the_order_of_their_names(tmp_path: Path) -> None:
+    words = ["wasp", "ant", "bee, wild", "fly"]
+    config = table(tmp_path, label=words * 2)
+    splits = config.load(tmp_path / "cache")
+    assert splits.train.class_names == ("ant", "bee, wild", "fly", "wasp")
+    assert splits.train.labels.tolist() == [3, 0, 1, 2]
+    categories = pa.array(words * 2).dictionary_encode()
+    again = table(tmp_path, label=categories).load(tmp_path / "cache")
+    assert again.train.fingerprint() == splits.train.fingerprint()
+    with pytest.raises(DataProblem, match=r"row 1: no label"):
+        table(tmp_path, label=["wasp", "", "bee", "fly"] * 2).load(tmp_path / "cache")
+
+
+def test_a_folder_or_pattern_without_tables_is_named(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    for path, what in (
+        ("empty", "a folder without a .parquet file"),
+        ("x-*.parquet", "no file of"),
+    ):
+        with pytest.raises(DataProblem, match=what):
+            Parquet(path=tmp_path / path).load(tmp_path / "cache")

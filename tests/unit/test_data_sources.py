@@ -333,9 +333,8 @@ def test_parquet_problems_are_named(tmp_path) -> None:
         f"{file}, row 13: label -2 is outside"
     )
     assert problem(label=[0] * 10 + [1] * 4) == "training images: class 1 (1) has no image"
-    assert problem(label=[0.5] * 14) == f"{file}: column label is double, not whole numbers"
-    assert problem(split=None).startswith(f"{file}: no column split, which says of each row")
-    assert problem(split=["train"] * 14) == f"{file}: no row has `test` in column split"
+    assert problem(label=[0.5] * 14) == f"{file}: column label is double, not whole numbers or text"
+    assert problem(split=["a"] * 10 + ["test"] * 4).startswith(f"{file}: no row has `train`")
     file.write_bytes(b"PAR1 not really")
     with pytest.raises(DataProblem, match="not a Parquet file"):
         Parquet(path=file).load(tmp_path)

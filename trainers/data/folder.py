@@ -16,11 +16,7 @@ from .encoded_config import EncodedConfig
 from .folder_scan import MADE_BY_SYSTEMS, SUFFIXES, Scan, entries_of, made_by_system, scan_images
 from .report import Note, listed, raise_together, shown
 from .source import Splits
-
-TRAIN = ("train", "training")
-"""Names of the folder of training images, whatever their case."""
-REFERENCE = ("reference", "test", "val", "valid", "validation")
-"""Names of the folder of images to compare with, the first one that is there."""
+from .split_names import REFERENCE, TRAIN
 
 
 class Folder(EncodedConfig):
@@ -31,7 +27,8 @@ class Folder(EncodedConfig):
     """Folder that holds a folder for each class, or `train` with these in it."""
     reference_folder: str | None = None
     """Folder in `root` of the images to compare with, with a folder for each class. None: `reference`,
-    `test`, `val` or `validation` where `train` has one of these beside it; else images are held out."""
+    `test`, `val`, `valid`, `validation` or `dev` where `train` has one of these beside it; else images
+    are held out."""
     class_order: tuple[str, ...] | None = None
     """Names of all classes, head first, if a tail is to be cut along another order than that of
     the sorted names."""

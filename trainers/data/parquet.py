@@ -1,106 +1,180 @@
-"""A Parquet file with a column of encoded images, one of labels and one of splits."""
+"""Parquet files with a column of encoded images and one of labels, as Hugging Face has them too."""
 
 from __future__ import annotations
 
+import glob
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field
 
 from ..errors import DataProblem
 from .decoding import PATH_SHOWN, EncodedImages
 from .encoded_config import EncodedConfig
-from .report import listed, shown
+from .label_texts import number_labels
+from .packed import Indices
+from .report import Note, counted, listed, shown
 from .source import Splits
+from .split_names import REFERENCE, TRAIN, split_of
 
 if TYPE_CHECKING:
     import pyarrow as pa  # type: ignore[import-untyped]
 
 
 class Parquet(EncodedConfig):
-    """Rows of one Parquet file.
+    """Rows of one Parquet file or of several.
 
     Class names are the schema's metadata `class_names`, joined by commas or as a JSON list, those of
-    Hugging Face's `ClassLabel`, or the labels' numbers.
+    Hugging Face's `ClassLabel`, the labels themselves where they are text, or the labels' numbers.
     """
 
     source: Literal["parquet"] = "parquet"
-    path: Path
-    """The file."""
+    path: Path | tuple[Path, ...]
+    """The file, several of them, a folder of such files, or a pattern such as `photos/train-*.parquet`."""
     image_size: int = Field(default=32, ge=1)
     """Height and width in pixels; 32 is CIFAR's. Other images are cropped and resized."""
     image_column: str = "image"
     """Column of encoded images (PNG, JPEG, WebP, ...), binary, or as Hugging Face's {bytes, path}."""
     label_column: str = "label"
-    """Column of class numbers from 0, integer."""
+    """Column of class numbers from 0, or of class names."""
     split_column: str = "split"
-    """Column with the split of each row, text."""
+    """Column with the split of each row, text. Files without it say their split by their name
+    (`train-00000-of-00002.parquet`) or their folder's; else all rows are to train on."""
     train_split: str = "train"
-    """Value of `split_column` for training images."""
-    reference_split: str = "test"
-    """Value of `split_column` for the balanced images to compare with."""
+    """Value of `split_column` for training images, or word in the names of their files."""
+    reference_split: str | None = None
+    """Likewise, of the images to compare with. None: `reference`, `test`, `val`, `valid`, `validation` or
+    `dev`, whichever there is first; else images are held out."""
 
     def load(self, cache: Path) -> Splits:
         """Read both splits; see `SourceConfig`."""
-        path = self.path.expanduser()
-        table = self._table(path)
-        labels = table[self.label_column].to_numpy().astype(np.int64)
-        splits = table[self.split_column].to_numpy()
-        images = table[self.image_column]
+        files = find_files(self.path)
+        schemas = [read_schema(file) for file in files]
+        for file, schema in zip(files, schemas, strict=True):
+            self._check_columns(file, schema.names)
+        by_column = self.split_column in schemas[0].names
+        tables = [self._table(file, by_column) for file in files]
+        counts = [len(table) for table in tables]
+        where = [
+            f"{shown(file)}, row {row}"
+            for file, n in zip(files, counts, strict=True)
+            for row in range(n)
+        ]
+        if by_column:
+            splits = np.concatenate([table[self.split_column].to_numpy() for table in tables])
+        else:
+            splits = np.repeat(self.splits_by_name(files), counts)
+        labels = np.concatenate([table[self.label_column].to_numpy() for table in tables])
+        chosen = self.choose_rows(splits, labels, listed([shown(file) for file in files[:2]]))
+        names = read_class_names(files[0], schemas[0].metadata or {}, self.label_column)
+        if labels.dtype.kind == "O":
+            used = np.flatnonzero(chosen.used)
+            ids, names = number_labels(labels[used].tolist(), names, lambda i: where[used[i]])
+            labels = np.full(len(labels), -1, np.int64)
+            labels[used] = ids
+        _check_names_used(files[0], names, labels)
 
-        def read(split: str) -> EncodedImages:
-            rows = np.flatnonzero(splits == split)
-            if not rows.size:
-                raise DataProblem(
-                    f"{path}: no row has `{split}` in column {self.split_column}",
-                    f"choose one of: {', '.join(sorted(set(splits))[:5])}",
-                )
-            return EncodedImages(
-                [images[int(row)].as_py() for row in rows],
-                labels[rows],
-                lambda i: f"{path}, row {rows[i]}",
-            )
+        def read(rows: Indices, notes: tuple[Note, ...] = ()) -> EncodedImages:
+            ends = np.cumsum(counts)
+            of = np.searchsorted(ends, rows, side="right")
+            items = [
+                tables[t][self.image_column][int(row - ends[t] + counts[t])].as_py()
+                for t, row in zip(of, rows, strict=True)
+            ]
+            return EncodedImages(items, labels[rows], lambda i: where[rows[i]], notes=notes)
 
-        names = read_class_names(path, table.schema.metadata or {}, self.label_column)
-        if names is not None and (count := len(np.unique(labels))) < len(names):
-            raise DataProblem(
-                f"{path}: its metadata have {len(names)} class names for {count} classes with images",
-                "write class_names as a JSON list if a name holds a comma, else without the classes "
-                "that have no image",
-            )
-        return self.pack(cache, read(self.train_split), read(self.reference_split), names)
+        train = read(np.flatnonzero(chosen.train), chosen.notes)
+        if chosen.reference is None:
+            return self.pack(cache, train, None, names)
+        return self.pack(cache, train, read(np.flatnonzero(chosen.reference)), names)
 
-    def _table(self, path: Path) -> pa.Table:
-        """Return the three columns, without nulls, the splits as text."""
+    def splits_by_name(self, files: Sequence[Path]) -> list[str]:
+        """Return the split of each file by its name, empty where it says none."""
+        own = [word for word in (self.train_split, self.reference_split) if word]
+        return [split_of(file, own) or "" for file in files]
+
+    def choose_rows(self, splits: NDArray[Any], labels: NDArray[Any], where: str) -> ChosenRows:
+        """Return which rows are of which split.
+
+        Args:
+            splits: (N,) text, the split of each row; empty where it is not known.
+            labels: (N,) int64 or text.
+            where: what messages call the file.
+
+        Raises:
+            DataProblem: no row to train on, or none of a `reference_split` that was given.
+        """
+        present = sorted(set(splits.tolist()))
+        if len(present) < 2 and self.reference_split is None:
+            return ChosenRows(np.ones(len(splits), bool), None)
+        train_words = [self.train_split, *(TRAIN if self.train_split in TRAIN else ())]
+        train = next((word for word in train_words if word in present), None)
+        if train is None:
+            raise self._no_row(where, self.train_split, present)
+        if self.reference_split is not None and self.reference_split not in present:
+            raise self._no_row(where, self.reference_split, present)
+        wanted = REFERENCE if self.reference_split is None else (self.reference_split,)
+        candidates = [word for word in wanted if word in present and word != train]
+        unlabelled = [
+            word
+            for word in candidates
+            if labels.dtype.kind == "i" and labels[splits == word].max() < 0
+        ]
+        reference = next((word for word in candidates if word not in unlabelled), None)
+        notes = []
+        if reference not in (None, self.reference_split, *REFERENCE[:2]):
+            text = f"compared with: {reference} (data.reference_split)"
+            notes.append(Note("reference split", 1, text))
+        if others := [word for word in present if word not in (train, reference)]:
+            count = int(np.isin(splits, others).sum())
+            said = [
+                f"{shown(word) or 'no split'}{', without labels' if word in unlabelled else ''}"
+                for word in others
+            ]
+            text = f"not read: {counted(count, 'rows')} of {listed(said)}"
+            notes.append(Note("other splits", count, text))
+        return ChosenRows(
+            splits == train, None if reference is None else splits == reference, tuple(notes)
+        )
+
+    def _no_row(self, where: str, split: str, present: Sequence[str]) -> DataProblem:
+        return DataProblem(
+            f"{where}: no row has `{split}` in column {self.split_column}, and no file in its name",
+            f"choose one of: {listed([shown(word) or 'no split' for word in present])}",
+        )
+
+    def _table(self, path: Path, by_column: bool) -> pa.Table:
+        """Return the columns of one file, without nulls, labels as numbers or text, splits as text."""
         import pyarrow as pa
         from pyarrow import parquet
 
+        columns = [
+            self.image_column,
+            self.label_column,
+            *([self.split_column] if by_column else []),
+        ]
+        try:
+            table = parquet.read_table(path, columns=columns, partitioning=None)
+        except (pa.ArrowException, OSError, ValueError) as error:
+            raise unreadable(path, error) from error
         types = {
             self.image_column: (pa.large_binary(), "bytes"),
-            self.label_column: (pa.int64(), "whole numbers"),
+            self.label_column: (pa.int64(), "whole numbers or text"),
             self.split_column: (pa.string(), "text"),
         }
-        try:
-            if not path.is_file():  # reading a pipe or a device may never end
-                what = "a folder" if path.is_dir() else "no such file"
-                raise DataProblem(f"{shown(path)}: {what}, not a Parquet file", "correct data.path")
-            schema = parquet.read_schema(path)
-            self._check_columns(path, schema.names, types)
-            table = parquet.read_table(path, columns=list(types))
-        except (pa.ArrowException, OSError, ValueError) as error:
-            raise DataProblem(
-                f"{shown(path)[:PATH_SHOWN]}: not a Parquet file that can be read "
-                f"({type(error).__name__})",
-                "correct data.path, or write the file again",
-            ) from error
-        for column, (wanted, what) in types.items():
+        for column in columns:
             position = table.schema.names.index(column)
             values = table[column]
             if column == self.image_column and pa.types.is_struct(values.type):
                 values = _bytes_of(path, column, values)
+            wanted, what = types[column]
+            if column == self.label_column and holds_text(values.type):
+                wanted = pa.string()
             try:
                 cast = values.cast(wanted)
             except pa.ArrowException as error:
@@ -117,21 +191,97 @@ class Parquet(EncodedConfig):
             table = table.set_column(position, column, cast)
         return table
 
-    def _check_columns(self, path: Path, present: Sequence[str], wanted: Iterable[str]) -> None:
-        missing = [column for column in wanted if column not in present]
-        if missing == [self.split_column]:
-            raise DataProblem(
-                f"{path}: no column {self.split_column}, which says of each row whether it is "
-                f"`{self.train_split}` or `{self.reference_split}`",
-                "where each split is a file of its own, write one file of all with that column: "
-                "pyarrow.concat_tables, Table.append_column",
-            )
-        if missing:
+    def _check_columns(self, path: Path, present: Sequence[str]) -> None:
+        wanted = (self.image_column, self.label_column)
+        if missing := [column for column in wanted if column not in present]:
             raise DataProblem(
                 f"{path}: no column {listed(missing)}",
                 f"it has {listed(present)}; name them in data.image_column, data.label_column and "
                 "data.split_column",
             )
+
+
+@dataclass(frozen=True, eq=False)
+class ChosenRows:
+    """Which rows are of which split.
+
+    Args:
+        train: (N,) bool.
+        reference: (N,) bool; None where there are none to compare with.
+        notes: what is to be said of the choice.
+    """
+
+    train: NDArray[np.bool_]
+    reference: NDArray[np.bool_] | None
+    notes: tuple[Note, ...] = ()
+
+    @property
+    def used(self) -> NDArray[np.bool_]:
+        """(N,) bool, the rows of both splits."""
+        return self.train if self.reference is None else self.train | self.reference
+
+
+def find_files(paths: Path | Iterable[Path]) -> list[Path]:
+    """Return the files that a path, or several, name: a file, a folder of Parquet files, or a pattern.
+
+    Raises:
+        DataProblem: a path that names none.
+    """
+    files: list[Path] = []
+    for path in [paths] if isinstance(paths, Path) else paths:
+        path = path.expanduser()
+        try:
+            if path.is_dir():
+                inside = sorted(path.rglob("*.parquet"))
+                found = [file for file in inside if not file.name.startswith(".")]
+                what = "a folder without a .parquet file"
+            elif path.is_file():
+                found = [path]
+            else:
+                found = sorted(Path(file) for file in glob.glob(str(path), recursive=True))
+                what = "no file of this pattern" if glob.has_magic(str(path)) else "no such file"
+                if path.exists():  # reading a pipe or a device may never end
+                    found, what = [], "not a file"
+        except (OSError, ValueError) as error:
+            raise unreadable(path, error) from error
+        if not found:
+            raise DataProblem(
+                f"{shown(path)[:PATH_SHOWN]}: {what}, not a Parquet file", "correct data.path"
+            )
+        files += [file for file in found if file not in files]
+    return files
+
+
+def read_schema(path: Path) -> pa.Schema:
+    """Return the columns of a file.
+
+    Raises:
+        DataProblem: no Parquet file that can be read.
+    """
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    try:
+        return parquet.read_schema(path)
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise unreadable(path, error) from error
+
+
+def unreadable(path: Path, error: Exception) -> DataProblem:
+    """Return what is said of a file that Arrow cannot read."""
+    return DataProblem(
+        f"{shown(path)[:PATH_SHOWN]}: not a Parquet file that can be read ({type(error).__name__})",
+        "correct data.path, or write the file again",
+    )
+
+
+def holds_text(kind: pa.DataType) -> bool:
+    """Return whether a column of this type has text, also where each text is stored once."""
+    import pyarrow as pa
+
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
 
 
 def _bytes_of(path: Path, column: str, values: pa.ChunkedArray) -> pa.ChunkedArray:
@@ -152,6 +302,15 @@ def _bytes_of(path: Path, column: str, values: pa.ChunkedArray) -> pa.ChunkedArr
             "write the images themselves into the file, as `bytes`",
         )
     return inside
+
+
+def _check_names_used(path: Path, names: Sequence[str] | None, labels: Indices) -> None:
+    if names is not None and (count := len(np.unique(labels[labels >= 0]))) < len(names):
+        raise DataProblem(
+            f"{path}: its metadata have {len(names)} class names for {count} classes with images",
+            "write class_names as a JSON list if a name holds a comma, else without the classes "
+            "that have no image",
+        )
 
 
 def read_class_names(
