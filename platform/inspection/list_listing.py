@@ -7,9 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from ...trainers.data.list_files import Listed, ListFiles, read_list
+from ...trainers.data.list_files import Listed, ListFiles, number_classes, read_list
 from ...trainers.data.packed import Indices
 from ...trainers.data.report import LISTED, counted, listed, shown
+from ...trainers.errors import DataProblem
 from .facts import Finding
 from .labels import name_classes
 from .listing import Encoded, Listing
@@ -25,10 +26,17 @@ def list_lists(config: ListFiles) -> Listing:
     files = [file.expanduser() for file in (config.train_list, config.reference_list) if file]
     lists = [read_list(file, root) for file in files]
     paths = [path for each in lists for path in each.paths]
-    labels = np.array([label for each in lists for label in each.labels], np.int64)
     line_of = [(file, n) for file, each in zip(files, lists, strict=True) for n in each.numbers]
     reference = np.repeat([False, True][: len(lists)], [len(each.paths) for each in lists])
     findings = list(_unusable(lists))
+    try:
+        ids, class_names = number_classes(lists, config.class_names)
+        labels = np.concatenate(ids)
+    except DataProblem as problem:
+        words = [label for each in lists for label in each.labels]
+        class_names = sorted(set(words))
+        labels = np.searchsorted(class_names, words)
+        findings.append(Finding("labels", "error", 1, problem.what, problem.fix))
 
     def name(i: int) -> str:
         file, number = line_of[i]
@@ -37,7 +45,7 @@ def list_lists(config: ListFiles) -> Listing:
     def read(indices: Indices) -> Iterator[tuple[int, Encoded]]:
         return ((int(i), Path(root, paths[i])) for i in indices)
 
-    names, labels, more = name_classes(labels, config.class_names, name)
+    names, labels, more = name_classes(labels, class_names, name)
     return Listing(names, labels, reference, name, read, (*findings, *more))
 
 

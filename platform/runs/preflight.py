@@ -26,8 +26,9 @@ from ..compute.gpus import check_gpus
 from ..config.experiment import CHANGEABLE_ON_RESUME, Experiment
 from ..config.layers import flatten
 from ..evaluation.evaluate import check_groups
-from ..evaluation.extractors import check_extractor, choose
+from ..evaluation.extractors import check_extractor, check_own_classes, choose
 from ..evaluation.extractors.base import OnPhase
+from ..evaluation.metrics import METRIC_OF
 from ..storage.checkpoints import CheckpointStore
 from ..storage.store import Storage
 
@@ -146,14 +147,12 @@ def check_reference(subject: Subject) -> None:
 
 def check_features(subject: Subject) -> None:
     """Check the feature extractor's weights, or the images that it is to be trained on."""
-    reference, experiment = subject.reference, subject.experiment
-    check_extractor(
-        choose(experiment.evaluation.features, experiment.data.image_shape),
-        None if reference is None else reference.reference,
-        cache_folder(),
-        not subject.dry_run,
-        subject.on_phase,
-    )
+    evaluation = subject.experiment.evaluation
+    config = choose(evaluation.features, subject.experiment.data.image_shape)
+    images = None if subject.reference is None else subject.reference.reference
+    check_extractor(config, images, cache_folder(), not subject.dry_run, subject.on_phase)
+    if images is not None and METRIC_OF[evaluation.goal.metric].needs_own_classes:
+        check_own_classes(config, images)
 
 
 def check_classes(subject: Subject) -> None:

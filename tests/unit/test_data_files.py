@@ -295,8 +295,25 @@ GOOD = "train/a/0.png 0\ntrain/b/0.png 1\n"
         GOOD.replace(" ", "\t").encode(),
         GOOD.replace("\n", "\r\n").encode(),
         GOOD.replace(" ", "  ").encode(),
+        GOOD.encode("utf-16"),
+        GOOD.replace(" ", ",").encode(),
+        GOOD.replace(" ", ";").encode(),
+        ("path label\n" + GOOD).encode(),
+        b'label,image,width\n0,train/a/0.png,8\n1,"train/b/0.png",8\n',
+        b"train\\a\\0.png 0\ntrain\\b\\0.png 1\n",
     ],
-    ids=["byte order mark", "tabs", "Windows line ends", "two spaces"],
+    ids=[
+        "byte order mark",
+        "tabs",
+        "Windows line ends",
+        "two spaces",
+        "UTF-16",
+        "commas",
+        "semicolons",
+        "header",
+        "header of a table",
+        "backslashes",
+    ],
 )
 def test_a_list_of_other_systems_is_read(root: Path, content: bytes) -> None:
     splits = listed(root, content).load(root.parent / "cache")
@@ -306,7 +323,15 @@ def test_a_list_of_other_systems_is_read(root: Path, content: bytes) -> None:
 @pytest.mark.parametrize(
     ("content", "what", "fix"),
     [
-        (GOOD.encode("utf-16"), "train.txt: is UTF-16", "as UTF-8"),
+        (GOOD.encode("utf-16")[:-1], "not a list in UTF-16", "as UTF-8"),
+        (b"foo,bar\ntrain/a/0.png,0\n", "train.txt: its header names foo, bar", "`path`"),
+        (b"train/a/0.png,0,8\ntrain/b/0.png,1,8\n", "train.txt:1: 3 columns", "first line"),
+        (b"train/a/0.png 0.0\n", "train.txt:1: label 0.0 is not the number", "0, 1, 2"),
+        (
+            b"train/a/0.png 0\ntrain/b/0.png b\n",
+            "train.txt:2 (train/b/0.png): label b is a word, while others are numbers",
+            "or all as words",
+        ),
         (GOOD.encode() + b"train/a/\xe9.png 0", "train.txt:3: not a list in UTF-8", "as UTF-8"),
         (b"train/a/0.png 0\ntrain/\0/0.png 1\n", "train.txt:2: a byte 0", "as UTF-8"),
         (
@@ -314,7 +339,7 @@ def test_a_list_of_other_systems_is_read(root: Path, content: bytes) -> None:
             "train.txt:1: three columns",
             "the image's path",
         ),
-        (b"train/a/0.png\n", "train.txt:1: not `path label`", "a space and the number"),
+        (b"train/a/0.png\n", "train.txt:1: not `path label`", "a space and its class"),
         (b"train/a 0\ntrain/b/0.png 1\n", "train.txt:1 (train/a): a folder, pipe or", "the path"),
         (
             b"train/a/0.png 0\ntrain/b/0.png 3\n",
@@ -331,6 +356,33 @@ def test_a_wrong_list_says_what_is_wrong_with_it(
         listed(root, content).load(root.parent / "cache")
     assert what in caught.value.what
     assert fix in caught.value.fix
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"train/b/0.png tench, Tinca tinca\ntrain/a/0.png golden retriever\n",
+        b'image,label\ntrain/b/0.png,"tench, Tinca tinca"\ntrain/a/0.png,golden retriever\n',
+        b"train/b/0.png\ttench, Tinca tinca\ntrain/a/0.png\tgolden retriever\n",
+    ],
+)
+@pytest.mark.parametrize("names", [None, ("golden retriever", "tench, Tinca tinca")])
+def test_labels_in_words_are_classes_of_both_lists(
+    root: Path, content: bytes, names: tuple[str, ...] | None
+) -> None:
+    config = listed(root, content, class_names=names)
+    config.reference_list.write_bytes(content.replace(b"train", b"reference"))
+    splits = config.load(root.parent / "cache")
+    assert splits.train.class_names == ("golden retriever", "tench, Tinca tinca")
+    assert splits.train.labels.tolist() == [1, 0]
+    assert splits.reference.labels.tolist() == [1, 0]
+
+
+def test_a_word_that_is_no_class_is_named_by_its_line(root: Path) -> None:
+    config = listed(root, b"train/a/0.png a\ntrain/b/0.png c\n", class_names=("a", "b"))
+    config.reference_list.write_text("reference/a/0.png a\nreference/b/0.png b\n")
+    with pytest.raises(DataProblem, match=r"train.txt:2 \(train/b/0.png\): label c is none of"):
+        config.load(root.parent / "cache")
 
 
 @pytest.mark.parametrize("names", [None, ("a", "b")])
@@ -515,3 +567,24 @@ def test_a_folder_or_pattern_without_tables_is_named(tmp_path: Path) -> None:
     ):
         with pytest.raises(DataProblem, match=what):
             Parquet(path=tmp_path / path).load(tmp_path / "cache")
+
+
+# ---- large images
+
+
+def test_a_jpeg_above_pillow_s_limit_is_read_reduced_and_others_are_named(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    large = picture(5, (160, 80))  # 12,800 pixels; up to 2,000 are read
+    large.paste((200, 0, 0), (0, 0, 40, 80))  # cut off
+    large.save(root / "train/a/2.jpg", quality=95)
+    picture(200, (40, 40)).save(root / "train/a/3.png")  # Pillow would warn of it
+    splits = load(root)
+    assert splits.train.class_counts.tolist() == [4, 2]
+    np.testing.assert_allclose(splits.train.images[2, :, 4, 4], (5, 250, 77), atol=3)
+    assert "cut to the square" in said(splits)
+    large.save(root / "train/a/2.png")
+    found = problem(root)
+    assert f"{root}/train/a/2.png: more than 0 million pixels" in found.what
+    assert "JPEG, which is read reduced" in found.fix

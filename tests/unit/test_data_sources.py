@@ -244,8 +244,8 @@ def test_list_files(lists: ListFiles, tmp_path) -> None:
     ("line", "message"),
     [
         ("train/zero/000.png", "train.txt:22: not `path label`"),
-        ("train/zero/000.png one", "train.txt:22: not `path label`"),
-        ("train/zero/000.png -1", "train.txt:22: not `path label`"),
+        ("train/zero/000.png one", "000.png): label one is a word, while others are numbers"),
+        ("train/zero/000.png -1", "train.txt:22: label -1 is not the number of a class"),
         (" 1", "train.txt:22: not `path label`"),
         ("train/zero/999.png 0", "train.txt:22 (train/zero/999.png): no image at "),
         ("train/zero/notes.txt 0", "train.txt:22 (train/zero/notes.txt): not an image"),
@@ -265,6 +265,12 @@ def test_a_wrong_line_is_named(lists: ListFiles, tmp_path, line: str, message: s
     with pytest.raises(DataProblem) as caught:
         lists.load(tmp_path / "cache")
     assert message in caught.value.what
+
+
+def test_a_list_without_one_to_compare_with_holds_images_out(lists: ListFiles, tmp_path) -> None:
+    alone = lists.model_copy(update={"reference_list": None}).load(tmp_path / "cache")
+    assert alone.hold_out is not None
+    assert alone.available == 21
 
 
 def test_after_the_cut_a_damaged_image_is_named_by_its_own_line(lists: ListFiles, tmp_path) -> None:

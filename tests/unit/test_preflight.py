@@ -155,9 +155,7 @@ def test_a_refused_command_leaves_the_run_and_its_records_as_they_were(photos: P
     weights = {"extractor": "inception", "weights": "none.pth"}
     refused("no such file", evaluation__features=weights)
     refused("no class is many", **NO_CLASS_IS_MANY)
-    refused(
-        "cache/train: no such folder", evaluation__reference={"source": "folder", "root": "cache"}
-    )
+    refused("has no image", evaluation__reference={"source": "folder", "root": "cache"})
     refused("pretrained.labels=None", pretrained__model="nothing")
     if not torch.cuda.is_available():
         refused("PyTorch finds none", scaling__gpus_per_worker=1)
@@ -172,7 +170,7 @@ def test_a_refused_command_leaves_the_run_and_its_records_as_they_were(photos: P
     for split in ("train", "reference"):
         (photos / split / "dog").rename(photos / split / "cat")
     moved = photos.rename(photos.parent / "moved")
-    refused("photos/train: no such folder")
+    refused("photos: no such folder")
 
     # The same images elsewhere are the same data: to evaluate, and to train on.
     whipray.evaluate("mine", [f"data.root={moved.name}", "evaluation.metrics=[kid]"])
@@ -252,7 +250,7 @@ def damage_reference(kind: str) -> Callable[[Path], None]:
         ({"model__channel_mult": [1] * 6, "model__attention_resolutions": []}, "cannot be halved"),
         ({"training__batch_size": 15, "scaling__workers": 2}, "cannot be shared by 2 workers"),
         ({"training__micro_batch": 5}, "does not divide a worker's 16 rows"),
-        ({"data__root": "nowhere"}, "nowhere/train: no such folder"),
+        ({"data__root": "nowhere"}, "nowhere: no such folder"),
         ({"data__image_size": 4, "model__attention_resolutions": [2]}, "images are 4 x 4"),
         (
             {"evaluation__reference": {"source": "digits"}},
@@ -290,6 +288,15 @@ def test_a_reference_that_cannot_be_used_is_told_before_the_training(
 ) -> None:
     damage_reference(kind)(photos)
     assert any(says in line for line in found(own(), dry_run=False))
+
+
+def test_few_real_images_are_no_obstacle_unless_label_agreement_ranks(photos: Path) -> None:
+    damage_reference("one image")(photos)
+    imagenet = own(evaluation__features={"extractor": "imagenet"})
+    assert found(imagenet, dry_run=False) == []
+    ranks = {"evaluation__rank_by": "agreement/overall"}
+    ranked = own(evaluation__features={"extractor": "imagenet"}, **ranks)
+    assert any("has 1 images of class 2 (cat)" in line for line in found(ranked, dry_run=False))
 
 
 def test_places_that_cannot_be_written_are_told(

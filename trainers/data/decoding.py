@@ -24,7 +24,7 @@ from ..errors import DataProblem
 from ..integrity import Altered, load_arrays, save_arrays
 from .decoded import DecodedImages, read_decoded, write_decoded
 from .packed import Indices, Pixels
-from .pixels import read_pixels
+from .pixels import read_pixels, without_size_warnings
 from .report import LISTED, Note, raise_together, shown
 
 FORMAT = 4
@@ -172,7 +172,8 @@ def decode(
         cache.mkdir(parents=True, exist_ok=True)
         if (cached := read_decoded(path, shape)) is not None:
             return cached
-        write_decoded(path, _decode_all(encoded, size, channels), shape)
+        with without_size_warnings():
+            write_decoded(path, _decode_all(encoded, size, channels), shape)
     except OSError as error:
         raise disk_problem(error, cache, math.prod(shape)) from error
     if _describe_files(encoded) != contents.files:  # the pixels may not be those of the key

@@ -1,11 +1,11 @@
-"""Lists of images as ImageNet-LT has them: `relative/path.JPEG label`, one line for each image."""
+"""Lists of images as ImageNet-LT has them (`relative/path.JPEG label`), and as tables of two columns."""
 
 from __future__ import annotations
 
 import codecs
-import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -13,33 +13,47 @@ import numpy as np
 from ..errors import DataProblem
 from .decoding import PATH_SHOWN, EncodedImages
 from .encoded_config import EncodedConfig
+from .label_texts import number_labels
+from .list_lines import form_of, is_number, numbered_lines, parse_line
+from .packed import Indices
 from .report import LISTED, raise_together, shown
 from .source import Splits
 
-_THREE_COLUMNS = re.compile(r"\.\w+\s+\d+$")
-"""At the end of a path: `0.png 3` is a file and a number, the label being the third column."""
-
 
 class ListFiles(EncodedConfig):
-    """Images named by two lists, such as ImageNet_LT_train.txt and ImageNet_LT_val.txt."""
+    """Images named by lists, such as ImageNet_LT_train.txt and ImageNet_LT_val.txt.
+
+    A line is a path and a label, the number or the name of a class, separated by blanks, a tab, a comma or
+    a semicolon. A first line may name the columns (`path`, `label`), which may then be more than two.
+    """
 
     source: Literal["list_files"] = "list_files"
     root: Path
     """Folder that the paths in the lists are relative to; they may not lead out of it."""
     train_list: Path
     """Images to train on."""
-    reference_list: Path
-    """Class-balanced images to compare with."""
+    reference_list: Path | None = None
+    """Images to compare with. None: images are held out."""
     class_names: tuple[str, ...] | None = None
-    """Names of the classes in the order of their labels; by default their numbers."""
+    """Names of the classes in the order of their labels; by default their numbers, or the labels
+    themselves, sorted, where they are words."""
 
     def load(self, cache: Path) -> Splits:
         """Read both splits; see `SourceConfig`."""
         root = self.root.expanduser()
-        train, reference = (
-            _read(file.expanduser(), root) for file in (self.train_list, self.reference_list)
+        files = [
+            file.expanduser() for file in (self.train_list, self.reference_list) if file is not None
+        ]
+        lists = [read_list(file, root) for file in files]
+        for file, each in zip(files, lists, strict=True):
+            raise_together(each.problems, each.more)
+            if not each.paths:
+                raise DataProblem(f"{file}: lists no image", "write one line for each image")
+        ids, names = number_classes(lists, self.class_names)
+        train, *reference = (
+            _encoded(each, labels, root) for each, labels in zip(lists, ids, strict=True)
         )
-        return self.pack(cache, train, reference, self.class_names)
+        return self.pack(cache, train, reference[0] if reference else None, names)
 
 
 @dataclass
@@ -47,18 +61,24 @@ class Listed:
     """What one list names.
 
     Args:
+        file: the list.
         paths: relative to the root.
-        labels: of each path.
+        labels: of each path, as they are written.
         numbers: of the lines, from 1.
         problems: the first lines that cannot be used.
         more: number of further such lines.
     """
 
+    file: Path
     paths: list[str] = field(default_factory=list)
-    labels: list[int] = field(default_factory=list)
+    labels: list[str] = field(default_factory=list)
     numbers: list[int] = field(default_factory=list)
     problems: list[DataProblem] = field(default_factory=list)
     more: int = 0
+
+    def name(self, index: int) -> str:
+        """Return what messages call the image at an index: the list, the line and the path."""
+        return f"{self.file}:{self.numbers[index]} ({self.paths[index]})"
 
 
 def read_list(file: Path, root: Path) -> Listed:
@@ -67,12 +87,15 @@ def read_list(file: Path, root: Path) -> Listed:
     Raises:
         DataProblem: a list that cannot be read at all.
     """
-    listed = Listed()
-    for number, line in enumerate(_text(file).split("\n"), start=1):
-        if not line.strip():
-            continue
+    listed = Listed(file)
+    lines = list(numbered_lines(_text(file)))
+    try:
+        form = form_of([line for _, line in lines[:2]])
+    except DataProblem as problem:
+        raise DataProblem(f"{file}: {problem.what}", problem.fix) from problem
+    for number, line in lines[1:] if form.header else lines:
         try:
-            path, label = _path_and_label(line, root)
+            path, label = parse_line(line, form, root)
         except DataProblem as problem:
             if len(listed.problems) < LISTED:
                 what = f"{file}:{number}: {problem.what}"
@@ -86,18 +109,50 @@ def read_list(file: Path, root: Path) -> Listed:
     return listed
 
 
-def _read(file: Path, root: Path) -> EncodedImages:
-    listed = read_list(file, root)
-    raise_together(listed.problems, listed.more)
-    paths, numbers = listed.paths, listed.numbers
-    if not paths:
-        raise DataProblem(f"{file}: lists no image", "write one line for each image")
-    return EncodedImages(
-        paths,
-        np.array(listed.labels, dtype=np.int64),
-        lambda i: f"{file}:{numbers[i]} ({paths[i]})",
-        root,
-    )
+def number_classes(
+    lists: Sequence[Listed], class_names: Sequence[str] | None
+) -> tuple[list[Indices], Sequence[str] | None]:
+    """Return the ids (N,) of each list's labels, and the names of the classes.
+
+    Labels that are numbers are ids; words are numbered.
+
+    Args:
+        class_names: by id; None for the numbers, or for the sorted words.
+
+    Raises:
+        DataProblem: words among numbers, or a word that is none of the names.
+    """
+    labels = [label for each in lists for label in each.labels]
+    ends = np.cumsum([len(each.labels) for each in lists])
+
+    def name(index: int) -> str:
+        of = int(np.searchsorted(ends, index, side="right"))
+        return lists[of].name(int(index - ends[of]) + len(lists[of].labels))
+
+    are_numbers = np.array([is_number(label) for label in labels])
+    if are_numbers.all():
+        return np.split(np.array(list(map(int, labels)), np.int64), ends[:-1]), class_names
+    if class_names is None and are_numbers.any():
+        kind, others = "a word", "numbers"
+        rare = np.flatnonzero(~are_numbers)
+        if len(rare) > len(labels) / 2:
+            kind, others = "a number", "words"
+            rare = np.flatnonzero(are_numbers)
+        what = f"is {kind}, while others are {others}"
+        fix = "write all labels as numbers from 0, or all as words"
+        raise_together(
+            [
+                DataProblem(f"{name(i)}: label {shown(labels[i])} {what}", fix)
+                for i in rare[:LISTED]
+            ],
+            max(0, len(rare) - LISTED),
+        )
+    ids, names = number_labels(labels, class_names, name)
+    return np.split(ids, ends[:-1]), names
+
+
+def _encoded(listed: Listed, labels: Indices, root: Path) -> EncodedImages:
+    return EncodedImages(listed.paths, labels, listed.name, root)
 
 
 def _text(file: Path) -> str:
@@ -113,43 +168,17 @@ def _text(file: Path) -> str:
             f"{shown(file)[:PATH_SHOWN]}: a list that cannot be read ({reason})",
             "correct the path of the list",
         ) from error
-    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        raise DataProblem(f"{file}: is UTF-16", "save the list as UTF-8")
+    is_utf16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    encoding = "UTF-16" if is_utf16 else "UTF-8"
     try:
-        text = content.decode("utf-8-sig")
+        text = content.decode("utf-16" if is_utf16 else "utf-8-sig")
     except UnicodeDecodeError as error:
         number = content.count(b"\n", 0, error.start) + 1
         raise DataProblem(
-            f"{file}:{number}: not a list in UTF-8 (byte {content[error.start]:#x})",
+            f"{file}:{number}: not a list in {encoding} (byte {content[error.start]:#x})",
             "save the list as UTF-8",
         ) from error
     if "\0" in text:
         number = text.count("\n", 0, text.index("\0")) + 1
         raise DataProblem(f"{file}:{number}: a byte 0 in the text", "save the list as UTF-8")
     return text
-
-
-def _path_and_label(line: str, root: Path) -> tuple[str, int]:
-    """Return what one line names.
-
-    Raises:
-        DataProblem: another form, or a path out of the root.
-    """
-    path, label = [*line.rsplit(maxsplit=1), ""][:2]  # a path may hold spaces
-    path = path.strip()
-    if not path or not (label.isascii() and label.isdecimal()) or len(label) > 18:
-        raise DataProblem(
-            f"not `path label` but `{line.strip()[:80]}`",
-            "write the image's path, a space and the number of its class",
-        )
-    if _THREE_COLUMNS.search(path) and not (root / path).exists():
-        raise DataProblem(
-            f"three columns, not `path label`: `{line.strip()[:80]}`",
-            "leave the image's path and the number of its class",
-        )
-    if PurePath(path).is_absolute() or ".." in PurePath(path).parts:
-        raise DataProblem(
-            f"{path[:80]} leads out of {root}",
-            "write paths below data.root, or choose a data.root above all of them",
-        )
-    return path, int(label)

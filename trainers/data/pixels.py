@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import io
+import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from enum import IntFlag
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -72,7 +73,7 @@ def read_pixels(
 
     done: list[Treatment] = []
     try:
-        with Image.open(source) as image:
+        with _opened(source, size) as image:
             mode = image.mode
             image.load()
             if image.format in WITH_FRAMES and getattr(image, "is_animated", False):
@@ -84,6 +85,12 @@ def read_pixels(
             if flat is not turned:
                 done.append(Treatment.FLATTENED)
             pixels = flat.convert("RGB" if channels == 3 else "L")
+    except Image.DecompressionBombError as error:
+        limit = 2 * (Image.MAX_IMAGE_PIXELS or 0)
+        raise DataProblem(
+            f"{name}: more than {limit / 1e6:.0f} million pixels",
+            "scale the image down, or save it as JPEG, which is read reduced",
+        ) from error
     except Exception as error:  # a damaged file makes PIL raise almost anything
         raise DataProblem(
             f"{name}: not an image that can be read ({type(error).__name__})",
@@ -106,6 +113,42 @@ def read_pixels(
         pixels = square.resize((size, size), Image.Resampling.LANCZOS, reducing_gap=3.0)
     array = np.asarray(pixels).reshape(size, size, channels)
     return np.ascontiguousarray(array.transpose(2, 0, 1)), sum(done)
+
+
+def _opened(source: Path | io.BytesIO, size: int) -> Image.Image:
+    """Return an image of which nothing but the header is read.
+
+    A JPEG above Pillow's limit of pixels is set to be read reduced, by 8 at most. Pillow refuses it before
+    it can be told so, and warns from half of that limit on: see `without_size_warnings`.
+    """
+    from PIL import Image
+    from PIL.JpegImagePlugin import JpegImageFile
+
+    try:
+        return Image.open(source)
+    except Image.DecompressionBombError:
+        if not isinstance(source, Path):
+            source.seek(0)
+        try:
+            image = JpegImageFile(source)
+        except SyntaxError:
+            image = None  # another format
+        if image is None:
+            raise
+        image.draft(image.mode, (2 * size, 2 * size))
+        if image.width * image.height > 2 * (Image.MAX_IMAGE_PIXELS or 0):
+            raise
+        return image
+
+
+@contextmanager
+def without_size_warnings() -> Iterator[None]:
+    """Keep Pillow from warning of images that have more than half of the pixels that it reads."""
+    from PIL import Image
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        yield
 
 
 def upright(image: Image.Image) -> Image.Image:

@@ -100,6 +100,18 @@ def with_own_classes(
     return Labelled(extractor, own)
 
 
+def check_own_classes(config: AnyExtractor, reference: PackedImages) -> None:
+    """Check that there will be logits of the data set's own classes.
+
+    Raises:
+        DataProblem: too few or too small images for a classifier.
+    """
+    from .classifier import check_reference
+
+    if not isinstance(config, ClassifierConfig):
+        check_reference(reference)
+
+
 def check_extractor(
     config: AnyExtractor,
     reference: PackedImages | None,
@@ -144,4 +156,10 @@ def check_extractor(
             TorchvisionModel.open(config, cpu, on_phase)
 
 
-__all__ = ["build_extractor", "check_extractor", "choose", "with_own_classes"]
+__all__ = [
+    "build_extractor",
+    "check_extractor",
+    "check_own_classes",
+    "choose",
+    "with_own_classes",
+]
