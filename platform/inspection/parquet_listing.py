@@ -12,13 +12,8 @@ from numpy.typing import NDArray
 
 from ...trainers.data.label_texts import number_labels
 from ...trainers.data.packed import Indices
-from ...trainers.data.parquet import (
-    Parquet,
-    find_files,
-    holds_text,
-    read_class_names,
-    unreadable,
-)
+from ...trainers.data.parquet import Parquet
+from ...trainers.data.parquet_files import find_files, holds_text, read_class_names, unreadable
 from ...trainers.data.report import counted, listed, shown
 from ...trainers.errors import DataProblem
 from .facts import Finding

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import glob
-import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -14,10 +12,18 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from ..errors import DataProblem
-from .decoding import PATH_SHOWN, EncodedImages
+from .decoding import EncodedImages
 from .encoded_config import EncodedConfig
 from .label_texts import number_labels
 from .packed import Indices
+from .parquet_files import (
+    bytes_of,
+    find_files,
+    holds_text,
+    read_class_names,
+    read_schema,
+    unreadable,
+)
 from .report import Note, counted, listed, shown
 from .source import Splits
 from .split_names import REFERENCE, TRAIN, split_of
@@ -171,7 +177,7 @@ class Parquet(EncodedConfig):
             position = table.schema.names.index(column)
             values = table[column]
             if column == self.image_column and pa.types.is_struct(values.type):
-                values = _bytes_of(path, column, values)
+                values = bytes_of(path, column, values)
             wanted, what = types[column]
             if column == self.label_column and holds_text(values.type):
                 wanted = pa.string()
@@ -221,89 +227,6 @@ class ChosenRows:
         return self.train if self.reference is None else self.train | self.reference
 
 
-def find_files(paths: Path | Iterable[Path]) -> list[Path]:
-    """Return the files that a path, or several, name: a file, a folder of Parquet files, or a pattern.
-
-    Raises:
-        DataProblem: a path that names none.
-    """
-    files: list[Path] = []
-    for path in [paths] if isinstance(paths, Path) else paths:
-        path = path.expanduser()
-        try:
-            if path.is_dir():
-                inside = sorted(path.rglob("*.parquet"))
-                found = [file for file in inside if not file.name.startswith(".")]
-                what = "a folder without a .parquet file"
-            elif path.is_file():
-                found = [path]
-            else:
-                found = sorted(Path(file) for file in glob.glob(str(path), recursive=True))
-                what = "no file of this pattern" if glob.has_magic(str(path)) else "no such file"
-                if path.exists():  # reading a pipe or a device may never end
-                    found, what = [], "not a file"
-        except (OSError, ValueError) as error:
-            raise unreadable(path, error) from error
-        if not found:
-            raise DataProblem(
-                f"{shown(path)[:PATH_SHOWN]}: {what}, not a Parquet file", "correct data.path"
-            )
-        files += [file for file in found if file not in files]
-    return files
-
-
-def read_schema(path: Path) -> pa.Schema:
-    """Return the columns of a file.
-
-    Raises:
-        DataProblem: no Parquet file that can be read.
-    """
-    import pyarrow as pa
-    from pyarrow import parquet
-
-    try:
-        return parquet.read_schema(path)
-    except (pa.ArrowException, OSError, ValueError) as error:
-        raise unreadable(path, error) from error
-
-
-def unreadable(path: Path, error: Exception) -> DataProblem:
-    """Return what is said of a file that Arrow cannot read."""
-    return DataProblem(
-        f"{shown(path)[:PATH_SHOWN]}: not a Parquet file that can be read ({type(error).__name__})",
-        "correct data.path, or write the file again",
-    )
-
-
-def holds_text(kind: pa.DataType) -> bool:
-    """Return whether a column of this type has text, also where each text is stored once."""
-    import pyarrow as pa
-
-    if pa.types.is_dictionary(kind):
-        kind = kind.value_type
-    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
-
-
-def _bytes_of(path: Path, column: str, values: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Return the bytes of images as Hugging Face writes them, {bytes, path}."""
-    import pyarrow as pa
-    import pyarrow.compute as pc  # type: ignore[import-untyped]
-
-    fields = [values.type.field(i).name for i in range(values.type.num_fields)]
-    if "bytes" not in fields:
-        raise DataProblem(
-            f"{path}: column {column} has {listed(fields)}, but no bytes",
-            "write the images themselves into the file, as `bytes`",
-        )
-    inside = pc.struct_field(values, "bytes")
-    if pa.types.is_null(inside.type) or inside.null_count:
-        raise DataProblem(
-            f"{path}: column {column} has rows without bytes, only with the path of an image",
-            "write the images themselves into the file, as `bytes`",
-        )
-    return inside
-
-
 def _check_names_used(path: Path, names: Sequence[str] | None, labels: Indices) -> None:
     if names is not None and (count := len(np.unique(labels[labels >= 0]))) < len(names):
         raise DataProblem(
@@ -311,32 +234,3 @@ def _check_names_used(path: Path, names: Sequence[str] | None, labels: Indices) 
             "write class_names as a JSON list if a name holds a comma, else without the classes "
             "that have no image",
         )
-
-
-def read_class_names(
-    path: Path, metadata: Mapping[bytes, bytes], label_column: str
-) -> list[str] | None:
-    """Return the names of classes in a schema's metadata; None where there are none.
-
-    Raises:
-        DataProblem: names that are not text.
-    """
-    try:
-        if text := metadata.get(b"class_names", b"").decode():
-            names = json.loads(text) if text.startswith("[") else text.split(",")
-        else:
-            features = json.loads(metadata.get(b"huggingface", b"{}"))["info"]["features"]
-            names = features[label_column]["names"]
-    except (ValueError, RecursionError) as error:
-        raise DataProblem(
-            f"{path}: class names in its metadata that cannot be read ({type(error).__name__})",
-            "write class_names in UTF-8, joined by commas or as a JSON list",
-        ) from error
-    except (KeyError, TypeError):
-        return None
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise DataProblem(
-            f"{path}: class names in its metadata that are not a list of texts",
-            "write class_names in UTF-8, joined by commas or as a JSON list",
-        )
-    return names
