@@ -48,7 +48,7 @@ def find_warnings(
         at_chance(provenance, len(per_class)),
         at_chance(provenance, len(per_class), "agreement"),
         _no_agreement(metrics, config),
-        _borrowed(per_class, metrics),
+        _borrowed(rows, per_class, metrics),
         _few_real(per_class),
         _biased(rows[0], sides[0], metrics),
         *(_undefined(metric, rows, sides[1], config) for metric in metrics),
@@ -96,27 +96,25 @@ def _no_agreement(metrics: Sequence[Metric[Any]], config: EvaluationConfig) -> s
     )
 
 
-def _borrowed(per_class: Sequence[ClassRow], metrics: Sequence[Metric[Any]]) -> str | None:
+def _borrowed(
+    rows: Sequence[Row], per_class: Sequence[ClassRow], metrics: Sequence[Metric[Any]]
+) -> str | None:
     """Return a warning where real images of a class are the ones that it was trained on."""
     names = [shown(row.name) for row in per_class if row.borrowed]
     if not names:
         return None
-    rewarded = [
+    present = {name for row in (*rows, *per_class) for name in row.values}
+    titles = [
         output.title
         for metric in metrics
-        if not metric.generated_alone
-        for output in metric.outputs.values()
+        for name, output in metric.outputs.items()
+        if name in present and output.ranks and not metric.generated_alone
     ]
-    values = (
-        " and ".join(filter(None, [", ".join(rewarded[:-1]), rewarded[-1]])) if rewarded else ""
-    )
     return (
         f"{len(names)} of {counted(len(per_class), 'classes')} had too few images to hold some out and "
-        f"{'is' if len(names) == 1 else 'are'} compared with training images ({listed(names)}): there, and in "
-        f"groups that have them, copies look perfect"
-        + (f" by {values}" if values else "")
-        + "; near copies "
-        "tell, and other images of these classes"
+        f"{'is' if len(names) == 1 else 'are'} compared with training images ({listed(names)}): copies of these "
+        f"look perfect in {', '.join(titles) or 'every comparison'}, and in the values of their groups; look at "
+        "near copies, or give more images of these classes"
     )
 
 
@@ -149,11 +147,16 @@ def _undefined(
     settings = metric.settings_in(config)
     needed = {row.name: metric.fewest(settings, len(row.classes)) for row in rows}
     smaller = {row.name: _smaller(row, metric, real) for row in rows}
-    few = [row.name for row in rows if smaller[row.name] < needed[row.name]]
+    few = [row for row in rows if smaller[row.name] < needed[row.name]]
     if not few:
         return None
     titles = " or ".join(output.title for output in metric.outputs.values())
-    groups = ", ".join(f"{name} ({smaller[name]} images, not {needed[name]})" for name in few)
+    evenly = " with as many of each class"
+    groups = ", ".join(
+        f"{row.name} ({smaller[row.name]} images{evenly if smaller[row.name] < min(row.n_generated, row.n_real) else ''}, not "
+        f"{needed[row.name]})"
+        for row in few
+    )
     side = "generated" if metric.generated_alone else "generated and real"
     return f"no {titles} of {groups}: give more {side} images"
 

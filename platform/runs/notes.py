@@ -22,11 +22,17 @@ def describe_data(subject: Subject) -> str | None:
     counts = train.class_counts
     used = f"{counts.max():,} to {counts.min():,} of a class"
     if data.long_tail.kind == "none":
-        return f"{train.num_classes} classes, {len(train.images):,} images, {used}; all of them"
+        if subject.splits.hold_out is None:
+            return f"{train.num_classes} classes, {len(train.images):,} images, {used}; all of them"
+        return (
+            f"{train.num_classes} classes, {len(train.images):,} of {subject.splits.available:,} images, "
+            f"{used}; the others are held out to compare with"
+        )
     tail = f"data.long_tail ({data.long_tail.kind}, ratio {data.long_tail.ratio:g})"
     return (
         f"{train.num_classes} classes, cut to {len(train.images):,} of {subject.splits.available:,} images "
         f"by {tail}: {used}"
+        + ("; some of the others are held out to compare with" if subject.splits.hold_out else "")
     )
 
 

@@ -267,7 +267,9 @@ def test_a_report_uses_all_real_images_and_says_how() -> None:
         "none: as many images of every class"
     )
     (line,) = (w for w in found.warnings if "Precision" in w)
-    assert "few (6 images, not 10)" in line  # 9 real ones, of which as many of each class
+    assert (
+        "few (6 images with as many of each class, not 10)" in line
+    )  # 9 real ones, of which as many of each class
     assert "overall" not in line
 
 
@@ -278,7 +280,7 @@ def test_classes_that_are_compared_with_training_images_are_named_everywhere(tmp
         "2 of 4 classes had too few images to hold some out and are compared with"
     )
     assert "(moth, wasp)" in line
-    assert "copies look perfect by KID, " in line
+    assert "copies of these look perfect in KID, FID" in line
     assert [row.borrowed for row in found.per_class] == [False, False, True, True]
     found.save(tmp_path)
     assert Report.load(tmp_path).per_class == found.per_class

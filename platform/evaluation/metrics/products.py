@@ -24,7 +24,10 @@ Tile = tuple[slice, slice, Tensor]
 
 def to_device(x: Floats | Floats32 | Bools | Pixels) -> Tensor:
     """Return the array as float64 on the device that computes products."""
-    return torch.from_numpy(np.ascontiguousarray(x)).to(choose_device()).double()
+    array = np.ascontiguousarray(x)
+    if not array.flags.writeable:  # of a file, which PyTorch warns of
+        array = array.copy()
+    return torch.from_numpy(array).to(choose_device()).double()
 
 
 def blocks(n: int) -> Iterator[slice]:
