@@ -103,7 +103,7 @@ def _borrowed(
     names = [shown(row.name) for row in per_class if row.borrowed]
     if not names:
         return None
-    present = {name for row in (*rows, *per_class) for name in row.values}
+    present = {name for of in (rows, per_class) for row in of for name in row.values}
     titles = [
         output.title
         for metric in metrics

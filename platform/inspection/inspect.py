@@ -7,15 +7,13 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from ...trainers.data import DataConfig
+from ...trainers.data import DataConfig, HoldOut
 from ...trainers.data.report import counted, listed
 from .facts import EXAMPLES, SEVERITIES, ClassFacts, Finding, Inspection, Sizes
 from .headers import DEEP, Headers, read_headers
 from .listing import Listing
 from .source import list_source
 
-HELD_OUT = 0.2
-"""Share of the images of a class that is held out for evaluation."""
 BROKEN_SHOWN = 10
 """Broken images that are named."""
 
@@ -40,7 +38,7 @@ def inspect(config: DataConfig, on_progress: Callable[[str], None] = lambda _: N
     findings = [*listing.findings, *_of_headers(listing, headers)]
     return Inspection(
         config.model_dump(mode="json", exclude_unset=True) | {"source": config.source},
-        tuple(_classes(listing)),
+        tuple(_classes(listing, getattr(config, "hold_out", HoldOut()))),
         count,
         _sizes(headers),
         dict(sorted(headers.kinds.items(), key=lambda item: -item[1])),
@@ -51,11 +49,11 @@ def inspect(config: DataConfig, on_progress: Callable[[str], None] = lambda _: N
     )
 
 
-def _classes(listing: Listing) -> Iterator[ClassFacts]:
+def _classes(listing: Listing, hold_out: HoldOut) -> Iterator[ClassFacts]:
     compared = bool(listing.reference.any())
     counts = zip(listing.class_names, listing.counts(False), listing.counts(True), strict=True)
     for name, count, reference in counts:
-        held_out = 0 if compared else int(count * HELD_OUT)
+        held_out = 0 if compared else hold_out.expected(int(count))
         yield ClassFacts(name, int(count), held_out, int(count) - held_out, int(reference))
 
 

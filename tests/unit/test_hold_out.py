@@ -110,6 +110,12 @@ def test_a_class_is_held_out_of_only_where_enough_different_images_are_on_both_s
     assert borrowed([low[:2], high[:7], high[:7]])
 
 
+@pytest.mark.parametrize(("count", "held"), [(9, 0), (10, 2), (100, 20)])
+def test_the_expected_number_follows_the_same_rule(count: int, held: int) -> None:
+    assert HoldOut().expected(count) == held
+    assert HoldOut(share=0.5, remaining=60).expected(count) == 0
+
+
 def test_one_split_becomes_two_without_losing_or_changing_an_image(tmp_path) -> None:
     images = encoded((*BIG, 5, 1))
     splits = packed(images, tmp_path)

@@ -35,6 +35,11 @@ class HoldOut(Config):
     no class of less than ten images is held out of: it would lose more than a fifth for two images, which
     say little by themselves."""
 
+    def expected(self, count: int) -> int:
+        """Return how many of so many different images of a class are held out, about; 0 where all are kept."""
+        held = int(count * self.share)
+        return held if held >= self.at_least and count - held >= self.remaining else 0
+
 
 @dataclass(frozen=True, eq=False)
 class HeldOut:
