@@ -42,6 +42,7 @@ class Sample:
         copy_ratios: (n,) distance to the nearest training image, see `metrics/memorisation.py`; None
             where it is not known.
         own_logits: (n, classes) float32 of the data set's own classes; None where there are none.
+        copied_labels: (n,) the class of that training image.
     """
 
     features: Floats32
@@ -50,6 +51,7 @@ class Sample:
     weights: Floats32
     copy_ratios: Floats | None = None
     own_logits: Floats32 | None = None
+    copied_labels: Ints | None = None
 
     def __len__(self) -> int:
         return len(self.features)
@@ -132,15 +134,14 @@ class Sample:
 
     def at(self, rows: Bools | Ints) -> Sample:
         """Return the images at these rows, by index or by mask."""
-        ratios = None if self.copy_ratios is None else self.copy_ratios[rows]
-        own = None if self.own_logits is None else self.own_logits[rows]
         return Sample(
             self.features[rows],
             self.logits[rows],
             self.labels[rows],
             self.weights[rows],
-            ratios,
-            own,
+            None if self.copy_ratios is None else self.copy_ratios[rows],
+            None if self.own_logits is None else self.own_logits[rows],
+            None if self.copied_labels is None else self.copied_labels[rows],
         )
 
     def by_class(self) -> Iterator[Sample]:

@@ -45,6 +45,7 @@ def evaluate(
     config: EvaluationConfig,
     about: Mapping[str, Value],
     copy_ratios: Floats | None = None,
+    copied_labels: Ints | None = None,
     on_metric: OnMetric = lambda _words, _done, _total: None,
 ) -> Report:
     """Compare generated with real images by their features.
@@ -56,6 +57,7 @@ def evaluate(
         about: how the images were made and what the real ones are, for the provenance.
         copy_ratios: (N,) distance of each generated image to its nearest training image, see
             `metrics/memorisation.py`; None where no metric needs it.
+        copied_labels: (N,) the class of that training image.
         on_metric: takes what is computed next, and how many values of how many are done.
 
     Raises:
@@ -72,7 +74,12 @@ def evaluate(
     own = generated.logits if generated.own_logits is None else generated.own_logits
     network = info.label_network
     has_own = network is not None and network.class_names == classes.names
-    fakes = replace(fakes, copy_ratios=copy_ratios, own_logits=own if has_own else None)
+    fakes = replace(
+        fakes,
+        copy_ratios=copy_ratios,
+        copied_labels=copied_labels,
+        own_logits=own if has_own else None,
+    )
     images = _Images(fakes, reals.with_classes_alike(), config)
     sides = (generated_labels, real_labels)
     fewest = np.minimum(*(np.bincount(side, minlength=len(classes.names)) for side in sides))

@@ -135,10 +135,9 @@ def balanced(images: PackedImages) -> PackedImages:
 
 
 def load_training_images(experiment: Experiment) -> TrainingImages:
-    """Return what copies are searched in; mirrored too where the model has seen mirror images."""
+    """Return what copies are searched in."""
     train = experiment.data.load(cache_folder()).train
-    mirrored = experiment.data.flip or experiment.augmentation.flips
-    return TrainingImages(train.images, train.labels, train.fingerprint(), mirrored)
+    return TrainingImages(train.images, train.labels, train.fingerprint())
 
 
 def describe_reference(experiment: Experiment, splits: Splits) -> str:

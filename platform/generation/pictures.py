@@ -83,11 +83,11 @@ def _worst_class(
 
 def _copy_pair(row: int, image: Pixels, nearest: NearestImages, splits: Splits) -> CopyPair:
     names = splits.reference.class_names
-    asked = names[nearest.labels[row]]
-    copied = names[splits.train.labels[nearest.nearest[row]]]
     return CopyPair(
-        asked if copied == asked else f"{asked}, near to a training image of {copied}",
+        names[nearest.labels[row]],
+        names[splits.train.labels[nearest.nearest[row]]],
         float(nearest.ratio[row]),
+        nearest.how(row),
         image,
         splits.train.images[nearest.nearest[row]],
     )
@@ -103,8 +103,9 @@ def save_pictures(pictures: Pictures, folder: Path) -> None:
         arrays[f"worst/{n}/class"] = np.array(shown.row.class_id)
     for n, pair in enumerate(pictures.copies):
         arrays |= {f"copies/{n}/generated": pair.generated, f"copies/{n}/nearest": pair.nearest}
-        arrays |= {f"copies/{n}/ratio": np.array(pair.ratio)}
+        arrays |= {f"copies/{n}/ratio": np.array(pair.ratio), f"copies/{n}/how": np.array(pair.how)}
         arrays |= {f"copies/{n}/class": np.array(pair.class_name)}
+        arrays |= {f"copies/{n}/nearest_class": np.array(pair.nearest_class)}
     np.savez_compressed(folder / SAMPLE_TILES, **arrays)
 
 
@@ -127,7 +128,9 @@ def load_pictures(folder: Path, report: Report) -> Pictures:
             copies=[
                 CopyPair(
                     str(arrays[f"copies/{n}/class"]),
+                    str(arrays[f"copies/{n}/nearest_class"]),
                     float(arrays[f"copies/{n}/ratio"]),
+                    str(arrays[f"copies/{n}/how"]),
                     arrays[f"copies/{n}/generated"],
                     arrays[f"copies/{n}/nearest"],
                 )

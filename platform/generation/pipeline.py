@@ -104,10 +104,7 @@ class ImagePipeline:
             )
             training = self.shard_worker.training()
             nearest = NearestImages(
-                labels,
-                *read_nearest(root, shards, training, rows),
-                training.pooled,
-                training.mirrored,
+                **read_nearest(root, shards, training, rows), labels=labels, pooled=training.pooled
             )
         features = read_features(root, shards, self._extractor_key, rows)
         return GeneratedImages(shards, labels, indices, features, nearest)

@@ -29,7 +29,7 @@ from ...trainers.integrity import Altered, load_arrays, read_twice, save_arrays
 from ...trainers.randomness import BLOCK
 from ...trainers.sampling import SamplingConfig
 from ...trainers.scratch import Scratch
-from ..evaluation.arrays import Floats, Floats32, Ints, Pixels
+from ..evaluation.arrays import Floats32, Ints, Pixels
 from ..evaluation.extractors.base import Extracted, Extractor
 from ..evaluation.metrics.memorisation import TrainingImages
 from ..foundation.background import Lazy
@@ -241,31 +241,27 @@ class ShardWorker(ShardSampler):
     def find_nearest(
         self, shard: GeneratedShard, on_progress: OnImagesDone = lambda _done: None
     ) -> None:
-        """Write the nearest training image of each of a shard's images, and their distance."""
+        """Write the nearest training image of each of a shard's images, and how both fit."""
         training = self.training()
         name = nearest_name(shard, training)
         if read_kept(self.root, name) is not None:
             return
-        nearest, ratio = training.find_nearest(self.generate(shard, on_progress))
-        write(self.root, name, {"nearest": nearest, "ratio": ratio})
+        write(self.root, name, vars(training.find_nearest(self.generate(shard, on_progress))))
 
 
 def nearest_name(shard: GeneratedShard, training: TrainingImages) -> str:
     """Return the file of a shard's nearest training images."""
-    mirrored = "-mirrored" if training.mirrored else ""
-    # "all": of all classes; earlier files are of the class that was asked for.
-    return layout.shard_nearest(shard.stem, f"all-{training.fingerprint}{mirrored}")
+    # "aligned": earlier files are of pixels as they lie.
+    return layout.shard_nearest(shard.stem, f"aligned-{training.fingerprint}")
 
 
 def read_nearest(
     root: Storage, shards: Sequence[GeneratedShard], training: TrainingImages, rows: Ints
-) -> tuple[Ints, Floats]:
-    """Return the nearest training image (N,) and ratio (N,) of all shards' images, each in its row (N,)."""
+) -> dict[str, NDArray[Any]]:
+    """Return the fields of `Copies` of all shards' images, each in its row (N,)."""
     parts = [read(root, nearest_name(shard, training)) for shard in shards]
-    nearest, ratio = np.empty(len(rows), np.int64), np.empty(len(rows))
-    nearest[rows] = np.concatenate([part["nearest"] for part in parts])
-    ratio[rows] = np.concatenate([part["ratio"] for part in parts])
-    return nearest, ratio
+    order = rows.argsort()
+    return {key: np.concatenate([part[key] for part in parts])[order] for key in parts[0]}
 
 
 def features_name(shard: Shard, extractor_key: str) -> str:

@@ -240,6 +240,7 @@ class Evaluator:
             config,
             about,
             None if nearest is None else nearest.ratio,
+            None if nearest is None else inputs.splits.train.labels[nearest.nearest],
             on_metric,
         )
         return self.files.write(folder, report, collect(report, inputs.root, images, inputs.splits))

@@ -35,6 +35,7 @@ LEVELS = {
     "f_1_8": 0.951,
     "agreement": 0.871,
     "copies": 0.0125,
+    "copies_across": 0.0041,
 }
 SINGLE = ("kid", "agreement")
 """Numbers of a class with few images."""
@@ -153,7 +154,14 @@ def synthetic_pictures(report: Report, channels: int, side: int) -> Pictures:
     pixels = noise_images(48, channels, side, 99)
     names = [row.name for row in report.per_class]
     copies = [
-        CopyPair(names[i % len(names)], 0.05 + 0.02 * i, pixels[2 * i], pixels[2 * i + 1])
+        CopyPair(
+            names[i % len(names)],
+            names[0 if i % 3 == 0 else i % len(names)],
+            0.05 + 0.02 * i,
+            ("", "mirrored", "moved by 2 px, enlarged by 14 %")[i % 3],
+            pixels[2 * i],
+            pixels[2 * i + 1],
+        )
         for i in range(24)
     ]
     return Pictures(None, worst, copies)

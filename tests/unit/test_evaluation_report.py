@@ -158,13 +158,17 @@ class TestReport:
         fake, labels = digits(40, 60)
         config = CONFIG.model_copy(update={"metrics": (*CONFIG.metrics, "memorisation")})
         ratios = np.where(labels == 4, 0.1, 1.0)
-        found = evaluate(fake, labels, *REAL, CLASSES, INFO, config, ABOUT, ratios).metrics()
+        copied = np.where(np.arange(len(labels)) % 2, labels, 0)
+        found = evaluate(
+            fake, labels, *REAL, CLASSES, INFO, config, ABOUT, ratios, copied
+        ).metrics()
         assert (found["copies/overall"], found["copies/few"], found["copies/many"]) == (
             0.2,
             1 / 3,
             0,
         )
         assert 0 < found["copies/many_high"] < 0.2
+        assert found["copies_across/few"] == found["copies/few"] / 2
 
     def test_another_network_knows_no_labels(self) -> None:
         info = replace(INFO, class_names=None)

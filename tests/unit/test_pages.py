@@ -198,7 +198,8 @@ class TestReport:
         (table,) = (t for t in Reader(full).tables if t[0][:2] == ["Group", "Near copies"])
         for shown, row in zip(table[1:], report.rows, strict=True):
             near_copies = round(row.values["copies"].value * row.n_generated)
-            assert shown[:3] == [row.name, str(near_copies), str(row.n_generated)]
+            across = round(row.values["copies_across"].value * row.n_generated)
+            assert shown[:4] == [row.name, *map(str, (near_copies, across, row.n_generated))]
 
     def test_other_provenance_and_few_rows_do(self) -> None:
         """One group, no settings, one class: as for a folder of images from elsewhere."""
@@ -242,7 +243,7 @@ class TestCharts:
         assert chart
         (zero, y), *_ = re.findall(r"M[\d.]+ ([\d.]+)V([-\d.]+)h", chart.bands[0].bars)
         assert float(zero) < float(y) <= 100
-        assert chart.y[0].text == "−0.02"
+        assert chart.y[0].text == "−0.025"
 
     def test_headings_stand_over_their_classes(self) -> None:
         rows = synthetic_report(10).per_class
@@ -318,7 +319,7 @@ class TestTiles:
         pictures = Pictures(
             None,
             [WorstClass(row, noise_images(9, 1, 8), noise_images(0, 1, 8))],
-            [CopyPair("<four>", 0.123, *noise_images(2, 1, 8))],
+            [CopyPair("<four>", "<nine>", 0.123, "mirrored", *noise_images(2, 1, 8))],
         )
         page = render_report(report, pictures)
         shown = re.findall(r'<img src="[^"]*" width="(\d+)" height="56" alt="([^"]*)"', page)
@@ -326,7 +327,10 @@ class TestTiles:
             (str(7 * (6 * 8 + 5)), "Real images of &lt;four&gt;"),
             (str(7 * (2 * 8 + 1)), "Generated &lt;four&gt; beside its nearest training image"),
         ]
-        assert "<b>0.12</b> &lt;four&gt;" in page
+        caption = re.search(r"<figcaption><b>0.12</b>(.*?)</figcaption>", page)
+        assert caption is not None
+        words = re.sub("<[^>]*>", " ", caption[1]).split()
+        assert words == ["&lt;four&gt;,", "training", "image", "of", "&lt;nine&gt;", "mirrored"]
 
 
 class TestComparison:

@@ -121,7 +121,7 @@ class Metric(Generic[Settings]):
     needs_own_classes: bool = False
     """Whether the extractor's logits must be of the data set's own classes."""
     needs_nearest: bool = False
-    """Whether generated images are compared with the training images, by pixels, beforehand."""
+    """Whether generated images are compared with the training images beforehand."""
 
     def settings_in(self, evaluation: Config) -> Settings:
         """Return its settings in an `EvaluationConfig`."""

@@ -27,9 +27,13 @@ class CopyPair:
     """A generated image and the training image that it is nearest to."""
 
     class_name: str
-    """The class that was asked for, and that of the training image where it is another."""
+    """The class that was asked for."""
+    nearest_class: str
+    """The class of the training image."""
     ratio: float
     """Their distance over the usual one between training images of the latter's class."""
+    how: str
+    """How the training image is changed to fit best, in words; empty where it is not."""
     generated: Pixels  # (C, H, W)
     nearest: Pixels  # (C, H, W)
 

@@ -171,15 +171,19 @@ def _worst(worst: WorstClass) -> tuple[ClassRow, str, Strip | None, Strip | None
     return worst.row, text, real, generated
 
 
-def _copies(rows: Sequence[Row]) -> list[tuple[Row, int, Cell]]:
-    """Return how many near copies each group has, and their share."""
+def _copies(rows: Sequence[Row]) -> list[tuple[Row, int, int, Cell]]:
+    """Return how many near copies each group has, those of other classes, and the share of all."""
     known = [row for row in rows if "copies" in row.values]
     shares = cells(OUTPUTS["copies"], [row.values["copies"] for row in known])
     return [
-        (row, round(row.values["copies"].value * row.n_generated), share)
+        (row, _count(row, "copies"), _count(row, "copies_across"), share)
         for row, share in zip(known, shares, strict=True)
         if share
     ]
+
+
+def _count(row: Row, share: str) -> int:
+    return round(row.values[share].value * row.n_generated)
 
 
 def _pair(pair: CopyPair) -> tuple[CopyPair, Strip]:
