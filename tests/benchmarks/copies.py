@@ -24,7 +24,7 @@ from PIL import Image, ImageFilter
 from torch.nn.functional import interpolate
 
 from whipray.platform.evaluation.metrics.memorisation import MemorisationConfig, TrainingImages
-from whipray.trainers.data.parquet import ParquetConfig
+from whipray.trainers.data.parquet import Parquet
 
 Pixels = NDArray[np.uint8]
 Ints = NDArray[np.int64]
@@ -214,9 +214,7 @@ def main() -> None:
     parser.add_argument("--pairs", type=Path)
     args = parser.parse_args()
     torch.set_num_threads(1)
-    splits = ParquetConfig(path=args.file, image_size=32).load(
-        Path("~/.cache/whipray").expanduser()
-    )
+    splits = Parquet(path=args.file, image_size=32).load(Path("~/.cache/whipray").expanduser())
     train, labels = splits.train.images, splits.train.labels
     rng = np.random.default_rng(0)
 

@@ -291,7 +291,7 @@ def _scaling(old: int, new: int, blur: float) -> Tensor:
 
 
 def _on_device(images: Pixels) -> Tensor:
-    return torch.from_numpy(np.ascontiguousarray(images)).to(choose_device())
+    return torch.from_numpy(np.array(images)).to(choose_device())  # a copy: some are read-only maps
 
 
 def _blocks(n: int, size: int) -> Iterator[slice]:
