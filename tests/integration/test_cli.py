@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import re
 import shlex
@@ -119,6 +120,29 @@ def test_sample_draws_a_grid_and_single_images(trained: Shell) -> None:
     assert code == 0, err
     with Image.open(trained.folder / "grid.png") as grid:
         assert grid.width > 2 * 8
+
+
+def test_sampled_images_are_compared_with_the_training_images(trained: Shell) -> None:
+    wanted = ("sample", "tiny", "--classes", "9,0", "--per-class", "2", "--check-copies")
+    code, out, err = trained.run(*wanted, "--out", "checked", "--json")
+    assert code == 0, err
+    document = json.loads(out)
+    with (trained.folder / "checked" / "copies.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert [f"checked/{row['image']}" for row in rows] == document["files"]
+    assert [row["class"] for row in rows] == ["9", "9", "0", "0"]
+    ratios = [float(row["ratio"]) for row in rows]
+    assert document["copies"]["lowest_ratio"] == pytest.approx(min(ratios), abs=1e-4)
+    assert document["copies"]["near_copies"] == sum(row["near_copy"] == "yes" for row in rows)
+    assert all(re.fullmatch(r"training image \d+", row["nearest"]) for row in rows)
+    code, _, err = trained.run(*wanted, "--out", "checked.png")
+    assert code == 0, err
+    assert re.search(r"near copies of training images: \d of 4; .*: checked.copies.csv\n", err)
+    with (trained.folder / "checked.copies.csv").open(encoding="utf-8") as file:
+        assert [row["image"] for row in csv.DictReader(file)][::3] == [
+            "row 1, column 1",
+            "row 2, column 2",
+        ]
 
 
 def test_suggested_commands_can_be_pasted(trained: Shell) -> None:

@@ -89,6 +89,7 @@ class EncodedConfig(SourceConfig):
                 )
             ),
             available=len(train.labels),
+            train_name=chosen.name,
         )
 
     def _held_out(self, cache: Path, images: EncodedImages, names: tuple[str, ...]) -> Splits:
@@ -118,6 +119,7 @@ class EncodedConfig(SourceConfig):
             available=len(images.labels),
             hold_out=self.hold_out,
             borrowed=held.borrowed,
+            train_name=chosen.name,
         )
 
     def _kept(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import zip_longest
 from pathlib import Path
@@ -31,6 +32,7 @@ class Splits:
         available: number of training images before the tail was cut.
         hold_out: by which `reference` was held out of the training images; None where a source gives others.
         borrowed: classes whose images in `reference` are their training images, by id.
+        train_name: what a message calls a training image, by its number; None where it has no file or row.
 
     Raises:
         DataProblem: other classes or image shapes in the two, or a class without an image.
@@ -42,6 +44,7 @@ class Splits:
     available: int | None = None
     hold_out: HoldOut | None = None
     borrowed: tuple[int, ...] = ()
+    train_name: Callable[[int], str] | None = None
 
     def __post_init__(self) -> None:
         if self.train.class_names != self.reference.class_names:

@@ -42,21 +42,35 @@ def sample(
     to: Annotated[
         Path, typer.Option("--out", help="A .png file for a grid, or a folder for single images.")
     ] = Path("samples.png"),
+    check_copies: Annotated[
+        bool,
+        typer.Option(
+            "--check-copies",
+            help="Compare each image with all training images; copies.csv has the nearest of each.",
+        ),
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Generate images with a registered model or a run."""
     from ....trainers.data.classes import ALL, choose_classes
     from ....trainers.data.report import counted
     from ...analysis.sample import check_free, generate_images, load_target, save
+    from ...analysis.sampled_copies import CopySearch, images_in, table_beside
     from ..status_line import StatusLine
 
-    with StatusLine(stderr_console, "sampling"):
+    copies, table = None, table_beside(to)
+    with StatusLine(stderr_console, "sampling") as status:
         check_free(to)
+        search = CopySearch(store.open(), store.tracking, target) if check_copies else None
         model = load_target(store.open(), store.tracking, target)
         names = model.card.class_names
         chosen = choose_classes(classes or [ALL], names)
         images, labels = generate_images(model, chosen.ids, per_class, omega, steps, seed, sampler)
         files = save(images, labels, model.card, to, per_class)
+        if search is not None:
+            status.set("comparing with the training images")
+            copies = search.find(images, labels)
+            copies.save(table, images_in(to, files, len(images), per_class))
     if as_json:
         print_json(
             {
@@ -65,11 +79,14 @@ def sample(
                 "class_names": [names[c] for c in chosen.ids],
                 "images": len(images),
                 "files": files,
+                **({"copies": {**copies.summary(), "table": str(table)}} if copies else {}),
             }
         )
         return
     stderr_console.print(f"{to}: {counted(len(images), 'images')}")
     stderr_console.print(f"classes: {chosen.describe(names)}")
+    if copies is not None:
+        stderr_console.print(f"{copies.describe()}: {table}")
     has_omega = "omega" in type(model.card.sampling.guidance).model_fields
     next_commands(
         [
