@@ -207,7 +207,7 @@ def test_results_depend_neither_on_blocks_nor_on_what_else_is_compared(
     labels = np.concatenate([labels, labels[:5]])
     some = np.concatenate([fresh[:60], train[:9]])
     at_once = TrainingImages(train, labels, "").find_nearest(some)
-    for name, size in (("ROWS", 7), ("COLUMNS", 11), ("PAIRS", 13)):
+    for name, size in (("ROWS", 7), ("COLUMNS", 11), ("PAIRS", 3)):
         monkeypatch.setattr(alignment, name, size)
     in_blocks = TrainingImages(train, labels, "").find_nearest(some)
     alone = TrainingImages(train, labels, "").find_nearest(some[8:9])

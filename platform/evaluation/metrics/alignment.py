@@ -52,6 +52,9 @@ of a copy count less."""
 ROWS, COLUMNS, PAIRS = 512, 1024, 256
 """Most generated and training images, and most pairs of them, that are compared at a time."""
 
+BYTES = 2**27
+"""Most bytes of one side's images in float64; of large images fewer are compared at a time."""
+
 
 @dataclass(frozen=True)
 class Aligned:
@@ -83,7 +86,7 @@ def nearest_pairs(
     most = min(count, 2 * (len(others) - (left_out is not None)))
     found = [
         _nearest_of(images[rows], others, most, None if left_out is None else left_out[rows])
-        for rows in _blocks(len(images), ROWS)
+        for rows in _blocks(len(images), ROWS, images)
     ]
     keys = torch.cat(found).cpu().numpy()
     return keys // 2, keys % 2 == 1
@@ -93,7 +96,7 @@ def _nearest_of(images: Pixels, others: Pixels, count: int, left_out: Ints | Non
     """Return 2 · index + mirrored of the `count` best of the others, (n, count)."""
     middle, whole = _searched(_on_device(np.concatenate([images, images[..., ::-1]])))
     best: Tensor | None = None
-    for columns in _blocks(len(others), COLUMNS):
+    for columns in _blocks(len(others), COLUMNS, others):
         moved, parts = _searched_in(_on_device(others[columns]))
         alike = reduce(
             torch.maximum,
@@ -124,7 +127,7 @@ def aligned(images: Pixels, others: Pixels, nearest: Ints, mirrored: Bools) -> A
     """
     n, k = nearest.shape
     parts = []
-    for rows in _blocks(n, max(1, PAIRS // k)):
+    for rows in _blocks(n, PAIRS // k, images):
         own = images[rows].repeat(k, axis=0)
         flips = mirrored[rows].ravel()
         own[flips] = own[flips][..., ::-1]
@@ -294,5 +297,6 @@ def _on_device(images: Pixels) -> Tensor:
     return torch.from_numpy(np.array(images)).to(choose_device())  # a copy: some are read-only maps
 
 
-def _blocks(n: int, size: int) -> Iterator[slice]:
+def _blocks(n: int, most: int, images: Pixels) -> Iterator[slice]:
+    size = max(1, min(most, BYTES // (8 * int(np.prod(images.shape[1:])))))
     return (slice(start, min(start + size, n)) for start in range(0, n, size))
