@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from .platform.api.analysis import classify, compare, guidance
     from .platform.api.machine import doctor
     from .platform.api.models import load_model
+    from .platform.api.pictures import check_data, init
     from .platform.api.registry import models, register
     from .platform.api.runs import evaluate, load_experiment, sweep, train
     from .platform.config.experiment import Experiment
@@ -32,11 +33,13 @@ __all__ = [
     "Problem",
     "Storage",
     "__version__",
+    "check_data",
     "classify",
     "compare",
     "doctor",
     "evaluate",
     "guidance",
+    "init",
     "load_experiment",
     "load_model",
     "models",
@@ -52,11 +55,13 @@ _MODULES = {
     "Objective": ".trainers.objectives",
     "Problem": ".trainers.errors",
     "Storage": ".platform.storage.store",
+    "check_data": ".platform.api.pictures",
     "classify": ".platform.api.analysis",
     "compare": ".platform.api.analysis",
     "doctor": ".platform.api.machine",
     "evaluate": ".platform.api.runs",
     "guidance": ".platform.api.analysis",
+    "init": ".platform.api.pictures",
     "load_experiment": ".platform.api.runs",
     "load_model": ".platform.api.models",
     "models": ".platform.api.registry",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..storage.layout import EVALUATION_PAGE
@@ -11,6 +12,8 @@ if TYPE_CHECKING:  # large; the callers have imported them
     from ..analysis.compare import ComparisonResult
     from ..analysis.guidance import GuidanceResult
     from ..analysis.target import EvaluationResult
+    from ..inspection.facts import Inspection
+    from ..proposal.propose import Proposal
     from ..runs.run import RunResult
     from ..runs.single_run import SingleRun
     from ..storage.store import Storage
@@ -85,3 +88,19 @@ def classification_document(recorded: RecordedClassification) -> Document:
     result = recorded.result
     trained = {"classifiers_trained": result.trained, "result": recorded.uri}
     return {**result.document, **trained}
+
+
+def inspection_document(inspection: Inspection) -> Document:
+    """Return what images hold, what is wrong with them, and whether anything can be trained on them."""
+    return {"usable": inspection.problem() is None, **inspection.as_json()}
+
+
+def proposal_document(file: Path, proposal: Proposal) -> Document:
+    """Return a proposed recipe, its file, the times that it takes, and what the images hold."""
+    return {
+        "file": str(file),
+        "recipe": proposal.values,
+        "warnings": list(proposal.warnings),
+        "times": proposal.times,
+        "inspection": proposal.inspection.as_json(),
+    }

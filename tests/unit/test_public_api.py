@@ -168,7 +168,15 @@ def test_the_examples_of_the_documentation_run(capsys: pytest.CaptureFixture[str
     assert "models:/digits-lt/1 [('champion',)]" in out
     assert names["comparison"]["names"] == ("mine", "other")
     assert names["comparison"]["refused"] == {}
-    for each in (names["curve"], names["comparison"], names["gain"], names["version"]):
+    assert "{'eight': 12, 'nine': 12} True" in out
+    for each in (
+        names["facts"],
+        names["proposal"],
+        names["curve"],
+        names["comparison"],
+        names["gain"],
+        names["version"],
+    ):
         json.dumps(each)  # JSON's types, as the commands print
     used = set(re.findall(r"whipray\.(\w+)", " ".join(blocks)))
     assert set(whipray.__all__) - used == NOT_SHOWN

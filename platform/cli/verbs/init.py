@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from ....trainers.errors import UsageProblem
 from ..consoles import next_commands, print_json, print_warnings, stderr_console
 from ..options import Json
 from ..pictures import Minutes, ProposedFor, Size, look_and_propose
@@ -44,37 +42,16 @@ def init(
     It says what was found, measures a training step on this machine, and chooses network, length and
     evaluation for the time that there is. The file is never overwritten.
     """
-    from ...proposal.propose import model_name, name_of
-    from ...proposal.recipe_text import recipe_text
+    from ...api.documents import proposal_document
+    from ...proposal.recipe_file import recipe_file, write_recipe
 
-    file = out or Path(f"{model_name(name_of(paths))}.yaml")
-    if file.exists():
-        raise UsageProblem(
-            f"{file} exists, and is not overwritten",
-            f"`whipray train {file}` uses it; give another --out, or remove it",
-        )
+    file = recipe_file(paths, out)
     proposal = look_and_propose(
         paths, size=size, minutes=minutes, on=on, relative=relative, quiet=as_json
     )
-    command = shlex.join(["whipray", "init", *map(str, paths)])
-    text = recipe_text(proposal, command)
-    try:
-        with file.open("x", encoding="utf-8") as opened:
-            opened.write(text)
-    except OSError as error:
-        raise UsageProblem(
-            f"{file} cannot be written: {error.strerror}", "give another --out"
-        ) from error
+    write_recipe(file, proposal, paths)
     if as_json:
-        print_json(
-            {
-                "file": str(file),
-                "recipe": proposal.values,
-                "warnings": list(proposal.warnings),
-                "times": proposal.times,
-                "inspection": proposal.inspection.as_json(),
-            }
-        )
+        print_json(proposal_document(file, proposal))
         return
     print_warnings(proposal.warnings)
     stderr_console.print(f"\n{file}  {proposal.times}")
