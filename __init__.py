@@ -11,8 +11,16 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .platform.api.analysis import classify, compare, guidance
+    from .platform.api.housekeeping import (
+        collect_garbage,
+        export_model,
+        remove_runs,
+        rename_run,
+        runs,
+        show_run,
+    )
     from .platform.api.machine import doctor
-    from .platform.api.models import load_model
+    from .platform.api.models import load_model, sample
     from .platform.api.pictures import check_data, init
     from .platform.api.registry import models, register
     from .platform.api.runs import evaluate, load_experiment, sweep, train
@@ -35,15 +43,22 @@ __all__ = [
     "__version__",
     "check_data",
     "classify",
+    "collect_garbage",
     "compare",
     "doctor",
     "evaluate",
+    "export_model",
     "guidance",
     "init",
     "load_experiment",
     "load_model",
     "models",
     "register",
+    "remove_runs",
+    "rename_run",
+    "runs",
+    "sample",
+    "show_run",
     "sweep",
     "train",
 ]
@@ -57,15 +72,22 @@ _MODULES = {
     "Storage": ".platform.storage.store",
     "check_data": ".platform.api.pictures",
     "classify": ".platform.api.analysis",
+    "collect_garbage": ".platform.api.housekeeping",
     "compare": ".platform.api.analysis",
     "doctor": ".platform.api.machine",
     "evaluate": ".platform.api.runs",
+    "export_model": ".platform.api.housekeeping",
     "guidance": ".platform.api.analysis",
     "init": ".platform.api.pictures",
     "load_experiment": ".platform.api.runs",
     "load_model": ".platform.api.models",
     "models": ".platform.api.registry",
     "register": ".platform.api.registry",
+    "remove_runs": ".platform.api.housekeeping",
+    "rename_run": ".platform.api.housekeeping",
+    "runs": ".platform.api.housekeeping",
+    "sample": ".platform.api.models",
+    "show_run": ".platform.api.housekeeping",
     "sweep": ".platform.api.runs",
     "train": ".platform.api.runs",
 }

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..storage.layout import EVALUATION_PAGE
 
 if TYPE_CHECKING:  # large; the callers have imported them
+    from ...trainers.export import ModelCard
     from ..analysis.classify.result import RecordedClassification
     from ..analysis.compare import ComparisonResult
     from ..analysis.guidance import GuidanceResult
     from ..analysis.target import EvaluationResult
+    from ..housekeeping.garbage import Garbage
+    from ..housekeeping.inventory import Inventory
+    from ..housekeeping.listing import Entry
+    from ..housekeeping.removal import Removal
     from ..inspection.facts import Inspection
     from ..proposal.propose import Proposal
     from ..runs.run import RunResult
@@ -103,4 +110,38 @@ def proposal_document(file: Path, proposal: Proposal) -> Document:
         "warnings": list(proposal.warnings),
         "times": proposal.times,
         "inspection": proposal.inspection.as_json(),
+    }
+
+
+def runs_document(inventory: Inventory, entries: Sequence[Entry]) -> Document:
+    """Return what a store holds: its address, its size, and a row for each run and sweep."""
+    return {
+        "store": inventory.root.uri,
+        "bytes": sum(file.bytes for file in inventory.files.values()),
+        "runs": [asdict(entry) for entry in entries],
+    }
+
+
+def removal_document(removal: Removal) -> Document:
+    """Return what was removed, with sizes."""
+    rows = [{"run": run.target, "bytes": run.bytes} for run in removal.runs]
+    return {"removed": rows, "bytes": removal.bytes}
+
+
+def garbage_document(found: Sequence[Garbage], freed: bool) -> Document:
+    """Return what nothing refers to any more, with sizes, and whether it was removed."""
+    rows = [asdict(each) for each in found]
+    return {"garbage": rows, "bytes": sum(each.bytes for each in found), "freed": freed}
+
+
+def samples_document(
+    target: str, card: ModelCard, ids: Sequence[int], files: Sequence[str], images: int
+) -> Document:
+    """Return which images were generated, and their files."""
+    return {
+        "target": target,
+        "classes": list(ids),
+        "class_names": [card.class_names[c] for c in ids],
+        "images": images,
+        "files": list(files),
     }

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ...trainers.errors import UsageProblem
 from ...trainers.model import Model, is_exported, open_model
@@ -42,3 +43,50 @@ def load_model(
             "give a folder with model.json and model.safetensors, or install it all: pip install 'whipray[run]'",
         ) from error
     return Model(load_target(open_store(storage), tracking, str(reference)))
+
+
+def sample(
+    reference: str,
+    out: str | Path = "samples.png",
+    *,
+    classes: Sequence[str] = ("all",),
+    per_class: int = 10,
+    omega: float | None = None,
+    sampler: str | None = None,
+    steps: int | None = None,
+    seed: int = 0,
+    storage: Storage | str | None = None,
+    tracking: str | None = None,
+) -> dict[str, Any]:
+    """Generate images into a file or a folder; `load_model(reference).sample()` gives arrays.
+
+    Args:
+        reference: a run, SWEEP/TRIAL, or models:/NAME@ALIAS.
+        out: a .png file for a grid, or an empty folder for single images.
+        classes: ids or names.
+        per_class: images of each.
+        omega: guidance strength; None: the model's.
+        sampler: as `sampling.sampler.name`; None: the model's.
+        steps: of the sampler; None: the model's.
+        seed: of the noise.
+        storage: the store of the runs; None: WHIPRAY_STORAGE, or ./whipray-runs.
+        tracking: MLflow's address; None: MLFLOW_TRACKING_URI, or beside the runs.
+
+    Returns:
+        the document that `whipray sample --json` prints.
+
+    Raises:
+        UsageProblem: no such model or class, a setting out of range, or `out` cannot be written.
+    """
+    from ...trainers.data.classes import choose_classes
+    from ..analysis.sample import check_free, generate_images, load_target, save
+    from .documents import samples_document
+    from .stores import open_store
+
+    to = Path(out)
+    check_free(to)
+    model = load_target(open_store(storage), tracking, reference)
+    chosen = choose_classes(list(classes), model.card.class_names)
+    images, labels = generate_images(model, chosen.ids, per_class, omega, steps, seed, sampler)
+    files = save(images, labels, model.card, to, per_class)
+    return samples_document(reference, model.card, chosen.ids, files, len(images))

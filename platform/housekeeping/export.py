@@ -8,6 +8,7 @@ from tempfile import TemporaryDirectory
 from ...trainers.disk import writing
 from ...trainers.errors import UsageProblem
 from ..config.tracking import TrackingConfig
+from ..runs.describe_model import describe_model
 from ..runs.find_run import find_run
 from ..runs.resolve_guide import fixed_sampling
 from ..storage.layout import Artifact
@@ -18,7 +19,7 @@ from ..tracking.tracker import open_existing_tracker
 
 
 def export_model(root: Storage, tracking: str | None, target: str, folder: Path) -> int:
-    """Write the exported model of a target's last checkpoint; return its bytes.
+    """Write the exported model of a target's last checkpoint, with its model card; return its bytes.
 
     Args:
         root: the store's top.
@@ -51,5 +52,8 @@ def _fetch(root: Storage, tracking: str | None, target: str, scratch: Path) -> P
         return registry.download(tracker, registry.resolve(tracker, target), scratch)
     run = find_run(root, target)
     sampling = fixed_sampling(run.experiment, run.store, run.checkpoint)
-    export_run(run.store, run.checkpoint, sampling, scratch)
-    return scratch / Artifact.MODEL
+    card = export_run(run.store, run.checkpoint, sampling, scratch)
+    made = scratch / Artifact.MODEL
+    text = describe_model(run.store, run.checkpoint, card, run.experiment.name, target)
+    (made / Artifact.MODEL_CARD).write_text(text, encoding="utf-8")
+    return made

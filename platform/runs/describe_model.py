@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
-from ...trainers.disk import writing
 from ...trainers.errors import Problem
 from ...trainers.export import ModelCard
 from ...trainers.integrity import Altered, unseal
@@ -16,8 +14,6 @@ from ..evaluation.report import Report
 from ..storage import layout
 from ..storage.checkpoints import CheckpointStore
 from ..storage.store import Storage
-from ..storage.trained_weights import export_run
-from .find_run import StoredRun
 from .model_card import Described, render_model_card
 
 
@@ -38,30 +34,6 @@ def describe_model(
     experiment = read_experiment(manifest.config, store.uri)
     report = find_report(store, card.checkpoint, card.sampling, experiment.seed)
     return render_model_card(Described(name, card, experiment, report, origin, verdict))
-
-
-def export_described(
-    run: StoredRun, sampling: SamplingConfig, folder: Path, origin: str
-) -> ModelCard:
-    """Export the model of a run's last checkpoint to a folder, with its model card.
-
-    Args:
-        run: is not changed.
-        sampling: becomes the model's default; a guide has to be in the store, by content.
-        folder: where the files go; it is made where it is missing.
-        origin: a run or SWEEP/TRIAL.
-
-    Raises:
-        CheckpointProblem, UsageProblem: as `export_run`.
-        DiskProblem: the folder cannot be written.
-    """
-    with Scratch() as scratch:  # it holds the checkpoint too, which is larger than the model
-        card = export_run(run.store, run.checkpoint, sampling, Path(scratch))
-        text = describe_model(run.store, run.checkpoint, card, run.experiment.name, origin)
-        with writing(folder):
-            shutil.copytree(Path(scratch) / "model", folder, dirs_exist_ok=True)
-            (folder / layout.Artifact.MODEL_CARD).write_text(text, encoding="utf-8")
-    return card
 
 
 def find_report(

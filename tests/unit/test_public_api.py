@@ -166,6 +166,9 @@ def test_the_examples_of_the_documentation_run(capsys: pytest.CaptureFixture[str
     assert "objective.tau" in out
     assert "['real', 'real_and_generated']" in out
     assert "models:/digits-lt/1 [('champion',)]" in out
+    assert "('mine', 'finished'," in out
+    assert "'removed': [{'run': 'plain'" in out
+    assert Path("exported/README.md").read_text().startswith("# digits-lt\n")
     assert names["comparison"]["names"] == ("mine", "other")
     assert names["comparison"]["refused"] == {}
     assert "{'eight': 12, 'nine': 12} True" in out

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -38,6 +37,7 @@ def _runs() -> None:
 def list_(store: StoreOptions, as_json: Json = False) -> None:
     """List the store's runs and sweeps with their state, main metric, size and registered versions."""
     from ....trainers.data.report import counted
+    from ...api.documents import runs_document
     from ...foundation.text import size_in_words
     from ...housekeeping.listing import list_runs
     from ...storage.layout import KIND_SWEEP
@@ -45,16 +45,15 @@ def list_(store: StoreOptions, as_json: Json = False) -> None:
 
     inventory = _inventory(store)
     entries = list_runs(inventory, store.registered_versions(or_none=True))
-    total = sum(file.bytes for file in inventory.files.values())
+    document = runs_document(inventory, entries)
     if as_json:
-        rows = [asdict(entry) for entry in entries]
-        print_json({"store": inventory.root.uri, "bytes": total, "runs": rows})
+        print_json(document)
         return
     if entries:
         stdout_console.print(runs_table(entries))
     sweeps = sum(entry.kind == KIND_SWEEP for entry in entries)
     counts = f"{counted(len(entries) - sweeps, 'runs')}, {counted(sweeps, 'sweeps')}"
-    stderr_console.print(f"{inventory.root.uri}: {counts}, {size_in_words(total)}")
+    stderr_console.print(f"{inventory.root.uri}: {counts}, {size_in_words(document['bytes'])}")
 
 
 @app.command()
@@ -90,13 +89,13 @@ def rm(
     Refused are a registered version's run, one that a process is training, and one by which another run is
     guided. Models that other runs started from are kept as copies.
     """
+    from ...api.documents import removal_document
     from ...foundation.text import size_in_words
     from ...housekeeping.records import Records
     from ...housekeeping.removal import plan_removal
 
     inventory = _inventory(store)
     removal = plan_removal(inventory, runs, store.registered_versions(or_none=True))
-    rows = [{"run": each.target, "bytes": each.bytes} for each in removal.runs]
     if not as_json:
         for each in removal.runs:
             stderr_console.print(f"  {each.target:<24}{size_in_words(each.bytes)}")
@@ -108,7 +107,7 @@ def rm(
         )
     removal.execute(Records(inventory.root, store.tracking))
     if as_json:
-        print_json({"removed": rows, "bytes": removal.bytes})
+        print_json(removal_document(removal))
         return
     stderr_console.print(f"removed: {size_in_words(removal.bytes)} are free")
 
@@ -164,6 +163,7 @@ def gc(store: StoreOptions, yes: Yes = False, as_json: Json = False) -> None:
     no run uses, and what was not read from this machine's cache for 30 days. Nothing that was written in the
     last 24 hours.
     """
+    from ...api.documents import garbage_document
     from ...foundation.text import size_in_words
     from ...housekeeping.garbage import find_garbage
     from ..run_tables import garbage_table
@@ -177,8 +177,7 @@ def gc(store: StoreOptions, yes: Yes = False, as_json: Json = False) -> None:
         for each in found:
             each.free(inventory.root)
     if as_json:
-        rows = [asdict(each) for each in found]
-        print_json({"garbage": rows, "bytes": size, "freed": yes})
+        print_json(garbage_document(found, yes))
         return
     done = "freed" if yes else "could be freed with --yes"
     stderr_console.print(f"{len(found)} files and folders, {size_in_words(size)} {done}")

@@ -1,0 +1,172 @@
+"""What a store holds, and housekeeping in it, with the functions behind `whipray runs`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ...trainers.errors import UsageProblem
+from ..storage.store import Storage
+from .documents import garbage_document, removal_document, runs_document
+from .stores import open_store
+
+if TYPE_CHECKING:
+    from ..tracking.versions import Version
+
+
+def runs(*, storage: Storage | str | None = None, tracking: str | None = None) -> dict[str, Any]:
+    """Return the store's runs and sweeps with their state, main metric, size and registered versions.
+
+    Args:
+        storage: the store of the runs; None: WHIPRAY_STORAGE, or ./whipray-runs.
+        tracking: MLflow's address; None: MLFLOW_TRACKING_URI, or beside the runs.
+
+    Returns:
+        the document that `whipray runs list --json` prints.
+    """
+    from ..housekeeping.inventory import Inventory
+    from ..housekeeping.listing import list_runs
+
+    inventory = Inventory(open_store(storage))
+    return runs_document(inventory, list_runs(inventory, _versions(inventory.root, tracking)))
+
+
+def show_run(
+    run: str, *, storage: Storage | str | None = None, tracking: str | None = None
+) -> dict[str, Any]:
+    """Return what a run is: its data and settings, checkpoints, evaluations, sizes and pages.
+
+    Args:
+        run: a run, SWEEP/TRIAL, or a sweep.
+        storage: the store of the runs; None: WHIPRAY_STORAGE, or ./whipray-runs.
+        tracking: MLflow's address; None: MLFLOW_TRACKING_URI, or beside the runs.
+
+    Returns:
+        the document that `whipray runs show --json` prints.
+
+    Raises:
+        UsageProblem: no such run.
+    """
+    from ..housekeeping.details import describe
+    from ..housekeeping.inventory import Inventory
+
+    inventory = Inventory(open_store(storage))
+    return describe(inventory, inventory.find(run), _versions(inventory.root, tracking))
+
+
+def remove_runs(
+    runs: Sequence[str], *, storage: Storage | str | None = None, tracking: str | None = None
+) -> dict[str, Any]:
+    """Remove runs and sweeps from the store, and mark them as deleted in MLflow; nothing is asked.
+
+    Args:
+        runs: runs, SWEEP/TRIAL, or sweeps.
+        storage: the store of the runs; None: WHIPRAY_STORAGE, or ./whipray-runs.
+        tracking: MLflow's address; None: MLFLOW_TRACKING_URI, or beside the runs.
+
+    Returns:
+        the document that `whipray runs rm --json` prints.
+
+    Raises:
+        UsageProblem: no such run, or one that a registered version, a process or another run needs; then
+            nothing is removed.
+    """
+    from ..housekeeping.inventory import Inventory
+    from ..housekeeping.records import Records
+    from ..housekeeping.removal import plan_removal
+
+    inventory = Inventory(open_store(storage))
+    removal = plan_removal(inventory, list(runs), _versions(inventory.root, tracking))
+    removal.execute(Records(inventory.root, tracking))
+    return removal_document(removal)
+
+
+def rename_run(
+    run: str, new: str, *, storage: Storage | str | None = None, tracking: str | None = None
+) -> None:
+    """Rename a run, in the store and in MLflow.
+
+    Args:
+        run: its name.
+        new: its new name.
+        storage: the store of the runs; None: WHIPRAY_STORAGE, or ./whipray-runs.
+        tracking: MLflow's address; None: MLFLOW_TRACKING_URI, or beside the runs.
+
+    Raises:
+        UsageProblem: no such run, or the name is taken or cannot be one.
+    """
+    from ..housekeeping import renaming
+    from ..housekeeping.inventory import Inventory
+    from ..housekeeping.records import Records
+
+    inventory = Inventory(open_store(storage))
+    records = Records(inventory.root, tracking)
+    renaming.rename_run(inventory, run, new, records, _versions(inventory.root, tracking))
+
+
+def export_model(
+    reference: str,
+    folder: str | Path,
+    *,
+    storage: Storage | str | None = None,
+    tracking: str | None = None,
+) -> Path:
+    """Write a model with its model card to a new folder, which `load_model` takes anywhere.
+
+    Args:
+        reference: a run, SWEEP/TRIAL, or models:/NAME@ALIAS.
+        folder: a new one, or an empty one.
+        storage: the store of the runs; None: WHIPRAY_STORAGE, or ./whipray-runs.
+        tracking: MLflow's address; None: MLFLOW_TRACKING_URI, or beside the runs.
+
+    Returns:
+        the folder.
+
+    Raises:
+        UsageProblem: no such run or model, or the folder holds something.
+    """
+    from ..housekeeping import export
+
+    export.export_model(open_store(storage), tracking, reference, Path(folder))
+    return Path(folder)
+
+
+def collect_garbage(
+    *, free: bool = False, storage: Storage | str | None = None, tracking: str | None = None
+) -> dict[str, Any]:
+    """Return what nothing refers to any more, with sizes.
+
+    Args:
+        free: remove it.
+        storage: the store of the runs; None: WHIPRAY_STORAGE, or ./whipray-runs.
+        tracking: MLflow's address; None: MLFLOW_TRACKING_URI, or beside the runs.
+
+    Returns:
+        the document that `whipray runs gc --json` prints.
+    """
+    from ..housekeeping.garbage import find_garbage
+    from ..housekeeping.inventory import Inventory
+
+    inventory = Inventory(open_store(storage))
+    found = find_garbage(inventory, _versions(inventory.root, tracking))
+    if free:
+        for each in found:
+            each.free(inventory.root)
+    return garbage_document(found, free)
+
+
+def _versions(root: Storage, tracking: str | None) -> list[Version]:
+    """Return all registered versions; none where nothing was recorded yet."""
+    from ..config.tracking import TrackingConfig
+    from ..tracking import registry
+    from ..tracking.tracker import open_existing_tracker
+
+    try:
+        tracker = open_existing_tracker(TrackingConfig(uri=tracking), root)
+    except UsageProblem:
+        if tracking or os.environ.get("MLFLOW_TRACKING_URI"):
+            raise
+        return []
+    return [v for name in registry.names(tracker) for v in registry.versions(tracker, name)]
