@@ -30,6 +30,7 @@ from .verbs import (
     cluster,
     compare,
     config,
+    data,
     doctor,
     evaluate,
     guidance,
@@ -71,6 +72,7 @@ app.command()(register.register)
 app.command()(recipes.recipes)
 app.add_typer(config.app, name="config")
 app.command()(doctor.doctor)
+app.add_typer(data.app, name="data")
 app.add_typer(runs.app, name="runs")
 app.add_typer(jobs.app, name="jobs")
 app.add_typer(cluster.app, name="cluster")

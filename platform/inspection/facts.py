@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from pydantic import TypeAdapter
 
-from ...trainers.errors import DataProblem
+from ...trainers.errors import DataProblem, Problem, combine
 
 Severity = Literal["info", "warning", "error"]
 """`info`: is done to the images in training. `warning`: makes results worse, or is probably not meant.
@@ -108,13 +108,14 @@ class Inspection:
         """Return the finding of a kind; None where there is none."""
         return next((finding for finding in self.findings if finding.kind == kind), None)
 
-    def problem(self) -> DataProblem | None:
+    def errors(self) -> tuple[Finding, ...]:
+        """Return what has to be mended before anything can be trained on these images."""
+        return tuple(finding for finding in self.findings if finding.severity == "error")
+
+    def problem(self) -> Problem | None:
         """Return why nothing can be trained on these images; None where it can."""
-        errors = [finding for finding in self.findings if finding.severity == "error"]
-        if not errors:
-            return None
-        what = "; ".join(finding.text for finding in errors)
-        return DataProblem(what, "; ".join(dict.fromkeys(f.fix for f in errors if f.fix)))
+        errors = [DataProblem(finding.text, finding.fix) for finding in self.errors()]
+        return combine(errors) if errors else None
 
     def as_json(self) -> dict[str, Any]:
         """Return everything as JSON types."""

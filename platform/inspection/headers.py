@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import sys
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,12 +16,15 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
+from ...trainers.data.decoding import HASH_BYTES
 from ...trainers.data.packed import Indices
 from ...trainers.data.pixels import ORIENTATION, WITH_FRAMES
 from .listing import Encoded, Listing
 
 PREFIX = 1 << 16
 """Bytes of a file that are hashed with its header; most small images have no more."""
+EXACT_BELOW = 100
+"""Images of a class below which all its files are hashed whole."""
 REPORT_EVERY = 500
 """Images between two reports of progress."""
 KINDS = {
@@ -48,7 +53,9 @@ class Headers:
         size: (N, 2) int32, width and height as they are stored; 0 where there is no image.
         turned: (N,) bool, the EXIF data say that the image is not upright.
         frames: (N,) bool, it has several frames.
-        content: (N, 2) uint64, the number of bytes and a hash of the first `PREFIX`.
+        content: (N, 2) uint64, the number of bytes and their hash, as `trainers.data.hold_out` takes it; of
+            a larger file the hash of its first `PREFIX` bytes, until `complete_hashes`.
+        partial: (N,) bool, where it is that of the first bytes only.
         kinds: number of images by kind of pixels.
         formats: number of images by format.
         deep: images of more than 8 bits.
@@ -59,6 +66,7 @@ class Headers:
     turned: NDArray[np.bool_]
     frames: NDArray[np.bool_]
     content: NDArray[np.uint64]
+    partial: NDArray[np.bool_]
     kinds: dict[str, int] = field(default_factory=dict)
     formats: dict[str, int] = field(default_factory=dict)
     deep: list[int] = field(default_factory=list)
@@ -81,6 +89,7 @@ def read_headers(listing: Listing, on_progress: Callable[[int], None]) -> Header
         np.zeros(count, bool),
         np.zeros(count, bool),
         np.zeros((count, 2), np.uint64),
+        np.zeros(count, bool),
     )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of Pillow: large images, damaged EXIF data
@@ -100,21 +109,41 @@ def _read(headers: Headers, index: int, encoded: Encoded) -> None:
         with encoded.open("rb", buffering=0) as stream:
             head = stream.read(PREFIX)
             length = os.fstat(stream.fileno()).st_size
-            _describe(headers, index, head, length, stream if length > PREFIX else io.BytesIO(head))
+            headers.content[index] = length, _hash(hashlib.sha256(head))
+            headers.partial[index] = length > PREFIX
+            _describe(headers, index, stream if length > PREFIX else io.BytesIO(head))
     else:
-        content = encoded.getbuffer()
-        _describe(headers, index, content[:PREFIX], len(content), encoded)
+        content = encoded.getvalue()
+        headers.content[index] = len(content), _hash(hashlib.sha256(content))
+        _describe(headers, index, encoded)
 
 
-def _describe(
-    headers: Headers, index: int, head: bytes | memoryview, length: int, stream: io.IOBase
-) -> None:
-    digest = hashlib.blake2b(head, digest_size=8).digest()
-    headers.content[index] = length, int.from_bytes(digest, "little")
-    if not length:
+def _hash(digest: hashlib._Hash) -> int:
+    """Return the 8 bytes by which an image is held out."""
+    return int.from_bytes(digest.digest()[:HASH_BYTES], sys.byteorder)
+
+
+def complete_hashes(listing: Listing, headers: Headers) -> None:
+    """Hash whole files where their first bytes do not do: they may be equal, or their class is small.
+
+    Which images of a small class are held out is to be known exactly; of the others, any hash gives the
+    same number but for chance.
+    """
+    _, group, equal = np.unique(headers.content, axis=0, return_inverse=True, return_counts=True)
+    small = np.bincount(listing.labels, minlength=len(listing.class_names)) < EXACT_BELOW
+    wanted = headers.partial & ((equal[group.ravel()] > 1) | small[listing.labels])
+    for index, encoded in listing.open(np.flatnonzero(wanted)):
+        assert isinstance(encoded, Path)
+        with suppress(OSError), encoded.open("rb") as stream:
+            headers.content[index, 1] = _hash(hashlib.file_digest(stream, "sha256"))
+            headers.partial[index] = False
+
+
+def _describe(headers: Headers, index: int, stream: io.FileIO | io.BytesIO) -> None:
+    if not headers.content[index, 0]:
         raise EmptyFile
     stream.seek(0)
-    with Image.open(stream) as image:  # type: ignore[arg-type]
+    with Image.open(stream) as image:
         headers.size[index] = image.size
         kind = KINDS.get(image.mode, DEEP if image.mode[0] in "IF" else image.mode)
         if image.mode in ("P", "RGB", "L") and "transparency" in image.info:

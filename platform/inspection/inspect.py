@@ -3,26 +3,42 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from ...trainers.data import DataConfig, HoldOut
+from ...trainers.data import DataConfig
+from ...trainers.data.encoded_config import EncodedConfig
+from ...trainers.data.packed import Indices
 from ...trainers.data.report import counted, listed
-from .facts import EXAMPLES, SEVERITIES, ClassFacts, Finding, Inspection, Sizes
-from .headers import DEEP, Headers, read_headers
+from .copies import describe_copies, equal_pairs, near_copies
+from .counts import count_classes, describe_classes, describe_sizes, describe_small
+from .facts import EXAMPLES, SEVERITIES, Finding, Inspection, Severity
+from .headers import DEEP, Headers, complete_hashes, read_headers
 from .listing import Listing
+from .looks import Looks, choose_images, look_into
+from .names import describe_names
 from .source import list_source
 
 BROKEN_SHOWN = 10
 """Broken images that are named."""
 
 
-def inspect(config: DataConfig, on_progress: Callable[[str], None] = lambda _: None) -> Inspection:
+def inspect(
+    config: DataConfig,
+    on_progress: Callable[[str], None] = lambda _: None,
+    *,
+    thorough: bool = False,
+) -> Inspection:
     """Look at all images of a source: classes, sizes, kinds, and what is wrong with them.
+
+    The header of every image is read. Decoded, and compared with one another, are all where there are not too
+    many, else the same number of each class; `Inspection.looked_at` says how many.
 
     Args:
         on_progress: gets a line that says what is being done.
+        thorough: decode every image, however many there are.
 
     Raises:
         UsageProblem: a source without files of images.
@@ -31,73 +47,49 @@ def inspect(config: DataConfig, on_progress: Callable[[str], None] = lambda _: N
     started = time.monotonic()
     on_progress("listing images")
     listing = list_source(config)
-    count = len(listing.labels)
+    assert isinstance(config, EncodedConfig)  # as `list_source` has checked
+    count = f"{len(listing.labels):,}"
     headers = read_headers(
-        listing, lambda done: on_progress(f"reading headers: {done:,} of {count:,} images")
+        listing, lambda done: on_progress(f"reading headers: {done:,} of {count} images")
     )
-    findings = [*listing.findings, *_of_headers(listing, headers)]
+    complete_hashes(listing, headers)
+    chosen = choose_images(listing, headers, thorough)
+    looks = look_into(
+        listing, chosen, lambda done: on_progress(f"decoding: {done:,} of {len(chosen):,} images")
+    )
+    equal = equal_pairs(headers)
+    near = near_copies(
+        headers,
+        looks,
+        equal,
+        lambda done: on_progress(f"comparing: {done:,} of {len(chosen):,} images"),
+    )
+    classes = count_classes(listing, headers, config)
+    findings = [
+        *listing.findings,
+        *_broken(listing, headers.broken | looks.broken),
+        *describe_classes(classes, config.hold_out),
+        *describe_names(listing.class_names),
+        *describe_copies(listing, equal, near, len(looks.indices)),
+        *describe_small(listing, headers),
+        *_of_images(listing, headers, looks),
+    ]
     return Inspection(
         config.model_dump(mode="json", exclude_unset=True) | {"source": config.source},
-        tuple(_classes(listing, getattr(config, "hold_out", HoldOut()))),
-        count,
-        _sizes(headers),
-        dict(sorted(headers.kinds.items(), key=lambda item: -item[1])),
-        dict(sorted(headers.formats.items(), key=lambda item: -item[1])),
+        tuple(classes),
+        len(listing.labels),
+        describe_sizes(headers),
+        dict(Counter(headers.kinds).most_common()),
+        dict(Counter(headers.formats).most_common()),
         tuple(sorted(findings, key=lambda finding: SEVERITIES.index(finding.severity))),
-        0,
+        len(chosen),
         time.monotonic() - started,
     )
 
 
-def _classes(listing: Listing, hold_out: HoldOut) -> Iterator[ClassFacts]:
-    compared = bool(listing.reference.any())
-    counts = zip(listing.class_names, listing.counts(False), listing.counts(True), strict=True)
-    for name, count, reference in counts:
-        held_out = 0 if compared else hold_out.expected(int(count))
-        yield ClassFacts(name, int(count), held_out, int(count) - held_out, int(reference))
-
-
-def _sizes(headers: Headers) -> Sizes | None:
-    sizes = headers.size[headers.readable()]
-    if not len(sizes):
-        return None
-    short = sizes.min(axis=1)
-    order = np.lexsort((sizes.max(axis=1), short))
-    width, height = np.median(sizes, axis=0)
-    shares = np.percentile(short, [5, 25, 50, 75, 95], method="lower")
-    a, b, c, d, e = (int(share) for share in shares)
-
-    def at(rank: int) -> tuple[int, int]:
-        w, h = sizes[order[rank]]
-        return int(w), int(h)
-
-    not_square = float(np.mean(sizes[:, 0] != sizes[:, 1]))
-    return Sizes(at(0), (int(width), int(height)), at(-1), (a, b, c, d, e), not_square)
-
-
-def _of_headers(listing: Listing, headers: Headers) -> Iterator[Finding]:
-    total = len(listing.labels)
-    for kind, indices, text in (
-        ("turned", np.flatnonzero(headers.turned), "turned or mirrored as their EXIF data say"),
-        ("frames", np.flatnonzero(headers.frames), "with several frames, only the first is used"),
-    ):
-        if len(indices):
-            examples = tuple(listing.name(int(i)) for i in indices[:EXAMPLES])
-            yield Finding(
-                kind, "info", len(indices), f"{len(indices)} of {total} images {text}", "", examples
-            )
-    if headers.deep:
-        examples = tuple(listing.name(i) for i in headers.deep[:EXAMPLES])
-        yield Finding(
-            "deep",
-            "error",
-            len(headers.deep),
-            f"{counted(len(headers.deep), 'images')} of {DEEP}, which would be clipped",
-            "convert them to 8 bits a channel, with the contrast that you want",
-            examples,
-        )
-    if headers.broken:
-        named = [f"{listing.name(i)} ({why})" for i, why in sorted(headers.broken.items())]
+def _broken(listing: Listing, broken: dict[int, str]) -> Iterator[Finding]:
+    if broken:
+        named = [f"{listing.name(i)} ({why})" for i, why in sorted(broken.items())]
         yield Finding(
             "broken",
             "error",
@@ -106,3 +98,55 @@ def _of_headers(listing: Listing, headers: Headers) -> Iterator[Finding]:
             "replace them, or leave them out",
             tuple(named[:BROKEN_SHOWN]),
         )
+
+
+def _of_images(listing: Listing, headers: Headers, looks: Looks) -> Iterator[Finding]:
+    """Yield kinds of images that are treated in some way, or that the training refuses."""
+    total, looked = len(listing.labels), len(looks.indices)
+    kinds: tuple[tuple[str, Severity, Indices, int, str, str], ...] = (
+        (
+            "deep",
+            "error",
+            np.array(headers.deep, np.int64),
+            total,
+            f"of {DEEP}, which would be clipped",
+            "convert them to 8 bits a channel, with the contrast that you want",
+        ),
+        (
+            "one colour",
+            "warning",
+            looks.indices[looks.one_colour],
+            looked,
+            "of one colour all over",
+            "remove them, unless that is what they shall show",
+        ),
+        (
+            "turned",
+            "info",
+            np.flatnonzero(headers.turned),
+            total,
+            "turned or mirrored as their EXIF data say",
+            "",
+        ),
+        (
+            "transparent",
+            "info",
+            looks.indices[looks.transparent],
+            looked,
+            "with transparent pixels, laid on white",
+            "",
+        ),
+        (
+            "frames",
+            "info",
+            np.flatnonzero(headers.frames),
+            total,
+            "with several frames, of which the first is used",
+            "",
+        ),
+    )
+    for kind, severity, indices, of, text, fix in kinds:
+        if count := len(indices):
+            examples = tuple(listing.name(int(i)) for i in indices[:EXAMPLES])
+            what = f"{count:,} of {counted(of, 'images')} {text}: {examples[0]}"
+            yield Finding(kind, severity, count, what, fix, examples)
