@@ -131,7 +131,7 @@ def _of_scan(scan: Scan) -> Iterator[Finding]:
             tuple(shown(path) for path in list(scan.examples.values())[:EXAMPLES]),
         )
     if scan.nested:
-        text = f"{counted(scan.nested, 'images')} lie in sub-folders of classes, and are used"
+        text = f"used from sub-folders of classes: {counted(scan.nested, 'images')}"
         yield Finding("nested", "info", scan.nested, text)
     if problems := scan.problems:
         yield Finding(

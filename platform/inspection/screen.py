@@ -39,7 +39,8 @@ def _title(inspection: Inspection) -> str:
         text += f", {reference:,} of them to compare with"
     elif held := sum(each.held_out for each in inspection.classes):
         text += f", {held:,} of them held out to compare with"
-    if inspection.looked_at < inspection.images:
+    refused = sum(f.count for f in inspection.errors() if f.kind in ("broken", "deep"))
+    if inspection.looked_at + refused < inspection.images:
         text += f"; looked into {inspection.looked_at:,} of {inspection.images:,} images"
     return text
 
