@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 
 import numpy as np
@@ -67,8 +68,7 @@ def describe_classes(classes: list[ClassFacts], config: HoldOut) -> Iterator[Fin
 
 def _least(config: HoldOut) -> int:
     """Return the images of a class of which, in expectation, enough are held out and remain."""
-    enough = max(config.at_least / config.share, config.remaining / (1 - config.share))
-    return int(np.ceil(enough))
+    return next(count for count in itertools.count(1) if config.expected(count))
 
 
 def _classes(count: int) -> str:
