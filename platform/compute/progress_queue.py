@@ -25,7 +25,24 @@ def progress_queue(
     on_phase: Callable[[str], None],
     on_share: Callable[[float], None] = lambda _share: None,
 ) -> Iterator[Any]:
-    """Yield a queue whose messages reach the callable of their type while inside.
+    """Yield a queue whose messages reach the callable of their type while inside."""
+
+    def show(message: Message) -> None:
+        match message:
+            case str():
+                on_phase(message)
+            case float():
+                on_share(message)
+            case _:
+                on_progress(message)
+
+    with message_queue(show) as queue:
+        yield queue
+
+
+@contextmanager
+def message_queue(on_message: Callable[[Any], None]) -> Iterator[Any]:
+    """Yield a queue whose messages reach a callable while inside.
 
     The reading thread ends with the block, before Ray does: in Ray 2.60 a thread that waits inside
     Ray while Ray shuts down crashes the process.
@@ -38,20 +55,14 @@ def progress_queue(
     def read() -> None:
         while True:
             try:
-                message: Message = queue.get(timeout=POLL_S)
+                message = queue.get(timeout=POLL_S)
             except Empty:
                 if over.is_set():
                     return
             except RayError:  # the queue's actor is lost; its reports are in MLflow all the same
                 return
             else:
-                match message:
-                    case str():
-                        on_phase(message)
-                    case float():
-                        on_share(message)
-                    case _:
-                        on_progress(message)
+                on_message(message)
 
     reader = threading.Thread(target=read, daemon=True)
     reader.start()
@@ -63,12 +74,12 @@ def progress_queue(
 
 
 class QueueReporter:
-    """Puts reports, phases (text) and shares that are done into such a queue; pickles."""
+    """Puts messages into such a queue; pickles."""
 
     def __init__(self, queue: Any) -> None:
         self.queue = queue
 
-    def __call__(self, message: Message) -> None:
+    def __call__(self, message: Any) -> None:
         """Put a message into the queue."""
         self.queue.put(message)
 

@@ -5,9 +5,10 @@ The images do not depend on it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import partial
+from threading import Lock
 from typing import Literal, Self
 
 from ..compute.actor_pool import ActorPool
@@ -18,6 +19,10 @@ from ..foundation.durations import Seldom
 from .shards import OnImagesDone, Shard, ShardSampler
 
 ShardTask = Literal["generate", "extract_features", "find_nearest"]
+
+
+REPORT_EVERY_S = 1.0
+"""Between two reports of one actor."""
 
 
 class Workers:
@@ -37,6 +42,7 @@ class Workers:
         self.sampler, self.count, self.scaling = sampler, count, scaling
         self._pool: ActorPool[tuple[ShardTask, Shard], None] | None = None
         self._open = ExitStack()
+        self._parts = _Parts(lambda _done: None)
 
     def __enter__(self) -> Self:
         return self
@@ -76,11 +82,13 @@ class Workers:
         if self._pool is None:
             self._start()
         assert self._pool is not None
-        done = 0
+        self._parts = parts = _Parts(on_progress)
         for (_task, shard), _none in self._pool.map([(task, shard) for shard in shards]):
-            on_progress(done := done + len(shard))
+            parts.end(shard)
 
     def _start(self) -> None:
+        from ..compute.progress_queue import QueueReporter, message_queue
+
         self._open.enter_context(ray_session())
         scaling = with_gpu_if_any(self.scaling)
         room = cluster_capacity(scaling.cpus_per_worker, scaling.gpus_per_worker)
@@ -88,8 +96,9 @@ class Workers:
         if count > room:
             wanted = scaling.model_copy(update={"workers": count})
             raise no_room(wanted, room, setting="evaluation.workers")
+        queue = self._open.enter_context(message_queue(lambda part: self._parts.report(*part)))
         self._pool = ActorPool(
-            partial(_do, self.sampler),
+            partial(_do, self.sampler, QueueReporter(queue)),
             count,
             scaling,
             task="making images",
@@ -97,7 +106,47 @@ class Workers:
         )
 
 
-def _do(sampler: ShardSampler, item: tuple[ShardTask, Shard]) -> None:
-    """Do a task for one shard; what comes of it is in the store."""
+class _Parts:
+    """Adds up what actors have done of their shards, for one task."""
+
+    def __init__(self, on_progress: OnImagesDone) -> None:
+        self._on_progress = on_progress
+        self._done: dict[str, float] = {}
+        self._ended: set[str] = set()
+        self._lock = Lock()  # messages come on a thread
+
+    def report(self, shard: str, images: float) -> None:
+        """Take the number of images that are done of a shard in work."""
+        with self._lock:
+            if shard not in self._ended:
+                self._done[shard] = images
+                self._on_progress(sum(self._done.values()))
+
+    def end(self, shard: Shard) -> None:
+        """Take a shard that is done."""
+        with self._lock:
+            self._ended.add(shard.stem)
+            self._done[shard.stem] = len(shard)
+            self._on_progress(sum(self._done.values()))
+
+
+def _do(
+    sampler: ShardSampler,
+    report: Callable[[tuple[str, float]], None],
+    item: tuple[ShardTask, Shard],
+) -> None:
+    """Do a task for one shard; what comes of it is in the store.
+
+    Args:
+        sampler: whose task.
+        report: takes the shard's stem and the number of its images that are done.
+        item: the task and the shard.
+    """
     task, shard = item
-    getattr(sampler, task)(shard)
+    is_due = Seldom(REPORT_EVERY_S)
+
+    def on_part(images: float) -> None:
+        if is_due():
+            report((shard.stem, images))
+
+    getattr(sampler, task)(shard, on_part)

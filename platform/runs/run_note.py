@@ -96,7 +96,8 @@ def note_of_sweep(
     experiment: Experiment,
     dataset: Mapping[str, Any],
     searched: Sequence[str],
-    outcome: str = "Not finished yet.",
+    outcome: str,
+    metrics: Mapping[str, float],
 ) -> str:
     """Return the note of a sweep, which is the parent of its trials.
 
@@ -107,11 +108,14 @@ def note_of_sweep(
         dataset: as `describe_images`.
         searched: the keys that are searched.
         outcome: what it came to, in a sentence.
+        metrics: of the best trial; none before there is one.
     """
     name = store.base.partition("/")[2]
     keys = ", ".join(f"`{key}`" for key in searched)
     lines = _headline(f"Sweep {name}", experiment, dataset)
     lines += ["", f"Searched: {keys}; {experiment.tuning.trials} trials.", "", outcome]
+    if metrics:
+        lines += ["", *_table(metrics)]
     lines += ["", f"[Trials]({run.address_of(layout.Artifact.SWEEP)})", ""]
     words = ["whipray", "sample", f"models:/{experiment.name}@champion", "--out", "samples.png"]
     return "\n".join([*lines, *_command(words, store)])

@@ -291,8 +291,9 @@ class Sweep:
                 rows = study.table()
                 self._rebuild_trials(tracker, parent, rows)
                 result = SweepResult(self.name, rows, best_row(rows, goal), self.store, parent)
-                parent.set_note(self._note(parent, prepared, result.outcome))
-                log_result(result, self.experiment.evaluation.rank_by)
+                rank_by = self.experiment.evaluation.rank_by
+                parent.set_note(self._note(parent, prepared, result.outcome(rank_by), result.best))
+                log_result(result, rank_by)
                 return result
 
     @contextmanager
@@ -366,9 +367,17 @@ class Sweep:
         parent.log_json(self.space.model_dump(mode="json"), layout.Artifact.SPACE)
         parent.set_note(self._note(parent, prepared))
 
-    def _note(self, parent: Run, prepared: Prepared, outcome: str = "Not finished yet.") -> str:
+    def _note(
+        self,
+        parent: Run,
+        prepared: Prepared,
+        outcome: str = "Not finished yet.",
+        best: Row | None = None,
+    ) -> str:
+        metrics = best["attrs"]["summary"]["metrics"] if best else {}
+        dataset, searched = prepared.dataset, list(self.space.train)
         return note_of_sweep(
-            parent, self.store, self.experiment, prepared.dataset, list(self.space.train), outcome
+            parent, self.store, self.experiment, dataset, searched, outcome, metrics
         )
 
     def _pretraining_plan(self, tracker: Tracker, parent: Run) -> Plan:

@@ -26,15 +26,14 @@ class SweepResult:
     parent: Run
     """The sweep's MLflow run."""
 
-    @property
-    def outcome(self) -> str:
-        """What it came to, in a sentence."""
+    def outcome(self, rank_by: str) -> str:
+        """Return what it came to, in a sentence."""
         if self.best is None:
             return "No training finished."
         complete = sum(row["state"] == "complete" for row in self.rows)
         value = f"{self.best['value']:.4g}"
         number = self.best["number"]
-        return f"Trial {number} is the best of {complete} that finished, with {value}."
+        return f"Trial {number} is the best of {complete} that finished, with {rank_by} {value}."
 
     @property
     def problem(self) -> Problem | None:

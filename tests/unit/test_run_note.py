@@ -75,7 +75,10 @@ def test_a_note_says_what_a_run_is_and_came_to(run: Run, tmp_path: Path) -> None
     assert "undefined" in note_of_run(run, store, experiment, images, {
         key: value for key, value in METRICS.items() if "few" not in key
     })  # fmt: skip
-    sweep = note_of_sweep(run, at(tmp_path).child("sweeps/s"), experiment, images, ["lr"], "Done.")
+    sweep = note_of_sweep(
+        run, at(tmp_path).child("sweeps/s"), experiment, images, ["lr"], "Done.", METRICS
+    )
     assert "**Sweep s**" in sweep
     assert "Searched: `lr`" in sweep
     assert "Done." in sweep
+    assert "| FID (lower is better) | 12.30 (12.30 to 12.30) |" in sweep
