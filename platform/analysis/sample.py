@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -66,11 +66,17 @@ def generate_images(
     steps: int | None,
     seed: int,
     sampler: str | None = None,
+    on_phase: Callable[[str], None] = lambda _line: None,
 ) -> tuple[Pixels, Ints]:
     """Generate images of each class; return them, (N, C, H, W) uint8, and their ids, (N,)."""
     labels = np.repeat(np.asarray(ids, dtype=np.int64), per_class)
     sampling = changed_sampling(model, omega, steps, sampler)
-    pixels: Pixels = to_uint8(model.sample(torch.from_numpy(labels), sampling, seed)).numpy()
+
+    def on_progress(done: float) -> None:
+        on_phase(f"generated {int(done):,} of {len(labels):,} images ({sampling.label})")
+
+    floats = model.sample(torch.from_numpy(labels), sampling, seed, on_progress=on_progress)
+    pixels: Pixels = to_uint8(floats).numpy()
     return pixels, labels
 
 

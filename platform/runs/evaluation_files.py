@@ -13,7 +13,7 @@ from ...trainers.checkpoint import describe
 from ...trainers.errors import Problem
 from ...trainers.integrity import Altered, read_twice, seal, unseal
 from ..evaluation.extractors.base import OnPhase, Value
-from ..evaluation.pages.content import CurvePoint, Pictures, TrainingRecord
+from ..evaluation.pages.content import CurvePoint, Pictures, PreviewStrip, TrainingRecord
 from ..evaluation.pages.report import render_report
 from ..evaluation.pages.training_curves import Series
 from ..evaluation.report import Report
@@ -70,6 +70,7 @@ class EvaluationFiles:
     ) -> None:
         self.store, self.local, self.on_phase = store, local, on_phase
         self._history = history
+        self._record: tuple[Series, PreviewStrip | None] | None = None
 
     def read_result(self, folder: str) -> dict[str, Any] | None:
         """Return an evaluation's metrics and provenance; None unless all of its files are whole."""
@@ -144,10 +145,12 @@ class EvaluationFiles:
 
     def _training(self, folder: str) -> TrainingRecord:
         """Return what a page shows of the training."""
-        series: Series = {}
-        with suppress(Problem):  # a page without curves is worth more than none
-            series = self._history()
-        return TrainingRecord(series, last_strip(self.store), above(folder, PREVIEW_PAGE))
+        if self._record is None:  # read once: a search writes many pages
+            series: Series = {}
+            with suppress(Problem):  # a page without curves is worth more than none
+                series = self._history()
+            self._record = series, last_strip(self.store)
+        return TrainingRecord(*self._record, above(folder, PREVIEW_PAGE))
 
     def fetch(self, folder: str, names: Iterable[str]) -> Path:
         """Return a local folder in which these files of an evaluation are."""

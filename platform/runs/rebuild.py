@@ -24,6 +24,7 @@ from ..storage.store import Storage
 from ..tracking.mlflow_runs import Run
 from ..tracking.tracker import Tracker
 from .evaluation_files import EvaluationFiles
+from .run_note import note_of_run
 from .speed import step_key
 
 UNFINISHED = "unfinished"
@@ -141,6 +142,8 @@ def _log_evaluations(
     for folder, result in results.items():
         if folder == best:
             files.log_best(run, folder, result["metrics"], result["provenance"], result["warnings"])
+            images = {"train": manifest.class_counts}
+            run.set_note(note_of_run(run, files.store, experiment, images, result["metrics"]))
         elif lost.is_alone:  # a trial's others are of its search, and were never logged
             files.log_to(run, folder, result["provenance"], result["warnings"], folder)
     return best in results

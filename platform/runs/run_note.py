@@ -77,7 +77,7 @@ def note_of_run(
         run: its MLflow run.
         store: its folder in the store.
         experiment: what it trains.
-        dataset: as `describe_images`.
+        dataset: as `describe_images`; of a run that is rebuilt, without the images to compare with.
         metrics: of its evaluation, by `fid/overall`, `fid/overall_low`, ...; None before there is one.
     """
     name = layout.run_target(store.base) or store.base
@@ -123,14 +123,15 @@ def note_of_sweep(
 
 def _headline(title: str, experiment: Experiment, dataset: Mapping[str, Any]) -> list[str]:
     """Return what it is, on which images, and the settings that decide the most."""
-    train, reference = dataset["train"], sum(dataset["reference"])
+    train, reference = dataset["train"], sum(dataset.get("reference", ()))
     training, sampling = experiment.training, experiment.sampling
     objective = flatten(experiment.objective)
     settings = ", ".join(f"{key}={value}" for key, value in objective.items() if key != "name")
     started = f"; starts from {experiment.pretrained.model}" if experiment.pretrained else ""
     facts = {
         "Data": f"{experiment.data.source}: {len(train)} classes, {sum(train):,} training images "
-        f"({max(train):,} to {min(train):,} of a class), {reference:,} to compare with",
+        f"({max(train):,} to {min(train):,} of a class)"
+        + (f", {reference:,} to compare with" if reference else ""),
         "Objective": f"{experiment.objective.name}{f' ({settings})' if settings else ''}",
         "Process, network": f"{experiment.process.name}, {experiment.model.name}{started}",
         "Training": f"{training.images:,} images, batch {training.batch_size}, "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -69,11 +70,10 @@ def register_best(sweep: Sweep, result: SweepResult) -> Champion | None:
     if reason is None:
         set_alias(tracker, version, CHAMPION)
         version = resolve(tracker, f"models:/{sweep.experiment.name}@{CHAMPION}")
-    sweep.status.say("the best model generates images of every class")
     model = load_version(tracker, version)
     counts = model.card.class_counts
     rarest = class_argument(model.card.class_names, counts.index(min(counts)))
-    grid = _generate_grid(model, result)
+    grid = _generate_grid(model, result, sweep.status.say)
     warnings = tuple(best["attrs"]["summary"].get("warnings", ()))
     return Champion(version, grid, reason, rarest, verdict, warnings)
 
@@ -143,11 +143,17 @@ def reason_not_promoted(config: EvaluationConfig, tracker: Tracker, new: Version
     return f"version {before.version} stays champion: its {config.rank_by} is {was:g}, not {now:g}"
 
 
-def _generate_grid(model: Exported, result: SweepResult) -> str:
+def _generate_grid(model: Exported, result: SweepResult, say: Callable[[str], None]) -> str:
     """Generate a grid with the model as it was registered, and return its address."""
     names, counts = model.card.class_names, model.card.class_counts
     images, labels = generate_images(
-        model, list(range(len(names))), GRID_IMAGES_PER_CLASS, None, None, seed=0
+        model,
+        list(range(len(names))),
+        GRID_IMAGES_PER_CLASS,
+        None,
+        None,
+        seed=0,
+        on_phase=lambda line: say(f"the best model: {line}"),
     )
     picture = class_grid(images, labels, names, GRID_IMAGES_PER_CLASS, None, counts)
     with Scratch() as scratch:

@@ -105,6 +105,7 @@ def test_all_that_the_store_holds_is_made_again_once(place: Shell, tmp_path: Pat
         assert run.data.metrics == kept
         parent = old.data.tags.get("mlflow.parentRunId")
         assert run.data.tags.get("mlflow.parentRunId") == (parent and ids[parent])
+    assert "whipray sample one" in now["run/one"].data.tags["mlflow.note.content"]
     names = [path.path for path in client(shell).list_artifacts(now["run/one"].info.run_id)]
     assert {"experiment.yaml", "evaluation", "evaluations"} <= set(names)
     database = "whipray-runs/mlflow.db"
