@@ -141,6 +141,17 @@ class _Eager:
         return output
 
 
+def has_previews(config: TrainerConfig, class_counts: list[int]) -> bool:
+    """Return whether a training shows previews.
+
+    Args:
+        config: of the training.
+        class_counts: training images of each class.
+    """
+    plan = plan_previews(config, class_counts, config.process)
+    return plan.every_images > 0 and config.engine.zero_stage < 3
+
+
 def plan_previews(
     config: TrainerConfig, class_counts: list[int], process: ProcessConfig
 ) -> PreviewPlan:

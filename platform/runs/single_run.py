@@ -9,6 +9,7 @@ from dataclasses import replace
 from functools import partial
 
 from ...trainers.hooks import Progress
+from ...trainers.previews import has_previews
 from ..compute.interrupts import broadcast_stop, saving_on_interrupt
 from ..compute.ray_address import is_this_machine
 from ..config.experiment import Experiment
@@ -104,6 +105,10 @@ class SingleRun:
         )
         self.run_id = run.run_id
         plan = Plan(self.experiment, self.store, run)
+        if has_previews(self.experiment, prepared.dataset["train"]):
+            self.on_note(
+                f"preview {self.store.uri_of(layout.PREVIEW_PAGE)}, as the training goes on"
+            )
         counts = prepared.dataset["train"]
         self._training_share = training_share(self.experiment, counts)
         callbacks = RunCallbacks(self._show_progress, self._show_phase, self._show_share)
