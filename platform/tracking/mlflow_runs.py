@@ -250,14 +250,16 @@ class Run:
         """Log a local file, under its own name in a folder of the run."""
         self.client.log_artifact(self.run_id, str(local), folder)
 
-    @_retried
     def log_image(self, png: bytes, name: str, step: int) -> None:
-        """Log a picture of a moment, which MLflow shows beside those of other moments.
+        """Log a picture of a moment, which MLflow shows beside those of other moments; tried once.
 
         Args:
             png: whose pixels are enlarged, since a browser would blur the smallest.
             name: of the sequence.
             step: MLflow's.
+
+        Raises:
+            Problem: it cannot be written; a training does not wait for it.
         """
         from PIL import Image
 
@@ -266,7 +268,8 @@ class Run:
             large = picture.resize(
                 (picture.width * scale, picture.height * scale), Image.Resampling.NEAREST
             )
-        self.client.log_image(self.run_id, large, key=name, step=step, synchronous=True)
+        with translate_errors(self.uri):
+            self.client.log_image(self.run_id, large, key=name, step=step, synchronous=True)
 
     def history(self) -> dict[str, list[tuple[float, float]]]:
         """Return (step, value) of every metric of the training, in order; a step's last value counts.
