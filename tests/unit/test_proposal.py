@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from support.marks import MLFLOW_WARNINGS
 
 from whipray.platform.cli.main import main
 from whipray.platform.config.experiment import Experiment, load_experiment
@@ -24,6 +24,8 @@ from whipray.platform.proposal.recipe_text import MOST_LINES, recipe_text
 from whipray.platform.proposal.schedule import START_S, Schedule, divide
 from whipray.trainers.errors import DataProblem, UsageProblem
 from whipray.trainers.optimizer import OptimizerConfig, too_long
+
+pytestmark = [*MLFLOW_WARNINGS]
 
 LAPTOP = Machine(2, 0)
 COUNTS = {"cat": 120, "car": 90, "frog": 60, "ship": 12, "owl": 6}
@@ -232,11 +234,6 @@ def test_init_writes_a_file_once(photos: Path, monkeypatch: Any, capsys: Any) ->
 
 
 def test_train_shows_where_each_value_is_from(photos: Path, monkeypatch: Any, capsys: Any) -> None:
-    for split in ("train", "reference"):
-        for name in ("disc", "stripes"):
-            shutil.copytree(photos / name, photos / split / name)
-    for name in ("disc", "stripes"):
-        shutil.rmtree(photos / name)
     assert run(monkeypatch, "train", f"{photos}/", "data.image_size=16", "--dry-run") == 0
     shown = capsys.readouterr()
     lines = {line.split(":")[0].strip(): line for line in shown.out.splitlines()}
@@ -261,3 +258,17 @@ def test_a_bare_name_is_a_recipes(photos: Path) -> None:
 def test_a_layer_is_a_recipe() -> None:
     values = made(inspection()).values
     assert load_experiment(Layer("mine", values), ["seed=3"]).value.seed == 3
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("photos")
+def test_three_commands_lead_to_a_page(monkeypatch: Any, capsys: Any) -> None:
+    assert run(monkeypatch, "init", "photos", "--size", "16", "--minutes", "0.1") == 0
+    assert "0.1 minutes are too few" in capsys.readouterr().err
+    small = ["evaluation.bootstrap_resamples=20", "scaling.cpus_per_worker=1"]
+    assert run(monkeypatch, "train", "photos.yaml", *small) == 0
+    assert "report" in capsys.readouterr().err
+    assert list(Path("whipray-runs").rglob("*.html"))
+    # The folder itself: it goes on with the run, by its recipe, though another proposal would differ.
+    assert run(monkeypatch, "train", "photos/", "--dry-run") == 0
+    assert "# run photos" in capsys.readouterr().out
