@@ -9,19 +9,22 @@ from ..inspection.facts import Inspection
 from .machine import Machine
 from .schedule import Schedule
 
-LAYOUT, SHAPES = 5_000, 20_000
-"""Images of training, of 64 pixels, from which generated images were seen to have the colours of their
-class, and shapes; on the small U-Net for CPUs (docs/evidence.md)."""
-SIDE = 64
+TEXTURES = 25_000
+"""Images of training of 32 pixels from which generated images had the colours and textures of their class, and
+were better than noise by KID, on the small U-Net for CPUs (docs/evidence.md)."""
+SIDE = 32
 PUBLISHED = 200_000_000
 """Images of training of EDM's published models of 64 pixels (Karras et al. 2022, table 7)."""
 LEARNABLE = 10
 """Images of a class below which its images are repeated rather than learned."""
 
 
-def shapes_from(size: int) -> int:
-    """Return the images of training from which shapes were seen, at a size."""
-    return max(LAYOUT, SHAPES * size // SIDE)
+def textures_from(size: int) -> int:
+    """Return the images of training from which to expect more than noise and blotches.
+
+    Measured at 32 pixels; above, it is taken to grow as the side: at 64 pixels 9,424 images gave blotches.
+    """
+    return TEXTURES * max(size, SIDE) // SIDE
 
 
 def expect(
@@ -39,24 +42,25 @@ def expect(
         minutes: the budget.
         seen: images that are trained on.
     """
-    times, need = schedule.times, shapes_from(size)
+    times, need = schedule.times, textures_from(size)
     if times is not None:
         if times.total > 60 * minutes * 1.05:
             yield (
                 f"{minutes:g} minutes are too few for this machine: the shortest run takes "
-                f"{times}; give --minutes, or a smaller --size"
+                f"{times}; give more --minutes, or a smaller --size"
             )
+        each = times.training / schedule.images / 3600  # hours of an image
         if schedule.images < need:
-            hours = need / schedule.images * times.training / 3600
             yield (
-                f"{schedule.images:,} images of training are few for {size} px: expect colours and blurs; "
-                f"shapes were seen from about {need:,} ({_hours(hours)} here): more --minutes, or a smaller --size"
+                f"{schedule.images:,} images of training are too few at {size} px: expect noise and blotches; "
+                f"colours and textures from about {need:,} ({_hours(need * each)} here): "
+                "give more --minutes, or a smaller --size"
             )
-        if schedule.images < PUBLISHED / 10 and size >= 32:
-            years = PUBLISHED / schedule.images * times.training / 3600
+        elif schedule.images < PUBLISHED / 100 and size >= SIDE:
             yield (
-                f"like a photograph it will not look: models of 64 px that do saw {PUBLISHED:,} images with a "
-                f"network many times as large; this one would see them in {_hours(years)} here"
+                "expect the colours and textures of each class, and nothing that looks like a photograph: "
+                f"models that do so saw {PUBLISHED:,} images, with larger networks; this one would see "
+                f"them in {_hours(PUBLISHED * each)} here"
             )
     small = [c for c in inspection.classes if c.remaining < LEARNABLE]
     if small:

@@ -12,7 +12,7 @@ from ..config.experiment import Experiment
 from ..config.layers import Layer, resolve
 from ..foundation.names import LONGEST, is_name
 from ..inspection.facts import ClassFacts, Inspection
-from .expectations import expect, shapes_from
+from .expectations import expect, textures_from
 from .machine import Machine
 from .measure import Speed
 from .networks import Choice, choices
@@ -22,6 +22,8 @@ CPU_MINUTES, GPU_MINUTES = 10.0, 240.0
 """Budgets where none is given."""
 SIZES = (64, 32, 16)
 """Sizes that are proposed by themselves; `--size` may be any other."""
+LEAST = 32
+"""Size below which larger images are not reduced for lack of time: too little would be left of them."""
 FEW_PIXELS = 8
 STEPS = 15
 """Calls of the network for an image by UniPC, which was then not worse than 50 of DDIM."""
@@ -107,15 +109,15 @@ def propose(
         raise problem
     minutes = minutes or (GPU_MINUTES if machine.gpus else CPU_MINUTES)
     largest, why_size = _size(inspection)
-    sizes = [size] if size else [s for s in SIZES if s <= largest] or [largest]
+    sizes = [size] if size else [largest, *(s for s in SIZES if LEAST <= s < largest)]
     if size:
         why_size = "as given"
     maker = _Maker(inspection, model_name(name), machine, measure, minutes)
     for side in sizes:
         proposal = maker.make(side, why_size)
-        if proposal.speed is None or proposal.schedule.images >= shapes_from(side):
+        if proposal.speed is None or proposal.schedule.images >= textures_from(side):
             break
-        why_size = f"in this time nothing could be recognised at {side} px"
+        why_size = f"in this time there would be nothing but noise and blotches at {side} px"
     return proposal
 
 

@@ -16,6 +16,8 @@ MOST_IMAGES = 50_000
 """Images of all classes together, as the papers have them."""
 EVALUATION_S = 25.0
 """Of any evaluation: networks for features and labels, intervals, the page."""
+LEAST_SHOWN = 0.1
+"""Minutes, or hours, below which a part of the time is not mentioned."""
 FEATURES_S = 0.03
 """For each image, generated or real, of whatever size: features, and near copies."""
 
@@ -44,6 +46,7 @@ class Times:
                 ("images", self.images),
                 ("evaluation", self.evaluation),
             )
+            if seconds / size >= LEAST_SHOWN
         ]
         total = _number(self.total / size)
         return (
@@ -115,4 +118,4 @@ def divide(
 
 
 def _number(value: float) -> str:
-    return f"{value:.0f}" if value >= 1 else f"{value:.1g}" if value >= 0.1 else "0"
+    return f"{value:.0f}" if value >= 1 else f"{value:.1g}"
