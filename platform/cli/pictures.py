@@ -63,6 +63,7 @@ def look_and_propose(
     """
     from ..inspection.inspect import inspect
     from ..inspection.source import source_of
+    from ..proposal.machine import busy
     from ..proposal.measure import measure
     from ..proposal.propose import name_of, propose
     from .status_line import StatusLine
@@ -73,6 +74,8 @@ def look_and_propose(
         inspection = inspect(source, line.set)
         if not quiet:
             print_inspection(inspection)
+        if on is None and (load := busy()):
+            print_warnings([load])
         line.set("measuring a training step")
         return propose(
             inspection, name_of(typed), _machine(on), measure, minutes=minutes, size=size

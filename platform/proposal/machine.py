@@ -29,6 +29,16 @@ class Machine:
         return (self.gpus, "GPU"), (0 if self.gpus else self.cores, "CPU core")
 
 
+def busy() -> str | None:
+    """Return what to say where other programs hold this machine's cores, so that measured times are too long."""
+    if not hasattr(os, "getloadavg"):
+        return None
+    load, cores = os.getloadavg()[0], this_machine().cores
+    if load <= cores:
+        return None
+    return f"{load:.0f} processes want this machine's {cores} cores: the measured times are those of a busy machine"
+
+
 def this_machine() -> Machine:
     """Return the cores that this process may use and the GPUs that PyTorch finds."""
     import torch

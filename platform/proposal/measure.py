@@ -17,7 +17,7 @@ from ...trainers.processes import EDMConfig, ProcessConfig
 from ...trainers.randomness import BatchRandom
 from ..config.experiment import Experiment
 
-LEAST_STEPS, MOST_STEPS, LEAST_SECONDS = 3, 50, 2.0
+LEAST_STEPS, MOST_STEPS, LEAST_SECONDS = 8, 50, 2.0
 """Steps and seconds that are measured, after one step that is not: it allocates and compiles."""
 FORWARD_IMAGES = 16
 """Images of the measured call of the network."""

@@ -295,7 +295,7 @@ class _Maker:
         return f"with {self._real} real images to compare with, FID and others say nothing"
 
 
-GREY = frozenset({"grey", "L", "1"})
+GREY = frozenset({"grey", "grey with transparency", "black and white"})
 """Kinds of pixels without colour."""
 
 
