@@ -14,15 +14,12 @@ from .consoles import print_warnings, stderr_console
 
 if TYPE_CHECKING:  # imported on use, so that `--help` is quick
     from ..config.layers import Layer
-    from ..inspection.facts import ClassFacts, Inspection
     from ..proposal.machine import Machine
     from ..proposal.propose import Proposal
     from .stores import StoreOptions
 
 PATHS = ("root", "path")
 """Keys of `data` that may hold what `whipray train` was given."""
-ENDS, BAR = 10, 40
-"""Classes shown at each end of a long list, and characters of the longest bar."""
 
 Size = Annotated[
     int | None, typer.Option("--size", min=8, help="Side of the images, in pixels.", metavar="PX")
@@ -62,6 +59,7 @@ def look_and_propose(
         Problem: nothing can be trained on them, or the cluster does not answer.
     """
     from ..inspection.inspect import inspect
+    from ..inspection.screen import screen
     from ..inspection.source import source_of
     from ..proposal.machine import busy
     from ..proposal.measure import measure
@@ -73,7 +71,8 @@ def look_and_propose(
     with StatusLine(stderr_console, "looking at the images") as line:
         inspection = inspect(source, line.set)
         if not quiet:
-            print_inspection(inspection)
+            for text in screen(inspection):
+                stderr_console.print(text)
         if on is None and (load := busy()):
             print_warnings([load])
         line.set("measuring a training step")
@@ -124,32 +123,6 @@ def layer_of_pictures(recipe: str, run: str, store: StoreOptions, on: str | None
     print_warnings(proposal.warnings)
     stderr_console.print(f"{proposal.times}\n")
     return proposal.layer
-
-
-def print_inspection(inspection: Inspection) -> None:
-    """Print classes with their counts, sizes and formats, and what is not as it should be."""
-    print_classes(inspection.classes)
-    sizes = inspection.sizes
-    if sizes is not None:
-        low, high = (" x ".join(map(str, size)) for size in (sizes.smallest, sizes.largest))
-        kinds = ", ".join(f"{count:,} {kind}" for kind, count in inspection.formats.items())
-        stderr_console.print(f"{inspection.images:,} images of {low} to {high} px: {kinds}")
-    for finding in inspection.findings:
-        fix = f": {finding.fix}" if finding.fix and finding.severity != "info" else ""
-        stderr_console.print(f"{finding.severity}: {finding.text}{fix}")
-
-
-def print_classes(classes: Sequence[ClassFacts]) -> None:
-    """Print a bar for the images of each class, the largest first; of many classes the ends."""
-    ordered = sorted(classes, key=lambda c: -c.count)
-    shown = ordered if len(ordered) <= 2 * ENDS else [*ordered[:ENDS], None, *ordered[-ENDS:]]
-    width = max(len(c.name) for c in ordered)
-    for one in shown:
-        if one is None:
-            stderr_console.print(f"  .. {len(ordered) - 2 * ENDS:,} more classes")
-            continue
-        bar = "#" * max(1, round(BAR * one.count / max(1, ordered[0].count)))
-        stderr_console.print(f"  {one.name:<{width}}  {one.count:>7,}  {bar}")
 
 
 def _machine(on: str | None) -> Machine:
