@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import shlex
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -51,6 +52,14 @@ stdout_console = PlainConsole()
 if not stdout_console.is_terminal:
     stdout_console.width = LOG_WIDTH
 stderr_console = PlainConsole(stderr=True)
+error_console = PlainConsole(stderr=True)
+"""Errors alone, which `--quiet` does not silence."""
+
+
+def set_quiet(quiet: bool) -> None:
+    """Print errors and data alone from now on, or everything."""
+    stderr_console.quiet = quiet
+    logging.disable(logging.WARNING if quiet else logging.NOTSET)
 
 
 def write_output(text: str) -> None:
@@ -69,8 +78,8 @@ def print_error(what: str, fix: str, code: int, as_json: bool) -> None:
     what, fix = cut(what), cut(fix)
     if as_json:
         print_json({"error": {"code": code, "message": what, "hint": fix}})
-    stderr_console.print(f"error: {what}")
-    stderr_console.print(f"fix: {fix}")
+    error_console.print(f"error: {what}")
+    error_console.print(f"fix: {fix}")
 
 
 def print_problem(problem: Problem, code: int, as_json: bool) -> None:

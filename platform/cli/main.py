@@ -17,13 +17,14 @@ from typing import Annotated, Any
 import typer
 
 from ...trainers.disk import unexpected_disk_problem
-from ...trainers.errors import Problem
+from ...trainers.errors import Problem, UsageProblem
 from ...trainers.memory import memory_problem
 from ..foundation.abort import before_abort
+from ..foundation.logs import show_all_logs
 from ..foundation.signals import handling_stop, interrupt
 from . import exit_codes
 from .completion import whole_words
-from .consoles import print_error, print_problem, stdout_console
+from .consoles import print_error, print_problem, set_quiet, stdout_console
 from .streams import lasting_output
 from .verbs import (
     classify,
@@ -53,7 +54,7 @@ LESS_MEMORY = (
 app = typer.Typer(
     name="whipray",
     help="Train, tune and ship class-balanced diffusion models on long-tailed images.",
-    epilog=exit_codes.HELP,
+    epilog=f"{exit_codes.HELP}\n\nEnvironment variables and settings files: docs/configuration.md.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -97,8 +98,21 @@ def _whipray(
             "--version", help="Show the version and exit.", callback=_show_version, is_eager=True
         ),
     ] = False,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="Print errors and data alone.")
+    ] = False,
+    verbose: Annotated[
+        bool,
+        typer.Option(
+            "--verbose", "-v", help="Print log lines of libraries, and each phase with its time."
+        ),
+    ] = False,
 ) -> None:
-    pass
+    if quiet and verbose:
+        raise UsageProblem("--quiet and --verbose exclude each other", "give one of them")
+    set_quiet(quiet)
+    if verbose:
+        show_all_logs()
 
 
 def main() -> None:

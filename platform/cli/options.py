@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from ...trainers.errors import UsageProblem
 from . import completion
 
 Recipe = Annotated[
@@ -38,9 +39,37 @@ DryRun = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 OpenPage = Annotated[bool, typer.Option("--open", help="Open the page in a browser.")]
+LOCAL = "local"
+
+
+def _cluster(given: str | None) -> str | None:
+    """Return the cluster of --on, or of a settings file; None on this machine."""
+    if given is None:
+        from ..foundation.settings import setting
+
+        found = setting("on")
+        return found.value if found else None
+    return None if given == LOCAL else given
+
+
+def _cluster_of_jobs() -> str:
+    """Return the cluster of a settings file, where neither --on nor the environment names one."""
+    if (found := _cluster(None)) is None:
+        raise UsageProblem(
+            "no cluster is named",
+            "give --on http://HEAD:8265, set RAY_API_SERVER_ADDRESS, or `on` in whipray.toml",
+        )
+    return found
+
+
 On = Annotated[
     str | None,
-    typer.Option("--on", help="Run on the Ray cluster with this dashboard: http://HEAD:8265."),
+    typer.Option(
+        "--on",
+        callback=_cluster,
+        help="Run on the Ray cluster with this dashboard: http://HEAD:8265; `local`: on this "
+        "machine, whatever whipray.toml says.",
+    ),
 ]
 Yes = Annotated[bool, typer.Option("--yes", help="Skip the confirmation of costs.")]
 ClusterOption = Annotated[
@@ -48,6 +77,7 @@ ClusterOption = Annotated[
     typer.Option(
         "--on",
         envvar="RAY_API_SERVER_ADDRESS",
+        default_factory=_cluster_of_jobs,
         help="Dashboard of the Ray cluster: http://HEAD:8265.",
     ),
 ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import threading
 from collections.abc import Callable
+from datetime import datetime
 from time import monotonic
 from types import TracebackType
 from typing import Self
@@ -12,6 +13,7 @@ from typing import Self
 from rich.console import Console
 
 from ..foundation.durations import Clock
+from ..foundation.logs import verbose
 
 LOG_EVERY_S = 10.0
 """Least time between two lines of a log."""
@@ -62,7 +64,7 @@ class StatusLine:
         return " · ".join(filter(None, (self._clock.left(), self._text)))
 
     def _show(self) -> None:
-        if self.console.is_terminal:
+        if self.console.is_terminal and not verbose():
             # As a Text: Rich 15 reads markup in a status that is a `str`, whatever the console says.
             as_text = self.console.render_str
             with self.console.status(as_text(self._current())) as status:
@@ -70,9 +72,10 @@ class StatusLine:
                     status.update(as_text(self._current()))
             return
         last, said = "", 0.0
-        while not self._stop.wait(LOG_EVERY_S):
+        while not self._stop.wait(TERMINAL_EVERY_S if verbose() else LOG_EVERY_S):
             text, now = self._current(), monotonic()
             news = CLOCK.sub("", text)
             if news != last or now - said >= LOG_SAME_EVERY_S:
-                self.console.print(text, highlight=False, soft_wrap=True)
+                time = f"{datetime.now():%H:%M:%S} " if verbose() else ""
+                self.console.print(f"{time}{text}", highlight=False, soft_wrap=True)
                 last, said = news, now

@@ -9,7 +9,6 @@ A verb takes them as one parameter:
 from __future__ import annotations
 
 import inspect
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from functools import wraps
@@ -31,8 +30,8 @@ StorageUri = Annotated[
     str | None,
     typer.Option(
         "--storage",
-        help="Store of the runs: a folder or s3://bucket/prefix; default: WHIPRAY_STORAGE, or "
-        "./whipray-runs.",
+        help="Store of the runs: a folder or s3://bucket/prefix; default: WHIPRAY_STORAGE, "
+        "whipray.toml, or ./whipray-runs.",
     ),
 ]
 Endpoint = Annotated[str | None, typer.Option("--endpoint", help="URL of the S3 server.")]
@@ -40,7 +39,8 @@ TrackingUri = Annotated[
     str | None,
     typer.Option(
         "--tracking",
-        help="MLflow's tracking URI; default: MLFLOW_TRACKING_URI, or a database in the store.",
+        help="MLflow's tracking URI; default: MLFLOW_TRACKING_URI, whipray.toml, or a "
+        "database in the store.",
     ),
 ]
 
@@ -127,7 +127,9 @@ class StoreOptions:
         try:
             database = self._database()
         except UsageProblem:
-            if or_none and not (self.tracking or os.environ.get("MLFLOW_TRACKING_URI")):
+            from ..tracking.server import named_uri
+
+            if or_none and not (self.tracking or named_uri()):
                 return []
             raise
         versions = None if database is None else read_versions(database)
@@ -156,11 +158,13 @@ class StoreOptions:
 
 def options_of(experiment: Experiment) -> StoreOptions:
     """Return the options that name the store and MLflow of an experiment; none for the defaults."""
-    from ..storage.config import default_uri
+    from ..storage.config import default_endpoint, default_uri
+    from ..tracking.server import named_uri
 
     storage, tracking = experiment.storage, experiment.tracking
     uri = None if storage.uri == default_uri() else storage.uri
-    return StoreOptions(uri, storage.endpoint_url, tracking.uri)
+    url = None if storage.endpoint_url == default_endpoint() else storage.endpoint_url
+    return StoreOptions(uri, url, None if tracking.uri == named_uri() else tracking.uri)
 
 
 def with_store_options(verb: Callable[..., None]) -> Callable[..., None]:

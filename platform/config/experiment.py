@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from pydantic import Field, ValidationError, model_validator
@@ -15,10 +15,13 @@ from ...trainers.sampling import SamplingConfig
 from ...trainers.trainer_config import TrainerConfig
 from ..evaluation.config import EvaluationConfig
 from ..foundation.names import LONGEST, NAME
-from ..storage.config import VARIABLE, StorageConfig, default_uri
+from ..foundation.settings import setting
+from ..storage.config import ENDPOINT_VARIABLES, StorageConfig, default_uri
+from ..storage.config import VARIABLE as STORAGE_VARIABLE
 from .errors import problem
 from .layers import Layer, Resolved, parse_override, resolve
 from .recipes import recipe_layers
+from .tracking import VARIABLE as TRACKING_VARIABLE
 from .tracking import TrackingConfig
 
 
@@ -154,6 +157,14 @@ CHANGEABLE_ON_RESUME = (
 how long it runs, not what it learns."""
 
 
+SETTINGS = (
+    ("storage.uri", "storage", (STORAGE_VARIABLE,)),
+    ("storage.endpoint_url", "endpoint", ENDPOINT_VARIABLES),
+    ("tracking.uri", "tracking", (TRACKING_VARIABLE,)),
+)
+"""Keys, their names in settings files, and the environment variables that come before these."""
+
+
 def load_experiment(
     recipe: str | Layer, overrides: list[str], extra: list[Layer] | None = None
 ) -> Resolved[Experiment]:
@@ -166,10 +177,18 @@ def load_experiment(
         UsageProblem: no such recipe, an override without `=`, an unknown key, a wrong value.
     """
     given = [recipe] if isinstance(recipe, Layer) else recipe_layers(recipe)
-    layers = [*given, *(extra or []), *map(parse_override, overrides)]
-    if os.environ.get(VARIABLE):  # the default anyway; here it is also the origin that is shown
-        layers.insert(0, Layer(VARIABLE, {"storage.uri": default_uri()}))
+    layers = [*_defaults(), *given, *(extra or []), *map(parse_override, overrides)]
     return resolve(Experiment, layers)
+
+
+def _defaults() -> Iterator[Layer]:
+    """Yield what holds where nothing else is given, with its origin: settings files and WHIPRAY_STORAGE."""
+    for key, name, variables in SETTINGS:
+        if any(os.environ.get(variable) for variable in variables):
+            if key == "storage.uri":  # the default anyway; here it is also the origin that is shown
+                yield Layer(STORAGE_VARIABLE, {key: default_uri()})
+        elif given := setting(name, *variables):
+            yield Layer(str(given.file), {key: given.value})
 
 
 def read_experiment(config: Mapping[str, Any], where: str) -> Experiment:

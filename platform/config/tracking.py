@@ -7,12 +7,14 @@ from pydantic import field_validator
 from ...trainers.config import Config
 from ..foundation.addresses import check_no_secret
 
+VARIABLE = "MLFLOW_TRACKING_URI"
+
 
 class TrackingConfig(Config):
     """The MLflow server. A password belongs in MLFLOW_TRACKING_PASSWORD, never in a config."""
 
     uri: str | None = None
-    """None: MLFLOW_TRACKING_URI, or an SQLite file beside the runs. An address with a login, options or
+    """None: MLFLOW_TRACKING_URI, `tracking` in whipray.toml, or an SQLite file beside the runs. An address with a login, options or
     a fragment is refused: the config is stored with every run."""
     experiment: str = "whipray"
     system_metrics: bool = True

@@ -12,7 +12,7 @@ from ..config.tracking import TrackingConfig
 from ..foundation.addresses import check_no_secret
 from ..storage.config import StorageConfig
 from ..storage.store import Storage
-from ..tracking.server import tracking_uri
+from ..tracking.server import named_uri, tracking_uri
 
 
 def for_cluster(experiment: Experiment) -> Experiment:
@@ -78,7 +78,7 @@ def shared_tracking(config: TrackingConfig, storage: StorageConfig) -> TrackingC
     Raises:
         UsageProblem: no server is named for runs in a bucket, or its address holds a login or options.
     """
-    uri = config.uri or os.environ.get("MLFLOW_TRACKING_URI")
+    uri = config.uri or named_uri()
     if uri is None and not storage.uri.startswith("s3://"):
         return config  # a database in the store
     # Everyone who can list the job sees it.

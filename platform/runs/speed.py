@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..config.experiment import Experiment
 from ..storage import layout
 from ..storage.store import Storage
+from ..tracking.server import named_uri
 from ..tracking.tracker import open_tracker
 
 SPEED = "images_per_second"
@@ -53,7 +53,7 @@ def latest_speed(experiment: Experiment) -> Speed | None:
         UsageProblem: as `tracking_uri`.
     """
     storage, tracking = Storage(experiment.storage), experiment.tracking
-    is_local = not (tracking.uri or os.environ.get("MLFLOW_TRACKING_URI"))
+    is_local = not (tracking.uri or named_uri())
     if (
         is_local
         and storage.is_folder

@@ -11,22 +11,32 @@ from pydantic import Field, field_validator
 from ...trainers.config import Config
 from ...trainers.errors import UsageProblem
 from ..foundation.addresses import check_no_secret
+from ..foundation.settings import setting
 
 ADVICE = "give the address alone; keys come from AWS_*"
 VARIABLE = "WHIPRAY_STORAGE"
+ENDPOINT_VARIABLES = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
 
 
 def default_uri() -> str:
     """Return the store that is used where no option, override or file names one.
 
     Raises:
-        UsageProblem: WHIPRAY_STORAGE is neither a folder nor a bucket.
+        UsageProblem: WHIPRAY_STORAGE, or the `storage` of a settings file, is neither a folder nor a bucket.
     """
-    uri = os.environ.get(VARIABLE)
+    uri, named = os.environ.get(VARIABLE), VARIABLE
+    if not uri and (given := setting("storage")):
+        uri, named = given.value, f"{given.file}: storage"
     try:
-        return check_uri(uri, VARIABLE) if uri else "./whipray-runs"
+        return check_uri(uri, named) if uri else "./whipray-runs"
     except ValueError as error:
-        raise UsageProblem(f"{VARIABLE}={uri} cannot be used", str(error)) from error
+        raise UsageProblem(f"{named}={uri} cannot be used", str(error)) from error
+
+
+def default_endpoint() -> str | None:
+    """Return the `endpoint` of a settings file; None where there is none, or the environment names one."""
+    given = setting("endpoint", *ENDPOINT_VARIABLES)
+    return given.value if given else None
 
 
 def check_uri(uri: str, name: str) -> str:
@@ -57,8 +67,8 @@ class StorageConfig(Config):
 
     uri: str = Field(default_factory=default_uri, min_length=1)
     """A folder (relative ones are resolved where they are first opened) or s3://bucket/prefix.
-    Default: WHIPRAY_STORAGE, or ./whipray-runs."""
-    endpoint_url: str | None = None
+    Default: WHIPRAY_STORAGE, `storage` in whipray.toml, or ./whipray-runs."""
+    endpoint_url: str | None = Field(default_factory=default_endpoint)
     """Address of an S3 server that is not Amazon's, http(s)://host:port. None: Amazon S3, or the
     address in AWS_ENDPOINT_URL_S3 or AWS_ENDPOINT_URL."""
     region: str | None = None

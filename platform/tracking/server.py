@@ -12,7 +12,8 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from ...trainers.errors import UsageProblem
-from ..config.tracking import TrackingConfig
+from ..config.tracking import VARIABLE, TrackingConfig
+from ..foundation.settings import setting
 from ..foundation.text import redact, without_login
 from ..storage import layout
 from ..storage.store import Storage
@@ -25,7 +26,7 @@ def tracking_uri(config: TrackingConfig, storage: Storage) -> str:
         UsageProblem: runs in a bucket and no server named, so the SQLite file has no folder; or as
             `check_address`.
     """
-    if uri := config.uri or os.environ.get("MLFLOW_TRACKING_URI"):
+    if uri := config.uri or named_uri():
         return check_address(uri)
     if not storage.is_folder:
         raise UsageProblem(
@@ -33,6 +34,13 @@ def tracking_uri(config: TrackingConfig, storage: Storage) -> str:
             "give --tracking http://HOST:5000, or set MLFLOW_TRACKING_URI to it",
         )
     return store_database(storage)
+
+
+def named_uri() -> str | None:
+    """Return the address of the environment or of a settings file; None: SQLite beside the runs."""
+    in_environment = os.environ.get(VARIABLE)
+    given = setting("tracking", VARIABLE)
+    return in_environment or (given.value if given else None)
 
 
 def sqlite_uri(path: str) -> str:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ...trainers.errors import UsageProblem
-from ..config.tracking import TrackingConfig
+from ..config.tracking import VARIABLE, TrackingConfig
 from ..foundation.text import redact
 from ..storage import layout
 from ..storage.s3 import environment as s3_environment
@@ -36,9 +36,6 @@ from .server import (
 if TYPE_CHECKING:
     from mlflow.entities import Run as MLflowRun
     from mlflow.tracking import MlflowClient
-
-
-VARIABLE = "MLFLOW_TRACKING_URI"
 
 
 @dataclass(frozen=True)

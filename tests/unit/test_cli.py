@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import os
+import re
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -448,3 +449,64 @@ def test_a_documented_launch_fails_only_where_the_network_begins(
 
 def test_pages_show_launches() -> None:
     assert len([c for c in ON_A_CLUSTER if c.page == "infra/README.md"]) >= 11
+
+
+def test_quiet_leaves_errors_and_data(whipray: Shell, tmp_path: Path) -> None:
+    checkpoint = tmp_path / "whipray-runs/runs/mine/checkpoints/images-000000000128"
+    checkpoint.mkdir(parents=True)
+    (checkpoint / "manifest.json").write_text("{}")
+    loud, quiet = whipray("runs", "list"), whipray("--quiet", "runs", "list")
+    assert loud.err != ""
+    assert (quiet.code, quiet.out, quiet.err) == (0, loud.out, "")
+    refused = whipray("--quiet", "runs", "show", "nothing")
+    assert (refused.code, refused.err.count("\n")) == (2, 2)
+    assert whipray("--quiet", "--verbose", "runs", "list").code == 2
+    assert whipray("runs", "list").err == loud.err
+
+
+def test_verbose_shows_log_lines_with_their_times() -> None:
+    code = (
+        "import logging, sys\n"
+        "from whipray.platform.cli.main import main\n"
+        "from whipray.platform.config import recipes\n"
+        "names = recipes.recipe_names\n"
+        "recipes.recipe_names = lambda: (logging.getLogger('library').info('a line'), names())[1]\n"
+        "sys.argv = ['whipray', *sys.argv[1:]]\n"
+        "main()\n"
+    )
+    lines = []
+    for options in ((), ("--verbose",)):
+        words = [sys.executable, "-c", code, *options, "recipes", "--json"]
+        done = subprocess.run(words, capture_output=True, text=True, check=True)
+        lines.append(done.stderr)
+    assert lines[0] == ""
+    assert re.fullmatch(r"(\d\d:\d\d:\d\d library: a line\n)+", lines[1])
+
+
+def test_removing_asks_for_a_yes(whipray: Shell, tmp_path: Path) -> None:
+    manifest = tmp_path / "whipray-runs/runs/mine/checkpoints/images-000000000128/manifest.json"
+    manifest.parent.mkdir(parents=True)
+    manifest.write_text("{}")
+    refused = whipray("runs", "rm", "mine")
+    assert refused.code == 2
+    assert "nothing was removed" in refused.err
+    assert manifest.exists()
+    done = whipray("runs", "rm", "mine", "--yes", "--json")
+    assert done.document["removed"] == [{"run": "mine", "bytes": 2}]
+    assert not manifest.exists()
+
+
+def test_a_recipe_is_shown_as_a_recipe(whipray: Shell, tmp_path: Path) -> None:
+    shown = whipray("config", "show", "digits-lt-oc", "seed=7")
+    (tmp_path / "again.yaml").write_text(shown.out)
+    again = whipray("config", "show", "again.yaml", "--json").document["config"]
+    assert again == whipray("config", "show", "digits-lt-oc", "seed=7", "--json").document["config"]
+    assert again["seed"] == 7
+    explained = whipray("config", "explain", "objective.tau").out
+    assert "objective.name=cbdm" in explained
+    assert "Weight of the regulariser" in explained
+    assert "did you mean objective.tau?" in whipray("config", "explain", "objective.tua").err
+    listed = {each["name"]: each for each in whipray("recipes", "--json").document["recipes"]}
+    assert listed["cifar100-lt-ir50-oc"]["method"] == "oc"
+    assert all(each["text"].endswith(".") and len(each["text"]) > 4 for each in listed.values())
+    assert whipray("recipes", "nothing").code == 2

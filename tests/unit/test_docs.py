@@ -154,6 +154,21 @@ def test_every_variable_of_ours_is_documented_and_exists() -> None:
     assert code - internal - settings <= pages
 
 
+def test_the_table_has_every_variable_that_the_code_reads() -> None:
+    page = (ROOT / "docs/configuration.md").read_text().partition("## Environment variables")[2]
+    rows = "".join(line for line in page.splitlines() if line.startswith("| `"))
+    code = {
+        name
+        for folder in ("platform", "trainers")
+        for file in (ROOT / folder).rglob("*.py")
+        for name in re.findall(r"\bWHIPRAY_[A-Z_]+\b", file.read_text())
+    }
+    assert len(code) > 4
+    assert {name for name in code if f"`{name}`" not in rows} == {
+        "WHIPRAY_JOB"
+    }  # set by a job itself
+
+
 def test_the_readme_shows_every_package() -> None:
     text = (ROOT / "README.md").read_text()
     assert len(text.splitlines()) <= 150
