@@ -25,6 +25,11 @@ BREAK = re.compile(r"[=:@]+")
 Complete = Callable[[str], list[str]]
 
 
+def is_running() -> bool:
+    """Return whether this process completes a line for a shell."""
+    return COMMAND in os.environ
+
+
 @contextmanager
 def whole_words() -> Iterator[None]:
     """Inside, a completion for bash sees whole words, and bash is given the last part of each.

@@ -55,6 +55,8 @@ def _cluster(given: str | None) -> str | None:
 def _cluster_of_jobs() -> str:
     """Return the cluster of a settings file, where neither --on nor the environment names one."""
     if (found := _cluster(None)) is None:
+        if completion.is_running():
+            return ""
         raise UsageProblem(
             "no cluster is named",
             "give --on http://HEAD:8265, set RAY_API_SERVER_ADDRESS, or `on` in whipray.toml",

@@ -13,6 +13,7 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from pathlib import Path
@@ -113,7 +114,7 @@ def _read(name_or_path: str) -> tuple[Layer, list[str]]:
     """Return a recipe's own layer, and the recipes that it extends."""
     packaged = _packaged()
     if name_or_path in packaged:
-        layer = _read_packaged(name_or_path, packaged)
+        layer = _read_packaged(name_or_path)
         values = {key: value for key, value in layer.values.items() if key != "methods"}
     elif name_or_path.endswith((".yaml", ".yml")) or (
         os.sep in name_or_path and not name_or_path.startswith(METHODS)
@@ -158,13 +159,14 @@ def _folder(path: str) -> UsageProblem:
 
 def _methods(data: str, packaged: Mapping[str, Traversable]) -> list[str]:
     """Return the methods that a data recipe lists, or the data recipe that it extends."""
-    values = _read_packaged(data, packaged).values
+    values = _read_packaged(data).values
     if "name" not in values:
         return []
     listed = values.get("methods")
     return list(listed) if listed is not None else _methods(str(values["extends"]), packaged)
 
 
+@cache
 def _packaged() -> dict[str, Traversable]:
     folder = files("whipray.trainers") / "recipes"
     return {
@@ -175,5 +177,6 @@ def _packaged() -> dict[str, Traversable]:
     }
 
 
-def _read_packaged(name: str, packaged: Mapping[str, Traversable]) -> Layer:
-    return read_yaml(packaged[name], f"recipe {name}")
+@cache
+def _read_packaged(name: str) -> Layer:
+    return read_yaml(_packaged()[name], f"recipe {name}")

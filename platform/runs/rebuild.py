@@ -57,9 +57,14 @@ class LostRun:
 
 
 def is_missing(tracker: Tracker, key: str) -> bool:
-    """Return whether MLflow has no run of this key, or one whose rebuilding was ended."""
+    """Return whether MLflow has no run of this key, or one whose rebuilding was ended.
+
+    One that was removed (`whipray runs rm`, MLflow's pages) is not missing.
+    """
     tags = tracker.tags_of(key)
-    return tags is None or tags.get(layout.Tag.REBUILT) == UNFINISHED
+    if tags is None:
+        return not tracker.was_deleted(key)
+    return tags.get(layout.Tag.REBUILT) == UNFINISHED
 
 
 def begin_rebuilding(tracker: Tracker, lost: LostRun) -> Run:

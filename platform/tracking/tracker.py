@@ -122,6 +122,14 @@ class Tracker:
                 self.client.delete_run(run_id)
         return len(found)
 
+    def was_deleted(self, key: str) -> bool:
+        """Return whether a run of this key is marked as deleted."""
+        with translate_errors(self.uri):
+            filter_string = f"tags.`{layout.Tag.KEY}` = '{key}'"
+            deleted_only = 2  # mlflow.entities.ViewType.DELETED_ONLY
+            found = self.client.search_runs([self.experiment_id], filter_string, deleted_only, 1)
+        return bool(found)
+
     def rename(self, key: str, new_key: str, name: str, tags: Mapping[str, str]) -> bool:
         """Give the run of a key another one, another name and these tags; return whether there is one."""
         run = self._of_key(key)

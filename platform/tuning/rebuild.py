@@ -129,7 +129,7 @@ class Rebuilding:
             study.drive()
             rows = study.table()
             parent = tracker.existing(sweep.address.key)
-            if lacking := is_missing(tracker, sweep.address.key):
+            if lacking := parent is None or is_missing(tracker, sweep.address.key):
                 parent = self._begin_parent(tracker, sweep)
             assert parent is not None
             if sweep.has_pretraining:

@@ -29,6 +29,7 @@ from whipray.platform.housekeeping.listing import list_runs
 from whipray.platform.housekeeping.records import Records
 from whipray.platform.housekeeping.removal import plan_removal
 from whipray.platform.housekeeping.renaming import rename_run
+from whipray.platform.runs.rebuild import is_missing
 from whipray.platform.storage.checkpoints import CheckpointStore
 from whipray.platform.storage.config import StorageConfig
 from whipray.platform.storage.layout import Tag, VersionTag, run_address
@@ -220,6 +221,9 @@ def test_a_removed_run_is_gone_from_the_store_and_marked_in_mlflow(root: Storage
     ]
     assert keys(root) == {"run/mine", "run/guided", "sweep/s", "sweep/s/3"}
     assert opened(root).client.get_run(run_id).info.lifecycle_stage == "deleted"
+    # `whipray runs rebuild` makes neither again, though the study still has the trial.
+    assert not is_missing(opened(root), "sweep/s/2")
+    assert is_missing(opened(root), "sweep/s/4")
 
 
 @pytest.mark.parametrize(
