@@ -11,6 +11,7 @@ import pytest
 
 from whipray.platform.evaluation.bootstrap import Estimate, Floats, resample
 from whipray.platform.evaluation.compare import Evaluation, compare, difference, read_evaluation
+from whipray.platform.evaluation.pages.comparison import render_comparison
 from whipray.platform.evaluation.report import ClassRow, Report, Row
 from whipray.trainers.errors import DataProblem
 
@@ -151,6 +152,18 @@ def test_a_value_that_no_run_has_is_left_out() -> None:
     a = evaluation(kid__overall=known, recall__overall=undefined)
     found = compare(["a", "b"], [a, a], 0.95)
     assert [(row.metric, row.group) for row in found.rows] == [("kid", "overall")]
+
+
+def test_what_evaluations_warn_of_is_said_of_the_comparison_with_the_run_where_it_is_not_of_all() -> (
+    None
+):
+    one = evaluation(kid__overall=mean_replicates(np.arange(80.0)))
+    a, b = (replace(one, warnings=lines) for lines in (("few",), ("few", "copies")))
+    other = replace(b, provenance={**PROVENANCE, "extractor_hash": "cd34"}, warnings=("refused",))
+    found = compare(["a", "b", "c"], [a, b, other], 0.95)
+    assert found.warnings == ("few", "b: copies")
+    page = render_comparison(found)
+    assert all(f"<li>{line}</li>" in page for line in found.warnings)
 
 
 @pytest.mark.parametrize(
