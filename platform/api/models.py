@@ -55,6 +55,7 @@ def sample(
     sampler: str | None = None,
     steps: int | None = None,
     seed: int = 0,
+    check_copies: bool = False,
     storage: Storage | str | None = None,
     tracking: str | None = None,
 ) -> dict[str, Any]:
@@ -69,6 +70,7 @@ def sample(
         sampler: as `sampling.sampler.name`; None: the model's.
         steps: of the sampler; None: the model's.
         seed: of the noise.
+        check_copies: compare them with all training images; a table beside `out` names the nearest.
         storage: the store of the runs; None: WHIPRAY_STORAGE, or ./whipray-runs.
         tracking: MLflow's address; None: MLFLOW_TRACKING_URI, or beside the runs.
 
@@ -80,13 +82,20 @@ def sample(
     """
     from ...trainers.data.classes import choose_classes
     from ..analysis.sample import check_free, generate_images, load_target, save
+    from ..analysis.sampled_copies import CopySearch, images_in, table_beside
     from .documents import samples_document
     from .stores import open_store
 
-    to = Path(out)
+    to, root = Path(out), open_store(storage)
     check_free(to)
-    model = load_target(open_store(storage), tracking, reference)
+    search = CopySearch(root, tracking, reference) if check_copies else None
+    model = load_target(root, tracking, reference)
     chosen = choose_classes(list(classes), model.card.class_names)
     images, labels = generate_images(model, chosen.ids, per_class, omega, steps, seed, sampler)
     files = save(images, labels, model.card, to, per_class)
-    return samples_document(reference, model.card, chosen.ids, files, len(images))
+    document = samples_document(reference, model.card, chosen.ids, files, len(images))
+    if search is None:
+        return document
+    copies, table = search.find(images, labels), table_beside(to)
+    copies.save(table, images_in(to, files, len(images), per_class))
+    return {**document, "copies": {**copies.summary(), "table": str(table)}}

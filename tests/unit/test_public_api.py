@@ -168,6 +168,7 @@ def test_the_examples_of_the_documentation_run(capsys: pytest.CaptureFixture[str
     assert "models:/digits-lt/1 [('champion',)]" in out
     assert "('mine', 'finished'," in out
     assert "'removed': [{'run': 'plain'" in out
+    assert Path(names["tail"]["copies"]["table"]).exists()
     assert Path("exported/README.md").read_text().startswith("# digits-lt\n")
     assert names["comparison"]["names"] == ("mine", "other")
     assert names["comparison"]["refused"] == {}

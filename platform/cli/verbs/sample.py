@@ -56,6 +56,7 @@ def sample(
     from ....trainers.data.report import counted
     from ...analysis.sample import check_free, generate_images, load_target, save
     from ...analysis.sampled_copies import CopySearch, images_in, table_beside
+    from ...api.documents import samples_document
     from ..status_line import StatusLine
 
     copies, table = None, table_beside(to)
@@ -72,16 +73,10 @@ def sample(
             copies = search.find(images, labels)
             copies.save(table, images_in(to, files, len(images), per_class))
     if as_json:
-        print_json(
-            {
-                "target": target,
-                "classes": list(chosen.ids),
-                "class_names": [names[c] for c in chosen.ids],
-                "images": len(images),
-                "files": files,
-                **({"copies": {**copies.summary(), "table": str(table)}} if copies else {}),
-            }
-        )
+        document = samples_document(target, model.card, chosen.ids, files, len(images))
+        if copies is not None:
+            document["copies"] = {**copies.summary(), "table": str(table)}
+        print_json(document)
         return
     stderr_console.print(f"{to}: {counted(len(images), 'images')}")
     stderr_console.print(f"classes: {chosen.describe(names)}")
