@@ -18,11 +18,13 @@ from PIL import Image, UnidentifiedImageError
 
 from ...trainers.data.decoding import HASH_BYTES
 from ...trainers.data.packed import Indices
-from ...trainers.data.pixels import ORIENTATION, WITH_FRAMES
+from ...trainers.data.pixels import ORIENTATION, WITH_FRAMES, open_image
 from .listing import Encoded, Listing
 
 PREFIX = 1 << 16
 """Bytes of a file that are hashed with its header; most small images have no more."""
+SIDE = 32
+"""Pixels that a reduced reading of a JPEG above Pillow's limit leaves at least, as `looks` does."""
 EXACT_BELOW = 100
 """Images of a class below which all its files are hashed whole."""
 REPORT_EVERY = 500
@@ -143,7 +145,7 @@ def _describe(headers: Headers, index: int, stream: io.FileIO | io.BytesIO) -> N
     if not headers.content[index, 0]:
         raise EmptyFile
     stream.seek(0)
-    with Image.open(stream) as image:
+    with open_image(stream, SIDE) as image:
         headers.size[index] = image.size
         kind = KINDS.get(image.mode, DEEP if image.mode[0] in "IF" else image.mode)
         if image.mode in ("P", "RGB", "L") and "transparency" in image.info:

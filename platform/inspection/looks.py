@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ...trainers.data.packed import Indices, Pixels
-from ...trainers.data.pixels import opaque, upright
+from ...trainers.data.pixels import opaque, open_image, upright
 from .headers import Headers, reason
 from .listing import Encoded, Listing
 
@@ -115,7 +115,7 @@ def look_into(listing: Listing, indices: Indices, on_progress: Callable[[int], N
 def _look(encoded: Encoded) -> tuple[Pixels, bool, bool] | str:
     """Return the small image, whether it has one colour and transparent pixels; or why it has none."""
     try:
-        with Image.open(encoded) as image:
+        with open_image(encoded, SIDE) as image:
             image.draft(None, (DRAFT, DRAFT))
             image.load()
             turned = upright(image)

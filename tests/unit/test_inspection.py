@@ -171,6 +171,18 @@ def test_every_planted_fault_is_found_once(photos: Path, tiles: list[Image.Image
     assert Inspection.from_json(json.loads(json.dumps(found.as_json()))) == found
 
 
+def test_a_huge_jpeg_is_no_fault_as_it_is_read_reduced(
+    photos: Path, tiles: list[Image.Image], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    huge = tiles[50].resize((8 * WIDTH, 8 * HEIGHT))
+    huge.save(photos / "ant/huge.jpg")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 20_000)
+    assert inspect(source_of([photos])).problem() is None
+    huge.save(photos / "ant/huge.png")
+    broken = only(inspect(source_of([photos])), "broken")
+    assert broken.examples == ("ant/huge.png (more than 40000 pixels)",)
+
+
 def test_splits_are_compared_with_each_other(tmp_path: Path, photos: Path) -> None:
     root = tmp_path / "splits"
     shutil.copytree(photos, root / "train")

@@ -73,7 +73,7 @@ def read_pixels(
 
     done: list[Treatment] = []
     try:
-        with _opened(source, size) as image:
+        with open_image(source, size) as image:
             mode = image.mode
             image.load()
             if image.format in WITH_FRAMES and getattr(image, "is_animated", False):
@@ -115,7 +115,7 @@ def read_pixels(
     return np.ascontiguousarray(array.transpose(2, 0, 1)), sum(done)
 
 
-def _opened(source: Path | io.BytesIO, size: int) -> Image.Image:
+def open_image(source: Path | io.BytesIO | io.FileIO, size: int) -> Image.Image:
     """Return an image of which nothing but the header is read.
 
     A JPEG above Pillow's limit of pixels is set to be read reduced, by 8 at most. Pillow refuses it before
