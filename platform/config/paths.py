@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel
 
 from ...trainers.trainer_config import PretrainedConfig
+from ..evaluation.extractors.config import Dinov2Config
 from ..storage import layout
 
 M = TypeVar("M", bound=BaseModel)
@@ -71,4 +72,6 @@ def _as_path(config: BaseModel, key: str, value: Any) -> Path | None:
         return value
     if isinstance(config, PretrainedConfig) and key == "model" and names_folder(config.model):
         return Path(config.model)
+    if isinstance(config, Dinov2Config) and key == "model":
+        return config.folder
     return None

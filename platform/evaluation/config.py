@@ -9,7 +9,7 @@ from pydantic import Field, create_model, model_validator
 from ...trainers.config import Config
 from ...trainers.data import DataConfig
 from ...trainers.data.groups import GroupsConfig
-from .extractors.config import AnyExtractor
+from .extractors.config import AnyExtractor, Dinov2Config
 from .goal import Goal
 from .metrics import METRIC_OF, METRICS, OUTPUTS
 from .metrics.base import NoSettings
@@ -99,6 +99,8 @@ class EvaluationConfig(MetricSettings):
         needed = METRIC_OF[self.goal.metric].name
         if needed not in self.metrics:
             raise ValueError(f"rank_by {self.rank_by} needs {needed} among evaluation.metrics")
+        if METRICS[needed].needs_logits and isinstance(self.features, Dinov2Config):
+            raise ValueError(f"rank_by {self.rank_by} needs class logits, which dinov2 has not")
         return self
 
     @property

@@ -86,7 +86,9 @@ def evaluate(
     metrics = [
         metric
         for metric in METRICS.values()
-        if metric.name in config.metrics and (has_own or not metric.needs_own_classes)
+        if metric.name in config.metrics
+        and (has_own or not metric.needs_own_classes)
+        and (generated.logits.shape[1] or not metric.needs_logits)
     ]
     groups = group_classes(classes.train_counts, config.groups)
     for_few = [metric for metric in metrics if metric.for_few_images]

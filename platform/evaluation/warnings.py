@@ -48,6 +48,7 @@ def find_warnings(
         at_chance(provenance, len(per_class)),
         at_chance(provenance, len(per_class), "agreement"),
         _no_agreement(metrics, config),
+        _no_logits(metrics, config, provenance),
         _borrowed(rows, per_class, metrics),
         _few_real(per_class),
         _biased(rows[0], sides[0], metrics),
@@ -93,6 +94,25 @@ def _no_agreement(metrics: Sequence[Metric[Any]], config: EvaluationConfig) -> s
     return (
         "no label agreement: there is no classifier of these classes; give at least 2 real images of "
         "each class, of 8 x 8 pixels or more"
+    )
+
+
+def _no_logits(
+    metrics: Sequence[Metric[Any]], config: EvaluationConfig, provenance: Mapping[str, Value]
+) -> str | None:
+    """Return a warning where the feature network has no classes, which a metric needs."""
+    computed = {metric.name for metric in metrics}
+    titles = [
+        output.title
+        for name in config.metrics
+        if METRICS[name].needs_logits and name not in computed
+        for output in METRICS[name].outputs.values()
+    ]
+    if not titles:
+        return None
+    return (
+        f"no {' or '.join(titles)}: {provenance['extractor']} knows no classes; use another "
+        "evaluation.features.extractor for it"
     )
 
 

@@ -14,6 +14,7 @@ from .base import Extractor, OnPhase
 from .config import (
     AnyExtractor,
     ClassifierConfig,
+    Dinov2Config,
     ImagenetConfig,
     InceptionConfig,
     choose,
@@ -62,6 +63,10 @@ def build_extractor(
         from .inception import Inception
 
         return Inception.open(config, cache, device, on_phase)
+    if isinstance(config, Dinov2Config):
+        from .dinov2 import Dinov2
+
+        return Dinov2.open(config, device, on_phase)
     from .torchvision_models import TorchvisionModel
 
     return TorchvisionModel.open(config, device, on_phase)
@@ -148,6 +153,12 @@ def check_extractor(
 
         if may_fetch or has_weights(config, cache):
             Inception.open(config, cache, cpu, on_phase)
+    elif isinstance(config, Dinov2Config):
+        from . import dinov2
+
+        dinov2.check_installed()
+        if may_fetch or dinov2.has_weights(config):
+            dinov2.Dinov2.open(config, cpu, on_phase)
     else:
         from .torchvision_models import TorchvisionModel, check_known, has_published_weights
 

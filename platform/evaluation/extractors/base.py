@@ -64,7 +64,7 @@ class Extractor(ABC):
 
     info: ExtractorInfo
     num_logits: int
-    """K, the classes that its last layer tells apart."""
+    """K, the classes that its last layer tells apart; 0 for a network that knows none."""
     image_shape: tuple[int, int, int] | None = None
     """(channels, height, width) of the images that it takes; None: grey or RGB of any size."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -9,6 +10,9 @@ from pydantic import BeforeValidator, Field
 
 from ....trainers.classification.small_resnet_config import SmallResNetConfig
 from ....trainers.config import Config
+
+HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+"""OWNER/NAME, as the Hugging Face hub takes it."""
 
 
 class ClassifierConfig(SmallResNetConfig):
@@ -55,6 +59,22 @@ class TorchvisionConfig(Config):
     fetched into it."""
 
 
+class Dinov2Config(Config):
+    """DINOv2, trained without labels: Fréchet distances as Stein et al. (NeurIPS 2023) compute them."""
+
+    extractor: Literal["dinov2"] = "dinov2"
+
+    model: str = Field("facebook/dinov2-large", min_length=1)
+    """A folder with config.json and model.safetensors, or a model's name on the Hugging Face hub, which
+    is read from the hub's cache, else fetched into it. The default is ViT-L/14, 1.2 GB."""
+
+    @property
+    def folder(self) -> Path | None:
+        """The folder that `model` names, which need not exist; None for a name on the hub."""
+        path = Path(self.model).expanduser()
+        return path if path.is_dir() or not HUB_NAME.fullmatch(self.model) else None
+
+
 def _default_to_classifier(value: Any) -> Any:
     """Add the extractor's name for runs that were saved when there was only one."""
     untagged = isinstance(value, dict) and "extractor" not in value
@@ -62,7 +82,7 @@ def _default_to_classifier(value: Any) -> Any:
 
 
 AnyExtractor = Annotated[
-    ClassifierConfig | ImagenetConfig | InceptionConfig | TorchvisionConfig,
+    ClassifierConfig | ImagenetConfig | InceptionConfig | TorchvisionConfig | Dinov2Config,
     Field(discriminator="extractor"),
     BeforeValidator(_default_to_classifier),
 ]

@@ -120,6 +120,8 @@ class Metric(Generic[Settings]):
     every class count alike."""
     needs_own_classes: bool = False
     """Whether the extractor's logits must be of the data set's own classes."""
+    needs_logits: bool = False
+    """Whether the extractor must give logits, of whatever classes."""
     needs_nearest: bool = False
     """Whether generated images are compared with the training images beforehand."""
 
