@@ -191,7 +191,7 @@ def test_what_is_no_dinov2_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_name_is_read_from_the_hub_s_cache_and_fetched_only_where_that_is_allowed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     pytest.importorskip("transformers")
     from huggingface_hub import constants
@@ -207,6 +207,7 @@ def test_a_name_is_read_from_the_hub_s_cache_and_fetched_only_where_that_is_allo
     problem = r"dinov2-large: no such folder, and not fetched .*no network.*evaluation.features.mo"
     with pytest.raises(CheckpointProblem, match=problem):
         check("facebook/dinov2-large", may_fetch=True)
+    assert capfd.readouterr() == ("", "")  # no line for each try
     with pytest.raises(CheckpointProblem, match="no such folder, and no OWNER/NAME"):
         check("./missing/folder", may_fetch=False)
     # The cache's own layout: a folder for each commit, and which commit `main` is.

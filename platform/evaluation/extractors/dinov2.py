@@ -206,15 +206,19 @@ def _prepared(images: Tensor) -> Tensor:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Leave out the library's progress bars and lines of its log, then set them as they were."""
+    """Leave out both libraries' progress bars and lines of their logs, then set them as they were."""
+    from huggingface_hub.utils import logging as hub_logging
     from transformers.utils import logging
 
-    level, shows = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
+    levels = [(of, of.get_verbosity()) for of in (logging, hub_logging)]
+    shows = logging.is_progress_bar_enabled()
+    for of, _ in levels:
+        of.set_verbosity_error()
     logging.disable_progress_bar()  # the hub's too
     try:
         yield
     finally:
-        logging.set_verbosity(level)
+        for of, level in levels:
+            of.set_verbosity(level)
         if shows:
             logging.enable_progress_bar()
