@@ -360,6 +360,8 @@ LOGGED_MODELS = f"{MLFLOW_ARTIFACTS}/models/*/artifacts/MLmodel"
 """Pattern of the files in which MLflow 3 describes the models that were logged."""
 
 
+NOTE_TAG = "mlflow.note.content"
+"""Of MLflow runs: the description in Markdown, on their pages."""
 FOLDER_TAG = "whipray.folder"
 """Of MLflow experiments in SQLite: the folder in which the database was when it was made."""
 

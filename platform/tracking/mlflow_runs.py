@@ -179,7 +179,7 @@ class Run:
     @_retried
     def set_note(self, markdown: str) -> None:
         """Set the run's description, which MLflow shows on its page."""
-        self.client.set_tag(self.run_id, "mlflow.note.content", markdown)
+        self.client.set_tag(self.run_id, layout.NOTE_TAG, markdown)
 
     def address_of(self, artifact: str) -> str:
         """Return the address of a file in MLflow's pages, relative to the server."""
