@@ -43,8 +43,8 @@ def normal(n: int, d: int, seed: int, mean: float = 0.0, scale: float = 1.0) -> 
 def sample(
     features: Floats32, classes: int = 1, resamples: int = 20, seed: int = 0, real: bool = False
 ) -> Sample:
-    """Classes in turn, logits of seven classes."""
-    return resample(
+    """Classes in turn, logits of seven classes and of seven others, the data set's own."""
+    images = resample(
         features,
         3 * normal(len(features), 7, seed),
         np.arange(len(features)) % classes,
@@ -52,6 +52,7 @@ def sample(
         seed,
         "real" if real else "generated",
     )
+    return replace(images, own_logits=3 * normal(len(features), 7, seed + 1))
 
 
 def counted(one: Sample, seed: int = 0) -> Sample:
@@ -536,7 +537,8 @@ class TestPRD:
 class TestAgreement:
     def test_it_is_the_share_of_images_seen_as_asked_for(self) -> None:
         x = sample(normal(40, 2, 0), 7)
-        right = x.logits.argmax(1) == x.labels
+        assert x.own_logits is not None
+        right = x.own_logits.argmax(1) == x.labels
         replicates = measured("agreement", x, x)["agreement"]
         assert replicates[0] == pytest.approx(right.mean())
         assert replicates[5] == pytest.approx((right * x.weights[:, 5]).mean())
