@@ -97,7 +97,11 @@ def _rewrite(database: Path, before: str, now: str) -> None:
                 " WHERE key = ? AND substr(value, 1, ?) = ?",
                 (f"{now}/", len(below) + 1, tag, len(below), below),
             )
-        for end in ("/", "\n", "'\n"):  # what follows the folder in a note: a path, or the command's end
+        for end in (
+            "/",
+            "\n",
+            "'\n",
+        ):  # what follows the folder in a note: a path, or the command's end
             opened.execute(
                 "UPDATE tags SET value = replace(value, ?, ?) WHERE key = ?",
                 (f"{before}{end}", f"{now}{end}", layout.NOTE_TAG),

@@ -63,7 +63,7 @@ def test_it_counts_down_between_reports_and_is_never_negative(log: Log, waits: l
             if before is None:
                 assert left is None
                 continue
-            assert left == pytest.approx(max(0.0, before - (played.now - at)), abs=1e-6)
+            assert left == pytest.approx(max(0.0, before - (played.now - at)), rel=1e-9, abs=1e-6)
 
 
 @given(

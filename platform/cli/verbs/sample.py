@@ -66,7 +66,9 @@ def sample(
         model = load_target(store.open(), store.tracking, target)
         names = model.card.class_names
         chosen = choose_classes(classes or [ALL], names)
-        images, labels = generate_images(model, chosen.ids, per_class, omega, steps, seed, sampler)
+        images, labels = generate_images(
+            model, chosen.ids, per_class, omega, steps, seed, sampler, status.set
+        )
         files = save(images, labels, model.card, to, per_class)
         if search is not None:
             status.set("comparing with the training images")
