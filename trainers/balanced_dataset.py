@@ -99,7 +99,7 @@ class BalancedDataset(Dataset[tuple[Any, int]]):
         self.folder = (_temporary(self) if cache is None else Path(cache)) / self._identity()
         with writing(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
-        self._at_hand: dict[int, Pixels] = {}
+        self._loaded: dict[int, Pixels] = {}
 
     def __len__(self) -> int:
         """Return the number of images of both kinds."""
@@ -134,7 +134,7 @@ class BalancedDataset(Dataset[tuple[Any, int]]):
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what another process needs: images lie in the folder, which stays this one's."""
-        return {**self.__dict__, "_at_hand": {}}
+        return {**self.__dict__, "_loaded": {}}
 
     def _identity(self) -> str:
         """Return a name of all that decides the generated images."""
@@ -149,7 +149,7 @@ class BalancedDataset(Dataset[tuple[Any, int]]):
 
     def _batch(self, number: int) -> Pixels:
         """Return a batch of generated images, made now where no process has made it."""
-        if number not in self._at_hand:
+        if number not in self._loaded:
             file = self.folder / f"{number:06d}.safetensors"
             if (known := self._read(file)) is None:
                 with (self.folder / f"{number:06d}.lock").open("w") as lock:
@@ -157,8 +157,8 @@ class BalancedDataset(Dataset[tuple[Any, int]]):
                     known = self._read(file)  # another worker may have made it
                     if known is None:
                         known = self._make(number, file)
-            self._at_hand[number] = known
-        return self._at_hand[number]
+            self._loaded[number] = known
+        return self._loaded[number]
 
     def _read(self, file: Path) -> Pixels | None:
         if not file.exists():

@@ -26,7 +26,7 @@ from .sample import is_grid
 class SampledCopies:
     """The nearest training image of each of n generated images."""
 
-    found: Copies
+    copies: Copies
     labels: Ints
     """(n,) the class that was asked for."""
     splits: Splits
@@ -35,28 +35,28 @@ class SampledCopies:
 
     def summary(self) -> dict[str, int | float | str]:
         """Return how many near copies there are, and the nearest training image of all."""
-        near = self.found.ratio < self.copy_ratio
-        others = self.splits.train.labels[self.found.nearest] != self.labels
-        closest = int(self.found.ratio.argmin())
+        near = self.copies.ratio < self.copy_ratio
+        others = self.splits.train.labels[self.copies.nearest] != self.labels
+        closest = int(self.copies.ratio.argmin())
         return {
             "near_copies": int(near.sum()),
             "of_other_classes": int((near & others).sum()),
             "copy_ratio": self.copy_ratio,
-            "lowest_ratio": float(self.found.ratio[closest]),
+            "lowest_ratio": float(self.copies.ratio[closest]),
             "nearest": self.name_of_nearest(closest),
         }
 
     def describe(self) -> str:
         """Return the same as a line."""
-        found = self.summary()
+        summary = self.summary()
         return (
-            f"near copies of training images: {found['near_copies']} of {len(self.labels):,}; the lowest "
-            f"ratio is {found['lowest_ratio']:.2f} ({found['nearest']})"
+            f"near copies of training images: {summary['near_copies']} of {len(self.labels):,}; the lowest "
+            f"ratio is {summary['lowest_ratio']:.2f} ({summary['nearest']})"
         )
 
     def name_of_nearest(self, image: int) -> str:
         """Return the file of an image's nearest training image; its number where it has no file."""
-        nearest = int(self.found.nearest[image])
+        nearest = int(self.copies.nearest[image])
         names = self.splits.train_name
         return f"training image {nearest}" if names is None else names(nearest)
 
@@ -82,15 +82,15 @@ class SampledCopies:
         yield ("image", "class", "ratio", "near_copy", "nearest", "nearest_class", "fits")
         names, train = self.splits.train.class_names, self.splits.train
         for row, image in enumerate(images):
-            ratio = self.found.ratio[row]
+            ratio = self.copies.ratio[row]
             yield (
                 image,
                 names[self.labels[row]],
                 f"{ratio:.4f}",
                 "yes" if ratio < self.copy_ratio else "no",
                 self.name_of_nearest(row),
-                names[train.labels[self.found.nearest[row]]],
-                self.found.how(row) or "as it is",
+                names[train.labels[self.copies.nearest[row]]],
+                self.copies.how(row) or "as it is",
             )
 
 
@@ -120,8 +120,8 @@ class CopySearch:
 
     def find(self, images: Pixels, labels: Ints) -> SampledCopies:
         """Return what images (n, C, H, W) of these classes (n,) are near to."""
-        found = self._training.find_nearest(images)
-        return SampledCopies(found, labels, self._splits, self._copy_ratio)
+        copies = self._training.find_nearest(images)
+        return SampledCopies(copies, labels, self._splits, self._copy_ratio)
 
 
 def table_beside(to: Path) -> Path:

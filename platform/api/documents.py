@@ -128,10 +128,10 @@ def removal_document(removal: Removal) -> Document:
     return {"removed": rows, "bytes": removal.bytes}
 
 
-def garbage_document(found: Sequence[Garbage], freed: bool) -> Document:
+def garbage_document(garbage: Sequence[Garbage], freed: bool) -> Document:
     """Return what nothing refers to any more, with sizes, and whether it was removed."""
-    rows = [asdict(each) for each in found]
-    return {"garbage": rows, "bytes": sum(each.bytes for each in found), "freed": freed}
+    rows = [asdict(each) for each in garbage]
+    return {"garbage": rows, "bytes": sum(each.bytes for each in garbage), "freed": freed}
 
 
 def samples_document(

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...trainers.errors import UsageProblem
 from ..storage.store import Storage
 from .documents import garbage_document, removal_document, runs_document
 from .stores import open_store
@@ -150,23 +148,16 @@ def collect_garbage(
     from ..housekeeping.inventory import Inventory
 
     inventory = Inventory(open_store(storage))
-    found = find_garbage(inventory, _versions(inventory.root, tracking))
+    garbage = find_garbage(inventory, _versions(inventory.root, tracking))
     if free:
-        for each in found:
+        for each in garbage:
             each.free(inventory.root)
-    return garbage_document(found, free)
+    return garbage_document(garbage, free)
 
 
 def _versions(root: Storage, tracking: str | None) -> list[Version]:
     """Return all registered versions; none where nothing was recorded yet."""
     from ..config.tracking import TrackingConfig
-    from ..tracking import registry
-    from ..tracking.tracker import open_existing_tracker
+    from ..tracking.records import registered_versions
 
-    try:
-        tracker = open_existing_tracker(TrackingConfig(uri=tracking), root)
-    except UsageProblem:
-        if tracking or os.environ.get("MLFLOW_TRACKING_URI"):
-            raise
-        return []
-    return [v for name in registry.names(tracker) for v in registry.versions(tracker, name)]
+    return registered_versions(TrackingConfig(uri=tracking), root, or_none=True)

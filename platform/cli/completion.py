@@ -105,7 +105,7 @@ def _runs(incomplete: str) -> Iterable[str]:  # noqa: ARG001
     from ..storage.store import Storage
 
     root = Storage(StorageConfig(retry_timeout_s=0))
-    return [found[0] for name in root.list() if (found := owner(name))]
+    return [owned[0] for name in root.list() if (owned := owner(name))]
 
 
 def _targets(incomplete: str) -> Iterable[str]:
@@ -122,10 +122,10 @@ def _targets(incomplete: str) -> Iterable[str]:
 def _files(incomplete: str, endings: tuple[str, ...]) -> list[str]:
     """Return the files and folders that a path may be completed to."""
     folder, slash, _ = incomplete.rpartition("/")
-    found = Path(f"{folder}{slash}" or ".").expanduser().iterdir()
+    paths = Path(f"{folder}{slash}" or ".").expanduser().iterdir()
     return [
         f"{folder}{slash}{path.name}{'/' if path.is_dir() else ''}"
-        for path in found
+        for path in paths
         if path.name.endswith(endings) or (slash and path.is_dir())
     ]
 

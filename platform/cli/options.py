@@ -47,21 +47,21 @@ def _cluster(given: str | None) -> str | None:
     if given is None:
         from ..foundation.settings import setting
 
-        found = setting("on")
-        return found.value if found else None
+        in_file = setting("on")
+        return in_file.value if in_file else None
     return None if given == LOCAL else given
 
 
 def _cluster_of_jobs() -> str:
     """Return the cluster of a settings file, where neither --on nor the environment names one."""
-    if (found := _cluster(None)) is None:
+    if (cluster := _cluster(None)) is None:
         if completion.is_running():
             return ""
         raise UsageProblem(
             "no cluster is named",
             "give --on http://HEAD:8265, set RAY_API_SERVER_ADDRESS, or `on` in whipray.toml",
         )
-    return found
+    return cluster
 
 
 On = Annotated[

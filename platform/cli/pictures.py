@@ -45,7 +45,7 @@ def look_and_propose(
     relative: bool = False,
     quiet: bool = False,
 ) -> Proposal:
-    """Inspect pictures, print what was found, and propose a recipe.
+    """Inspect pictures, print what they hold, and propose a recipe.
 
     Args:
         paths: as `inspection.source_of` takes them.
@@ -53,7 +53,7 @@ def look_and_propose(
         minutes: the budget; None for the machine's default.
         on: address of a cluster's dashboard; None for this machine.
         relative: keep paths as they are typed.
-        quiet: print nothing of what was found.
+        quiet: print nothing of what they hold.
 
     Raises:
         Problem: nothing can be trained on them, or the cluster does not answer.

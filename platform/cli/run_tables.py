@@ -34,10 +34,10 @@ def runs_table(entries: Iterable[Entry]) -> Table:
     return table
 
 
-def garbage_table(found: Iterable[Garbage]) -> Table:
+def garbage_table(garbage: Iterable[Garbage]) -> Table:
     """Return one row per file or folder that nothing refers to."""
     table = plain_table("what", "where", "size")
-    for each in found:
+    for each in garbage:
         table.add_row(each.kind, each.name, size_in_words(each.bytes))
     return table
 

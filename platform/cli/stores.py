@@ -12,7 +12,6 @@ import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from functools import wraps
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
@@ -122,38 +121,20 @@ class StoreOptions:
         Args:
             or_none: return none where nothing is recorded, in place of an error.
         """
-        from ..tracking.records import read_versions
+        from ..config.tracking import TrackingConfig
+        from ..tracking.records import registered_versions
 
-        try:
-            database = self._database()
-        except UsageProblem:
-            from ..tracking.server import named_uri
-
-            if or_none and not (self.tracking or named_uri()):
-                return []
-            raise
-        versions = None if database is None else read_versions(database)
-        if versions is not None:
-            return versions
-        from ..tracking import registry
-
-        tracker = self.open_tracker()
-        return [v for name in registry.names(tracker) for v in registry.versions(tracker, name)]
+        return registered_versions(TrackingConfig(uri=self.tracking), self.open(), or_none)
 
     def has_recorded_runs(self) -> bool:
         """Return whether MLflow has a run of Whipray's."""
-        from ..tracking.records import has_runs
-
-        database = self._database()
-        known = None if database is None else has_runs(database)
-        return self.open_tracker().has_runs() if known is None else known
-
-    def _database(self) -> Path | None:
-        """Return the SQLite database in use, None for a server."""
         from ..config.tracking import TrackingConfig
+        from ..tracking.records import has_runs
         from ..tracking.server import existing_database
 
-        return existing_database(TrackingConfig(uri=self.tracking), self.open())
+        database = existing_database(TrackingConfig(uri=self.tracking), self.open())
+        known = None if database is None else has_runs(database)
+        return self.open_tracker().has_runs() if known is None else known
 
 
 def options_of(experiment: Experiment) -> StoreOptions:

@@ -162,11 +162,11 @@ def explain(text: str) -> list[KeyFact]:
         UsageProblem: there is no such key.
     """
     facts = known_facts()
-    found = [fact for fact in facts if fact.key == text]
-    found = found or [fact for fact in facts if fact.key.startswith(f"{text}.")]
-    if not found:
+    matching = [fact for fact in facts if fact.key == text]
+    matching = matching or [fact for fact in facts if fact.key.startswith(f"{text}.")]
+    if not matching:
         near = nearest_key(text, list(dict.fromkeys(fact.key for fact in facts)))
         sections = sorted({fact.key.partition(".")[0] for fact in facts})
         fix = f"did you mean {near}?" if near else f"the sections are {', '.join(sections)}"
         raise UsageProblem(f"no key is named {text}", fix)
-    return found
+    return matching

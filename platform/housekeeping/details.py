@@ -62,14 +62,14 @@ def describe(inventory: Inventory, run: StoredRun, versions: Iterable[Version]) 
 
 def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return the settings that decide what a run is, by their words."""
-    found = {word: _value(config, path) for word, path in DECIDING.items()}
+    deciding = {word: _value(config, path) for word, path in DECIDING.items()}
     own = {
         f"{section}.{key}": value
         for section in OWN_PARAMETERS
         for key, value in (config.get(section) or {}).items()
         if key not in ("name", "source") and value is not None
     }
-    return {word: value for word, value in {**found, **own}.items() if value is not None}
+    return {word: value for word, value in {**deciding, **own}.items() if value is not None}
 
 
 def _value(config: Any, path: tuple[str, ...]) -> Any:

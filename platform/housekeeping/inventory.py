@@ -110,8 +110,8 @@ class Inventory:
         self.runs: dict[str, StoredRun] = {}
         """By folder: runs, trials, pre-trainings, and sweeps without these."""
         for name, file in self.files.items():
-            if (found := layout.owner(name)) is not None:
-                target, folder = found
+            if (owned := layout.owner(name)) is not None:
+                target, folder = owned
                 run = self.runs.setdefault(folder, StoredRun(target, folder))
                 run.files[name.removeprefix(f"{folder}/")] = file
 
@@ -127,19 +127,19 @@ class Inventory:
             "sweep": layout.sweep_address(name).folder,
         }
         wanted = [folders[kind]] if colon and kind in folders else list(folders.values())
-        found = [self.runs[folder] for folder in dict.fromkeys(wanted) if folder in self.runs]
-        if len(found) > 1:
+        matching = [self.runs[folder] for folder in dict.fromkeys(wanted) if folder in self.runs]
+        if len(matching) > 1:
             raise UsageProblem(
                 f"{text} is both a run and a sweep", f"write run:{name} or sweep:{name}"
             )
-        if not found:
+        if not matching:
             known = sorted({run.target for run in self.runs.values()})
             raise UsageProblem(
                 f"no run or sweep {text} in {self.root.uri}",
                 f"{did_you_mean(name, known)}`whipray runs list` names them; for another store give "
                 "--storage",
             )
-        return found[0]
+        return matching[0]
 
     def members(self, sweep: StoredRun) -> list[StoredRun]:
         """Return the trials and the pre-training of a sweep, in their order."""

@@ -67,11 +67,11 @@ def describe_copies(
         ):
             if not chosen.any():
                 continue
-            found = pairs[chosen]
-            count = len(np.unique(found[:, 1]))
+            selected = pairs[chosen]
+            count = len(np.unique(selected[:, 1]))
             examples = tuple(
                 f"{listing.name(int(b))} {one_is} {listing.name(int(a))}"
-                for a, b in found[:EXAMPLES]
+                for a, b in selected[:EXAMPLES]
             )
             severity: Severity = "warning" if where or kind == "equal" else "info"
             text = f"{are} images of {what}: {count:,} of {of:,} images ({examples[0]})"

@@ -1,8 +1,7 @@
-"""What an inspection of images has found, as JSON types."""
+"""The result of an inspection of images, as JSON types."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -59,7 +58,7 @@ class Sizes:
 
 @dataclass(frozen=True)
 class Finding:
-    """One kind of thing that was found.
+    """Something about the images that is to be said, and what to do about it.
 
     Args:
         kind: a word for programs, such as `broken` or `near copies`.
@@ -80,7 +79,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Inspection:
-    """What was found in a source of images.
+    """What a source of images holds.
 
     Args:
         source: the `data:` section that reads it, as JSON types.
@@ -121,15 +120,6 @@ class Inspection:
         """Return everything as JSON types."""
         document: dict[str, Any] = _ADAPTER.dump_python(self, mode="json")
         return document
-
-    @classmethod
-    def from_json(cls, document: Mapping[str, Any]) -> Inspection:
-        """Return the inspection that `as_json` was made of.
-
-        Raises:
-            pydantic.ValidationError: another document.
-        """
-        return _ADAPTER.validate_python(dict(document))
 
 
 _ADAPTER = TypeAdapter(Inspection)

@@ -1,4 +1,4 @@
-"""The images of a folder of class folders, whatever else lies there."""
+"""The images of a folder of class folders, and the files and folders beside these that are not read."""
 
 from __future__ import annotations
 
@@ -23,11 +23,6 @@ from .facts import EXAMPLES, Finding
 from .listing import Encoded, Listing
 
 
-def has_splits(root: Path) -> bool:
-    """Return whether a folder holds folders of splits, not the classes themselves."""
-    return find_splits(root).train != root
-
-
 def list_folder(config: Folder) -> Listing:
     """Return the images of a folder, with or without `train` and `reference` in it.
 
@@ -45,8 +40,8 @@ def list_folder(config: Folder) -> Listing:
         split: _class_folders(folder, splits.reference, scan) for split, folder in folders.items()
     }
     names = config.class_order or sorted(set().union(*present.values()))
-    for split, found in present.items():
-        findings += _missing(folders[split], root, sorted(set(names) - set(found)))
+    for split, own in present.items():
+        findings += _missing(folders[split], root, sorted(set(names) - set(own)))
     paths: list[str] = []
     labels: list[int] = []
     reference: list[bool] = []
@@ -94,7 +89,7 @@ def _class_folders(folder: Path, reference: Path | None, scan: Scan) -> list[str
 
 
 def _of_splits(splits: SplitFolders) -> Iterator[Finding]:
-    if splits.found and splits.reference is not None:
+    if splits.by_name and splits.reference is not None:
         text = f"compared with the images of {shown(splits.reference.name)}/"
         yield Finding("reference folder", "info", 1, text)
     if splits.unread:

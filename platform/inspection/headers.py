@@ -24,7 +24,7 @@ from .listing import Encoded, Listing
 PREFIX = 1 << 16
 """Bytes of a file that are hashed with its header; most small images have no more."""
 SIDE = 32
-"""Pixels that a reduced reading of a JPEG above Pillow's limit leaves at least, as `looks` does."""
+"""Height and width of the small images of `looks`; a JPEG above Pillow's limit is reduced to no less."""
 EXACT_BELOW = 100
 """Images of a class below which all its files are hashed whole."""
 REPORT_EVERY = 500

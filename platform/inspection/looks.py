@@ -15,11 +15,9 @@ from PIL import Image
 
 from ...trainers.data.packed import Indices, Pixels
 from ...trainers.data.pixels import opaque, open_image, upright
-from .headers import Headers, reason
+from .headers import SIDE, Headers, reason
 from .listing import Encoded, Listing
 
-SIDE = 32
-"""Height and width of the small images."""
 ALL_BELOW = 2000
 """Images of which every one is decoded, however large they are."""
 MOST = 25_000

@@ -19,7 +19,7 @@ from .parquet_listing import list_parquet, open_parquet
 
 PARQUET = frozenset({".parquet", ".pq"})
 FOR_REFERENCE = ("reference", "test", "val")
-"""Parts of the name of a list, or values of a split column, that say what it is for, best first."""
+"""Parts of the name of a list that is to be compared with."""
 LABELS = ("label", "labels", "class", "category", "target", "fine_label")
 """Names that columns of labels have."""
 
@@ -131,6 +131,6 @@ def _validated(section: dict[str, Any]) -> DataConfig:
         where = ".".join(str(part) for part in error.errors()[0]["loc"][1:])
         raise UsageProblem(
             f"data.{where}: {error.errors()[0]['msg']}",
-            "give one folder, one Parquet file, or one list for training and one to compare with",
+            "give one folder, Parquet files alone, or one list for training and one to compare with",
         ) from error
     return config

@@ -39,7 +39,7 @@ class Speed:
 def measure(experiment: Experiment, num_classes: int, rows: int) -> Speed:
     """Train the experiment's network for a few steps on noise, and call it without gradients.
 
-    A loop by hand, which is within 2 % of the time of `trainers.loop`; no file is read or written.
+    A loop of its own, which is within 2 % of the time of `trainers.loop`; no file is read or written.
 
     Args:
         experiment: with its network, process, objective and engine; a GPU is used if it asks for one.

@@ -62,7 +62,7 @@ def find_evaluation(
 ) -> str | None:
     """Return the folder of the same evaluation, in the run's."""
     wanted = {"checkpoint": checkpoint, "seed": seed, **sampling.facts()}
-    found = []
+    evaluations = []
     for folder in layout.evaluations_in(store.list(layout.EVALUATIONS)):
         try:
             result = unseal(store.read_text(f"{folder}/{layout.EVALUATION_RESULT}"))
@@ -70,5 +70,5 @@ def find_evaluation(
         except (Altered, Problem, LookupError, OSError):
             continue  # unfinished or damaged
         if all(about.get(key) == value for key, value in wanted.items()):
-            found.append((len(result["metrics"]), about["n_generated"], folder))
-    return max(found)[2] if found else None
+            evaluations.append((len(result["metrics"]), about["n_generated"], folder))
+    return max(evaluations)[2] if evaluations else None

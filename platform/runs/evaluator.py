@@ -210,7 +210,7 @@ class Evaluator:
             self.inputs.root.delete(folder)
 
     def _report_share(self, of_this: float) -> None:
-        """Report what is done, with a share in [0, 1] of the evaluation at hand."""
+        """Report what is done, with a share in [0, 1] of the present evaluation."""
         points = max(self.points, self._evaluated)
         self.on_share(min(1.0, (self._evaluated + of_this) / points))
 

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from ...trainers.previews import TRAINING_PASSES
 from ..config.experiment import Experiment
 from ..config.space import Space
 
-TRAINING_PASSES = 3.0
-"""Of an image that is trained on: forward, and twice as much backward."""
 BESIDES_SAMPLING = 0.15
 """Of an evaluation's time, in which no image is generated. Measured on digits-demo, where metrics took 0.1 to 0.2
 of it; with larger networks it is less, so that the time left is then rather too long."""

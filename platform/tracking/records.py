@@ -1,6 +1,6 @@
-"""What commands show of an SQLite database, read without MLflow.
+"""What commands show of MLflow's records, read from an SQLite database without MLflow.
 
-MLflow takes two seconds of CPU to import, and its tables milliseconds to read. Nothing is written here, and
+MLflow takes two seconds of CPU to import, and its tables milliseconds to read. Nothing is written, and
 whoever needs files asks `registry.py`.
 """
 
@@ -12,8 +12,12 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+from ...trainers.errors import UsageProblem
+from ..config.tracking import TrackingConfig
 from ..foundation.names import is_name
 from ..storage.layout import Tag
+from ..storage.store import Storage
+from .server import existing_database, named_uri
 from .versions import Version
 
 WAIT_S = 10.0
@@ -29,6 +33,35 @@ ORDER BY v.name, v.version DESC
 """
 """Of the tables of MLflow 3, as all here."""
 HAS_RUNS = "SELECT EXISTS (SELECT 1 FROM tags WHERE key = ?)"
+
+
+def registered_versions(
+    config: TrackingConfig, storage: Storage, or_none: bool = False
+) -> list[Version]:
+    """Return all registered versions, by name, the newest of each first; by MLflow if need be.
+
+    Args:
+        config: names MLflow.
+        storage: the store's top.
+        or_none: return none where nothing is recorded and no MLflow is named, in place of an error.
+
+    Raises:
+        UsageProblem: nothing is recorded yet.
+        TrackingProblem: MLflow does not answer, or refuses.
+    """
+    try:
+        database = existing_database(config, storage)
+    except UsageProblem:
+        if or_none and not (config.uri or named_uri()):
+            return []
+        raise
+    if database is not None and (versions := read_versions(database)) is not None:
+        return versions
+    from . import registry
+    from .tracker import open_existing_tracker
+
+    tracker = open_existing_tracker(config, storage)
+    return [v for name in registry.names(tracker) for v in registry.versions(tracker, name)]
 
 
 def read_versions(database: Path) -> list[Version] | None:

@@ -53,18 +53,18 @@ class SplitFolders:
         train: holds a folder for each class.
         reference: likewise; None where there is none. It may be in `train`.
         unread: folders beside them that look like further splits.
-        found: whether `reference` was found by its name, not given.
+        by_name: whether `reference` was recognised by its name, not given.
     """
 
     train: Path
     reference: Path | None
     unread: tuple[str, ...] = ()
-    found: bool = False
+    by_name: bool = False
 
     def notes(self) -> tuple[Note, ...]:
         """Return what is to be said of the choice."""
         notes = []
-        if self.found and self.reference is not None and self.reference.name != REFERENCE[0]:
+        if self.by_name and self.reference is not None and self.reference.name != REFERENCE[0]:
             text = f"compared with: {shown(self.reference.name)}/ (data.reference_folder)"
             notes.append(Note("reference folder", 1, text))
         if self.unread:

@@ -111,8 +111,8 @@ def is_number(label: str) -> bool:
 
 def _columns(line: str, form: Form) -> tuple[str, str]:
     if form.separator is None:
-        if found := _IMAGE_AND_LABEL.match(line.strip()):
-            return found[1], found[2].strip()
+        if match := _IMAGE_AND_LABEL.match(line.strip()):
+            return match[1], match[2].strip()
         path, label = [*line.rsplit(maxsplit=1), ""][:2]  # a path may hold spaces
         return path.strip(), label if _NO_COUNT.match(label) else ""
     fields = _fields(line, form.separator)
@@ -138,7 +138,7 @@ def _names_columns(fields: Sequence[str]) -> bool:
 
 
 def _first(words: Sequence[str], known: Sequence[str]) -> int:
-    """Return where the first of the known words is that is there."""
+    """Return the position of the first of the known words."""
     return words.index(next(word for word in known if word in words))
 
 

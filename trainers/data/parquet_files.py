@@ -28,22 +28,22 @@ def find_files(paths: Path | Iterable[Path]) -> list[Path]:
         try:
             if path.is_dir():
                 inside = sorted(path.rglob("*.parquet"))
-                found = [file for file in inside if not file.name.startswith(".")]
+                matching = [file for file in inside if not file.name.startswith(".")]
                 what = "a folder without a .parquet file"
             elif path.is_file():
-                found = [path]
+                matching = [path]
             else:
-                found = sorted(Path(file) for file in glob.glob(str(path), recursive=True))
+                matching = sorted(Path(file) for file in glob.glob(str(path), recursive=True))
                 what = "no file of this pattern" if glob.has_magic(str(path)) else "no such file"
                 if path.exists():  # reading a pipe or a device may never end
-                    found, what = [], "not a file"
+                    matching, what = [], "not a file"
         except (OSError, ValueError) as error:
             raise unreadable(path, error) from error
-        if not found:
+        if not matching:
             raise DataProblem(
                 f"{shown(path)[:PATH_SHOWN]}: {what}, not a Parquet file", "correct data.path"
             )
-        files += [file for file in found if file not in files]
+        files += [file for file in matching if file not in files]
     return files
 
 

@@ -42,6 +42,7 @@ def check(
     across classes and splits; names and labels that mislead. The exit code is 1 where nothing can be trained
     before something is mended.
     """
+    from ...api.documents import inspection_document
     from ...inspection.inspect import inspect
     from ...inspection.screen import screen
     from ...inspection.source import source_of
@@ -49,12 +50,12 @@ def check(
 
     config = source_of(paths, root)
     with StatusLine(stderr_console, "listing images") as line:
-        found = inspect(config, line.set, thorough=thorough)
-    errors = found.errors()
+        inspection = inspect(config, line.set, thorough=thorough)
+    errors = inspection.errors()
     if as_json:
-        print_json({"usable": not errors, **found.as_json()})
+        print_json(inspection_document(inspection))
     else:
-        for text in screen(found):
+        for text in screen(inspection):
             stdout_console.print(text)
     if errors:
         kinds = ", ".join(error.kind for error in errors)

@@ -39,7 +39,7 @@ def init(
 ) -> None:
     """Look at your own pictures and write a recipe for them.
 
-    It says what was found, measures a training step on this machine, and chooses network, length and
+    It says what they hold, measures a training step on this machine, and chooses network, length and
     evaluation for the time that there is. The file is never overwritten.
     """
     from ...api.documents import proposal_document

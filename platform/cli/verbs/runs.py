@@ -169,18 +169,18 @@ def gc(store: StoreOptions, yes: Yes = False, as_json: Json = False) -> None:
     from ..run_tables import garbage_table
 
     inventory = _inventory(store)
-    found = find_garbage(inventory, store.registered_versions(or_none=True))
-    size = sum(each.bytes for each in found)
-    if not as_json and found:
-        stdout_console.print(garbage_table(found))
+    garbage = find_garbage(inventory, store.registered_versions(or_none=True))
+    size = sum(each.bytes for each in garbage)
+    if not as_json and garbage:
+        stdout_console.print(garbage_table(garbage))
     if yes:
-        for each in found:
+        for each in garbage:
             each.free(inventory.root)
     if as_json:
-        print_json(garbage_document(found, yes))
+        print_json(garbage_document(garbage, yes))
         return
     done = "freed" if yes else "could be freed with --yes"
-    stderr_console.print(f"{len(found)} files and folders, {size_in_words(size)} {done}")
+    stderr_console.print(f"{len(garbage)} files and folders, {size_in_words(size)} {done}")
 
 
 @app.command()

@@ -107,9 +107,9 @@ def _cached(model: str) -> Path | None:
     """Return the folder of a name's files in the hub's cache; None where one is missing."""
     from huggingface_hub import try_to_load_from_cache
 
-    found = [try_to_load_from_cache(model, file) for file in (CONFIG, WEIGHTS)]
-    paths = [Path(path) for path in found if isinstance(path, str)]
-    return paths[0].parent if len(paths) == len(found) else None
+    cached = [try_to_load_from_cache(model, file) for file in (CONFIG, WEIGHTS)]
+    paths = [Path(path) for path in cached if isinstance(path, str)]
+    return paths[0].parent if len(paths) == len(cached) else None
 
 
 def _fetch(model: str, on_phase: OnPhase) -> Path:
@@ -157,7 +157,7 @@ def _network(folder: Path) -> nn.Module:
         with _quiet(), torch.random.fork_rng(devices=[]):
             from transformers import Dinov2Model
 
-            network, found = Dinov2Model.from_pretrained(
+            network, report = Dinov2Model.from_pretrained(
                 folder,
                 local_files_only=True,
                 use_safetensors=True,
@@ -168,9 +168,9 @@ def _network(folder: Path) -> nn.Module:
     except Exception as error:  # whatever the library makes of damaged files
         reason = " ".join(str(error).split())[:120] or type(error).__name__
         raise CheckpointProblem(f"{path}: not weights of DINOv2: {reason}", PUT) from error
-    found["unexpected_keys"] = [k for k in found["unexpected_keys"] if not k.startswith(HEAD)]
+    report["unexpected_keys"] = [k for k in report["unexpected_keys"] if not k.startswith(HEAD)]
     for problem in ("missing", "mismatched", "unexpected"):
-        if keys := found[f"{problem}_keys"]:
+        if keys := report[f"{problem}_keys"]:
             first = min(map(str, keys))
             raise CheckpointProblem(f"{path}: not weights of DINOv2: {first} is {problem}", PUT)
     module: nn.Module = network

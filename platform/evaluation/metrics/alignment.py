@@ -84,11 +84,11 @@ def nearest_pairs(
         (n, k) int64 and bool, the most alike first, and of equally alike ones the first.
     """
     most = min(count, 2 * (len(others) - (left_out is not None)))
-    found = [
+    parts = [
         _nearest_of(images[rows], others, most, None if left_out is None else left_out[rows])
         for rows in _blocks(len(images), ROWS, images)
     ]
-    keys = torch.cat(found).cpu().numpy()
+    keys = torch.cat(parts).cpu().numpy()
     return keys // 2, keys % 2 == 1
 
 
@@ -164,12 +164,12 @@ def _aligned(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         means = _window_sums(other, rows, columns) / pixels
         variances = _window_sums(other.square(), rows, columns) / pixels - means.square() + FLAT**2
         rho = (products - mean * means + FLAT**2) / (variance * variances).sqrt()
-        likeness, place = rho.flatten(1).max(1)
+        likeness, position = rho.flatten(1).max(1)
         across = rho.shape[2]
         middle = torch.stack(
             [
-                (place // across + rows / 2) * (height / h) - height / 2,
-                (place % across + columns / 2) * (width / w) - width / 2,
+                (position // across + rows / 2) * (height / h) - height / 2,
+                (position % across + columns / 2) * (width / w) - width / 2,
             ],
             1,
         )
