@@ -8,7 +8,7 @@ from typing import Any
 
 from ..storage import layout
 from ..tracking.versions import Version
-from .inventory import Inventory, StoredRun
+from .inventory import Inventory, RunFiles
 from .listing import list_members, manifest_of, registered
 
 DECIDING = {
@@ -29,7 +29,7 @@ OWN_PARAMETERS = ("objective", "data")
 """Sections of which every key is shown."""
 
 
-def describe(inventory: Inventory, run: StoredRun, versions: Iterable[Version]) -> dict[str, Any]:
+def describe(inventory: Inventory, run: RunFiles, versions: Iterable[Version]) -> dict[str, Any]:
     """Return a run as JSON types: what it is, its checkpoints, evaluations, sizes and pages."""
     by_trial = registered(versions)
     document: dict[str, Any] = {
@@ -85,7 +85,7 @@ def _classes(manifest: Mapping[str, Any]) -> dict[str, int]:
     )
 
 
-def _evaluations(inventory: Inventory, run: StoredRun) -> list[dict[str, Any]]:
+def _evaluations(inventory: Inventory, run: RunFiles) -> list[dict[str, Any]]:
     """Return its evaluations, the earliest first: how images were generated, and metrics of all classes."""
     names = {
         folder: f"{run.folder}/{folder}/{layout.EVALUATION_RESULT}" for folder in run.evaluations()
@@ -109,7 +109,7 @@ def _evaluations(inventory: Inventory, run: StoredRun) -> list[dict[str, Any]]:
     return evaluations
 
 
-def _parts(run: StoredRun) -> dict[str, int]:
+def _parts(run: RunFiles) -> dict[str, int]:
     """Return the size of each folder of a run."""
     sizes: dict[str, int] = {}
     for name, file in run.files.items():

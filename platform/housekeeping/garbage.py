@@ -22,7 +22,7 @@ from ..storage.local_files import PARTIAL
 from ..storage.store import Storage
 from ..storage.writer_lock import is_held
 from ..tracking.versions import Version
-from .inventory import Inventory, StoredRun
+from .inventory import Inventory, RunFiles
 
 AGE_S = 24 * 3600.0
 """Younger files may be of an evaluation that is still computed, which holds no lock."""
@@ -88,7 +88,7 @@ class _Store:
         if self.complete and not self.held:
             yield from self._shared()
 
-    def _of_run(self, run: StoredRun) -> Iterator[Garbage]:
+    def _of_run(self, run: RunFiles) -> Iterator[Garbage]:
         for checkpoint in run.checkpoints():
             folder = f"{layout.CHECKPOINTS}/{checkpoint.name}"
             if checkpoint.state in ("unfinished", "damaged"):
@@ -105,11 +105,11 @@ class _Store:
             if folder.rpartition("/")[2] not in used:
                 yield from self._if_old(run, "images of no evaluation", folder)
 
-    def _provenance(self, run: StoredRun, folder: str) -> dict[str, Any]:
+    def _provenance(self, run: RunFiles, folder: str) -> dict[str, Any]:
         result = self.results.get(f"{run.folder}/{folder}/{layout.EVALUATION_RESULT}", {})
         return dict(result.get("provenance", {}))
 
-    def _if_old(self, run: StoredRun, kind: str, name: str) -> Iterator[Garbage]:
+    def _if_old(self, run: RunFiles, kind: str, name: str) -> Iterator[Garbage]:
         yield from self._garbage(kind, f"{run.folder}/{name}")
 
     def _shared(self) -> Iterator[Garbage]:

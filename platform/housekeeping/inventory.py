@@ -30,7 +30,7 @@ class Checkpoint:
 
 
 @dataclass
-class StoredRun:
+class RunFiles:
     """The files of a run, or of a sweep itself without its trials."""
 
     target: str
@@ -107,15 +107,15 @@ class Inventory:
     def __init__(self, root: Storage) -> None:
         self.root = root
         self.files = root.details()
-        self.runs: dict[str, StoredRun] = {}
+        self.runs: dict[str, RunFiles] = {}
         """By folder: runs, trials, pre-trainings, and sweeps without these."""
         for name, file in self.files.items():
             if (owned := layout.owner(name)) is not None:
                 target, folder = owned
-                run = self.runs.setdefault(folder, StoredRun(target, folder))
+                run = self.runs.setdefault(folder, RunFiles(target, folder))
                 run.files[name.removeprefix(f"{folder}/")] = file
 
-    def find(self, text: str) -> StoredRun:
+    def find(self, text: str) -> RunFiles:
         """Return what a person names: a run, SWEEP/TRIAL, a sweep; `run:` or `sweep:` before it says which.
 
         Raises:
@@ -141,7 +141,7 @@ class Inventory:
             )
         return matching[0]
 
-    def members(self, sweep: StoredRun) -> list[StoredRun]:
+    def members(self, sweep: RunFiles) -> list[RunFiles]:
         """Return the trials and the pre-training of a sweep, in their order."""
         if not sweep.is_sweep:
             return []

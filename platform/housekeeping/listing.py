@@ -11,7 +11,7 @@ from ...trainers.checkpoint_names import MANIFEST
 from ..storage import layout
 from ..storage.writer_lock import is_held
 from ..tracking.versions import Version
-from .inventory import Inventory, StoredRun
+from .inventory import Inventory, RunFiles
 
 RANK_BY = "kid/overall"
 """The main metric of a run whose config names none."""
@@ -55,9 +55,7 @@ def list_runs(inventory: Inventory, versions: Iterable[Version]) -> list[Entry]:
     return _entries(inventory, shown, versions)
 
 
-def list_members(
-    inventory: Inventory, sweep: StoredRun, versions: Iterable[Version]
-) -> list[Entry]:
+def list_members(inventory: Inventory, sweep: RunFiles, versions: Iterable[Version]) -> list[Entry]:
     """Return the trials and the pre-training of a sweep."""
     return _entries(inventory, inventory.members(sweep), versions, by_date=False)
 
@@ -70,13 +68,13 @@ def registered(versions: Iterable[Version]) -> dict[str, list[Version]]:
     return by_run
 
 
-def manifest_of(run: StoredRun) -> str | None:
+def manifest_of(run: RunFiles) -> str | None:
     """Return the manifest of a run's newest usable checkpoint, from the store's top."""
     newest = run.newest()
     return f"{run.folder}/{layout.CHECKPOINTS}/{newest.name}/{MANIFEST}" if newest else None
 
 
-def result_of(run: StoredRun) -> str | None:
+def result_of(run: RunFiles) -> str | None:
     """Return the result of a run's latest evaluation, from the store's top."""
     evaluations = run.evaluations()
     return f"{run.folder}/{evaluations[-1]}/{layout.EVALUATION_RESULT}" if evaluations else None
@@ -84,7 +82,7 @@ def result_of(run: StoredRun) -> str | None:
 
 def _entries(
     inventory: Inventory,
-    runs: Sequence[StoredRun],
+    runs: Sequence[RunFiles],
     versions: Iterable[Version],
     by_date: bool = True,
 ) -> list[Entry]:
@@ -102,7 +100,7 @@ def _entries(
 
 
 def _run(
-    inventory: Inventory, run: StoredRun, contents: Mapping[str, Content], versions: list[Version]
+    inventory: Inventory, run: RunFiles, contents: Mapping[str, Content], versions: list[Version]
 ) -> Entry:
     manifest = contents.get(manifest_of(run) or "")
     result = contents.get(result_of(run) or "")
@@ -129,7 +127,7 @@ def _run(
 
 
 def _run_state(
-    inventory: Inventory, run: StoredRun, readable: bool, trained: bool, evaluated: bool
+    inventory: Inventory, run: RunFiles, readable: bool, trained: bool, evaluated: bool
 ) -> str:
     if is_held(inventory.root, run.locks):
         return "training"
@@ -142,7 +140,7 @@ def _run_state(
     return "finished" if evaluated or _kind(run.target) == layout.PRETRAIN else "trained"
 
 
-def _sweep(inventory: Inventory, run: StoredRun, by_trial: Mapping[str, list[Version]]) -> Entry:
+def _sweep(inventory: Inventory, run: RunFiles, by_trial: Mapping[str, list[Version]]) -> Entry:
     members = inventory.members(run)
     trials = sum(_kind(member.target) == layout.KIND_TRIAL for member in members)
     versions = [v for member in members for v in by_trial.get(member.target, [])]

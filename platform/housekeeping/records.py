@@ -10,7 +10,7 @@ from ..storage import layout
 from ..storage.store import Storage
 from ..tracking.server import database_exists, tracking_uri
 from ..tracking.tracker import Tracker, open_tracker
-from .inventory import Inventory, StoredRun
+from .inventory import Inventory, RunFiles
 from .listing import manifest_of
 
 
@@ -43,7 +43,7 @@ class Records:
         return self._opened[named]
 
 
-def read_configs(inventory: Inventory, runs: list[StoredRun]) -> dict[str, dict[str, Any]]:
+def read_configs(inventory: Inventory, runs: list[RunFiles]) -> dict[str, dict[str, Any]]:
     """Return the stored experiment of each run, by its folder; empty where none can be read."""
     names = {
         run.folder: f"{run.folder}/{layout.SWEEP_IDENTITY}" if run.is_sweep else manifest_of(run)

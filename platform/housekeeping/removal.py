@@ -18,7 +18,7 @@ from ..storage import layout
 from ..storage.store import Storage
 from ..storage.writer_lock import is_held, writer_lock
 from ..tracking.versions import Version
-from .inventory import Inventory, StoredRun
+from .inventory import Inventory, RunFiles
 from .listing import registered
 from .records import Records, read_configs
 
@@ -30,7 +30,7 @@ class Removal:
     """What is to be removed, checked."""
 
     root: Storage
-    runs: tuple[StoredRun, ...]
+    runs: tuple[RunFiles, ...]
     """Trials before their sweep."""
     tracking: dict[str, Any]
     """The `tracking` of each run's config, by its folder."""
@@ -66,7 +66,7 @@ class Removal:
                 store.delete(layout.WRITER)
 
 
-def _delete_files(root: Storage, run: StoredRun) -> None:
+def _delete_files(root: Storage, run: RunFiles) -> None:
     ends = (f"/{MANIFEST}", f"/{layout.AVERAGES}", f"/{layout.EVALUATION_RESULT}")
     for name in run.files:
         if name.endswith(ends):
@@ -83,7 +83,7 @@ def plan_removal(
         UsageProblem: no such run, a registered version needs one, another run is guided by it, or a
             process is training it.
     """
-    chosen: dict[str, StoredRun] = {}
+    chosen: dict[str, RunFiles] = {}
     for name in names:
         run = inventory.find(name)
         for each in (*inventory.members(run), run):
@@ -100,7 +100,7 @@ def plan_removal(
     return Removal(inventory.root, tuple(chosen.values()), tracking)
 
 
-def _refuse_registered(chosen: dict[str, StoredRun], versions: Iterable[Version]) -> None:
+def _refuse_registered(chosen: dict[str, RunFiles], versions: Iterable[Version]) -> None:
     """Refuse trials that a registered version was made from: `whipray evaluate models:/...` reads them."""
     by_trial = registered(versions)
     for run in chosen.values():
@@ -120,7 +120,7 @@ def _refuse_registered(chosen: dict[str, StoredRun], versions: Iterable[Version]
         )
 
 
-def refuse_guides(inventory: Inventory, chosen: dict[str, StoredRun]) -> None:
+def refuse_guides(inventory: Inventory, chosen: dict[str, RunFiles]) -> None:
     """Refuse runs by whose name others are guided (autoguidance); models that runs start from are copies.
 
     Args:

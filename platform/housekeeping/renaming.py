@@ -20,7 +20,7 @@ from ..storage.store import Storage
 from ..storage.writer_lock import is_held, writer_lock
 from ..tracking.tracker import Tracker
 from ..tracking.versions import Version
-from .inventory import Inventory, StoredRun
+from .inventory import Inventory, RunFiles
 from .listing import registered
 from .records import Records, read_configs
 from .removal import refuse_guides
@@ -75,7 +75,7 @@ def rename_run(
     root.delete(f"{address.folder}/{layout.MOVING}")
 
 
-def _tracker(inventory: Inventory, run: StoredRun, records: Records) -> Tracker | None:
+def _tracker(inventory: Inventory, run: RunFiles, records: Records) -> Tracker | None:
     config = read_configs(inventory, [run])[run.folder]
     return records.of(config.get("tracking") or {})
 
@@ -85,7 +85,7 @@ def _is_marked(root: Storage, folder: str, marker: str) -> bool:
     return root.exists(name) and root.read_text(name) == marker
 
 
-def _move(root: Storage, run: StoredRun, folder: str, marker: str) -> None:
+def _move(root: Storage, run: RunFiles, folder: str, marker: str) -> None:
     """Move a run's files; of a copy the manifests come last, of what is deleted first."""
     if root.is_folder:
         root.write_text(f"{run.folder}/{layout.MOVING}", marker)

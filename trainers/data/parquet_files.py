@@ -80,7 +80,11 @@ def holds_text(kind: pa.DataType) -> bool:
 
 
 def bytes_of(path: Path, column: str, values: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Return the bytes of images as Hugging Face writes them, {bytes, path}."""
+    """Return the bytes of images as Hugging Face writes them, {bytes, path}.
+
+    Raises:
+        DataProblem: no bytes in the column, or rows without them.
+    """
     import pyarrow as pa
     import pyarrow.compute as pc  # type: ignore[import-untyped]
 
