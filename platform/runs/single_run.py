@@ -128,6 +128,9 @@ class SingleRun:
 
     def _execute_locally(self, plan: Plan, callbacks: RunCallbacks) -> RunResult:
         """Train and evaluate in this process."""
+        training = self.experiment.training
+        first = min(training.report_every_images, training.images)
+        self._line = f"training, first report after {first:,} of {training.images:,} images"
         with saving_on_interrupt() as interrupted:
             self._interrupted = interrupted
             trained = train(
