@@ -65,7 +65,8 @@ class LoopConfig(Config):
     network, by the averaged weights. They change nothing in the training, and need ZeRO 0, 1 or 2. None: eight
     times, or as often as costs at most 1.5 % of the training, which of a very short one is never; 0: never."""
     validation_images: int = Field(512, ge=0)
-    """Reference images, balanced over the classes, for the validation loss; 0: no such loss."""
+    """Reference images for the validation loss, evenly spaced over all of them, so that a class with more of them
+    counts for more; 0: no such loss."""
 
 
 class TrainerConfig(Config):

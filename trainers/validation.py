@@ -17,7 +17,7 @@ from .randomness import BatchRandom, derive_seed
 def validation_loss(
     engine: Engine, process: Process, reference: PackedImages, images: int, micro: int, seed: int
 ) -> float:
-    """Return the denoising loss on balanced reference images, at fixed t and noise, dropout off.
+    """Return the denoising loss on reference images, at fixed t and noise, dropout off.
 
     Every worker calls it. The noise is the same on every device, so that losses can be compared.
 

@@ -22,7 +22,7 @@ from PIL import Image
 from pydantic import ValidationError
 from sklearn.datasets import load_digits, load_sample_image
 from support.inception import write_inception_weights
-from torch import nn
+from torch import Tensor, nn
 from torchvision import models
 
 from whipray.platform.evaluation.bootstrap import resample
@@ -45,6 +45,7 @@ from whipray.platform.evaluation.extractors.config import (
     InceptionConfig,
     TorchvisionConfig,
 )
+from whipray.platform.evaluation.extractors.network import NetworkExtractor
 from whipray.platform.evaluation.metrics import METRICS
 from whipray.platform.storage import layout
 from whipray.platform.storage.config import StorageConfig
@@ -85,6 +86,27 @@ def sha256_of(path: Path) -> str:
 
 def opened(config: AnyExtractor, cache: Path) -> Extractor:
     return build_extractor(config, digits(2), cache, None, CPU)
+
+
+def test_products_are_whole_after_a_training_that_rounds_them() -> None:
+    seen = []
+
+    class Watched(NetworkExtractor):
+        def _forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+            seen.append(torch.get_float32_matmul_precision())
+            return images.new_zeros(len(images), 1).float(), images.new_zeros(
+                len(images), 0
+            ).float()
+
+    info = ExtractorInfo("watched", "0" * 16, 1, "none", None)
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high")  # as a training on a GPU leaves it
+    try:
+        Watched(nn.Identity(), info, 0, CPU).extract(digits(1).images)
+        assert seen == ["highest"]
+        assert torch.get_float32_matmul_precision() == "high"
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 class TestContract:

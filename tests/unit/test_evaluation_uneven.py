@@ -123,6 +123,19 @@ def test_kid_of_uneven_classes_is_unbiased() -> None:
     assert np.mean(plain) < -3 * error
 
 
+@pytest.mark.parametrize("counts", [(60, 20, 6, 1), (1, 1, 1, 1)])
+def test_kid_is_unbiased_with_classes_of_one_image(counts: tuple[int, ...]) -> None:
+    """Such a class has no pair of images; with its pairs on the other side it would be below 0."""
+    rng = np.random.default_rng(10)
+    found = [
+        measured("kid", sample((10,) * CLASSES, rng), sample(counts, rng))["kid"][0]
+        for _ in range(400)
+    ]
+    assert abs(np.mean(found)) < 3 * np.std(found) / np.sqrt(len(found))
+    apart = measured("kid", sample((10,) * CLASSES, rng, shift=3), sample(counts, rng))["kid"][0]
+    assert apart > 3 * np.std(found)
+
+
 def _kernel(y: Sample) -> Floats:
     kernel: Floats = (y.features.astype(float) @ y.features.T.astype(float) / D + 1) ** 3
     return kernel

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -14,8 +16,9 @@ from .base import Extractor, ExtractorInfo
 class NetworkExtractor(Extractor):
     """Runs a network in evaluation mode, without gradients and in full float32.
 
-    TensorFloat-32 is off: a GPU would round convolutions to 10 bits, and the hash of an extractor
-    promises the same values on every machine.
+    TensorFloat-32 is off, which a training in this process may have switched on: a GPU would round what
+    convolutions and linear layers multiply to 10 bits, and the hash of an extractor promises the same values
+    on every machine.
     """
 
     def __init__(
@@ -34,6 +37,7 @@ class NetworkExtractor(Extractor):
         with (
             torch.inference_mode(),
             torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False),
+            _whole_products(),
         ):
             # Copied: the images may be a read-only memory map.
             features, logits = self._forward(torch.tensor(images, device=self._device))
@@ -42,6 +46,17 @@ class NetworkExtractor(Extractor):
     @abstractmethod
     def _forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Return float32 features (n, d) and logits (n, K) of uint8 images (n, C, H, W)."""
+
+
+@contextmanager
+def _whole_products() -> Iterator[None]:
+    """Multiply float32 matrices in float32 inside."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 def as_rgb(images: Tensor) -> Tensor:

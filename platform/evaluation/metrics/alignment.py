@@ -86,7 +86,7 @@ def nearest_pairs(
     most = min(count, 2 * (len(others) - (left_out is not None)))
     parts = [
         _nearest_of(images[rows], others, most, None if left_out is None else left_out[rows])
-        for rows in _blocks(len(images), ROWS, images)
+        for rows in _blocks(len(images), ROWS, images, copies=2)
     ]
     keys = torch.cat(parts).cpu().numpy()
     return keys // 2, keys % 2 == 1
@@ -127,7 +127,7 @@ def aligned(images: Pixels, others: Pixels, nearest: Ints, mirrored: Bools) -> A
     """
     n, k = nearest.shape
     parts = []
-    for rows in _blocks(n, PAIRS // k, images):
+    for rows in _blocks(n, PAIRS // k, images, copies=k):
         own = images[rows].repeat(k, axis=0)
         flips = mirrored[rows].ravel()
         own[flips] = own[flips][..., ::-1]
@@ -300,6 +300,7 @@ def _on_device(images: Pixels) -> Tensor:
     return torch.from_numpy(np.array(images)).to(choose_device())  # a copy: some are read-only maps
 
 
-def _blocks(n: int, most: int, images: Pixels) -> Iterator[slice]:
-    size = max(1, min(most, BYTES // (8 * int(np.prod(images.shape[1:])))))
+def _blocks(n: int, most: int, images: Pixels, copies: int = 1) -> Iterator[slice]:
+    """Yield the rows of n, at most so many at a time, and no more than fit, `copies` of each."""
+    size = max(1, min(most, BYTES // (8 * copies * int(np.prod(images.shape[1:])))))
     return (slice(start, min(start + size, n)) for start in range(0, n, size))

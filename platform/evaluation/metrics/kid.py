@@ -11,7 +11,7 @@ from pydantic import Field
 from torch import Tensor
 
 from ....trainers.config import Config
-from ..arrays import Floats, Floats32
+from ..arrays import Floats, Floats32, Ints
 from ..bootstrap import Sample
 from .base import ROUNDING, Metric, MetricOutput, Note
 from .products import products, self_products, to_device
@@ -59,13 +59,21 @@ def resampled_kid(generated: Sample, real: Sample) -> Floats:
         E k(y, y') = sum_c p_c^2 E k_cc + sum_{c != d} p_c p_d E k_cd,
 
     where E k_cc is estimated by the sum over i != j of w_i w_j k_ij over that of w_i w_j, and E k_cd by the
-    sum of w_i w_j k_ij over all pairs over that of w_i w_j. Both are unbiased whatever the number of images
-    and the weight of a class, and so is their sum.
+    sum of w_i w_j k_ij over all pairs over that of w_i w_j. Both are unbiased whatever the weight of a class
+    and its number of images from two on, and so is their sum. A class with one image on a side has no E k_cc
+    there, so that this term is left out of both sides' sums and of the one between them, which are over what
+    is left of sum p_c p_d: in one of them alone, equal sets would not be at 0.
     """
     if min(len(generated), len(real)) < 2:
         return np.full(generated.num_replicates, np.nan)
-    within = _mean_kernel(generated) + _mean_kernel(real)
-    return within - 2 * _mean_kernel_between(generated, real)
+    single = np.union1d(_classes_of_one(generated), _classes_of_one(real))
+    within = _mean_kernel(generated, single) + _mean_kernel(real, single)
+    return within - 2 * _mean_kernel_between(generated, real, single)
+
+
+def _classes_of_one(sample: Sample) -> Ints:
+    classes, counts = np.unique(sample.labels, return_counts=True)
+    return classes[counts == 1]
 
 
 def kid_of_subsets(x: Floats32, y: Floats32, subsets: int, size: int, seed: int) -> float:
@@ -91,31 +99,44 @@ def _cubic(inner: Tensor, d: int) -> Tensor:
     return base * base * base
 
 
-def _mean_kernel_between(x: Sample, y: Sample) -> Floats:
-    """Return the mean kernel of an image of each side, per resample, (1 + B,)."""
+def _mean_kernel_between(x: Sample, y: Sample, left_out: Ints) -> Floats:
+    """Return the mean kernel of an image of each side, per resample, (1 + B,).
+
+    Args:
+        left_out: classes of which no two images are a pair.
+    """
     u, v = to_device(x.weights), to_device(y.weights)
     total = u.new_zeros(x.num_replicates)
     for rows, columns, inner in products(x.features, y.features):
         kernel = _cubic(inner, x.features.shape[1])
         total += (u[rows] * (kernel @ v[columns])).sum(0)
     totals = u[:, 0].sum() * v[:, 0].sum()
+    for c in left_out:
+        left, right = x.at(x.labels == c), y.at(y.labels == c)
+        inner = to_device(left.features) @ to_device(right.features).T
+        u, v = to_device(left.weights), to_device(right.weights)
+        total -= (u * (_cubic(inner, x.features.shape[1]) @ v)).sum(0)
+        totals -= u[:, 0].sum() * v[:, 0].sum()
     return (total / totals).cpu().numpy()
 
 
-def _mean_kernel(sample: Sample) -> Floats:
+def _mean_kernel(sample: Sample, left_out: Ints) -> Floats:
     """Return the mean kernel of two different images of the classes' mixture, per resample, (1 + B,).
 
     Copies of one original are no pair: k(x, x) would count as the distance of two images.
+
+    Args:
+        left_out: classes of which no two images are a pair; those of one image have to be among them.
     """
     weights = to_device(sample.weights)  # (n, 1 + B)
-    _, class_of, counts = np.unique(sample.labels, return_inverse=True, return_counts=True)
+    classes, class_of = np.unique(sample.labels, return_inverse=True)
     member = torch.from_numpy(class_of).to(weights.device)  # (n,)
     # The weight of each class, (C, 1): n_c where images have none.
-    of_class = weights.new_zeros(len(counts), 1).index_add_(0, member, weights[:, :1])
+    of_class = weights.new_zeros(len(classes), 1).index_add_(0, member, weights[:, :1])
     n = of_class.sum()
 
     total = weights.new_zeros(sample.num_replicates)
-    within = weights.new_zeros(len(counts), sample.num_replicates)
+    within = weights.new_zeros(len(classes), sample.num_replicates)
     for rows, columns, inner in self_products(sample.features):
         kernel = _cubic(inner, sample.features.shape[1])
         times = 1 if rows == columns else 2  # a tile off the diagonal stands for its transpose too
@@ -134,10 +155,9 @@ def _mean_kernel(sample: Sample) -> Floats:
     # images. Left out, it would take its large kernels with it, and shift the replicate.
     means = torch.where(pairs > ROUNDING * of_class.square(), means, means[:, :1])
     share = (of_class / n).square()  # of the mixture's pairs, (C, 1)
-    # A class of one image has no pair at all, and is left out.
-    lone = torch.from_numpy(counts).to(weights)[:, None] == 1
-    known = 1 - (share * lone).sum(0)
-    mean = (torch.where(lone, 0, share * means).sum(0) + (total - within.sum(0)) / n**2) / known
+    absent = torch.from_numpy(np.isin(classes, left_out)).to(weights.device)[:, None]
+    known = 1 - (share * absent).sum(0)
+    mean = (torch.where(absent, 0, share * means).sum(0) + (total - within.sum(0)) / n**2) / known
     return torch.where(known > 1e-12, mean, torch.nan).cpu().numpy()
 
 
