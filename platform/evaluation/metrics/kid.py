@@ -73,7 +73,8 @@ def resampled_kid(generated: Sample, real: Sample) -> Floats:
 
 def _classes_of_one(sample: Sample) -> Ints:
     classes, counts = np.unique(sample.labels, return_counts=True)
-    return classes[counts == 1]
+    single: Ints = classes[counts == 1]
+    return single
 
 
 def kid_of_subsets(x: Floats32, y: Floats32, subsets: int, size: int, seed: int) -> float:
