@@ -111,6 +111,10 @@ def layer_of_pictures(recipe: str, run: str, store: StoreOptions, on: str | None
     from ..runs.find_run import find_run
     from ..storage.store import Storage
 
+    if on is not None and not Path(recipe).expanduser().is_absolute():
+        from ..launching.shared_config import check_paths
+
+        check_paths([("data.path" if os.path.isfile(recipe) else "data.root", recipe)])
     path = Path(recipe).expanduser().absolute()
     try:
         stored = find_run(Storage(store.config()), run).experiment

@@ -11,6 +11,7 @@ import fnmatch
 import itertools
 import os
 import re
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -149,11 +150,12 @@ def _parts(name: str, packaged: Mapping[str, Traversable]) -> list[str]:
 
 
 def _folder(path: str) -> UsageProblem:
+    proposes = f"`whipray init {shlex.quote(path)}` proposes a recipe for pictures in it"
     return UsageProblem(
         f"{path} is a folder, not a recipe",
-        f"`whipray init {path}` proposes a recipe for pictures in it; `whipray train ./{path}` trains by it at once"
+        f"{proposes}; `whipray train {shlex.quote(f'./{path}')}` trains by it at once"
         if os.sep not in path
-        else f"`whipray init {path}` proposes a recipe for pictures in it",
+        else proposes,
     )
 
 

@@ -55,17 +55,26 @@ def setting(key: str, *variables: str) -> Setting | None:
 
 def _files() -> Iterator[Path]:
     """Yield the project's file, then the user's, as far as they exist."""
-    home = Path("~").expanduser()
-    for folder in (Path.cwd(), *Path.cwd().parents):
-        if (folder / FILE).is_file():
+    home = Path(os.path.expanduser("~"))  # there may be none, for which Path raises
+    for folder in _present_folders():
+        if os.path.isfile(folder / FILE):  # False where it may not be looked at
             yield folder / FILE
             break
-        if folder == home or (folder / ".git").exists():
+        if folder == home or os.path.exists(folder / ".git"):
             break
     configured = os.environ.get("XDG_CONFIG_HOME")
     user = (Path(configured) if configured else home / ".config") / "whipray/config.toml"
-    if user.is_file():
+    if os.path.isfile(user):
         yield user
+
+
+def _present_folders() -> list[Path]:
+    """Return the present folder and those above it; none where it was removed."""
+    try:
+        present = Path.cwd()
+    except FileNotFoundError:
+        return []
+    return [present, *present.parents]
 
 
 def _read(file: Path) -> dict[str, str]:

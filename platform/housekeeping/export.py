@@ -7,6 +7,7 @@ from tempfile import TemporaryDirectory
 
 from ...trainers.disk import writing
 from ...trainers.errors import UsageProblem
+from ...trainers.export import CARD
 from ..config.tracking import TrackingConfig
 from ..runs.describe_model import describe_model
 from ..runs.find_run import find_run
@@ -31,18 +32,27 @@ def export_model(root: Storage, tracking: str | None, target: str, folder: Path)
         UsageProblem: no such run or model, or the folder holds something.
         CheckpointProblem: the checkpoint or the registered model is damaged.
     """
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    exists = folder.exists()
+    if exists and (not folder.is_dir() or any(folder.iterdir())):
         raise UsageProblem(f"{folder} exists and is not empty", "give a new folder")
     with writing(folder):
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        # Beside its target, so on the same disk, where renaming is one step.
-        scratch = TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-")
+        # On the same disk, where renaming is one step.
+        beside = folder if exists else folder.parent
+        beside.mkdir(parents=True, exist_ok=True)
+        scratch = TemporaryDirectory(dir=beside, prefix=f".{folder.name}-")
     with scratch as name:
         made = _fetch(root, tracking, target, Path(name))
         with writing(folder):
-            if folder.exists():
-                folder.rmdir()
-            made.rename(folder)
+            if not exists:
+                made.rename(folder)
+                return _bytes_of(folder)
+            # It may be the present folder or a link. Without its card it is no exported model.
+            for file in sorted(made.iterdir(), key=lambda file: file.name == CARD):
+                file.rename(folder / file.name)
+    return _bytes_of(folder)
+
+
+def _bytes_of(folder: Path) -> int:
     return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import shutil
 import time
 from collections.abc import Iterable, Iterator
@@ -28,6 +29,10 @@ AGE_S = 24 * 3600.0
 """Younger files may be of an evaluation that is still computed, which holds no lock."""
 CACHE_AGE_S = 30 * 24 * 3600.0
 """Since it was last read; what is in the cache can be made or fetched again."""
+OF_THE_CACHE = re.compile(
+    r"[0-9a-f]{32}(-.*)?\.(npy|safetensors|key)|features-.*|keys-.*\.json|pretrained|ray"
+)
+"""Names of what Whipray keeps in it: WHIPRAY_CACHE may be a folder with other things."""
 
 
 @dataclass(frozen=True)
@@ -114,7 +119,7 @@ class _Store:
 
     def _shared(self) -> Iterator[Garbage]:
         about = [result.get("provenance", {}) for result in self.results.values()]
-        networks = {a.get("extractor_hash") for a in about}
+        networks = {a.get(key) for a in about for key in ("extractor_hash", "agreement_hash")}
         references = {a.get("reference") for a in about}
         by_kind = layout.shared_folders(self.inventory.files)
         for folder, content in by_kind.networks.items():
@@ -157,10 +162,10 @@ def _local(root: Storage, now: float) -> Iterator[Garbage]:
     cache = cache_folder()
     for path in sorted(cache.iterdir()) if cache.is_dir() else ():
         size, used = _stat(path)
-        if path.name.endswith(PARTIAL) or path.name.startswith("."):
+        if path.name.endswith(PARTIAL) or path.name.startswith(".features-"):
             if now - used > AGE_S and not _is_locked(path):
                 yield Garbage("half-written file of the cache", str(path), size, is_local=True)
-        elif now - used > CACHE_AGE_S:
+        elif OF_THE_CACHE.fullmatch(path.name) and now - used > CACHE_AGE_S:
             yield Garbage("cache, unused for 30 days", str(path), size, is_local=True)
 
 

@@ -86,6 +86,12 @@ class RunFiles:
         return sorted(folders, key=when)
 
 
+def split_kind(text: str) -> tuple[str, str]:
+    """Return the kind and the name in `run:NAME` or `sweep:NAME`; no kind where none of these is written."""
+    kind, _, name = text.partition(":")
+    return (kind, name) if kind in ("run", "sweep") and name else ("", text)
+
+
 def _state(files: Iterable[str]) -> str:
     if MANIFEST in files:
         return "whole"
@@ -121,12 +127,12 @@ class Inventory:
         Raises:
             UsageProblem: there is nothing of this name, or both a run and a sweep.
         """
-        kind, colon, name = text.rpartition(":")
+        kind, name = split_kind(text)
         folders = {
             "run": layout.run_address(name).folder,
             "sweep": layout.sweep_address(name).folder,
         }
-        wanted = [folders[kind]] if colon and kind in folders else list(folders.values())
+        wanted = [folders[kind]] if kind else list(folders.values())
         matching = [self.runs[folder] for folder in dict.fromkeys(wanted) if folder in self.runs]
         if len(matching) > 1:
             raise UsageProblem(

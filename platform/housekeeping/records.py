@@ -8,8 +8,10 @@ from typing import Any
 from ..config.tracking import TrackingConfig
 from ..storage import layout
 from ..storage.store import Storage
+from ..tracking.records import registered_versions
 from ..tracking.server import database_exists, tracking_uri
 from ..tracking.tracker import Tracker, open_tracker
+from ..tracking.versions import Version
 from .inventory import Inventory, RunFiles
 from .listing import manifest_of
 
@@ -33,14 +35,27 @@ class Records:
             TrackingProblem: MLflow does not answer, or refuses.
             UsageProblem: none is named.
         """
-        kept = {k: v for k, v in config.items() if k in TrackingConfig.model_fields}
-        named = TrackingConfig.model_validate(kept)
-        if self._tracking:
-            named = named.model_copy(update={"uri": self._tracking})
+        named = self._named(config)
         if named not in self._opened:
             exists = database_exists(tracking_uri(named, self._root))
             self._opened[named] = open_tracker(named, self._root) if exists else None
         return self._opened[named]
+
+    def versions(self, config: Mapping[str, Any]) -> list[Version]:
+        """Return all versions that are registered in the MLflow of a run's config.
+
+        Raises:
+            TrackingProblem: MLflow does not answer, or refuses.
+        """
+        named = self._named(config)
+        if not database_exists(tracking_uri(named, self._root)):
+            return []
+        return registered_versions(named, self._root, or_none=True)
+
+    def _named(self, config: Mapping[str, Any]) -> TrackingConfig:
+        kept = {k: v for k, v in config.items() if k in TrackingConfig.model_fields}
+        named = TrackingConfig.model_validate(kept)
+        return named.model_copy(update={"uri": self._tracking}) if self._tracking else named
 
 
 def read_configs(inventory: Inventory, runs: list[RunFiles]) -> dict[str, dict[str, Any]]:

@@ -44,9 +44,18 @@ class Removal:
         """Remove all of it.
 
         Raises:
+            UsageProblem: the MLflow of a run's own config has a version of it, or a process has begun to
+                drive a sweep; nothing is removed then.
             Problem: MLflow or the store fails, or another process has begun to train a run; the same
                 command then removes the rest.
         """
+        chosen = {run.folder: run for run in self.runs}
+        configs = {str(config): config for config in self.tracking.values()}  # mostly one
+        for config in configs.values():
+            _refuse_registered(chosen, records.versions(config))
+        for sweep in self.runs:
+            if sweep.is_sweep:  # it has no lock that could be held until it is gone
+                _refuse_held(self.root, sweep, layout.lock_files(self.root.list(sweep.folder)))
         for run in self.runs:
             key = (
                 layout.sweep_address(run.target) if run.is_sweep else layout.run_address(run.target)
@@ -64,6 +73,13 @@ class Removal:
                 _delete_files(self.root, run)
             if not self.root.is_folder:  # the lock's own objects, which it renews until then
                 store.delete(layout.WRITER)
+
+
+def _refuse_held(root: Storage, run: RunFiles, locks: Iterable[str]) -> None:
+    if is_held(root, locks):
+        raise UsageProblem(
+            f"{run.target}: a process is writing it", "stop it with Ctrl-C, or wait for its end"
+        )
 
 
 def _delete_files(root: Storage, run: RunFiles) -> None:
@@ -90,10 +106,7 @@ def plan_removal(
             chosen[each.folder] = each
     _refuse_registered(chosen, versions)
     for run in chosen.values():
-        if is_held(inventory.root, run.locks):
-            raise UsageProblem(
-                f"{run.target}: a process is writing it", "stop it with Ctrl-C, or wait for its end"
-            )
+        _refuse_held(inventory.root, run, run.locks)
     refuse_guides(inventory, chosen)
     configs = read_configs(inventory, list(chosen.values()))
     tracking = {folder: config.get("tracking") or {} for folder, config in configs.items()}

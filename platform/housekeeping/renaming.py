@@ -14,13 +14,14 @@ from ...trainers.checkpoint_names import MANIFEST
 from ...trainers.errors import UsageProblem
 from ..foundation.abort import abort
 from ..foundation.names import check_name
+from ..runs.run_note import renamed
 from ..storage import layout
 from ..storage.errors import local_problem
 from ..storage.store import Storage
 from ..storage.writer_lock import is_held, writer_lock
 from ..tracking.tracker import Tracker
 from ..tracking.versions import Version
-from .inventory import Inventory, RunFiles
+from .inventory import Inventory, RunFiles, split_kind
 from .listing import registered
 from .records import Records, read_configs
 from .removal import refuse_guides
@@ -46,12 +47,16 @@ def rename_run(
         Problem: MLflow or the store fails; the same command then finishes.
     """
     root = inventory.root
+    kind, name = split_kind(name)
     if layout.belongs_to_sweep(name):
         raise UsageProblem(f"{name} belongs to a sweep, which names it", "keep its name")
     old = layout.run_address(name)
     address = layout.run_address(check_name(new, "a run"))
     marker = json.dumps({"from": name, "to": new})
     begun = address.folder in inventory.runs
+    is_run = begun or old.folder in inventory.runs
+    if kind == "sweep" or (not is_run and layout.sweep_address(name).folder in inventory.runs):
+        raise UsageProblem(f"{name} is a sweep, which its trials name", "keep its name")
     if begun and not _is_marked(root, address.folder, marker):
         raise UsageProblem(f"there is a run {new} already", "choose another name")
     if not begun or old.folder in inventory.runs:
@@ -59,13 +64,14 @@ def rename_run(
         if is_held(root, run.locks):
             raise UsageProblem(f"{name}: a process is writing it", "wait for its end")
         refuse_guides(inventory, {run.folder: run})
-        tracker = _tracker(inventory, run, records)  # before anything changes: it may not answer
+        both = [run, inventory.runs[address.folder]] if begun else [run]
+        tracker = _tracker(inventory, both, records)  # before anything changes: it may not answer
         with writer_lock(root.child(run.folder), RENAMING, on_loss=abort):
             _move(root, run, address.folder, marker)
         if not root.is_folder:
             root.delete(old.folder)
     else:
-        tracker = _tracker(inventory, inventory.runs[address.folder], records)
+        tracker = _tracker(inventory, [inventory.runs[address.folder]], records)
     if tracker is not None:
         _rename_record(root, tracker, old, address, new)
         for version in registered(versions).get(name, ()):
@@ -75,8 +81,10 @@ def rename_run(
     root.delete(f"{address.folder}/{layout.MOVING}")
 
 
-def _tracker(inventory: Inventory, run: RunFiles, records: Records) -> Tracker | None:
-    config = read_configs(inventory, [run])[run.folder]
+def _tracker(inventory: Inventory, copies: list[RunFiles], records: Records) -> Tracker | None:
+    """Return the tracker of a run; of one that is half moved either copy may lack its config."""
+    configs = read_configs(inventory, copies).values()
+    config = next((config for config in configs if config), {})
     return records.of(config.get("tracking") or {})
 
 
@@ -106,14 +114,16 @@ def _move(root: Storage, run: RunFiles, folder: str, marker: str) -> None:
 def _rename_record(
     root: Storage, tracker: Tracker, old: layout.RunAddress, new: layout.RunAddress, name: str
 ) -> None:
-    """Change the MLflow run's name, key and addresses; nothing where there is none, or it is done."""
+    """Change the MLflow run's name, key, addresses and note; nothing where there is none, or it is done."""
     tags = tracker.tags_of(old.key)
     if tags is None:
         return
     before, after = root.uri_of(old.folder), root.uri_of(new.folder)
-    addresses = {
+    changed = {
         tag: after + tags[tag].removeprefix(before)
         for tag in (layout.Tag.STORE, layout.Tag.EVALUATION)
         if tags.get(tag, "").startswith(before)
     }
-    tracker.rename(old.key, new.key, name, addresses)
+    if note := tags.get(layout.NOTE_TAG):
+        changed[layout.NOTE_TAG] = renamed(note, layout.run_target(old.folder) or "", name)
+    tracker.rename(old.key, new.key, name, changed)

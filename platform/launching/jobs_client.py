@@ -140,8 +140,8 @@ class JobsClient:
         """
         from ray.util.state import list_nodes
 
-        self._api()  # silences its loggers
         with self._translate_errors():
+            self._api()  # silences its loggers
             return list_nodes(address=self.address, limit=NODE_LIMIT, detail=True)
 
     def is_static(self) -> bool:

@@ -21,7 +21,7 @@ def recipe_file(paths: Sequence[Path], out: Path | None) -> Path:
     if file.exists():
         raise UsageProblem(
             f"{file} exists, and is not overwritten",
-            f"`whipray train {file}` uses it; give another --out, or remove it",
+            f"`whipray train {shlex.quote(str(file))}` uses it; give another --out, or remove it",
         )
     return file
 

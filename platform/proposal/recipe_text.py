@@ -19,7 +19,8 @@ def recipe_text(proposal: Proposal, command: str) -> str:
     Args:
         command: that proposed it.
     """
-    lines = [f"# {line}" for line in _head(proposal, command)]
+    # A folder may have a line break in its name.
+    lines = [f"# {' '.join(line.splitlines())}" for line in _head(proposal, command)]
     for name, value in proposal.values.items():
         if name in OPEN:
             lines.append(f"{name}:")

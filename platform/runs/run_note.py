@@ -81,13 +81,20 @@ def note_of_run(
         metrics: of its evaluation, by `fid/overall`, `fid/overall_low`, ...; None before there is one.
     """
     name = layout.run_target(store.base) or store.base
-    lines = _headline(f"Run {name}", experiment, dataset)
+    lines = _headline(_title(name), experiment, dataset)
     if metrics is None:
         return "\n".join([*lines, "", "Not evaluated yet."])
     report = f"{layout.Artifact.EVALUATION}/{layout.EVALUATION_PAGE}"
     lines += ["", *_table(metrics), "", f"[Report]({run.address_of(report)})", ""]
-    words = ["whipray", "sample", name, "--per-class", "8", "--out", "samples.png"]
+    words = [*_sampling(name), "--per-class", "8", "--out", "samples.png"]
     return "\n".join([*lines, *_command(words, store)])
+
+
+def renamed(note: str, name: str, new: str) -> str:
+    """Return the note of a run that has another name now."""
+    for of in (_title, lambda each: f"{shlex.join(_sampling(each))} "):
+        note = note.replace(of(name), of(new), 1)
+    return note
 
 
 def note_of_sweep(
@@ -112,13 +119,21 @@ def note_of_sweep(
     """
     name = store.base.partition("/")[2]
     keys = ", ".join(f"`{key}`" for key in searched)
-    lines = _headline(f"Sweep {name}", experiment, dataset)
+    lines = _headline(_title(name, "Sweep"), experiment, dataset)
     lines += ["", f"Searched: {keys}; {experiment.tuning.trials} trials.", "", outcome]
     if metrics:
         lines += ["", *_table(metrics)]
     lines += ["", f"[Trials]({run.address_of(layout.Artifact.SWEEP)})", ""]
     words = ["whipray", "sample", f"models:/{experiment.name}@champion", "--out", "samples.png"]
     return "\n".join([*lines, *_command(words, store)])
+
+
+def _title(name: str, kind: str = "Run") -> str:
+    return f"**{kind} {name.translate(SPECIAL)}**"
+
+
+def _sampling(name: str) -> list[str]:
+    return ["whipray", "sample", name]
 
 
 def _headline(title: str, experiment: Experiment, dataset: Mapping[str, Any]) -> list[str]:
@@ -139,7 +154,7 @@ def _headline(title: str, experiment: Experiment, dataset: Mapping[str, Any]) ->
         "Sampling": sampling.label,
     }
     rows = [f"| {key} | {text.translate(SPECIAL)} |" for key, text in facts.items()]
-    return [f"**{title.translate(SPECIAL)}**", "", "| | |", "|---|---|", *rows]
+    return [title, "", "| | |", "|---|---|", *rows]
 
 
 def _table(metrics: Mapping[str, float]) -> list[str]:

@@ -32,7 +32,7 @@ from whipray.platform.housekeeping.renaming import rename_run
 from whipray.platform.runs.rebuild import is_missing
 from whipray.platform.storage.checkpoints import CheckpointStore
 from whipray.platform.storage.config import StorageConfig
-from whipray.platform.storage.layout import Tag, VersionTag, run_address
+from whipray.platform.storage.layout import NOTE_TAG, Tag, VersionTag, run_address
 from whipray.platform.storage.store import Storage
 from whipray.platform.storage.writer_lock import writer_lock
 from whipray.platform.tracking import registry
@@ -66,7 +66,7 @@ def fill(store: Storage, scratch: Path) -> None:
         result = {
             "metrics": {"kid/overall": 0.5, "kid/overall_low": 0.4, "kid/overall_high": 0.6},
             "provenance": {"samples": "aaaa", "images_seen": 256, "reference": "ref1",
-                           "extractor_hash": "net1", "sampler": "ddim", "omega": 1.5},
+                           "extractor_hash": "net1", "agreement_hash": "own1", "sampler": "ddim", "omega": 1.5},
         }  # fmt: skip
         run.write_text("evaluations/e1/report.html", "")
         run.write_text("evaluations/e1/result.json", json.dumps(result))
@@ -233,6 +233,7 @@ def test_a_removed_run_is_gone_from_the_store_and_marked_in_mlflow(root: Storage
         (["free", "s"], "s/3 is registered"),
         (["mine"], "guided is guided by mine"),
         (["nothing"], "no run or sweep nothing"),
+        (["x:free"], "no run or sweep x:free"),
     ],
 )
 def test_a_run_that_is_needed_is_not_removed(root: Storage, names: list[str], what: str) -> None:
@@ -240,6 +241,37 @@ def test_a_run_that_is_needed_is_not_removed(root: Storage, names: list[str], wh
     with pytest.raises(UsageProblem, match=what):
         remove(root, *names)
     assert (root.list(), keys(root)) == (before, recorded)
+
+
+def test_a_version_in_the_mlflow_of_the_run_itself_keeps_it(root: Storage, tmp_path: Path) -> None:
+    """It need not be the one that the command is told of."""
+    uri = f"sqlite:///{tmp_path}/own.db"
+    config = tiny(tracking__uri=uri).model_dump(mode="json")
+    store = root.child("runs/elsewhere")
+    save(CheckpointStore(store), make_checkpoint(tmp_path / "made", 128, config=config))
+    own = open_tracker(TrackingConfig(uri=uri), root)
+    run = own.run("run/elsewhere", "elsewhere", {Tag.KIND: "run"})
+    own.client.create_registered_model("far")
+    tags = {VersionTag.RUN: "elsewhere"}
+    own.client.create_model_version("far", "file:///x", run.run_id, tags=tags)
+    before = root.list()
+    with pytest.raises(UsageProblem, match="elsewhere is registered: models:/far/1"):
+        remove(root, "free", "elsewhere")
+    assert root.list() == before
+
+
+def test_a_sweep_that_is_driven_since_the_question_is_not_removed(root: Storage) -> None:
+    opened(root).client.delete_registered_model("m")
+    removal = plan_removal(Inventory(root), ["s"], versions(root))
+    before = root.list()
+    with (
+        writer_lock_of_another_process(root, "sweeps/s"),
+        pytest.raises(UsageProblem, match="s: a process is writing it"),
+    ):
+        removal.execute(Records(root, None))
+    assert root.list().items() >= before.items()
+    remove(root, "s")
+    assert not root.list("sweeps/s")
 
 
 def test_a_run_that_a_process_is_training_is_neither_removed_nor_renamed(root: Storage) -> None:
@@ -266,23 +298,30 @@ def test_a_name_of_a_run_and_a_sweep_says_which(root: Storage) -> None:
 def test_a_renamed_run_keeps_files_and_record(root: Storage) -> None:
     files = root.child("runs/free").list()
     run_id = opened(root).find("run/free").run_id
+    note = "**Run free**\n\n```\nwhipray sample free --per-class 8\n```"
+    opened(root).client.set_tag(run_id, NOTE_TAG, note)
     rename(root, "free", "new")
     assert root.child("runs/new").list().items() >= files.items()
     run = opened(root).client.get_run(run_id)
     assert run.info.run_name == "new"
     assert run.data.tags[Tag.KEY] == "run/new"
     assert run.data.tags[Tag.STORE] == root.uri_of("runs/new")
+    assert run.data.tags[NOTE_TAG] == note.replace("free", "new")
     tags = {VersionTag.RUN: "new"}
     opened(root).client.create_model_version("m", "file:///x", run_id, tags=tags)
     with pytest.raises(UsageProblem, match="new is registered: models:/m/3"):
         remove(root, "new")
     rename(root, "new", "newer")
     assert versions(root)[0].origin == "newer"
-    rename(root, "newer", "new")
+    rename(root, "run:newer", "new")
+    assert opened(root).client.get_run(run_id).data.tags[Tag.KEY] == "run/new"
     with pytest.raises(UsageProblem, match="there is a run new already"):
         rename(root, "mine", "new")
     with pytest.raises(UsageProblem, match="belongs to a sweep"):
         rename(root, "s/2", "trial")
+    for sweep in ("s", "sweep:s"):
+        with pytest.raises(UsageProblem, match="s is a sweep"):
+            rename(root, sweep, "other")
 
 
 def kill_at(monkeypatch: pytest.MonkeyPatch, step: int) -> Callable[[], bool]:
@@ -354,7 +393,9 @@ def test_a_command_that_was_killed_is_finished_by_the_same_command(
     assert step >= 4
 
 
-def test_an_exported_folder_generates_what_the_run_does(tmp_path: Path) -> None:
+def test_an_exported_folder_generates_what_the_run_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     store, folder = Storage(StorageConfig(uri=str(tmp_path / "store"))), tmp_path / "model"
     quick = {"name": "ddim", "steps": 2}
     train(tiny(training__images=4 * BATCH, sampling__sampler=quick), tmp_path / "store/runs/real")
@@ -368,6 +409,10 @@ def test_an_exported_folder_generates_what_the_run_does(tmp_path: Path) -> None:
     with pytest.raises(UsageProblem, match="no run nothing"):
         export_model(store, None, "nothing", tmp_path / "other")
     assert sorted(tmp_path.iterdir()) == [folder, tmp_path / "store"]
+    (tmp_path / "present").mkdir()
+    monkeypatch.chdir(tmp_path / "present")
+    assert export_model(store, None, "real", Path()) == size
+    assert {path.name for path in Path().iterdir()} == {path.name for path in folder.iterdir()}
 
 
 def later() -> float:
@@ -389,6 +434,7 @@ def test_what_nothing_refers_to_is_found_and_freed(
     }
     kept = {
         "extractors/key/net1/network.safetensors",
+        "extractors/key/own1/network.safetensors",
         "references/ref1/images.safetensors",
         "pretrained/fedcba9876543210/model.safetensors",
     }
@@ -399,14 +445,20 @@ def test_what_nothing_refers_to_is_found_and_freed(
     )
     partial = Path(root.path) / "runs/mine/.x.partial"
     partial.write_text("half")
+    (cached := tmp_path / "cache").mkdir()
+    for name in (f"{'a' * 32}-3x32.npy", "thesis.txt"):
+        (cached / name).write_text("x")
+        os.utime(cached / name, (1, 1))
     before = root.list().keys() - rubbish
-    assert find_garbage(Inventory(root), versions(root)) == []  # too young
+    young = find_garbage(Inventory(root), versions(root))
+    assert [Path(each.name).name for each in young] == [f"{'a' * 32}-3x32.npy"]
     os.utime(partial, (0, 0))
     found = find_garbage(Inventory(root), versions(root), later())
     for each in found:
         each.free(root)
     assert root.list().keys() == before
     assert not partial.exists()
+    assert [path.name for path in cached.iterdir()] == ["thesis.txt"]
     assert find_garbage(Inventory(root), versions(root), later()) == []
 
 

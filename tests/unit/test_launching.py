@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from support.servers import free_port
 from support.training import tiny
 
 from whipray.platform.config.experiment import Experiment, load_experiment
@@ -14,7 +15,7 @@ from whipray.platform.config.layers import Layer
 from whipray.platform.config.space_files import load_space
 from whipray.platform.config.tracking import TrackingConfig
 from whipray.platform.launching import package
-from whipray.platform.launching.jobs_client import JobsClient
+from whipray.platform.launching.jobs_client import ClusterProblem, JobsClient
 from whipray.platform.launching.shared_config import shared_store, shared_tracking
 from whipray.platform.launching.tasks import RECIPE, SPACE, evaluate_task, sweep_task, train_task
 from whipray.platform.storage.config import StorageConfig
@@ -100,6 +101,11 @@ def test_a_cluster_is_known_by_its_dashboard(
 def test_what_is_no_address_is_refused(given: str, what: str) -> None:
     with pytest.raises(UsageProblem, match=what):
         JobsClient(given)
+
+
+def test_the_room_of_a_cluster_that_does_not_answer_is_a_problem_of_two_lines() -> None:
+    with pytest.raises(ClusterProblem, match="no Ray cluster answers"):
+        JobsClient(f"http://127.0.0.1:{free_port()}").room(1, 0)
 
 
 def test_a_store_of_this_machine_is_refused() -> None:

@@ -83,7 +83,7 @@ MANY = {f"class {i:04d}": 1280 - i for i in range(1000)}
     ids=["laptop", "eight GPUs", "hopeless", "small images", "cluster", "long lists"],
 )
 def test_the_file_is_short_and_is_the_proposal(proposal: Proposal, tmp_path: Path) -> None:
-    text = recipe_text(proposal, "whipray init pictures")
+    text = recipe_text(proposal, "whipray init 'pict\nures: of a folder with a line break'")
     assert text.count("\n") <= MOST_LINES == 30
     (tmp_path / "mine.yaml").write_text(text)
     from_file = load_experiment(str(tmp_path / "mine.yaml"), [])
@@ -240,6 +240,16 @@ def test_train_shows_where_each_value_is_from(photos: Path, monkeypatch: Any, ca
     assert "# command line" in lines["image_size"]
     assert "run          photos" in shown.err
     assert not Path("whipray-runs").exists()
+
+
+def test_what_cannot_be_is_refused_before_anything_is_measured(
+    photos: Path, monkeypatch: Any, capsys: Any
+) -> None:
+    assert run(monkeypatch, "train", f"{photos}/", "--run", "a b") == 2
+    assert capsys.readouterr().err.startswith("error: 'a b' cannot be the name of a run\n")
+    assert run(monkeypatch, "train", "photos/", "--on", "http://127.0.0.1:1") == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: data.root=photos/ is relative, and no node of the cluster has")
 
 
 def test_a_bare_name_is_a_recipes(photos: Path) -> None:

@@ -109,6 +109,17 @@ def test_the_search_ends_at_the_repository_and_at_home(project: Path, tmp_path: 
         (tmp_path.parent / "whipray.toml").unlink()
 
 
+def test_a_present_folder_that_was_removed_has_no_file(
+    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path / ".config/whipray/config.toml", on="http://head:8265")
+    (project / "gone").mkdir()
+    monkeypatch.chdir(project / "gone")
+    (project / "gone").rmdir()
+    assert (given := setting("on")) is not None
+    assert given.value == "http://head:8265"
+
+
 def test_a_cluster_s_job_reads_no_file(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(project / "whipray.toml", storage="s3://project")
     monkeypatch.setenv("WHIPRAY_JOB", "job")

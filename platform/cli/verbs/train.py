@@ -48,7 +48,8 @@ def train(
     default = Path(recipe).stem
     if names_pictures(recipe):
         default = name_of_pictures(recipe)
-        start = layer_of_pictures(recipe, run or default, store, on)
+        given = check_name(default if run is None else run, "a run")  # before a step is measured
+        start = layer_of_pictures(recipe, given, store, on)
     resolved = load_experiment(start, store.overrides(overrides or []))
     experiment = resolved.value
     name = check_name(default if run is None else run, "a run")
