@@ -10,7 +10,7 @@ from rich.table import Table
 from ..foundation.text import size_in_words
 from ..housekeeping.garbage import Garbage
 from ..housekeeping.listing import Entry
-from .consoles import plain_table, stderr_console, stdout_console
+from .consoles import plain_table, stdout_console
 
 MISSING = "–"
 
@@ -67,7 +67,7 @@ def print_details(document: Mapping[str, Any]) -> None:
     parts = ", ".join(f"{part} {size_in_words(size)}" for part, size in document["parts"].items())
     print_pairs({"parts": parts})
     for page in document["pages"]:
-        stderr_console.print(f"page    {page}")
+        print_pairs({"page": page})
 
 
 def print_pairs(pairs: Mapping[str, Any]) -> None:
