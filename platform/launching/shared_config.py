@@ -6,7 +6,8 @@ import os
 from collections.abc import Sequence
 
 from ...trainers.errors import UsageProblem
-from ..config.experiment import Experiment, with_values
+from ..config.experiment import WHERE_DATA_LIE, Experiment, with_values
+from ..config.layers import flatten
 from ..config.paths import relative_paths
 from ..config.tracking import TrackingConfig
 from ..foundation.addresses import check_no_secret
@@ -46,6 +47,15 @@ def check_paths(relative: Sequence[tuple[str, str]]) -> None:
             f"set {key} to an absolute path at which every node has it"
             + (" or, with data.download, may write it" if key == "data.root" else ""),
         )
+
+
+def describe_data_paths(experiment: Experiment) -> str | None:
+    """Return what every node must have at the same path; None for data that lie nowhere."""
+    values = {f"data.{key}": value for key, value in flatten(experiment.data).items()}
+    paths = [f"{key}={values[key]}" for key in WHERE_DATA_LIE if isinstance(values.get(key), str)]
+    if not paths:
+        return None
+    return f"{', '.join(paths)}, on every node: copy it there first, or mount it"
 
 
 def shared_store(config: StorageConfig) -> StorageConfig:

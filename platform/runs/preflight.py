@@ -21,7 +21,7 @@ from ...trainers.data import DataConfig, Splits
 from ...trainers.data.decoding import UNREAD
 from ...trainers.data.identity import DataIdentity
 from ...trainers.disk import cache_folder
-from ...trainers.errors import CheckpointProblem, Problem, UsageProblem, combine
+from ...trainers.errors import CheckpointProblem, DataProblem, Problem, UsageProblem, combine
 from ..compute.gpus import check_gpus
 from ..config.experiment import CHANGEABLE_ON_RESUME, Experiment
 from ..config.layers import flatten
@@ -29,6 +29,7 @@ from ..evaluation.evaluate import check_groups
 from ..evaluation.extractors import check_extractor, check_own_classes, choose
 from ..evaluation.extractors.base import OnPhase
 from ..evaluation.metrics import METRIC_OF
+from ..foundation.job import in_cluster_job
 from ..storage.checkpoints import CheckpointStore
 from ..storage.store import Storage
 
@@ -132,7 +133,13 @@ def check_batch(subject: Subject) -> None:
 
 def check_data(subject: Subject) -> None:
     """Check that the training images can be read, and that every class has some."""
-    subject.load(subject.experiment.data)
+    try:
+        subject.load(subject.experiment.data)
+    except DataProblem as problem:
+        if not in_cluster_job():
+            raise
+        fix = "a job reads images on its nodes: copy them to this path on every node, or mount it"
+        raise DataProblem(problem.what, f"{problem.fix}; {fix}") from problem
 
 
 def check_reference(subject: Subject) -> None:

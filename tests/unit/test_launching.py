@@ -16,7 +16,11 @@ from whipray.platform.config.space_files import load_space
 from whipray.platform.config.tracking import TrackingConfig
 from whipray.platform.launching import package
 from whipray.platform.launching.jobs_client import ClusterProblem, JobsClient
-from whipray.platform.launching.shared_config import shared_store, shared_tracking
+from whipray.platform.launching.shared_config import (
+    describe_data_paths,
+    shared_store,
+    shared_tracking,
+)
 from whipray.platform.launching.tasks import RECIPE, SPACE, evaluate_task, sweep_task, train_task
 from whipray.platform.storage.config import StorageConfig
 from whipray.platform.tuning.sweep_identity import identity_of
@@ -35,6 +39,14 @@ def _bare(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def on_a_cluster() -> Experiment:
     return tiny(storage__uri="s3://bucket/runs", tracking__uri="http://mlflow:5000")
+
+
+def test_a_launch_says_what_every_node_must_have() -> None:
+    assert describe_data_paths(on_a_cluster()) is None
+    layer = Layer("test", {"data": {"source": "folder", "root": "/photos"}})
+    experiment = load_experiment("digits-demo", [], [layer]).value
+    said = describe_data_paths(experiment)
+    assert said == "data.root=/photos, on every node: copy it there first, or mount it"
 
 
 def test_the_staged_code_runs_by_itself_and_is_all_that_is_sent(tmp_path: Path) -> None:

@@ -290,6 +290,17 @@ def test_a_reference_that_cannot_be_used_is_told_before_the_training(
     assert any(says in line for line in found(own(), dry_run=False))
 
 
+def test_a_job_that_has_not_the_images_is_told_how_to_bring_them(
+    photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.rmtree(photos)
+    monkeypatch.setenv("WHIPRAY_JOB", "job-1")
+    with pytest.raises(Problem) as caught:
+        check_training(SingleRun("mine", own()).subject(dry_run=True), (preflight.check_data,))
+    assert "no such folder" in caught.value.what
+    assert "copy them to this path on every node" in caught.value.fix
+
+
 def test_few_real_images_are_no_obstacle_unless_label_agreement_ranks(photos: Path) -> None:
     damage_reference("one image")(photos)
     imagenet = own(evaluation__features={"extractor": "imagenet"})

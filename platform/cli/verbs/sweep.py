@@ -82,12 +82,15 @@ def sweep(
     planned.on_note = stderr_console.print
     experiment = resolved.value
     if on:
+        from ...launching.shared_config import describe_data_paths
         from ...launching.tasks import sweep_task
         from ..remote import outlook, send
 
         task = sweep_task(planned.name, experiment, planned.space, resume)
         problems = planned.find_problems(planned.subject(dry_run=True), ELSEWHERE)
         plan = _plan(planned, resume)
+        if paths := describe_data_paths(experiment):
+            plan["data"] = paths
         if not dry_run:
             if problems:
                 raise combine(problems)

@@ -57,10 +57,13 @@ def train(
     single = SingleRun(name, experiment, stderr_console.print)
     problems: list[Problem] = []
     if on:
+        from ...launching.shared_config import describe_data_paths
         from ...launching.tasks import train_task
         from ..remote import outlook, send
 
         task = train_task(name, experiment)
+        if paths := describe_data_paths(experiment):
+            facts["data"] = paths
         problems = find_problems(single.subject(dry_run=True), ELSEWHERE)
         if not dry_run:
             if problems:
