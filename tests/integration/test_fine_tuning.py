@@ -84,7 +84,7 @@ class Lab:
     def register(self, plan: Plan, sampling: SamplingConfig, name: str = "digits") -> Version:
         checkpoint = CheckpointStore(plan.store).latest()
         assert checkpoint
-        return register(self.tracker, plan.run, plan.store, checkpoint, sampling, name, {})
+        return register(self.tracker, plan.run, plan.store, checkpoint, sampling, name, {}, str)
 
     def tags(self, run: Run) -> dict[str, str]:
         found = self.tracker.client.get_run(run.run_id).data.tags

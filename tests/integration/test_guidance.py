@@ -181,7 +181,7 @@ def test_a_registered_model_carries_its_guide(
     tracker = open_tracker(run.experiment.tracking, store)
     parent = tracker.find(run.key)
     name = f"guided-{guide}"
-    version = register(tracker, parent, run.store, run.checkpoint, sampling, name, {})
+    version = register(tracker, parent, run.store, run.checkpoint, sampling, name, {}, str)
     with find_target(store, None, "a", guided_by(guide)).evaluator(quiet) as evaluator:
         shards = evaluator.inputs.shards(sampling, seed=5)
         expected = evaluator.pipeline.shard_worker.generate(shards[0])
