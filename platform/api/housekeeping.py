@@ -144,11 +144,14 @@ def collect_garbage(
     Returns:
         the document that `whipray runs gc --json` prints.
     """
+    from ..config.tracking import TrackingConfig
     from ..housekeeping.garbage import find_garbage
     from ..housekeeping.inventory import Inventory
+    from ..tracking.records import known_versions
 
     inventory = Inventory(open_store(storage))
-    garbage = find_garbage(inventory, _versions(inventory.root, tracking))
+    versions = known_versions(TrackingConfig(uri=tracking), inventory.root)
+    garbage = find_garbage(inventory, versions)
     if free:
         for each in garbage:
             each.free(inventory.root)

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from typing import Any
 
+from ..config.layers import flatten
 from ..storage import layout
 from ..tracking.versions import Version
 from .inventory import Inventory, RunFiles
@@ -66,7 +67,7 @@ def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
     own = {
         f"{section}.{key}": value
         for section in OWN_PARAMETERS
-        for key, value in (config.get(section) or {}).items()
+        for key, value in flatten(config.get(section) or {}).items()
         if key not in ("name", "source") and value is not None
     }
     return {word: value for word, value in {**deciding, **own}.items() if value is not None}

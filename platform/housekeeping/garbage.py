@@ -58,13 +58,13 @@ class Garbage:
 
 
 def find_garbage(
-    inventory: Inventory, versions: Iterable[Version], now: float | None = None
+    inventory: Inventory, versions: Iterable[Version] | None, now: float | None = None
 ) -> list[Garbage]:
     """Return what nothing refers to, in the store and in this machine's cache.
 
     Args:
         inventory: of the store.
-        versions: all that are registered, whose guides are kept.
+        versions: all that are registered, whose guides are kept; None where it is not known.
         now: seconds since the epoch; None: the present.
     """
     now = time.time() if now is None else now
@@ -74,7 +74,9 @@ def find_garbage(
 class _Store:
     """Searches a store."""
 
-    def __init__(self, inventory: Inventory, versions: Iterable[Version], now: float) -> None:
+    def __init__(
+        self, inventory: Inventory, versions: Iterable[Version] | None, now: float
+    ) -> None:
         self.inventory, self.versions, self.now = inventory, versions, now
         runs = inventory.runs.values()
         self.held = {run.folder for run in runs if is_held(inventory.root, run.locks)}
@@ -136,7 +138,7 @@ class _Store:
 
     def _texts(self) -> list[str] | None:
         """Return all texts in which a model may be named by its content; None where there may be more."""
-        if os.environ.get(layout.STUDY_VARIABLE):
+        if self.versions is None or os.environ.get(layout.STUDY_VARIABLE):
             return None  # trials of a database name guides, too
         names = [name for name in self.inventory.files if layout.may_name_models(name)]
         read = [self.inventory.root.read_text(name) for name in names]

@@ -64,6 +64,16 @@ def registered_versions(
     return [v for name in registry.names(tracker) for v in registry.versions(tracker, name)]
 
 
+def known_versions(config: TrackingConfig, storage: Storage) -> list[Version] | None:
+    """Return the same; None where nothing is recorded and no MLflow is named, so that it is not known."""
+    try:
+        return registered_versions(config, storage)
+    except UsageProblem:
+        if config.uri or named_uri():
+            raise
+        return None
+
+
 def read_versions(database: Path) -> list[Version] | None:
     """Return the versions of all models, by name, the newest of each first.
 

@@ -454,6 +454,10 @@ def test_what_nothing_refers_to_is_found_and_freed(
     assert [Path(each.name).name for each in young] == [f"{'a' * 32}-3x32.npy"]
     os.utime(partial, (0, 0))
     found = find_garbage(Inventory(root), versions(root), later())
+    unknown = find_garbage(Inventory(root), None, later())  # which versions there are
+    assert {each.kind for each in found} - {each.kind for each in unknown} == {
+        "model that no run starts from or is guided by"
+    }
     for each in found:
         each.free(root)
     assert root.list().keys() == before

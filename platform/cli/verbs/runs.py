@@ -164,12 +164,15 @@ def gc(store: StoreOptions, yes: Yes = False, as_json: Json = False) -> None:
     last 24 hours.
     """
     from ...api.documents import garbage_document
+    from ...config.tracking import TrackingConfig
     from ...foundation.text import size_in_words
     from ...housekeeping.garbage import find_garbage
+    from ...tracking.records import known_versions
     from ..run_tables import garbage_table
 
     inventory = _inventory(store)
-    garbage = find_garbage(inventory, store.registered_versions(or_none=True))
+    versions = known_versions(TrackingConfig(uri=store.tracking), inventory.root)
+    garbage = find_garbage(inventory, versions)
     size = sum(each.bytes for each in garbage)
     if not as_json and garbage:
         stdout_console.print(garbage_table(garbage))
