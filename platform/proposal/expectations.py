@@ -58,7 +58,7 @@ def expect(
             )
         elif schedule.images < PUBLISHED / 100 and size >= SIDE:
             yield (
-                "expect the colours and textures of each class, and nothing that looks like a photograph: "
+                "expect the colours, textures and rough shapes of each class, no photographs: "
                 f"models that do so saw {PUBLISHED:,} images, with larger networks; this one would see "
                 f"them in {_hours(PUBLISHED * each)} here"
             )
