@@ -42,7 +42,8 @@ def setting(key: str, *variables: str) -> Setting | None:
         variables: names of environment variables; if one is set, it holds.
 
     Raises:
-        UsageProblem: a file that cannot be read, an unknown key, or a value that is no text or holds a secret.
+        UsageProblem: a file that cannot be read or is another user's, an unknown key, or a value that is no
+            text or holds a secret.
     """
     if in_cluster_job() or any(os.environ.get(name) for name in variables):
         return None
@@ -58,6 +59,7 @@ def _files() -> Iterator[Path]:
     home = Path(os.path.expanduser("~"))  # there may be none, for which Path raises
     for folder in _present_folders():
         if os.path.isfile(folder / FILE):  # False where it may not be looked at
+            _check_owner(folder / FILE)
             yield folder / FILE
             break
         if folder == home or os.path.exists(folder / ".git"):
@@ -66,6 +68,19 @@ def _files() -> Iterator[Path]:
     user = (Path(configured) if configured else home / ".config") / "whipray/config.toml"
     if os.path.isfile(user):
         yield user
+
+
+def _check_owner(file: Path) -> None:
+    """Refuse another user's file above the present folder: in /tmp it would choose everybody's store.
+
+    Raises:
+        UsageProblem: it is one.
+    """
+    if file.parent != Path.cwd() and file.stat().st_uid not in (0, os.geteuid()):
+        raise UsageProblem(
+            f"{file}: belongs to another user, and is above this folder",
+            "copy it into this folder if you mean it, or work elsewhere",
+        )
 
 
 def _present_folders() -> list[Path]:

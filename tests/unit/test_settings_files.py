@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from whipray.platform.cli import options
 from whipray.platform.cli.stores import StoreOptions, options_of
 from whipray.platform.config.experiment import load_experiment
 from whipray.platform.config.tracking import TrackingConfig
-from whipray.platform.foundation.settings import KEYS, setting
+from whipray.platform.foundation.settings import KEYS, Setting, setting
 from whipray.platform.storage.config import StorageConfig
 from whipray.platform.storage.store import Storage
 from whipray.platform.tracking.server import tracking_uri
@@ -161,3 +162,15 @@ def test_the_page_lists_every_key() -> None:
     page = Path(__file__).parents[2] / "docs/configuration.md"
     rows = page.read_text().partition("## Settings files")[2].partition("\n## ")[0]
     assert [key for key in KEYS if f"| `{key}` |" not in rows] == []
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
+def test_a_file_of_another_user_above_is_refused(project: Path) -> None:
+    file = write(project / "whipray.toml", storage="s3://theirs")
+    os.chown(file, 12345, -1)
+    with pytest.raises(UsageProblem) as caught:
+        setting("storage")
+    assert "belongs to another user" in caught.value.what
+    beside = write(Path("whipray.toml"), storage="s3://seen")
+    os.chown(beside, 12345, -1)  # whoever works in its folder has seen it
+    assert setting("storage") == Setting("s3://seen", beside.absolute())
