@@ -52,6 +52,10 @@ RESTORE = "restore it from a copy or an older version of the object, or begin un
 
 log = logging.getLogger(__name__)
 
+_own: set[tuple[int, int]] = set()
+"""Device and inode of the files that this process has locked: closing any other descriptor of one would release
+the lock, which belongs to the process."""
+
 
 class FileLock:
     """A lock file; the kernel releases it when the process that holds it ends.
@@ -61,11 +65,13 @@ class FileLock:
         action: what the holder does: "is driving this sweep".
 
     Raises:
-        UsageProblem: another process holds it.
+        UsageProblem: another process holds it, or this one already.
         StorageProblem: the file cannot be opened.
     """
 
     def __init__(self, path: Path, action: str) -> None:
+        if _identity(path) in _own:
+            raise _held("this process", action, f" (it holds {path})")
         try:
             self._file = os.open(path, os.O_CREAT | os.O_RDWR, 0o666)
         except OSError as error:
@@ -78,9 +84,13 @@ class FileLock:
             raise _held(_describe(who), action, f" (it holds {path})") from error
         os.truncate(self._file, 0)
         os.pwrite(self._file, _this_process().encode(), 0)
+        status = os.fstat(self._file)
+        self._identity = (status.st_dev, status.st_ino)
+        _own.add(self._identity)
 
     def release(self) -> None:
         """Let another process have it."""
+        _own.discard(self._identity)
         os.close(self._file)
 
 
@@ -248,7 +258,9 @@ def is_held(root: Storage, names: Iterable[str]) -> bool:
 
 
 def _is_locked(path: Path) -> bool:
-    """Return whether another process has locked a file, as `FileLock` does."""
+    """Return whether a process has locked a file, as `FileLock` does."""
+    if _identity(path) in _own:
+        return True
     asked = struct.pack("hhqqi", fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)  # Linux's struct flock
     try:
         with path.open("rb") as file:
@@ -256,6 +268,15 @@ def _is_locked(path: Path) -> bool:
     except OSError:  # gone, or a file system without locks
         return False
     return int(answer[0]) != fcntl.F_UNLCK
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """Return a file's device and inode; None where there is no file."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
 
 
 def read_consecutive(

@@ -19,7 +19,7 @@ from whipray.platform.storage.config import StorageConfig
 from whipray.platform.storage.errors import MissingObject, StorageProblem
 from whipray.platform.storage.s3 import environment as s3_environment
 from whipray.platform.storage.store import Storage
-from whipray.platform.storage.writer_lock import FileLock
+from whipray.platform.storage.writer_lock import FileLock, is_held
 from whipray.trainers.disk import DiskProblem, save_tensors
 from whipray.trainers.errors import UsageProblem
 from whipray.trainers.integrity import save_arrays
@@ -277,3 +277,20 @@ def test_a_folder_that_cannot_be_written_is_said_so(small_disk: Path) -> None:
     with pytest.raises(StorageProblem, match=r"new\.txt: permission denied"):
         storage.write_text("new.txt", "hello")
     assert storage.read_text("note.txt") == "hello"
+
+
+def test_a_lock_outlives_questions_and_rivals_of_its_own_process(tmp_path: Path) -> None:
+    root, path = Storage(StorageConfig(uri=str(tmp_path))), tmp_path / "writer.lock"
+    code = f"import fcntl; fcntl.lockf(open({str(path)!r}, 'r+'), fcntl.LOCK_EX | fcntl.LOCK_NB)"
+
+    def another_process_gets_it() -> bool:
+        return subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+    lock = FileLock(path, "is training this run")
+    assert is_held(root, ["writer.lock"])
+    with pytest.raises(UsageProblem, match="this process is training this run"):
+        FileLock(path, "is training this run")
+    assert not another_process_gets_it()
+    lock.release()
+    assert not is_held(root, ["writer.lock"])
+    assert another_process_gets_it()
