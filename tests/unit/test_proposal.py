@@ -157,7 +157,7 @@ def test_what_not_to_expect_is_said() -> None:
 
     fine = warnings(inspection({"cat": 100, "dog": 90}), step=0.05)
     assert "too small" not in fine
-    assert "nothing that looks like a photograph" in fine
+    assert "rough shapes of each class, no photographs" in fine
     hopeless = warnings(inspection(short=256), step=20.0, size=256)
     assert "expect noise and blotches" in hopeless
     assert f"from about {textures_from(256):,}" in hopeless
