@@ -28,7 +28,9 @@ def runs(*, storage: Storage | str | None = None, tracking: str | None = None) -
     from ..housekeeping.listing import list_runs
 
     inventory = Inventory(open_store(storage))
-    return runs_document(inventory, list_runs(inventory, _versions(inventory.root, tracking)))
+    return runs_document(
+        inventory, list_runs(inventory, _known_versions(inventory.root, tracking) or [])
+    )
 
 
 def show_run(
@@ -51,7 +53,7 @@ def show_run(
     from ..housekeeping.inventory import Inventory
 
     inventory = Inventory(open_store(storage))
-    return describe(inventory, inventory.find(run), _versions(inventory.root, tracking))
+    return describe(inventory, inventory.find(run), _known_versions(inventory.root, tracking) or [])
 
 
 def remove_runs(
@@ -76,7 +78,7 @@ def remove_runs(
     from ..housekeeping.removal import plan_removal
 
     inventory = Inventory(open_store(storage))
-    removal = plan_removal(inventory, list(runs), _versions(inventory.root, tracking))
+    removal = plan_removal(inventory, list(runs), _known_versions(inventory.root, tracking) or [])
     removal.execute(Records(inventory.root, tracking))
     return removal_document(removal)
 
@@ -101,7 +103,9 @@ def rename_run(
 
     inventory = Inventory(open_store(storage))
     records = Records(inventory.root, tracking)
-    renaming.rename_run(inventory, run, new, records, _versions(inventory.root, tracking))
+    renaming.rename_run(
+        inventory, run, new, records, _known_versions(inventory.root, tracking) or []
+    )
 
 
 def export_model(
@@ -144,23 +148,20 @@ def collect_garbage(
     Returns:
         the document that `whipray runs gc --json` prints.
     """
-    from ..config.tracking import TrackingConfig
     from ..housekeeping.garbage import find_garbage
     from ..housekeeping.inventory import Inventory
-    from ..tracking.records import known_versions
 
     inventory = Inventory(open_store(storage))
-    versions = known_versions(TrackingConfig(uri=tracking), inventory.root)
-    garbage = find_garbage(inventory, versions)
+    garbage = find_garbage(inventory, _known_versions(inventory.root, tracking))
     if free:
         for each in garbage:
             each.free(inventory.root)
     return garbage_document(garbage, free)
 
 
-def _versions(root: Storage, tracking: str | None) -> list[Version]:
-    """Return all registered versions; none where nothing was recorded yet."""
+def _known_versions(root: Storage, tracking: str | None) -> list[Version] | None:
+    """Return all registered versions; None where nothing was recorded yet."""
     from ..config.tracking import TrackingConfig
-    from ..tracking.records import registered_versions
+    from ..tracking.records import known_versions
 
-    return registered_versions(TrackingConfig(uri=tracking), root, or_none=True)
+    return known_versions(TrackingConfig(uri=tracking), root)

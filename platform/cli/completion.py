@@ -114,7 +114,7 @@ def _targets(incomplete: str) -> Iterable[str]:
         return
     from .stores import StoreOptions
 
-    for version in StoreOptions().registered_versions(or_none=True):
+    for version in StoreOptions().known_versions() or []:
         yield version.uri
         yield from (f"models:/{version.name}@{alias}" for alias in version.aliases)
 

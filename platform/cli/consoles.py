@@ -21,6 +21,9 @@ from ..foundation.text import cut, printable
 SCHEMA = 1
 """Version of all JSON documents; raised when a key is removed or changes its meaning."""
 
+MISSING = "–"
+"""In a table, where there is no value."""
+
 LOG_WIDTH = 200
 """Width of tables in a file or a pipe, where nothing has to be cut to fit a screen."""
 

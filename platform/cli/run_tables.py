@@ -10,9 +10,7 @@ from rich.table import Table
 from ..foundation.text import size_in_words
 from ..housekeeping.garbage import Garbage
 from ..housekeeping.listing import Entry
-from .consoles import plain_table, stdout_console
-
-MISSING = "–"
+from .consoles import MISSING, plain_table, stdout_console
 
 
 def runs_table(entries: Iterable[Entry]) -> Table:

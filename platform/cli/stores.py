@@ -115,16 +115,23 @@ class StoreOptions:
 
         return open_existing_tracker(TrackingConfig(uri=self.tracking), self.open())
 
-    def registered_versions(self, or_none: bool = False) -> list[Version]:
+    def registered_versions(self) -> list[Version]:
         """Return all registered versions, by name, the newest of each first; without MLflow if possible.
 
-        Args:
-            or_none: return none where nothing is recorded, in place of an error.
+        Raises:
+            UsageProblem: nothing is recorded yet.
         """
         from ..config.tracking import TrackingConfig
         from ..tracking.records import registered_versions
 
-        return registered_versions(TrackingConfig(uri=self.tracking), self.open(), or_none)
+        return registered_versions(TrackingConfig(uri=self.tracking), self.open())
+
+    def known_versions(self) -> list[Version] | None:
+        """Return the same; None where nothing is recorded and no MLflow is named."""
+        from ..config.tracking import TrackingConfig
+        from ..tracking.records import known_versions
+
+        return known_versions(TrackingConfig(uri=self.tracking), self.open())
 
     def has_recorded_runs(self) -> bool:
         """Return whether MLflow has a run of Whipray's."""

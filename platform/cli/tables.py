@@ -18,9 +18,8 @@ from ..evaluation.compare import Comparison
 from ..evaluation.goal import Goal
 from ..evaluation.pages.content import CurvePoint
 from ..evaluation.pages.settings import Settings
-from .consoles import plain_table
+from .consoles import MISSING, plain_table
 
-MISSING = "–"
 GUIDANCE: TypeAdapter[GuidanceConfig] = TypeAdapter(AnyGuidance)
 SAMPLER: TypeAdapter[SamplerConfig] = TypeAdapter(AnySampler)
 GAP = 2

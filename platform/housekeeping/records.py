@@ -8,7 +8,7 @@ from typing import Any
 from ..config.tracking import TrackingConfig
 from ..storage import layout
 from ..storage.store import Storage
-from ..tracking.records import registered_versions
+from ..tracking.records import known_versions
 from ..tracking.server import database_exists, tracking_uri
 from ..tracking.tracker import Tracker, open_tracker
 from ..tracking.versions import Version
@@ -50,7 +50,7 @@ class Records:
         named = self._named(config)
         if not database_exists(tracking_uri(named, self._root)):
             return []
-        return registered_versions(named, self._root, or_none=True)
+        return known_versions(named, self._root) or []
 
     def _named(self, config: Mapping[str, Any]) -> TrackingConfig:
         kept = {k: v for k, v in config.items() if k in TrackingConfig.model_fields}

@@ -8,14 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from ...trainers.data.folder import Folder, SplitFolders, find_splits
-from ...trainers.data.folder_scan import (
-    MADE_BY_SYSTEMS,
-    SUFFIXES,
-    Scan,
-    entries_of,
-    made_by_system,
-    scan_images,
-)
+from ...trainers.data.folder_scan import BESIDE, SUFFIXES, Scan, class_folders, scan_images
 from ...trainers.data.packed import Indices
 from ...trainers.data.report import LISTED, counted, listed, shown
 from ...trainers.data.split_names import REFERENCE, TRAIN
@@ -37,7 +30,7 @@ def list_folder(config: Folder) -> Listing:
     findings = list(_of_splits(splits))
     scan = Scan()
     present = {
-        split: _class_folders(folder, splits.reference, scan) for split, folder in folders.items()
+        split: class_folders(folder, splits.reference, scan) for split, folder in folders.items()
     }
     names = config.class_order or sorted(set().union(*present.values()))
     for split, own in present.items():
@@ -72,20 +65,6 @@ def list_folder(config: Folder) -> Listing:
         read,
         tuple(findings),
     )
-
-
-def _class_folders(folder: Path, reference: Path | None, scan: Scan) -> list[str]:
-    """Return the names of the class folders; what lies beside them is counted in `scan`."""
-    names = []
-    for entry in entries_of(folder):
-        if not entry.is_dir():
-            if Path(entry.name).suffix.lower() in SUFFIXES:
-                scan.leave_out("beside the folders of the classes", entry.name)
-        elif entry.name in MADE_BY_SYSTEMS:
-            scan.leave_out(made_by_system(entry.name), entry.name)
-        elif folder / entry.name != reference:
-            names.append(entry.name)
-    return names
 
 
 def _of_splits(splits: SplitFolders) -> Iterator[Finding]:
@@ -156,7 +135,7 @@ def _of_layout(
     root: Path, scan: Scan, names: tuple[str, ...] | list[str], images: int
 ) -> Iterator[Finding]:
     """Yield what is odd about the folders themselves."""
-    beside = scan.left_out["beside the folders of the classes"]
+    beside = scan.left_out[BESIDE]
     if not names:
         text = f"{shown(root)} has no folder in it"
         if beside:

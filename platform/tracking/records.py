@@ -35,26 +35,18 @@ ORDER BY v.name, v.version DESC
 HAS_RUNS = "SELECT EXISTS (SELECT 1 FROM tags WHERE key = ?)"
 
 
-def registered_versions(
-    config: TrackingConfig, storage: Storage, or_none: bool = False
-) -> list[Version]:
+def registered_versions(config: TrackingConfig, storage: Storage) -> list[Version]:
     """Return all registered versions, by name, the newest of each first; by MLflow if need be.
 
     Args:
         config: names MLflow.
         storage: the store's top.
-        or_none: return none where nothing is recorded and no MLflow is named, in place of an error.
 
     Raises:
         UsageProblem: nothing is recorded yet.
         TrackingProblem: MLflow does not answer, or refuses.
     """
-    try:
-        database = existing_database(config, storage)
-    except UsageProblem:
-        if or_none and not (config.uri or named_uri()):
-            return []
-        raise
+    database = existing_database(config, storage)
     if database is not None and (versions := read_versions(database)) is not None:
         return versions
     from . import registry
@@ -67,11 +59,12 @@ def registered_versions(
 def known_versions(config: TrackingConfig, storage: Storage) -> list[Version] | None:
     """Return the same; None where nothing is recorded and no MLflow is named, so that it is not known."""
     try:
-        return registered_versions(config, storage)
+        existing_database(config, storage)
     except UsageProblem:
         if config.uri or named_uri():
             raise
         return None
+    return registered_versions(config, storage)
 
 
 def read_versions(database: Path) -> list[Version] | None:

@@ -13,7 +13,15 @@ import numpy as np
 from ..errors import DataProblem
 from .decoding import EncodedImages
 from .encoded_config import EncodedConfig
-from .folder_scan import MADE_BY_SYSTEMS, SUFFIXES, Scan, entries_of, made_by_system, scan_images
+from .folder_scan import (
+    MADE_BY_SYSTEMS,
+    SUFFIXES,
+    Scan,
+    class_folders,
+    entries_of,
+    is_image,
+    scan_images,
+)
 from .report import Note, listed, raise_together, shown
 from .source import Splits
 from .split_names import REFERENCE, TRAIN
@@ -122,28 +130,16 @@ def _has_folders(folder: os.DirEntry[str]) -> bool:
 
 
 def _has_images(folder: os.DirEntry[str]) -> bool:
-    return any(map(_is_image, entries_of(Path(folder.path))))
-
-
-def _is_image(entry: os.DirEntry[str]) -> bool:
-    return Path(entry.name).suffix.lower() in SUFFIXES and not entry.is_dir()
+    return any(map(is_image, entries_of(Path(folder.path))))
 
 
 def _class_folders(folder: Path, reference: Path | None, scan: Scan) -> list[str]:
-    """Return the names of the class folders; other files are counted in `scan`.
+    """Return what `class_folders` does, where there are some.
 
-    Args:
-        reference: a folder that is no class, if it is among them.
+    Raises:
+        DataProblem: there are none, or all are named as splits.
     """
-    names = []
-    for entry in entries_of(folder):
-        if not entry.is_dir():
-            if _is_image(entry):
-                scan.leave_out("beside the folders of the classes", entry.name)
-        elif entry.name in MADE_BY_SYSTEMS:
-            scan.leave_out(made_by_system(entry.name), entry.name)
-        elif reference is None or folder / entry.name != reference:
-            names.append(entry.name)
+    names = class_folders(folder, reference, scan)
     if not names:
         raise DataProblem(
             f"{shown(folder)}: no folder in it", "make one folder of images for each class"

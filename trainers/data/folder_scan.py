@@ -53,6 +53,8 @@ MADE_BY_SYSTEMS: Mapping[str, str] = {
 """Folders that lie beside images without anybody's doing, and what makes them; never a class."""
 JUNK = frozenset({"thumbs.db", "desktop.ini", "ehthumbs.db", "icon\r"})
 """Files that systems put beside images."""
+BESIDE = "beside the folders of the classes"
+"""Kind of images that are in no class."""
 
 
 @dataclass
@@ -125,6 +127,32 @@ def _all_entries_of(folder: Path) -> list[os.DirEntry[str]]:
             f"{shown(folder)[:300]}: {reason}",
             "data.root must hold a folder of images for each class, or train/ with these in it",
         ) from error
+
+
+def class_folders(folder: Path, reference: Path | None, scan: Scan) -> list[str]:
+    """Return the names of the class folders; what else lies beside them is counted in `scan`.
+
+    Args:
+        reference: a folder that is no class, if it is among them.
+
+    Raises:
+        DataProblem: as `entries_of`.
+    """
+    names = []
+    for entry in entries_of(folder):
+        if not entry.is_dir():
+            if is_image(entry):
+                scan.leave_out(BESIDE, entry.name)
+        elif entry.name in MADE_BY_SYSTEMS:
+            scan.leave_out(made_by_system(entry.name), entry.name)
+        elif folder / entry.name != reference:
+            names.append(entry.name)
+    return names
+
+
+def is_image(entry: os.DirEntry[str]) -> bool:
+    """Return whether an entry has the name of an image, and is no folder."""
+    return Path(entry.name).suffix.lower() in SUFFIXES and not entry.is_dir()
 
 
 def scan_images(folder: Path) -> Scan:

@@ -44,7 +44,7 @@ def list_(store: StoreOptions, as_json: Json = False) -> None:
     from ..run_tables import runs_table
 
     inventory = _inventory(store)
-    entries = list_runs(inventory, store.registered_versions(or_none=True))
+    entries = list_runs(inventory, store.known_versions() or [])
     document = runs_document(inventory, entries)
     if as_json:
         print_json(document)
@@ -64,7 +64,7 @@ def show(run: Run, store: StoreOptions, as_json: Json = False) -> None:
     from ..run_tables import print_details
 
     inventory = _inventory(store)
-    document = describe(inventory, inventory.find(run), store.registered_versions(or_none=True))
+    document = describe(inventory, inventory.find(run), store.known_versions() or [])
     if as_json:
         print_json(document)
         return
@@ -95,7 +95,7 @@ def rm(
     from ...housekeeping.removal import plan_removal
 
     inventory = _inventory(store)
-    removal = plan_removal(inventory, runs, store.registered_versions(or_none=True))
+    removal = plan_removal(inventory, runs, store.known_versions() or [])
     if not as_json:
         for each in removal.runs:
             stderr_console.print(f"  {each.target:<24}{size_in_words(each.bytes)}")
@@ -125,7 +125,7 @@ def mv(
     from ...housekeeping.renaming import rename_run
 
     inventory = _inventory(store)
-    versions = store.registered_versions(or_none=True)
+    versions = store.known_versions() or []
     rename_run(inventory, run, new, Records(inventory.root, store.tracking), versions)
     if as_json:
         print_json({"from": run, "to": new})
@@ -164,15 +164,12 @@ def gc(store: StoreOptions, yes: Yes = False, as_json: Json = False) -> None:
     last 24 hours.
     """
     from ...api.documents import garbage_document
-    from ...config.tracking import TrackingConfig
     from ...foundation.text import size_in_words
     from ...housekeeping.garbage import find_garbage
-    from ...tracking.records import known_versions
     from ..run_tables import garbage_table
 
     inventory = _inventory(store)
-    versions = known_versions(TrackingConfig(uri=store.tracking), inventory.root)
-    garbage = find_garbage(inventory, versions)
+    garbage = find_garbage(inventory, store.known_versions())
     size = sum(each.bytes for each in garbage)
     if not as_json and garbage:
         stdout_console.print(garbage_table(garbage))
