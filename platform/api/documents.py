@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 from ..storage.layout import EVALUATION_PAGE
 
 if TYPE_CHECKING:  # large; the callers have imported them
-    from ...trainers.export import ModelCard
     from ..analysis.classify.result import RecordedClassification
     from ..analysis.compare import ComparisonResult
     from ..analysis.guidance import GuidanceResult
+    from ..analysis.sample_files import Samples
     from ..analysis.target import EvaluationResult
     from ..housekeeping.garbage import Garbage
     from ..housekeeping.inventory import Inventory
@@ -134,14 +134,15 @@ def garbage_document(garbage: Sequence[Garbage], freed: bool) -> Document:
     return {"garbage": rows, "bytes": sum(each.bytes for each in garbage), "freed": freed}
 
 
-def samples_document(
-    target: str, card: ModelCard, ids: Sequence[int], files: Sequence[str], images: int
-) -> Document:
-    """Return which images were generated, and their files."""
-    return {
+def samples_document(target: str, samples: Samples) -> Document:
+    """Return which images were generated, their files, and near copies where they were looked for."""
+    document: Document = {
         "target": target,
-        "classes": list(ids),
-        "class_names": [card.class_names[c] for c in ids],
-        "images": images,
-        "files": list(files),
+        "classes": list(samples.chosen.ids),
+        "class_names": [samples.card.class_names[c] for c in samples.chosen.ids],
+        "images": samples.images,
+        "files": samples.files,
     }
+    if samples.copies is not None:
+        document["copies"] = {**samples.copies.summary(), "table": str(samples.table)}
+    return document

@@ -80,22 +80,21 @@ def sample(
     Raises:
         UsageProblem: no such model or class, a setting out of range, or `out` cannot be written.
     """
-    from ...trainers.data.classes import choose_classes
-    from ..analysis.sample import check_free, generate_images, load_target, save
-    from ..analysis.sampled_copies import CopySearch, images_in, table_beside
+    from ..analysis.sample_files import sample_files
     from .documents import samples_document
     from .stores import open_store
 
-    to, root = Path(out), open_store(storage)
-    check_free(to)
-    search = CopySearch(root, tracking, reference) if check_copies else None
-    model = load_target(root, tracking, reference)
-    chosen = choose_classes(list(classes), model.card.class_names)
-    images, labels = generate_images(model, chosen.ids, per_class, omega, steps, seed, sampler)
-    files = save(images, labels, model.card, to, per_class)
-    document = samples_document(reference, model.card, chosen.ids, files, len(images))
-    if search is None:
-        return document
-    copies, table = search.find(images, labels), table_beside(to)
-    copies.save(table, images_in(to, files, len(images), per_class))
-    return {**document, "copies": {**copies.summary(), "table": str(table)}}
+    samples = sample_files(
+        open_store(storage),
+        tracking,
+        reference,
+        Path(out),
+        classes=list(classes),
+        per_class=per_class,
+        omega=omega,
+        steps=steps,
+        seed=seed,
+        sampler=sampler,
+        check_copies=check_copies,
+    )
+    return samples_document(reference, samples)

@@ -52,39 +52,35 @@ def sample(
     as_json: Json = False,
 ) -> None:
     """Generate images with a registered model or a run."""
-    from ....trainers.data.classes import ALL, choose_classes
+    from ....trainers.data.classes import ALL
     from ....trainers.data.report import counted
-    from ...analysis.sample import check_free, generate_images, load_target, save
-    from ...analysis.sampled_copies import CopySearch, images_in, table_beside
+    from ...analysis.sample_files import sample_files
     from ...api.documents import samples_document
     from ..status_line import StatusLine
 
-    copies, table = None, table_beside(to)
     with StatusLine(stderr_console, "sampling") as status:
-        check_free(to)
-        search = CopySearch(store.open(), store.tracking, target) if check_copies else None
-        model = load_target(store.open(), store.tracking, target)
-        names = model.card.class_names
-        chosen = choose_classes(classes or [ALL], names)
-        images, labels = generate_images(
-            model, chosen.ids, per_class, omega, steps, seed, sampler, status.set
+        samples = sample_files(
+            store.open(),
+            store.tracking,
+            target,
+            to,
+            classes=classes or [ALL],
+            per_class=per_class,
+            omega=omega,
+            steps=steps,
+            seed=seed,
+            sampler=sampler,
+            check_copies=check_copies,
+            on_phase=status.set,
         )
-        files = save(images, labels, model.card, to, per_class)
-        if search is not None:
-            status.set("comparing with the training images")
-            copies = search.find(images, labels)
-            copies.save(table, images_in(to, files, len(images), per_class))
     if as_json:
-        document = samples_document(target, model.card, chosen.ids, files, len(images))
-        if copies is not None:
-            document["copies"] = {**copies.summary(), "table": str(table)}
-        print_json(document)
+        print_json(samples_document(target, samples))
         return
-    stderr_console.print(f"{to}: {counted(len(images), 'images')}")
-    stderr_console.print(f"classes: {chosen.describe(names)}")
-    if copies is not None:
-        stderr_console.print(f"{copies.describe()}: {table}")
-    has_omega = "omega" in type(model.card.sampling.guidance).model_fields
+    stderr_console.print(f"{to}: {counted(samples.images, 'images')}")
+    stderr_console.print(f"classes: {samples.chosen.describe(samples.card.class_names)}")
+    if samples.copies is not None:
+        stderr_console.print(f"{samples.copies.describe()}: {samples.table}")
+    has_omega = "omega" in type(samples.card.sampling.guidance).model_fields
     next_commands(
         [
             "whipray",
