@@ -114,7 +114,7 @@ def classify(
         UsageProblem: no such run, impossible counts, or an override of anything else.
     """
     from ..analysis.classify.classify import classify_and_record
-    from ..analysis.classify.summary import ARMS
+    from ..balancing.summary import ARMS
 
     recorded = classify_and_record(
         open_store(storage),

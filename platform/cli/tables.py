@@ -12,7 +12,7 @@ from rich.table import Table
 
 from ...trainers.guidance import AnyGuidance, GuidanceConfig
 from ...trainers.samplers import AnySampler, SamplerConfig
-from ..analysis.classify.summary import DIFFERENCES
+from ..balancing.summary import DIFFERENCES
 from ..config.points import in_words
 from ..evaluation.compare import Comparison
 from ..evaluation.goal import Goal

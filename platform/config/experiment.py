@@ -9,6 +9,7 @@ from typing import Any
 
 from pydantic import Field, ValidationError, model_validator
 
+from ...trainers.classification.config import ClassificationConfig
 from ...trainers.config import Config
 from ...trainers.errors import CheckpointProblem
 from ...trainers.sampling import SamplingConfig
@@ -18,6 +19,7 @@ from ..foundation.names import LONGEST, NAME
 from ..foundation.settings import setting
 from ..storage.config import ENDPOINT_VARIABLES, StorageConfig, default_uri
 from ..storage.config import VARIABLE as STORAGE_VARIABLE
+from .balancing import BalancingConfig
 from .errors import problem
 from .layers import Layer, Resolved, parse_override, resolve
 from .recipes import recipe_layers
@@ -103,6 +105,8 @@ class Experiment(TrainerConfig):
     """The name of the trained model, also in the registry."""
     keep_checkpoints: int = Field(2, ge=1)
     evaluation: EvaluationConfig = EvaluationConfig()
+    balancing: BalancingConfig = BalancingConfig()
+    classification: ClassificationConfig = ClassificationConfig()
     scaling: ScalingConfig = ScalingConfig()
     storage: StorageConfig = Field(default_factory=StorageConfig)
     tracking: TrackingConfig = TrackingConfig()
@@ -112,6 +116,14 @@ class Experiment(TrainerConfig):
     def effective_sampling(self) -> SamplingConfig:
         """How images are generated; two experiments in which it is equal generate the same ones."""
         return self.sampling.effective(self.process, self.evaluation.groups)
+
+    @property
+    def effective_classification(self) -> ClassificationConfig:
+        """How classifiers of its images are trained."""
+        given = self.classification
+        if given.flip is not None:
+            return given
+        return given.model_copy(update={"flip": self.data.flip or self.augmentation.flips})
 
     @model_validator(mode="after")
     def _batch_divides_among_workers(self) -> Experiment:
@@ -137,6 +149,8 @@ that is compared."""
 
 CHANGEABLE_ON_RESUME = (
     *WHERE_DATA_LIE,
+    "balancing.",
+    "classification.",
     "engine.",
     "evaluation.",
     "keep_checkpoints",

@@ -17,10 +17,10 @@ import torch
 from support.marks import MLFLOW_WARNINGS
 from support.training import at, tiny, train
 
-from whipray.platform.analysis.classify.added_images import generate_images
 from whipray.platform.analysis.classify.classify import classify
 from whipray.platform.analysis.classify.result import ClassificationResult
 from whipray.platform.analysis.classify.settings import resolve_settings
+from whipray.platform.balancing.filling import ImageSource
 from whipray.platform.cli import main as cli
 from whipray.platform.generation.loading import load_model
 from whipray.platform.runs.find_run import StoredRun, find_run
@@ -167,7 +167,9 @@ def test_classes_are_filled_up_with_their_own_images(lab: Lab) -> None:
     sampling = resolve_settings(place.experiment, SHORT).sampling
     experiment = place.experiment.model_copy(update={"sampling": sampling})
     manifest = CheckpointStore(place.store).read_manifest(place.checkpoint)
-    drawn = generate_images(place, experiment, manifest, "elsewhere", counts, 1, lambda _line: None)
+    splits = experiment.data.load(Path())
+    source = ImageSource(place.store, place.checkpoint, experiment, manifest, splits)
+    drawn = source.fill(counts, 1).read_all()
     assert drawn.labels.tolist() == np.repeat(np.arange(10), counts).tolist()
     model = load_model(place.store, place.checkpoint, experiment.sampling)
     eights = to_uint8(model.sample(torch.full((4,), 8), sampling, experiment.seed)).numpy()

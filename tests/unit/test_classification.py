@@ -11,11 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from whipray.platform.analysis.classify.added_images import repeat_real_images, wanted_counts
-from whipray.platform.analysis.classify.summary import student_interval, summarise
+from whipray.platform.balancing.added_images import repeat_real_images, wanted_counts
+from whipray.platform.balancing.summary import student_interval, summarise
+from whipray.trainers.classification.config import ClassificationConfig
 from whipray.trainers.classification.fit import Outcome, predict, train_and_test
 from whipray.trainers.classification.recipe import (
-    ClassificationConfig,
     Normaliser,
     class_weights,
     crop_and_flip,

@@ -29,6 +29,7 @@ LAYERS = (
     ("platform.config",),
     ("platform.tracking", "platform.compute"),
     ("platform.generation", "platform.diagnostics", "platform.inspection"),
+    ("platform.balancing",),
     ("platform.runs",),
     ("platform.analysis", "platform.launching", "platform.proposal", "platform.housekeeping"),
     ("platform.tuning",),

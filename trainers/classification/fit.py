@@ -15,8 +15,8 @@ from ..data.order import IndexOrder
 from ..data.packed import Indices
 from ..errors import DataProblem, DivergenceProblem
 from ..randomness import BatchRandom, derive_seed
+from .config import ClassificationConfig
 from .recipe import (
-    ClassificationConfig,
     Normaliser,
     class_weights,
     crop_and_flip,
@@ -145,7 +145,7 @@ class _Trainer:
             rows = order[start : start + config.batch_size]
             rng = BatchRandom(self.seed, epoch * len(starts) + i, 0, len(rows), device)
             images = gather(self.images, rows, device)
-            images = crop_and_flip(images, rng, self.pad, config.flip)
+            images = crop_and_flip(images, rng, self.pad, config.flip is not False)
             loss = weighted_loss(
                 self.network(self.normalise(images)),
                 self.labels[rows].to(device),

@@ -19,7 +19,6 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -30,11 +29,21 @@ from ....trainers.data.groups import group_classes
 from ....trainers.data.report import listed, shown
 from ....trainers.errors import UsageProblem
 from ....trainers.integrity import Altered, seal, unseal
+from ...balancing.added_images import AddedImages, repeat_real_images, wanted_counts
+from ...balancing.classifiers import (
+    ClassifierRun,
+    ClassifierTraining,
+    Outcome,
+    train_locally,
+    train_on_ray,
+)
+from ...balancing.filling import Counts, ImageSource
+from ...balancing.summary import ARMS, Arm, summarise
 from ...compute.ray_session import ray_session
 from ...config.experiment import Experiment
 from ...config.tracking import TrackingConfig
 from ...generation.loading import balanced, load_splits
-from ...generation.shards import samples_folder, short_hash
+from ...generation.shards import short_hash
 from ...runs.evaluation_inputs import check_data
 from ...runs.find_run import StoredRun, find_run
 from ...runs.resolve_guide import fixed_sampling
@@ -43,11 +52,8 @@ from ...storage.errors import MissingObject
 from ...storage.layout import CLASSIFICATION_RESULT, CLASSIFIERS, classification_folder
 from ...storage.store import Storage
 from ...tracking.tracker import open_tracker
-from .added_images import AddedImages, Counts, generate_images, repeat_real_images, wanted_counts
 from .result import ClassificationResult, RecordedClassification
 from .settings import Settings, resolve_settings
-from .summary import ARMS, Arm, summarise
-from .training import ClassifierRun, ClassifierTraining, Outcome, train_locally, train_on_ray
 
 OnPhase = Callable[[str], None]
 
@@ -181,18 +187,15 @@ class _Inputs:
         self, counts: Counts, workers: int, on_phase: OnPhase
     ) -> dict[Arm, AddedImages | None]:
         """Return the images that each arm adds to the real ones; none is made yet."""
-        run, experiment, manifest = self.run, self.experiment, self.manifest
-        samples = samples_folder(
-            run.store, manifest.content_hash(), experiment.sampling, experiment.seed
+        source = ImageSource(
+            self.run.store, self.run.checkpoint, self.experiment, self.manifest, self.splits
         )
         return {
             "real": None,
             "real_repeated": repeat_real_images(self.splits.train, counts),
             "real_and_generated": AddedImages(
-                [samples.rpartition("/")[2], counts.tolist()],
-                partial(
-                    generate_images, run, experiment, manifest, samples, counts, workers, on_phase
-                ),
+                [source.samples_folder.rpartition("/")[2], counts.tolist()],
+                lambda: source.fill(counts, workers, on_phase).read_all(),
             ),
         }
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from ...balancing.summary import DIFFERENCES
 from ...tracking.mlflow_runs import Run
-from .summary import DIFFERENCES
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ....trainers.classification.recipe import ClassificationConfig
+from ....trainers.classification.config import ClassificationConfig
 from ....trainers.config import Config
 from ....trainers.sampling import SamplingConfig
 from ...config.experiment import Experiment, ScalingConfig
@@ -25,13 +25,14 @@ class Settings(Config):
 
 
 def resolve_settings(experiment: Experiment, overrides: Sequence[str]) -> Settings:
-    """Return the run's settings with overrides; images are mirrored if the training mirrored them.
+    """Return the run's settings with overrides.
 
     Raises:
         UsageProblem: an unknown key, an invalid value, or a key of another section.
     """
     layers = parse_overrides(overrides, CHANGEABLE)
-    run = experiment.model_dump(mode="json", include={"sampling", "evaluation", "scaling"})
-    flip = experiment.data.flip or experiment.augmentation.flips
-    base = Layer("the run", {**run, "classification.flip": flip})
+    sections = {"sampling", "evaluation", "scaling"}
+    run = experiment.model_dump(mode="json", include=sections)
+    own = experiment.effective_classification.model_dump(mode="json")
+    base = Layer("the run", {**run, "classification": own})
     return resolve(Settings, [base, *layers]).value

@@ -52,8 +52,8 @@ def classify(
     classifiers that exist already are reused.
     """
     from ...analysis.classify.classify import classify_and_record
-    from ...analysis.classify.summary import ARMS
     from ...api.documents import classification_document
+    from ...balancing.summary import ARMS
     from ..status_line import StatusLine
 
     with StatusLine(stderr_console, "looking for the run") as line:

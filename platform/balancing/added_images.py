@@ -3,24 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from ....trainers.checkpoint import Manifest
-from ....trainers.data import PackedImages
-from ....trainers.errors import DataProblem, UsageProblem
-from ...config.experiment import Experiment
-from ...generation.loading import Models
-from ...generation.shards import ShardSampler, by_class, generated_shards
-from ...generation.workers import Workers
-from ...runs.find_run import StoredRun
-
-Counts = NDArray[np.int64]
-"""Images of each class, (C,)."""
+from ...trainers.data import PackedImages
+from ...trainers.errors import DataProblem, UsageProblem
+from .filling import Counts
 
 
 @dataclass(frozen=True)
@@ -83,42 +73,3 @@ def repeat_real_images(real: PackedImages, counts: Counts) -> AddedImages | None
         return real.select(np.concatenate(rows))
 
     return AddedImages(["repeated", counts.tolist()], make)
-
-
-def generate_images(
-    run: StoredRun,
-    experiment: Experiment,
-    manifest: Manifest,
-    samples: str,
-    counts: Counts,
-    workers: int,
-    on_phase: Callable[[str], None],
-) -> PackedImages:
-    """Generate `counts[c]` images of each class c, class by class; reuse those in the store.
-
-    Args:
-        experiment: the run's, with the sampling settings to use.
-        manifest: of the run's checkpoint.
-        samples: folder of the images, from the store's top.
-        counts: (C,) int64.
-    """
-    models = Models(run.store, run.checkpoint)
-    sampler = ShardSampler(run.store.root, models)
-    shards = generated_shards(
-        samples,
-        experiment.sampling,
-        experiment.seed,
-        counts.tolist(),
-        experiment.evaluation.shard_images,
-    )
-    total = int(counts.sum())
-    with closing(models):
-        with Workers(sampler, workers, experiment.scaling) as pool:
-            pool.run(
-                "generate", shards, lambda n: on_phase(f"generating images: {n:,} of {total:,}")
-            )
-        labels, _, rows = by_class(shards)
-        images, done = np.empty((total, *manifest.image_shape), np.uint8), 0
-        for shard in shards:
-            images[rows[done : (done := done + len(shard))]] = sampler.generate(shard)
-    return PackedImages(images, labels, tuple(manifest.class_names))

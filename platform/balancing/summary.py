@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from ...evaluation.bootstrap import Estimate, wilson_interval
+from ..evaluation.bootstrap import Estimate, wilson_interval
 
 Arm = Literal["real", "real_repeated", "real_and_generated"]
 ARMS: tuple[Arm, ...] = get_args(Arm)

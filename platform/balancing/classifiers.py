@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from ....trainers.classification.fit import train_and_test
-from ....trainers.classification.recipe import ClassificationConfig
-from ....trainers.data import PackedImages, Splits
-from ....trainers.engine import choose_device
-from ...compute.actor_pool import ActorPool
-from ...compute.capacity import cluster_capacity, no_room, with_gpu_if_any
-from ...config.experiment import ScalingConfig
-from ...storage.layout import classifier_file
+from ...trainers.classification.config import ClassificationConfig
+from ...trainers.classification.fit import train_and_test
+from ...trainers.data import PackedImages, Splits
+from ...trainers.engine import choose_device
+from ..compute.actor_pool import ActorPool
+from ..compute.capacity import cluster_capacity, no_room, with_gpu_if_any
+from ..config.experiment import ScalingConfig
+from ..storage.layout import classifier_file
 from .summary import Arm
 
 OnPhase = Callable[[str], None]
