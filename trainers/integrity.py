@@ -25,6 +25,8 @@ T = TypeVar("T")
 
 KEY = "sha256"
 """Of the hash, in JSON and in the metadata of safetensors."""
+DESCRIPTION = "description"
+"""Of what is said about arrays, in the metadata of safetensors."""
 DIGEST_BYTES = hashlib.sha256().digest_size
 
 
@@ -83,15 +85,22 @@ def unseal_text(text: str) -> str:
     return content
 
 
-def save_arrays(arrays: Mapping[str, NDArray[Any]], path: Path) -> None:
+def save_arrays(
+    arrays: Mapping[str, NDArray[Any]], path: Path, description: Mapping[str, Any] | None = None
+) -> None:
     """Write arrays as safetensors, with their hash.
+
+    Args:
+        description: a JSON object that is written into the metadata, part of the hash.
 
     Raises:
         DiskProblem: they cannot be written.
     """
-    whole = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    whole = {name: np.asarray(array, order="C") for name, array in arrays.items()}
+    text = "" if description is None else json.dumps(description)
+    metadata = {KEY: _arrays_hash(whole, text), **({DESCRIPTION: text} if text else {})}
     with writing(path, sum(array.nbytes for array in whole.values())), safetensors_file(path):
-        save_file(whole, path, metadata={KEY: _arrays_hash(whole)})
+        save_file(whole, path, metadata=metadata)
 
 
 def load_arrays(path: Path) -> dict[str, NDArray[Any]]:
@@ -100,23 +109,34 @@ def load_arrays(path: Path) -> dict[str, NDArray[Any]]:
     Raises:
         Altered: not safetensors, or not what was written.
     """
+    return load_described_arrays(path)[0]
+
+
+def load_described_arrays(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
+    """Read what `save_arrays` wrote, and its description; empty where it has none.
+
+    Raises:
+        Altered: not safetensors, or not what was written.
+    """
     try:
         with safe_open(path, framework="np") as reader:
             arrays = {name: reader.get_tensor(name) for name in reader.keys()}  # noqa: SIM118
-            expected = (reader.metadata() or {}).get(KEY)
+            metadata = reader.metadata() or {}
     except (SafetensorError, OSError, ValueError, TypeError, KeyError) as error:
         raise Altered(type(error).__name__) from error
-    if expected != _arrays_hash(arrays):
+    text = metadata.get(DESCRIPTION, "")
+    if metadata.get(KEY) != _arrays_hash(arrays, text):
         raise Altered("its hash does not match")
-    return arrays
+    description: dict[str, Any] = json.loads(text) if text else {}
+    return arrays, description
 
 
 def _json_hash(content: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def _arrays_hash(arrays: Mapping[str, NDArray[Any]]) -> str:
-    digest = hashlib.sha256()
+def _arrays_hash(arrays: Mapping[str, NDArray[Any]], description: str) -> str:
+    digest = hashlib.sha256(description.encode())
     for name in sorted(arrays):
         array = arrays[name]
         digest.update(repr((name, array.dtype.str, array.shape)).encode())

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from whipray.platform.balancing.added_images import repeat_real_images, wanted_counts
 from whipray.platform.balancing.summary import student_interval, summarise
 from whipray.trainers.classification.config import ClassificationConfig
-from whipray.trainers.classification.fit import Outcome, predict, train_and_test
+from whipray.trainers.classification.fit import Outcome, train_and_test, train_classifier
 from whipray.trainers.classification.recipe import (
     Normaliser,
     class_weights,
@@ -24,8 +24,14 @@ from whipray.trainers.classification.recipe import (
 )
 from whipray.trainers.classification.resnet32 import ResNet32
 from whipray.trainers.classification.scores import score
+from whipray.trainers.classification.trained import load_classifier
 from whipray.trainers.data import Digits, PackedImages, Splits
-from whipray.trainers.errors import DataProblem, DivergenceProblem, UsageProblem
+from whipray.trainers.errors import (
+    CheckpointProblem,
+    DataProblem,
+    DivergenceProblem,
+    UsageProblem,
+)
 from whipray.trainers.randomness import BatchRandom
 
 CPU = torch.device("cpu")
@@ -371,20 +377,39 @@ def test_each_step_crops_anew(digits: Splits, monkeypatch: pytest.MonkeyPatch) -
 
 def test_an_answer_does_not_depend_on_the_other_images(digits: Splits) -> None:
     real, test = small(digits)
-    normalise = Normaliser.of(real, "data", CPU)
-    network = ResNet32(1, 10)
-    for module in network.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.momentum = 1.0  # one pass sets the running means
-    network(normalise(torch.tensor(real.images)))
-    together = predict(network, test, normalise, CPU)
-    assert len(set(together.tolist())) > 1
+    config = ClassificationConfig(epochs=2, batch_size=16, lr=1e-3)
+    trained = train_classifier(real, config, 0, CPU)
+    together = trained.logits(test.images)
+    assert len(np.unique(together, axis=0)) == 40
     for start in range(0, 40, 4):
-        some = test.select(np.arange(start, start + 4))
-        network.train()
-        assert (
-            predict(network, some, normalise, CPU).tolist() == together[start : start + 4].tolist()
-        )
+        trained.network.train()  # as between two epochs
+        some = trained.logits(test.images[start : start + 4])
+        np.testing.assert_allclose(some, together[start : start + 4], rtol=1e-4, atol=1e-5)
+
+
+def test_a_classifier_comes_back_from_its_file_or_not_at_all(
+    digits: Splits, tmp_path: Path
+) -> None:
+    real, test = small(digits)
+    config = ClassificationConfig(epochs=1, batch_size=16)
+    trained, file = train_classifier(real, config, 0, CPU), tmp_path / "classifier.safetensors"
+    trained.save(file)
+    found = load_classifier(file, CPU)
+    assert (found.config, found.class_names) == (config, real.class_names)
+    assert np.array_equal(found.logits(test.images), trained.logits(test.images))
+    assert found.features(test.images).shape == (40, 64)
+    assert found.features(test.images[:0]).shape == (0, 64)
+    with pytest.raises(DataProblem, match=r"the classifier takes \(1, 8, 8\)"):
+        found.logits(test.images[:, :, :4])
+
+    whole = file.read_bytes()
+    changed = whole.replace(b"deviation", b"DEVIATION", 1)
+    for damaged in (changed, whole[:-1] + bytes([whole[-1] ^ 1]), whole[: len(whole) // 2], b""):
+        file.write_bytes(damaged)
+        with pytest.raises(CheckpointProblem, match="not a whole classifier"):
+            load_classifier(file, CPU)
+    with pytest.raises(CheckpointProblem, match="not a whole classifier"):
+        load_classifier(tmp_path / "none", CPU)
 
 
 def test_an_epoch_of_real_images_takes_as_many_steps(

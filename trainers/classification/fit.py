@@ -7,12 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..data import PackedImages
 from ..data.batches import gather
 from ..data.order import IndexOrder
-from ..data.packed import Indices
 from ..errors import DataProblem, DivergenceProblem
 from ..randomness import BatchRandom, derive_seed
 from .config import ClassificationConfig
@@ -23,10 +22,11 @@ from .recipe import (
     learning_rate,
     weighted_loss,
 )
-from .resnet32 import MIN_SIZE, ResNet32
+from .resnet32 import MIN_SIZE
 from .scores import Scores, score
+from .trained import TrainedClassifier, build_network
 
-TEST_BATCH = 500
+AfterEpoch = Callable[[int, float, TrainedClassifier], None]
 
 
 @dataclass(frozen=True)
@@ -72,13 +72,53 @@ def train_and_test(
         DataProblem: images under 8 x 8, or of other shapes or classes in the three sets.
         DivergenceProblem: a loss that is not a number.
     """
-    everything, weights = _together(real, test, generated, config.generated_weight)
-    normalise = Normaliser.of(real, config.normalise, device)
+    _check_alike(real, test, "test")
+    loss, best = 0.0, (0, -1.0)
+    predictions = np.empty(0, np.int64)
+
+    def after_epoch(epoch: int, train_loss: float, trained: TrainedClassifier) -> None:
+        nonlocal predictions, loss, best
+        predictions = trained.logits(test.images).argmax(1)
+        accuracy = float((predictions == test.labels).mean())
+        best = max(best, (epoch + 1, accuracy), key=lambda result: result[1])
+        loss = train_loss
+        on_phase(f"epoch {epoch + 1} of {config.epochs}, loss {loss:.3f}, accuracy {accuracy:.3f}")
+
+    train_classifier(real, config, seed, device, generated, after_epoch)
+    return Outcome(score(test.labels, predictions, test.num_classes, groups), loss, *best)
+
+
+def train_classifier(
+    real: PackedImages,
+    config: ClassificationConfig,
+    seed: int,
+    device: torch.device,
+    generated: PackedImages | None = None,
+    after_epoch: AfterEpoch = lambda _epoch, _loss, _trained: None,
+) -> TrainedClassifier:
+    """Train a network; no image but those given is read.
+
+    Args:
+        real, config, seed, device, generated: as for `train_and_test`.
+        after_epoch: called after each epoch with its number from 0, the mean loss of its batches, and
+            the classifier as it is then, which training goes on to change.
+
+    Raises:
+        DataProblem: images under 8 x 8, or generated ones of another shape or other classes.
+        DivergenceProblem: a loss that is not a number.
+    """
+    everything, weights = _together(real, generated, config.generated_weight)
     per_epoch = len(real.labels) if config.epoch_of == "real" else len(everything.labels)
-    predictions, loss, best = np.empty(0, np.int64), 0.0, (0, -1.0)
     with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True):
-        network = _first_network(real.image_shape[0], real.num_classes, seed).to(device)
-        trainer = _Trainer(network, normalise, everything, weights, config, seed, device, per_epoch)
+        trained = TrainedClassifier(
+            _first_network(config, real, seed).to(device),
+            config,
+            real.image_shape,
+            real.class_names,
+            Normaliser.of(real, config.normalise, device),
+            device,
+        )
+        trainer = _Trainer(trained, everything, weights, seed, per_epoch)
         for epoch in range(config.epochs):
             loss = trainer.train_epoch(epoch)
             if not np.isfinite(loss):
@@ -86,13 +126,9 @@ def train_and_test(
                     f"the classifier's loss is {loss} in epoch {epoch + 1}",
                     f"lower classification.lr ({config.lr:g})",
                 )
-            predictions = predict(network, test, normalise, device)
-            accuracy = float((predictions == test.labels).mean())
-            best = max(best, (epoch + 1, accuracy), key=lambda result: result[1])
-            on_phase(
-                f"epoch {epoch + 1} of {config.epochs}, loss {loss:.3f}, accuracy {accuracy:.3f}"
-            )
-    return Outcome(score(test.labels, predictions, test.num_classes, groups), loss, *best)
+            after_epoch(epoch, loss, trained)
+    trained.network.eval()
+    return trained
 
 
 class _Trainer:
@@ -106,17 +142,15 @@ class _Trainer:
 
     def __init__(
         self,
-        network: ResNet32,
-        normalise: Normaliser,
+        trained: TrainedClassifier,
         images: PackedImages,
         weights: Tensor,
-        config: ClassificationConfig,
         seed: int,
-        device: torch.device,
         per_epoch: int,
     ) -> None:
-        self.network, self.normalise, self.images = network, normalise, images
-        self.weights, self.config, self.seed, self.device = weights, config, seed, device
+        self.network, self.normalise, self.images = trained.network, trained.normalise, images
+        self.weights, self.seed, self.device = weights, seed, trained.device
+        self.config = config = trained.config
         self.per_epoch = per_epoch
         self.order = IndexOrder(
             images.labels, images.num_classes, "natural", derive_seed(seed, "order")
@@ -125,7 +159,7 @@ class _Trainer:
         self.labels = torch.tensor(images.labels)
         self.counts = torch.bincount(self.labels, weights.double(), minlength=images.num_classes)
         self.sgd = torch.optim.SGD(
-            network.parameters(),
+            self.network.parameters(),
             config.lr,
             momentum=config.momentum,
             weight_decay=config.weight_decay,
@@ -159,38 +193,25 @@ class _Trainer:
         return float(total) / len(starts)
 
 
-@torch.inference_mode()
-def predict(
-    network: ResNet32, images: PackedImages, normalise: Normaliser, device: torch.device
-) -> Indices:
-    """Return the most likely class of each image, (N,) int64; leave the network in evaluation mode."""
-    network.eval()
-    predictions = []
-    for start in range(0, len(images.labels), TEST_BATCH):
-        rows = np.arange(start, min(start + TEST_BATCH, len(images.labels)))
-        logits = network(normalise(gather(images, rows, device)))
-        predictions.append(logits.argmax(1).cpu())
-    classes: Indices = torch.cat(predictions).numpy()
-    return classes
-
-
-def _first_network(channels: int, classes: int, seed: int) -> ResNet32:
+def _first_network(config: ClassificationConfig, real: PackedImages, seed: int) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(derive_seed(seed, "classifier"))
-        return ResNet32(channels, classes)
+        return build_network(config, real.image_shape, real.num_classes)
+
+
+def _check_alike(real: PackedImages, images: PackedImages, name: str) -> None:
+    if (images.image_shape, images.class_names) != (real.image_shape, real.class_names):
+        raise DataProblem(
+            f"{name} images are {images.image_shape} of {images.num_classes} classes, "
+            f"the real training images {real.image_shape} of {real.num_classes}",
+            "give images of the same size, channels and classes",
+        )
 
 
 def _together(
-    real: PackedImages, test: PackedImages, generated: PackedImages | None, weight: float
+    real: PackedImages, generated: PackedImages | None, weight: float
 ) -> tuple[PackedImages, Tensor]:
     """Return all training images in one block, and the weight of each (N,) float32."""
-    for name, images in (("test", test), ("generated", generated or real)):
-        if (images.image_shape, images.class_names) != (real.image_shape, real.class_names):
-            raise DataProblem(
-                f"{name} images are {images.image_shape} of {images.num_classes} classes, "
-                f"the real training images {real.image_shape} of {real.num_classes}",
-                "give images of the same size, channels and classes",
-            )
     if min(real.image_shape[1:]) < MIN_SIZE:
         raise DataProblem(
             f"images are {real.image_shape[1]} x {real.image_shape[2]}",
@@ -199,6 +220,7 @@ def _together(
     weights = torch.ones(len(real.labels))
     if generated is None:
         return real, weights
+    _check_alike(real, generated, "generated")
     both = PackedImages(
         np.concatenate([real.images, generated.images]),
         np.concatenate([real.labels, generated.labels]),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Self
 
@@ -102,10 +103,17 @@ class Normaliser:
         else:
             mean, deviation = _moments(real)
 
-        def ready(values: np.ndarray[tuple[int], np.dtype[np.float64]]) -> Tensor:
-            return torch.tensor(values, dtype=torch.float32, device=device)[:, None, None]
+        return cls.by(mean.tolist(), deviation.tolist(), device)
 
-        return cls(ready(mean), ready(deviation))
+    @classmethod
+    def by(cls, mean: Sequence[float], deviation: Sequence[float], device: torch.device) -> Self:
+        """Build from the numbers of each channel, in bytes."""
+        return cls(
+            *(
+                torch.tensor(values, dtype=torch.float32, device=device)[:, None, None]
+                for values in (mean, deviation)
+            )
+        )
 
     def __call__(self, images: Tensor) -> Tensor:
         """Normalise (B, C, H, W) uint8 -> float32."""
