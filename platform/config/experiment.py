@@ -126,6 +126,15 @@ class Experiment(TrainerConfig):
         return given.model_copy(update={"flip": self.data.flip or self.augmentation.flips})
 
     @model_validator(mode="after")
+    def _one_reference(self) -> Experiment:
+        if self.data.validation is not None and self.evaluation.reference is not None:
+            raise ValueError(
+                "data.validation sets training images apart to compare with, and evaluation.reference gives "
+                "others: set one of them to null"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _batch_divides_among_workers(self) -> Experiment:
         batch = self.training.batch_size
         sizes = range(self.scaling.required_workers, self.scaling.workers + 1)

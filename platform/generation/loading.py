@@ -142,6 +142,8 @@ def load_training_images(experiment: Experiment) -> TrainingImages:
 
 def describe_reference(experiment: Experiment, splits: Splits) -> str:
     """Return the reference images' source in a few words, without paths."""
+    if splits.validation is not None:
+        return f"{experiment.data.source}, validation ({splits.validation.share:.0%} of the training images)"
     if splits.hold_out is not None:
         return f"{experiment.data.source}, held out ({splits.hold_out.share:.0%})"
     source = experiment.evaluation.reference or experiment.data

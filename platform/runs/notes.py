@@ -6,7 +6,7 @@ from hashlib import blake2b
 
 import numpy as np
 
-from ...trainers.data import Cifar, PackedImages
+from ...trainers.data import Cifar, PackedImages, Splits
 from ...trainers.optimizer import too_long
 from .preflight import Subject
 
@@ -20,6 +20,8 @@ def describe_data(subject: Subject) -> str | None:
         return None
     data, train = subject.experiment.data, subject.splits.train
     counts = train.class_counts
+    if subject.splits.validation is not None:
+        return _describe_validation(subject.splits, data.long_tail.kind != "none")
     used = f"{counts.max():,} to {counts.min():,} of a class"
     if data.long_tail.kind == "none":
         if subject.splits.hold_out is None:
@@ -33,6 +35,19 @@ def describe_data(subject: Subject) -> str | None:
         f"{train.num_classes} classes, cut to {len(train.images):,} of {subject.splits.available:,} images "
         f"by {tail}: {used}"
         + ("; some of the others are held out to compare with" if subject.splits.hold_out else "")
+    )
+
+
+def _describe_validation(splits: Splits, has_tail: bool) -> str:
+    """Return the line of images of which some are set apart: neither is a test image."""
+    used, apart = (
+        f"{split.class_counts.max():,} to {split.class_counts.min():,} of a class"
+        for split in (splits.train, splits.reference)
+    )
+    return (
+        f"{splits.train.num_classes} classes, {len(splits.train.images):,} images, {used}; "
+        f"{len(splits.reference.images):,} others{' of the tail' if has_tail else ''}, {apart}, are set "
+        "apart to compare with (data.validation): no test image is used"
     )
 
 

@@ -18,6 +18,7 @@ from .long_tail import LongTail, long_tail_indices
 from .packed import PackedImages
 from .parquet import Parquet
 from .source import ClassSampling, SourceConfig, Splits
+from .validation import Validation
 
 DataConfig = Annotated[
     Digits | Cifar | Folder | Parquet | ListFiles,
@@ -38,5 +39,6 @@ __all__ = [
     "Parquet",
     "SourceConfig",
     "Splits",
+    "Validation",
     "long_tail_indices",
 ]

@@ -41,8 +41,11 @@ class Cifar(SourceConfig):
         kept = long_tail_indices(
             pool.labels, pool.num_classes, self.long_tail, class_names=pool.class_names
         )
-        reference = pool if self.reference == "train" else self._read(train=False)
-        return Splits(pool.select(kept), reference, available=len(pool.images))
+        return self.split(
+            pool.select(kept),
+            lambda: pool if self.reference == "train" else self._read(train=False),
+            len(pool.images),
+        )
 
     def _read(self, train: bool) -> PackedImages:
         from torchvision import datasets  # type: ignore[import-untyped]

@@ -49,7 +49,7 @@ class Digits(SourceConfig):
         kept = long_tail_indices(
             pool.labels, pool.num_classes, self.long_tail, class_names=pool.class_names
         )
-        return Splits(pool.select(kept), reference, available=len(pool.images))
+        return self.split(pool.select(kept), lambda: reference, len(pool.images))
 
 
 def _read_rows() -> NDArray[np.float64]:

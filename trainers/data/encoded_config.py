@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from ..errors import DataProblem
-from .decoding import EncodedImages, decode, read_contents
+from .decoding import Contents, EncodedImages, decode, read_contents
 from .hold_out import HoldOut, hold_out
 from .long_tail import long_tail_indices
 from .packed import Indices, PackedImages, check_every_class, check_labels, check_names
@@ -20,6 +20,7 @@ from .pixels import describe_treatments
 from .repeats import Hashed, describe_repeats
 from .report import DataReport, Note
 from .source import SourceConfig, Splits
+from .validation import Validation, choose_validation
 
 
 class EncodedConfig(SourceConfig):
@@ -46,7 +47,7 @@ class EncodedConfig(SourceConfig):
         reference: EncodedImages | None,
         class_names: Sequence[str] | None,
     ) -> Splits:
-        """Check the labels, hold images out or take the others, cut the tail, and decode what is kept.
+        """Check the labels, hold images out or take the others, cut the tail, and decode what is used.
 
         Args:
             reference: None to hold images out of the training images.
@@ -68,6 +69,8 @@ class EncodedConfig(SourceConfig):
             check_labels(split.labels, len(names), split.name)
             fix = "add images of it, or leave the class out"
             check_every_class(split.labels, names, where, fix)
+        if self.validation is not None:
+            return self._set_apart(cache, train, names, self.validation, reference is None)
         if reference is None:
             return self._held_out(cache, train, names)
         chosen = train.select(self._kept(train.labels, names))
@@ -93,34 +96,84 @@ class EncodedConfig(SourceConfig):
         )
 
     def _held_out(self, cache: Path, images: EncodedImages, names: tuple[str, ...]) -> Splits:
-        """Return images of one split as two."""
+        """Return images of one split as two: what is held out is the reference."""
         contents = read_contents(images, cache)
         held = hold_out(contents.hashes, images.labels, len(names), self.hold_out)
         kept = self._kept(images.labels, names, held.mask)
-        # Decoded once, in an order in which both splits are one block: where classes are borrowed, the
-        # blocks overlap.
+        # Where classes are borrowed, the blocks of the two splits overlap.
         is_lent = np.isin(images.labels[kept], held.borrowed)
         order = np.concatenate([kept[~is_lent], kept[is_lent], np.flatnonzero(held.mask)])
-        reference_from, train_to = int((~is_lent).sum()), len(kept)
-        chosen = images.select(order)
-        decoded = decode(chosen, self.image_size, self.channels, cache, contents.select(order))
-        hashed = Hashed(decoded.hashes, chosen.labels, chosen.name)
-        return Splits(
-            PackedImages(decoded.pixels[:train_to], chosen.labels[:train_to], names),
-            PackedImages(decoded.pixels[reference_from:], chosen.labels[reference_from:], names),
-            DataReport(
-                (
-                    *images.notes,
-                    *held.describe(images.labels, names),
-                    *describe_treatments([decoded.treatments]),
-                    *describe_repeats(hashed.part(0, train_to), hashed.part(train_to, len(order))),
-                )
-            ),
+        splits = self._two_of_one(
+            cache,
+            images.select(order),
+            contents.select(order),
+            names,
+            (slice(0, len(kept)), slice(int((~is_lent).sum()), len(order))),
+            (*images.notes, *held.describe(images.labels, names)),
+        )
+        return replace(
+            splits,
             available=len(images.labels),
             hold_out=self.hold_out,
             borrowed=held.borrowed,
-            train_name=chosen.name,
         )
+
+    def _set_apart(
+        self,
+        cache: Path,
+        images: EncodedImages,
+        names: tuple[str, ...],
+        config: Validation,
+        holds_out: bool,
+    ) -> Splits:
+        """Return training images as two splits: those that `validation` sets apart are the reference.
+
+        Args:
+            holds_out: whether images are held out of `images` first, which are then in neither.
+        """
+        contents = read_contents(images, cache)
+        held = (
+            hold_out(contents.hashes, images.labels, len(names), self.hold_out).mask
+            if holds_out
+            else None
+        )
+        kept = self._kept(images.labels, names, held)
+        mask = choose_validation(contents.hashes[kept], images.labels[kept], names, config)
+        order = np.concatenate([kept[~mask], kept[mask]])
+        count = int((~mask).sum())
+        splits = self._two_of_one(
+            cache,
+            images.select(order),
+            contents.select(order),
+            names,
+            (slice(0, count), slice(count, len(order))),
+            (*images.notes, config.describe(mask, images.labels[kept], len(names))),
+        )
+        return replace(splits, available=len(images.labels), validation=config)
+
+    def _two_of_one(
+        self,
+        cache: Path,
+        chosen: EncodedImages,
+        contents: Contents,
+        names: tuple[str, ...],
+        blocks: tuple[slice, slice],
+        notes: tuple[Note, ...],
+    ) -> Splits:
+        """Return images as two splits, decoded once, in an order in which each is one block.
+
+        Args:
+            blocks: of the training images and of those to compare with.
+        """
+        decoded = decode(chosen, self.image_size, self.channels, cache, contents)
+        hashed = Hashed(decoded.hashes, chosen.labels, chosen.name)
+        train, reference = (
+            PackedImages(decoded.pixels[block], chosen.labels[block], names) for block in blocks
+        )
+        end = blocks[0].stop  # borrowed images are in both on purpose
+        repeats = describe_repeats(hashed.part(0, end), hashed.part(end, len(chosen.labels)))
+        report = DataReport((*notes, *describe_treatments([decoded.treatments]), *repeats))
+        return Splits(train, reference, report, train_name=chosen.name)
 
     def _kept(
         self, labels: Indices, names: tuple[str, ...], held_out: NDArray[np.bool_] | None = None

@@ -17,6 +17,7 @@ from .hold_out import HoldOut
 from .long_tail import LongTail, OwnTail
 from .packed import PackedImages, check_every_class
 from .report import DataReport
+from .validation import Validation, choose_validation, hash_pixels
 
 ClassSampling = Literal["natural", "sqrt", "balanced"]
 
@@ -31,6 +32,7 @@ class Splits:
         report: what was found that is not used as it is.
         available: number of training images before the tail was cut.
         hold_out: by which `reference` was held out of the training images; None where a source gives others.
+        validation: by which `reference` was set apart of the training images; None where it was not.
         borrowed: classes whose images in `reference` are their training images, by id.
         train_name: what a message calls a training image, by its number; None where it has no file or row.
 
@@ -43,6 +45,7 @@ class Splits:
     report: DataReport = field(default_factory=DataReport)
     available: int | None = None
     hold_out: HoldOut | None = None
+    validation: Validation | None = None
     borrowed: tuple[int, ...] = ()
     train_name: Callable[[int], str] | None = None
 
@@ -92,6 +95,9 @@ class SourceConfig(Config):
     balanced: the same for all."""
     flip: bool = True
     """Mirror half of the training images left to right, as CBDM does."""
+    validation: Validation | None = None
+    """Training images set apart to choose settings by. They take the place of the images to compare with:
+    no test image is used then. None: compare with the source's own reference."""
 
     @property
     @abstractmethod
@@ -108,3 +114,31 @@ class SourceConfig(Config):
         Raises:
             DataProblem: naming the file, row or line that cannot be used.
         """
+
+    def split(
+        self,
+        train: PackedImages,
+        read_reference: Callable[[], PackedImages],
+        available: int | None = None,
+    ) -> Splits:
+        """Return both splits of images that are in memory: the reference, or what `validation` sets apart.
+
+        Args:
+            train: already long-tailed.
+            read_reference: is not called where training images take its place.
+            available: as in `Splits`.
+
+        Raises:
+            DataProblem: a class of which no image can be set apart.
+        """
+        config = self.validation
+        if config is None:
+            return Splits(train, read_reference(), available=available)
+        mask = choose_validation(hash_pixels(train.images), train.labels, train.class_names, config)
+        return Splits(
+            train.select(np.flatnonzero(~mask)),
+            train.select(np.flatnonzero(mask)),
+            DataReport((config.describe(mask, train.labels, train.num_classes),)),
+            available=available,
+            validation=config,
+        )
