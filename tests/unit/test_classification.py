@@ -9,20 +9,13 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from whipray.platform.balancing.added_images import repeat_real_images, wanted_counts
 from whipray.platform.balancing.summary import student_interval, summarise
 from whipray.trainers.classification.config import ClassificationConfig
 from whipray.trainers.classification.fit import Outcome, train_and_test, train_classifier
-from whipray.trainers.classification.recipe import (
-    Normaliser,
-    class_weights,
-    crop_and_flip,
-    learning_rate,
-    weighted_loss,
-)
-from whipray.trainers.classification.resnet32 import ResNet32
+from whipray.trainers.classification.recipe import Normaliser, crop_and_flip, learning_rate
 from whipray.trainers.classification.scores import score
 from whipray.trainers.classification.trained import load_classifier
 from whipray.trainers.data import Digits, PackedImages, Splits
@@ -53,44 +46,6 @@ def small(splits: Splits, each: int = 4) -> tuple[PackedImages, PackedImages]:
     return first(splits.train), first(splits.reference)
 
 
-# --- the network -----------------------------------------------------------------------------
-
-
-def test_resnet_32_is_the_one_of_he_et_al() -> None:
-    network = ResNet32(3, 10)
-    assert sum(p.numel() for p in network.parameters()) == 464_154  # their table 6: 0.46M
-    weighted = [m for m in network.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
-    assert len(weighted) == 32
-    for module in weighted:  # He initialisation: variance 2 / fan-in
-        inputs = module.weight[0].numel()
-        assert float(module.weight.detach().std()) == pytest.approx((2 / inputs) ** 0.5, rel=0.15)
-    sizes: list[tuple[int, ...]] = []
-    for block in network.blocks:
-        block.register_forward_hook(lambda _m, _i, out: sizes.append(tuple(out.shape[1:])))
-    assert network(torch.rand(2, 3, 32, 32)).shape == (2, 10)
-    assert sizes == [(16, 32, 32)] * 5 + [(32, 16, 16)] * 5 + [(64, 8, 8)] * 5
-
-
-def test_a_shortcut_keeps_every_other_pixel_between_zeros() -> None:
-    block = ResNet32(1, 2).blocks[5]
-    with torch.no_grad():
-        block.norm2.weight.zero_()  # nothing but the shortcut is left
-    x = torch.rand(2, 16, 8, 8)
-    out = block(x)
-    assert torch.equal(out[:, 8:24], x[:, :, ::2, ::2])
-    assert not out[:, :8].any()
-    assert not out[:, 24:].any()
-
-
-@pytest.mark.parametrize(("channels", "height", "width"), [(1, 8, 8), (1, 9, 12), (3, 64, 64)])
-def test_other_images(channels: int, height: int, width: int) -> None:
-    network = ResNet32(channels, 4)
-    images = torch.rand(2, channels, height, width)
-    assert network.features(images).shape == (2, 64)
-    network.eval()
-    assert torch.equal(network(images), network.head(network.features(images)))
-
-
 # --- the recipe ------------------------------------------------------------------------------
 
 
@@ -117,51 +72,6 @@ def test_the_learning_rate_keeps_its_shape_at_other_lengths() -> None:
     short = ClassificationConfig(epochs=10)
     assert [learning_rate(e, short) for e in range(10)] == pytest.approx([0.1] * 8 + [1e-3, 1e-5])
     assert learning_rate(0, ClassificationConfig(epochs=1)) == 0.1
-
-
-def test_deferred_weights_are_effective_numbers_from_epoch_160() -> None:
-    config = ClassificationConfig(loss="drw")
-    counts = torch.tensor([5000.0, 387.0, 50.0])
-    assert class_weights(counts, 159, config).tolist() == [1, 1, 1]
-    assert class_weights(counts, 199, ClassificationConfig()).tolist() == [1, 1, 1]
-    # the effective number as the sum that it abbreviates: 1 + beta + beta^2 + ...
-    effective = [sum(0.9999**i for i in range(int(n))) for n in counts]
-    expected = np.array([1 / e for e in effective])
-    expected *= 3 / expected.sum()
-    np.testing.assert_allclose(class_weights(counts, 160, config), expected, rtol=1e-5)
-
-
-def gradient(network: nn.Module, loss: Tensor) -> Tensor:
-    return torch.cat([g.flatten() for g in torch.autograd.grad(loss, list(network.parameters()))])
-
-
-def test_omega_is_a_weight_in_diffult_s_sum() -> None:
-    """Eq. 4: the sum over real images plus omega times that over generated ones."""
-    torch.manual_seed(0)
-    network = ResNet32(1, 10).double().eval()  # batch norm would let the images see one another
-    images, labels = torch.rand(12, 1, 8, 8, dtype=torch.float64), torch.arange(12) % 10
-    real, made = slice(0, 7), slice(7, 12)
-    equal = torch.ones(10, dtype=torch.float64)
-
-    def of_sum(rows: slice) -> Tensor:
-        return gradient(
-            network, F.cross_entropy(network(images[rows]), labels[rows], reduction="sum")
-        )
-
-    for omega in (0.0, 0.3, 1.0):
-        weights = torch.ones(12, dtype=torch.float64)
-        weights[made] = omega
-        found = gradient(network, weighted_loss(network(images), labels, equal, weights) * 12)
-        torch.testing.assert_close(
-            found, of_sum(real) + omega * of_sum(made), rtol=1e-9, atol=1e-12
-        )
-
-
-def test_class_weights_are_normalised_as_pytorch_does() -> None:
-    logits, labels = torch.randn(9, 3), torch.arange(9) % 3
-    of_class = torch.tensor([0.2, 0.8, 2.0])
-    found = weighted_loss(logits, labels, of_class, torch.ones(9))
-    torch.testing.assert_close(found, F.cross_entropy(logits, labels, weight=of_class))
 
 
 def test_crops_are_windows_into_a_black_frame() -> None:

@@ -1,4 +1,4 @@
-"""Settings of a classifier's training; imports no PyTorch."""
+"""Settings of a classifier's training."""
 
 from __future__ import annotations
 
@@ -7,10 +7,16 @@ from typing import Literal
 from pydantic import Field
 
 from ..config import Config
+from .losses import AnyLoss, CrossEntropyConfig
+from .networks import NetworkName
 
 
 class ClassificationConfig(Config):
     """How the classifier is trained; the defaults are LDAM-DRW's with cross entropy."""
+
+    network: NetworkName = "resnet32"
+    """resnet8 to resnet110 (depth 6 n + 2) are He et al.'s for CIFAR, for images of at least 8 x 8
+    pixels; resnet10, resnet18 and resnet50 those for ImageNet, for at least 33 x 33."""
 
     epochs: int = Field(200, ge=1)
     """Passes over the images. The learning rate's schedule scales with it: warm-up over the first
@@ -45,12 +51,8 @@ class ClassificationConfig(Config):
     """data: by mean and deviation of each channel over the real training images. cifar: by the
     recipe's constants, for RGB only (its deviations are a fifth smaller than CIFAR's)."""
 
-    loss: Literal["ce", "drw"] = "ce"
-    """ce: cross entropy. drw: deferred re-weighting, classes weighted by their effective number of
-    images after 8/10 of the epochs."""
-
-    drw_beta: float = Field(0.9999, ge=0, lt=1)
-    """beta of the effective number (Cui et al. 2019)."""
+    loss: AnyLoss = CrossEntropyConfig()
+    """What is minimised; all but ce and focal make up for classes that are uneven."""
 
     generated_weight: float = Field(1.0, ge=0)
     """omega of DiffuLT eq. 4, the weight of a generated image where a real one has 1; its authors

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..data import PackedImages
 from ..data.batches import gather
@@ -15,16 +15,11 @@ from ..data.order import IndexOrder
 from ..errors import DataProblem, DivergenceProblem
 from ..randomness import BatchRandom, derive_seed
 from .config import ClassificationConfig
-from .recipe import (
-    Normaliser,
-    class_weights,
-    crop_and_flip,
-    learning_rate,
-    weighted_loss,
-)
-from .resnet32 import MIN_SIZE
+from .losses import weighted_loss
+from .networks import ClassifierNetwork, build_network
+from .recipe import Normaliser, crop_and_flip, learning_rate
 from .scores import Scores, score
-from .trained import TrainedClassifier, build_network
+from .trained import TrainedClassifier
 
 AfterEpoch = Callable[[int, float, TrainedClassifier], None]
 
@@ -54,7 +49,7 @@ def train_and_test(
     generated: PackedImages | None = None,
     on_phase: Callable[[str], None] = lambda _line: None,
 ) -> Outcome:
-    """Train a ResNet-32 and test it after every epoch.
+    """Train a classifier and test it after every epoch.
 
     Initial weights, order, crops and flips are functions of the seed: the same seed gives the same
     numbers on one machine and device, and the same initial weights for any images. The global random
@@ -69,7 +64,7 @@ def train_and_test(
         on_phase: called with a line after each epoch.
 
     Raises:
-        DataProblem: images under 8 x 8, or of other shapes or classes in the three sets.
+        DataProblem: images too small for the network, or of other shapes or classes in the three sets.
         DivergenceProblem: a loss that is not a number.
     """
     _check_alike(real, test, "test")
@@ -104,7 +99,7 @@ def train_classifier(
             the classifier as it is then, which training goes on to change.
 
     Raises:
-        DataProblem: images under 8 x 8, or generated ones of another shape or other classes.
+        DataProblem: images too small for the network, or generated ones of another shape or other classes.
         DivergenceProblem: a loss that is not a number.
     """
     everything, weights = _together(real, generated, config.generated_weight)
@@ -157,7 +152,8 @@ class _Trainer:
         )
         self.pad = images.image_shape[1] // 8 if config.pad is None else config.pad
         self.labels = torch.tensor(images.labels)
-        self.counts = torch.bincount(self.labels, weights.double(), minlength=images.num_classes)
+        counts = torch.bincount(self.labels, weights.double(), minlength=images.num_classes)
+        self.loss = config.loss.build(counts.to(self.device))
         self.sgd = torch.optim.SGD(
             self.network.parameters(),
             config.lr,
@@ -170,7 +166,7 @@ class _Trainer:
         config, device = self.config, self.device
         for group in self.sgd.param_groups:
             group["lr"] = learning_rate(epoch, config)
-        of_class = class_weights(self.counts, epoch, config).to(device)
+        of_class = self.loss.class_weights(epoch, config.epochs)
         order = self.order.indices(epoch * self.per_epoch, self.per_epoch)
         starts = range(0, self.per_epoch, config.batch_size)
         total = torch.zeros((), device=device)
@@ -180,12 +176,9 @@ class _Trainer:
             rng = BatchRandom(self.seed, epoch * len(starts) + i, 0, len(rows), device)
             images = gather(self.images, rows, device)
             images = crop_and_flip(images, rng, self.pad, config.flip is not False)
-            loss = weighted_loss(
-                self.network(self.normalise(images)),
-                self.labels[rows].to(device),
-                of_class,
-                self.weights[rows].to(device),
-            )
+            labels = self.labels[rows].to(device)
+            of_each = self.loss(self.network(self.normalise(images)), labels)
+            loss = weighted_loss(of_each, of_class[labels], self.weights[rows].to(device))
             self.sgd.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             self.sgd.step()
@@ -193,10 +186,14 @@ class _Trainer:
         return float(total) / len(starts)
 
 
-def _first_network(config: ClassificationConfig, real: PackedImages, seed: int) -> nn.Module:
+def _first_network(
+    config: ClassificationConfig, real: PackedImages, seed: int
+) -> ClassifierNetwork:
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(derive_seed(seed, "classifier"))
-        return build_network(config, real.image_shape, real.num_classes)
+        return build_network(
+            config.network, real.image_shape, real.num_classes, config.loss.head_scale
+        )
 
 
 def _check_alike(real: PackedImages, images: PackedImages, name: str) -> None:
@@ -212,11 +209,6 @@ def _together(
     real: PackedImages, generated: PackedImages | None, weight: float
 ) -> tuple[PackedImages, Tensor]:
     """Return all training images in one block, and the weight of each (N,) float32."""
-    if min(real.image_shape[1:]) < MIN_SIZE:
-        raise DataProblem(
-            f"images are {real.image_shape[1]} x {real.image_shape[2]}",
-            f"the classifier needs at least {MIN_SIZE} x {MIN_SIZE} pixels; scale the images up",
-        )
     weights = torch.ones(len(real.labels))
     if generated is None:
         return real, weights

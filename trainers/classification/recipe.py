@@ -32,38 +32,6 @@ def learning_rate(epoch: int, config: ClassificationConfig) -> float:
     return config.lr
 
 
-def class_weights(counts: Tensor, epoch: int, config: ClassificationConfig) -> Tensor:
-    """Return the weight of each class in the loss, (C,) float32, summing to C.
-
-    Args:
-        counts: (C,) images of each class, a generated one counting `generated_weight`.
-        epoch: counted from 0.
-    """
-    if config.loss == "ce" or epoch * 10 < config.epochs * 8:
-        return torch.ones(len(counts))
-    beta = config.drw_beta
-    inverse = (1 - beta) / (1 - beta ** counts.double())  # 1 / effective number, Cui et al. eq. 2
-    return (inverse / inverse.sum() * len(counts)).float()
-
-
-def weighted_loss(logits: Tensor, labels: Tensor, of_class: Tensor, of_image: Tensor) -> Tensor:
-    """Return the cross entropy, a weighted mean over the batch, () float32.
-
-    DiffuLT eq. 4 is a sum over all images. Divided by the batch's class weights (its size, with
-    `ce`) and not by its image weights, the steps of an epoch add up to that sum: omega scales what
-    generated images contribute, and never what real ones do.
-
-    Args:
-        logits: (B, C).
-        labels: (B,) int64.
-        of_class: (C,) weights, normalised over the batch as PyTorch and LDAM-DRW do.
-        of_image: (B,), 1 for a real image and `generated_weight` for another.
-    """
-    each = F.cross_entropy(logits, labels, reduction="none")  # (B,)
-    by_class = of_class[labels]  # (B,)
-    return (of_image * by_class * each).sum() / by_class.sum()
-
-
 def crop_and_flip(images: Tensor, rng: BatchRandom, pad: int, flip: bool) -> Tensor:
     """Shift each image by up to `pad` pixels, filling with black, and mirror half of them.
 

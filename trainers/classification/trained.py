@@ -11,14 +11,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..data.packed import Pixels
 from ..errors import CheckpointProblem, DataProblem
 from ..integrity import Altered, load_described_arrays, save_arrays
 from .config import ClassificationConfig
+from .networks import ClassifierNetwork, build_network
 from .recipe import Normaliser
-from .resnet32 import ResNet32
 
 FORMAT = 1
 """Raise it when a file could be misread: another network under the same config, other names of tensors."""
@@ -46,7 +46,7 @@ class TrainedClassifier:
     An image's logits and features depend on that image alone: batch norm uses the running statistics.
     """
 
-    network: nn.Module
+    network: ClassifierNetwork
     config: ClassificationConfig
     image_shape: tuple[int, int, int]
     """(C, H, W)."""
@@ -68,7 +68,7 @@ class TrainedClassifier:
         Raises:
             DataProblem: images of another shape.
         """
-        return self._apply(self.network.features, images)  # type: ignore[arg-type]  # of any of ours
+        return self._apply(self.network.features, images)
 
     def save(self, path: Path) -> None:
         """Write weights, config and normalisation to one file of safetensors, with their hash.
@@ -123,7 +123,10 @@ def load_classifier(path: Path, device: torch.device, where: str = "") -> Traine
             )
         description = _Description.model_validate_json(json.dumps(content))
         network = build_network(
-            description.config, description.image_shape, len(description.class_names)
+            description.config.network,
+            description.image_shape,
+            len(description.class_names),
+            description.config.loss.head_scale,
         )
         network.load_state_dict({name: torch.from_numpy(a) for name, a in weights.items()})
     except (Altered, ValueError, RuntimeError) as error:
@@ -140,13 +143,3 @@ def load_classifier(path: Path, device: torch.device, where: str = "") -> Traine
         Normaliser.by(description.mean, description.deviation, device),
         device,
     )
-
-
-def build_network(
-    _config: ClassificationConfig, image_shape: tuple[int, int, int], classes: int
-) -> nn.Module:
-    """Return an untrained network for these images, with weights from the global generator.
-
-    It has `features`, (B, C, H, W) float32 -> (B, d), the input of its last layer.
-    """
-    return ResNet32(image_shape[0], classes)
