@@ -60,6 +60,12 @@ def class_folders(names: Sequence[str]) -> list[str]:
     return [f"{class_id:03d}-{name}" for class_id, name in enumerate(safe)]
 
 
+def numbered_class_folders(names: Sequence[str]) -> list[str]:
+    """Return the name of a folder for each class that begins with its id: sorted, they are in its order."""
+    digits = max(4, len(str(len(names) - 1)))
+    return [f"{class_id:0{digits}d}-{_safe_folder(name)}" for class_id, name in enumerate(names)]
+
+
 def _safe_folder(name: str) -> str:
     """Return a name without separators, what cannot be printed, and dots and blanks at its ends."""
     printable = "".join(c if c.isprintable() else "_" for c in _UNSAFE.sub("_", name))

@@ -8,10 +8,12 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from ...trainers.data import DataConfig, Folder, ListFiles, Parquet
+from ...trainers.data import Balanced, DataConfig, Folder, ListFiles, Parquet
+from ...trainers.data.balanced import DESCRIPTION, StoredSet
 from ...trainers.data.list_files import read_list
 from ...trainers.data.report import shown
 from ...trainers.errors import UsageProblem
+from .balanced_listing import list_balanced
 from .folder_listing import list_folder
 from .list_listing import list_lists
 from .listing import Listing
@@ -28,7 +30,8 @@ def source_of(paths: Sequence[Path], root: Path | None = None) -> DataConfig:
     """Return the data section that reads what a person names.
 
     Args:
-        paths: one folder of class folders or with `train`, Parquet files, or one or two lists.
+        paths: one folder of class folders, with `train` or with a balanced set, Parquet files, or one or two
+            lists.
         root: folder that the paths in lists are relative to; by default the folder of the list or one
             above it, whichever has the first image.
 
@@ -40,6 +43,11 @@ def source_of(paths: Sequence[Path], root: Path | None = None) -> DataConfig:
     for path in paths:
         if not path.exists():
             raise UsageProblem(f"{shown(path)}: no such file or folder", "correct the path")
+    if len(paths) == 1 and (paths[0] / DESCRIPTION).is_file():
+        channels, _, size = StoredSet.read(paths[0]).image_shape
+        return _validated(
+            {"source": "balanced", "path": paths[0], "image_size": size, "channels": channels}
+        )
     if len(paths) == 1 and paths[0].is_dir():
         return Folder(root=paths[0])
     if any(path.is_dir() for path in paths):
@@ -71,6 +79,8 @@ def list_source(config: DataConfig) -> Listing:
         return list_parquet(config)
     if isinstance(config, ListFiles):
         return list_lists(config)
+    if isinstance(config, Balanced):
+        return list_balanced(config)
     raise UsageProblem(
         f"data.source={config.source} is ready as it is", "give a folder, Parquet files or lists"
     )

@@ -9,6 +9,7 @@ from typing import Annotated
 
 from pydantic import Field
 
+from .balanced import Balanced
 from .cifar import Cifar
 from .digits import Digits
 from .folder import Folder
@@ -21,12 +22,13 @@ from .source import ClassSampling, SourceConfig, Splits
 from .validation import Validation
 
 DataConfig = Annotated[
-    Digits | Cifar | Folder | Parquet | ListFiles,
+    Digits | Cifar | Folder | Parquet | ListFiles | Balanced,
     Field(discriminator="source"),
 ]
 """One source of images, selected by its `source`."""
 
 __all__ = [
+    "Balanced",
     "Cifar",
     "ClassSampling",
     "DataConfig",
