@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field
 
 from ...trainers.config import Config
@@ -41,10 +45,21 @@ class BalancingConfig(Config):
 
     to: int | None = Field(None, ge=1)
     """N_t of DiffuLT: a class with fewer training images gets as many generated ones as it lacks.
-    DiffuLT has 5000 for CIFAR-10-LT, 500 for CIFAR-100-LT and 300 for ImageNet-LT. None: the number of
-    training images of the largest class."""
+    DiffuLT has 5000 for CIFAR-10-LT, 500 for CIFAR-100-LT and 300 for ImageNet-LT. None: by `of_largest`."""
+
+    of_largest: float = Field(1.0, gt=0)
+    """N_t where `to` is not given, as a multiple of the largest class's training images, rounded. DiffuLT's
+    choices are 1 for CIFAR-LT and 0.23 for ImageNet-LT."""
 
     filter: FilterConfig = FilterConfig()
 
     seeds: int = Field(1, ge=1)
     """Classifiers that are trained at each point of a search; their mean accuracy is what it finds."""
+
+    def target(self, train_counts: Sequence[int] | NDArray[np.int64]) -> int:
+        """Return N_t.
+
+        Args:
+            train_counts: (C,), training images of each class.
+        """
+        return self.to or max(1, round(self.of_largest * int(max(train_counts))))
