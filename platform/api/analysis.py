@@ -114,7 +114,6 @@ def classify(
         UsageProblem: no such run, impossible counts, or an override of anything else.
     """
     from ..analysis.classify.classify import classify_and_record
-    from ..balancing.summary import ARMS
 
     recorded = classify_and_record(
         open_store(storage),
@@ -124,8 +123,8 @@ def classify(
         lambda _line: None,
         per_class=per_class,
         fill_to=fill_to,
+        control=control,
         seeds=seeds,
         workers=workers,
-        arms=[arm for arm in ARMS if control or arm != "real_repeated"],
     )
     return classification_document(recorded)

@@ -1,25 +1,45 @@
-"""The images that a classifier is trained on besides the real ones: generated images, or copies."""
+"""The images that a classifier is trained on besides the real ones: copies, or generated images."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import hashlib
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from ...trainers.data import PackedImages
 from ...trainers.errors import DataProblem, UsageProblem
-from .filling import Counts
+from ..evaluation.arrays import Ints
+from .augmentation import AUGMENTATION, augment
+from .filling import Counts, Filled
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class AddedImages:
-    """Images that are made when they are needed."""
+    """Rows of the real training images or of the generated ones: small, whatever the images' size."""
 
+    origin: Literal["real", "generated"]
+    rows: Ints
+    """(M,) of the training images, or of the generated ones as they lie in `Filled`; class by class."""
+    counts: Counts
+    """(C,) images of each class."""
     depends_on: list[Any]
-    """What they depend on besides the real images, as JSON types."""
-    make: Callable[[], PackedImages]
+    """What the images depend on besides the training images, as JSON types."""
+    augmentation_seed: int | None = None
+    """Of what changes each of them; None: they stay as they are."""
+
+    def make(self, real: PackedImages, generated: PackedImages | None) -> PackedImages:
+        """Return the images.
+
+        Args:
+            real: the training images.
+            generated: all generated images; None where `origin` is real.
+        """
+        images = real if self.origin == "real" else generated
+        assert images is not None
+        some = images.select(self.rows)
+        return some if self.augmentation_seed is None else augment(some, self.augmentation_seed)
 
 
 def wanted_counts(train_counts: Counts, per_class: int | None, fill_to: int | None) -> Counts:
@@ -59,17 +79,47 @@ def repeat_real_images(real: PackedImages, counts: Counts) -> AddedImages | None
 
     Args:
         counts: (C,) int64.
+
+    Raises:
+        DataProblem: a class to copy has no image.
     """
     if not counts.any():
         return None
+    if (without := (real.class_counts == 0) & (counts > 0)).any():
+        raise DataProblem(
+            f"class {real.class_names[int(without.argmax())]} has no real image to repeat",
+            "leave the arms with copies of real images out: --no-control",
+        )
+    rows = [np.resize(np.flatnonzero(real.labels == c), n) for c, n in enumerate(counts)]
+    return AddedImages("real", np.concatenate(rows), counts, ["repeated", counts.tolist()])
 
-    def make() -> PackedImages:
-        if (without := (real.class_counts == 0) & (counts > 0)).any():
-            raise DataProblem(
-                f"class {real.class_names[int(without.argmax())]} has no real image to repeat",
-                "leave the arm with repeated images out: --no-control",
-            )
-        rows = [np.resize(np.flatnonzero(real.labels == c), n) for c, n in enumerate(counts)]
-        return real.select(np.concatenate(rows))
 
-    return AddedImages(["repeated", counts.tolist()], make)
+def augment_real_images(real: PackedImages, counts: Counts, seed: int) -> AddedImages | None:
+    """Return the copies of `repeat_real_images`, each changed once.
+
+    Args:
+        counts: (C,) int64.
+        seed: with class and index among the class's copies it decides the change.
+
+    Raises:
+        DataProblem: a class to copy has no image.
+    """
+    copies = repeat_real_images(real, counts)
+    if copies is None:
+        return None
+    depends_on = ["augmented", AUGMENTATION, seed, counts.tolist()]
+    return AddedImages("real", copies.rows, counts, depends_on, seed)
+
+
+def take_generated(filled: Filled, rows: Ints) -> AddedImages | None:
+    """Return the generated images at some rows (M,), ascending; None where there are none.
+
+    They are known by checkpoint, sampling, seed, class and index, so that none has to exist.
+    """
+    if not len(rows):
+        return None
+    labels, indices = filled.labels[rows], filled.indices[rows]
+    which = hashlib.sha256(np.stack([labels, indices]).astype("<i8").tobytes()).hexdigest()
+    source = filled.source
+    counts = np.bincount(labels, minlength=source.splits.train.num_classes).astype(np.int64)
+    return AddedImages("generated", rows, counts, [source.samples_folder.rpartition("/")[2], which])

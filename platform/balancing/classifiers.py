@@ -1,9 +1,11 @@
-"""Train the classifiers of `whipray classify`, in this process or on Ray actors."""
+"""Train classifiers, in this process or on Ray actors, and keep the outcome of each by its content."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Generator, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import closing, nullcontext
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -11,15 +13,22 @@ from ...trainers.classification.config import ClassificationConfig
 from ...trainers.classification.fit import train_and_test
 from ...trainers.data import PackedImages, Splits
 from ...trainers.engine import choose_device
+from ...trainers.integrity import Altered, seal, unseal
 from ..compute.actor_pool import ActorPool
 from ..compute.capacity import cluster_capacity, no_room, with_gpu_if_any
+from ..compute.ray_session import ray_session
 from ..config.experiment import ScalingConfig
-from ..storage.layout import classifier_file
-from .summary import Arm
+from ..generation.shards import short_hash
+from ..storage.layout import CLASSIFIERS, classifier_file
+from ..storage.store import Storage
+from .added_images import AddedImages
+
+FORMAT = 4
+"""Of a classifier's outcome and of what is summarised; raise it when a value changes its meaning."""
+ONLY_WITH_ADDED = {"epoch_of", "generated_weight"}
+"""Settings that have no effect where no images are added."""
 
 OnPhase = Callable[[str], None]
-Added = Mapping[Arm, PackedImages]
-"""The images that an arm is trained on besides the real ones; an arm without any has no entry."""
 Outcome = dict[str, Any]
 """The test results of one classifier, as JSON types."""
 
@@ -28,10 +37,12 @@ Outcome = dict[str, Any]
 class ClassifierRun:
     """One classifier to train."""
 
-    arm: Arm
+    arm: str
     seed: int
     key: str
     """A hash of all that the classifier depends on."""
+    added: AddedImages | None = field(compare=False)
+    """What it is trained on besides the real images."""
 
     @property
     def file(self) -> str:
@@ -45,26 +56,48 @@ Results = Generator[tuple[ClassifierRun, Outcome], None, None]
 
 @dataclass(frozen=True)
 class ClassifierTraining:
-    """Everything that the classifiers of one classification share, but for images."""
+    """Everything that the classifiers of a comparison share, but for images."""
 
     groups: Mapping[str, Sequence[int]]
     config: ClassificationConfig
     cpus: int
     """Threads of a training on the CPU; another number may change the last bits of a result."""
 
+    def run(self, arm: str, seed: int, splits: Splits, added: AddedImages | None) -> ClassifierRun:
+        """Return a classifier to train, under a hash of all that it depends on."""
+        without_effect = None if added else ONLY_WITH_ADDED
+        content = [
+            FORMAT,
+            seed,
+            splits.train.fingerprint(),
+            splits.reference.fingerprint(),
+            self.groups,
+            self.config.model_dump(mode="json", exclude=without_effect),
+            added and added.depends_on,
+        ]
+        return ClassifierRun(arm, seed, short_hash(content), added)
+
     def train(
         self,
         splits: Splits,
-        added: Added,
+        generated: PackedImages | None,
         classifier: ClassifierRun,
         on_phase: OnPhase = lambda _line: None,
     ) -> Outcome:
-        """Train and test one classifier."""
+        """Train and test one classifier.
+
+        Args:
+            splits: trains on one, tests on the other.
+            generated: all generated images, of which each classifier takes its own.
+        """
         import torch
 
         device = choose_device()
         if device.type == "cpu":
             torch.set_num_threads(self.cpus)
+        added = None
+        if classifier.added is not None:
+            added = classifier.added.make(splits.train, generated)
         outcome = train_and_test(
             splits.train,
             splits.reference,
@@ -72,7 +105,7 @@ class ClassifierTraining:
             self.config,
             classifier.seed,
             device,
-            added.get(classifier.arm),
+            added,
             on_phase,
         )
         return {
@@ -85,10 +118,62 @@ class ClassifierTraining:
         }
 
 
+def train_missing(
+    root: Storage,
+    training: ClassifierTraining,
+    splits: Splits,
+    generated: Callable[[], PackedImages],
+    classifiers: Sequence[ClassifierRun],
+    workers: int,
+    scaling: ScalingConfig,
+    on_phase: OnPhase,
+) -> tuple[dict[ClassifierRun, Outcome], int]:
+    """Train the classifiers that are not in the store; return all outcomes and the number trained.
+
+    Classifiers of one key are one: arms that come to the same images share it.
+
+    Args:
+        root: the store's top.
+        generated: makes all generated images; called if a classifier that is trained now needs some.
+        workers: 1 trains in this process, more on Ray, each with one worker's resources.
+
+    Raises:
+        UsageProblem: not even one fits on the cluster.
+        Problem: a training failed, or a worker was lost too often.
+    """
+    stored = root.list(CLASSIFIERS)
+    outcomes: dict[str, Outcome] = {}
+    new: dict[str, ClassifierRun] = {}
+    for each in classifiers:
+        if each.file in stored:
+            try:
+                outcomes[each.key] = unseal(root.read_text(each.file))
+                continue
+            except Altered:
+                on_phase(f"{root.uri_of(each.file)} is damaged: training this classifier again")
+        new[each.key] = each
+    if not new:
+        return {each: outcomes[each.key] for each in classifiers}, 0
+    with ray_session() if workers > 1 else nullcontext():
+        needed = any(each.added and each.added.origin == "generated" for each in new.values())
+        images = generated() if needed else None
+        todo = list(new.values())
+        results = (
+            train_locally(training, splits, images, todo, on_phase)
+            if workers == 1
+            else train_on_ray(training, splits, images, todo, workers, scaling, on_phase)
+        )
+        with closing(results):
+            for classifier, outcome in results:
+                root.write_text(classifier.file, json.dumps(seal(outcome)))
+                outcomes[classifier.key] = outcome
+    return {each: outcomes[each.key] for each in classifiers}, len(new)
+
+
 def train_locally(
     training: ClassifierTraining,
     splits: Splits,
-    added: Added,
+    generated: PackedImages | None,
     classifiers: Sequence[ClassifierRun],
     on_phase: OnPhase,
 ) -> Results:
@@ -99,13 +184,13 @@ def train_locally(
         def on_epoch(line: str, name: str = name) -> None:
             on_phase(f"{name}: {line}")
 
-        yield classifier, training.train(splits, added, classifier, on_epoch)
+        yield classifier, training.train(splits, generated, classifier, on_epoch)
 
 
 def train_on_ray(
     training: ClassifierTraining,
     splits: Splits,
-    added: Added,
+    generated: PackedImages | None,
     classifiers: Sequence[ClassifierRun],
     workers: int,
     scaling: ScalingConfig,
@@ -124,7 +209,7 @@ def train_on_ray(
     if room < 1:
         raise no_room(scaling, room, setting="--workers")
     pool = ActorPool[ClassifierRun, Outcome](
-        partial(training.train, splits, added),
+        partial(training.train, splits, generated),
         min(workers, len(classifiers)),
         scaling,
         task="training a classifier",

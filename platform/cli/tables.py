@@ -12,7 +12,6 @@ from rich.table import Table
 
 from ...trainers.guidance import AnyGuidance, GuidanceConfig
 from ...trainers.samplers import AnySampler, SamplerConfig
-from ..balancing.summary import DIFFERENCES
 from ..config.points import in_words
 from ..evaluation.compare import Comparison
 from ..evaluation.goal import Goal
@@ -28,14 +27,6 @@ WHAT_WIDTH = 22
 """Characters below which the hyperparameters of a trial are not squeezed; they wrap."""
 GROUPS = ("overall", "many", "medium", "few")
 GUIDANCE_METRICS = ("fid/overall", "kid/overall", "kid/few", "recall/overall", "recall/few")
-CLASSIFIER_TITLES = {
-    "real": "real",
-    "real_repeated": "real + repeated",
-    "real_and_generated": "real + generated",
-    "difference": "difference",
-    "difference_to_repeated": "beyond repetition",
-}
-"""Column titles by the keys of `whipray classify`'s document."""
 
 
 def metrics_table(metrics: Mapping[str, float], width: int | None = None) -> Table:
@@ -184,9 +175,9 @@ def guidance_table(points: Sequence[CurvePoint]) -> Table:
 
 def classifier_table(document: Mapping[str, Any]) -> Table:
     """Return one row per metric, one column per kind of training set and per difference."""
-    arms = document["arms"]
-    differences = {name: document[name] for name in DIFFERENCES if name in document}
-    table = plain_table("", *(CLASSIFIER_TITLES[key] for key in (*arms, *differences)))
+    arms, differences = document["arms"], document["differences"]
+    titles = [f"{document['compared']} - {arm}" for arm in differences]
+    table = plain_table("", *arms, *titles)
     for name in next(iter(arms.values()))["figures"]:
         cells = [_estimate_cell(arm["figures"][name]) for arm in arms.values()]
         for difference in differences.values():

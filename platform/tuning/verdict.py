@@ -13,6 +13,7 @@ import numpy as np
 from ...trainers.errors import Problem
 from ...trainers.scratch import Scratch
 from ..evaluation.arrays import Floats
+from ..evaluation.holm import adjusted
 from ..storage import layout
 from ..storage.store import Storage
 from .trial_records import Row
@@ -92,12 +93,7 @@ def beyond_noise(p_values: Mapping[int, float], level: float) -> set[int]:
 
     Whatever the number of comparisons, one false one or more is in them with probability `level`.
     """
-    apart: set[int] = set()
-    for rank, (key, p) in enumerate(sorted(p_values.items(), key=lambda item: item[1])):
-        if p > level / (len(p_values) - rank):
-            break
-        apart.add(key)
-    return apart
+    return {key for key, p in adjusted(p_values).items() if p <= level}
 
 
 def _replicates(root: Storage, sweep: str, row: Row, rank_by: str) -> Floats | None:

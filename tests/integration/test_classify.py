@@ -94,14 +94,16 @@ def test_every_classifier_is_trained_once(lab: Lab) -> None:
     document = first.document
     assert document["images"] == {
         "real": [100, 71, 51, 36, 26, 18, 13, 9, 6, 5],
-        "generated": [3] * 10,
-        "repeated": [3] * 10,
         "test": [74] * 10,
+        "added": {"real": [0] * 10, "repeated": [3] * 10, "generated": [3] * 10},
+        "steps": {"real": 3, "repeated": 3, "generated": 3},
     }
     assert document["groups"] == {"many": [0, 1, 2], "medium": [3, 4, 5], "few": [6, 7, 8, 9]}
     assert document["classification"]["flip"] is False  # as the run was trained
-    assert set(document["difference"]) == set(document["difference_to_repeated"]) == FIGURES
-    assert list(document["arms"]) == ["real", "real_repeated", "real_and_generated"]
+    assert document["compared"] == "generated"
+    assert list(document["differences"]) == ["repeated", "real"]
+    assert all(set(difference) == FIGURES for difference in document["differences"].values())
+    assert list(document["arms"]) == ["real", "repeated", "generated"]
     for arm in document["arms"]:
         found = document["arms"][arm]
         assert [one["seed"] for one in found["trained"]] == [0, 1]
@@ -142,26 +144,16 @@ def test_runs_on_the_same_data_share_what_has_no_generated_images(lab: Lab) -> N
     here = lab.classify().document
     there = classify(find_run(lab.root, "other"), SHORT, per_class=3, seeds=2)
     assert there.trained == 2
-    for arm in ("real", "real_repeated"):
+    for arm in ("real", "repeated"):
         assert there.document["arms"][arm] == here["arms"][arm]
-    generated = [document["arms"]["real_and_generated"] for document in (here, there.document)]
+    generated = [document["arms"]["generated"] for document in (here, there.document)]
     assert generated[0] != generated[1]
-
-
-def test_nothing_repeated_is_the_real_arm(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        "whipray.platform.analysis.classify.classify.wanted_counts",
-        lambda counts, *_: np.zeros_like(counts),
-    )
-    found = lab.classify(seeds=1, arms=("real", "real_repeated")).document
-    assert len(set(lab.root.list("classifiers"))) == 1  # one key
-    assert found["arms"]["real"] == found["arms"]["real_repeated"]
 
 
 def test_classes_are_filled_up_with_their_own_images(lab: Lab) -> None:
     counts = np.array([0, 0, 0, 0, 0, 0, 0, 1, 4, 5])
     found = lab.classify(fill_to=10, per_class=None, seeds=1)
-    assert found.document["images"]["generated"] == counts.tolist()
+    assert found.document["images"]["added"]["generated"] == counts.tolist()
 
     place = lab.place
     sampling = resolve_settings(place.experiment, SHORT).sampling
@@ -202,7 +194,7 @@ def test_what_a_person_sees(
     assert say(monkeypatch, *command, "--seeds", "2") == 0
     out, err = capsys.readouterr()
     lines = out.splitlines()
-    titles = ["real", "real + repeated", "real + generated", "difference", "beyond repetition"]
+    titles = ["real", "repeated", "generated", "generated - repeated", "generated - real"]
     assert re.split("  +", lines[0].strip()) == titles
     assert [line.partition("  ")[0].strip() for line in lines[1:]] == [
         "accuracy overall",
@@ -213,7 +205,7 @@ def test_what_a_person_sees(
         "recall",
     ]
     assert "335 real and 30 generated images, tested on 740; 1 epochs" in err
-    assert "beyond repetition: " in err
+    assert "accuracy that generated images give beyond repeated real ones: few " in err
     assert "whipray classify tiny --per-class 3 --seeds 5" in err
 
     assert say(monkeypatch, *command, "--seeds", "2", "--json") == 0
@@ -222,26 +214,26 @@ def test_what_a_person_sees(
     for line in lines[1:]:
         row = re.split("  +", line.strip())
         name = row[0].replace(" ", "/")
-        for shown, part in zip(row[-2:], ("difference", "difference_to_repeated"), strict=True):
-            figure = document[part][name]
+        for shown, arm in zip(row[-2:], ("repeated", "real"), strict=True):
+            figure = document["differences"][arm][name]
             assert shown.startswith(f"{figure['value']:+.3f} [")
             assert ("within noise" in shown) is figure["within_noise"]
     metrics = tracker.client.get_run(run.run_id).data.metrics
     few = document["arms"]["real"]["figures"]["accuracy/few"]
     assert metrics["classification/real/accuracy/few"] == few["value"]
     assert metrics["classification/real/accuracy/few_high"] == few["high"]
-    beyond = document["difference_to_repeated"]["accuracy/few"]
-    assert metrics["classification/difference_to_repeated/accuracy/few"] == beyond["value"]
+    beyond = document["differences"]["repeated"]["accuracy/few"]
+    assert metrics["classification/generated-repeated/accuracy/few"] == beyond["value"]
     (artifact,) = tracker.client.list_artifacts(run.run_id, "classification")
     assert Path(document["result"]).parent.name in artifact.path
 
     assert say(monkeypatch, *command, "--seeds", "2", "--no-control") == 0
     out, err = capsys.readouterr()
     bare = out.splitlines()
-    assert re.split("  +", bare[0].strip()) == ["real", "real + generated", "difference"]
+    assert re.split("  +", bare[0].strip()) == ["real", "generated", "generated - real"]
     for line, before in zip(bare[1:], lines[1:], strict=True):
         cells = re.split("  +", before.strip())
-        assert re.split("  +", line.strip()) == [*cells[:2], *cells[3:5]]
+        assert re.split("  +", line.strip()) == [*cells[:2], cells[3], cells[5]]
     assert "repet" not in err
     assert "--per-class 3 --no-control --seeds 5" in err
 
@@ -274,7 +266,7 @@ def test_a_mistake_is_answered_in_two_lines(
 
 def test_a_cluster_without_room_is_said_so(lab: Lab) -> None:
     with pytest.raises(UsageProblem, match="room"):
-        lab.classify("scaling.cpus_per_worker=999", workers=2, arms=("real",))
+        lab.classify("scaling.cpus_per_worker=999", workers=2)
 
 
 def test_a_run_that_mlflow_does_not_know_is_classified_all_the_same(

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from scipy.stats import ttest_rel  # type: ignore[import-untyped]
 from torch import Tensor
 
-from whipray.platform.balancing.added_images import repeat_real_images, wanted_counts
+from whipray.platform.balancing.added_images import wanted_counts
 from whipray.platform.balancing.summary import student_interval, summarise
 from whipray.trainers.classification.config import ClassificationConfig
 from whipray.trainers.classification.fit import Outcome, train_and_test, train_classifier
@@ -147,33 +148,33 @@ def outcome(overall: float, few: float) -> dict[str, Any]:
 def test_intervals_over_seeds_and_of_their_paired_difference() -> None:
     before = [outcome(0.50, 0.10), outcome(0.60, 0.20), outcome(0.70, 0.30)]
     after = [outcome(0.51, 0.30), outcome(0.59, 0.10), outcome(0.71, 0.50)]
-    found = summarise(
-        {"real": before, "real_and_generated": after}, {"few": [1]}, np.array([30, 10]), 0.95
-    )
+    found = summarise({"real": before, "generated": after}, {"few": [1]}, np.array([30, 10]), 0.95)
     overall = found["arms"]["real"]["figures"]["accuracy/overall"]
     half = 4.302653 * 0.1 / 3**0.5  # Student's t, 2 degrees of freedom
     assert (overall["value"], overall["low"]) == pytest.approx((0.6, 0.6 - half), rel=1e-6)
-    gain = found["difference"]["accuracy/overall"]
+    gain = found["differences"]["real"]["accuracy/overall"]
     half = 4.302653 * np.std([0.01, -0.01, 0.01], ddof=1) / 3**0.5
     assert gain["high"] - gain["value"] == pytest.approx(half, rel=1e-6)
     assert gain["within_noise"] is True
     sure = summarise(
         {
             "real": before,
-            "real_and_generated": [outcome(0.8, 0.4), outcome(0.9, 0.5), outcome(1, 0.6)],
+            "generated": [outcome(0.8, 0.4), outcome(0.9, 0.5), outcome(1, 0.6)],
         },
         {"few": [1]},
         np.array([30, 10]),
         0.95,
     )
-    assert sure["difference"]["accuracy/few"]["within_noise"] is False
-    assert sure["difference"]["accuracy/few"]["value"] == pytest.approx(0.3)  # more is better
-    assert sure["arms"]["real_and_generated"]["figures"]["accuracy/overall"]["high"] == 1
+    assert sure["differences"]["real"]["accuracy/few"]["within_noise"] is False
+    assert sure["differences"]["real"]["accuracy/few"]["value"] == pytest.approx(
+        0.3
+    )  # more is better
+    assert sure["arms"]["generated"]["figures"]["accuracy/overall"]["high"] == 1
 
 
 def test_one_seed_has_the_interval_of_its_test_images_and_no_verdict() -> None:
     found = summarise(
-        {"real": [outcome(0.5, 0.2)], "real_and_generated": [outcome(0.6, 0.5)]},
+        {"real": [outcome(0.5, 0.2)], "generated": [outcome(0.6, 0.5)]},
         {"few": [1]},
         np.array([30, 10]),
         0.95,
@@ -185,7 +186,7 @@ def test_one_seed_has_the_interval_of_its_test_images_and_no_verdict() -> None:
         "low": None,
         "high": None,
     }
-    assert found["difference"]["accuracy/few"]["within_noise"] is None
+    assert found["differences"]["real"]["accuracy/few"]["within_noise"] is None
     assert student_interval([0.5], 0.95, (0, 1)) is None
 
 
@@ -204,39 +205,53 @@ def test_how_many_images_are_generated() -> None:
             wanted_counts(counts, per_class, fill_to)
 
 
-def test_a_class_is_repeated_by_its_own_images_in_turn() -> None:
-    labels = np.array([0, 1, 0, 2, 0])
-    images = np.arange(5, dtype=np.uint8)[:, None, None, None] * np.ones((1, 1, 8, 8), np.uint8)
-    real = PackedImages(images, labels, ("a", "b", "c", "d"))
-    copies = repeat_real_images(real, np.array([7, 0, 2, 0]))
-    assert copies is not None
-    made = copies.make()
-    assert made.images[:, 0, 0, 0].tolist() == [0, 2, 4, 0, 2, 4, 0, 3, 3]
-    assert made.labels.tolist() == [0] * 7 + [2] * 2
-    assert repeat_real_images(real, np.zeros(4, np.int64)) is None
-    nothing_to_copy = repeat_real_images(real, np.array([0, 0, 0, 1]))
-    assert nothing_to_copy is not None
-    with pytest.raises(DataProblem, match="class d has no real image"):
-        nothing_to_copy.make()
-
-
-def test_copies_are_compared_with_seed_by_seed() -> None:
+def test_copies_are_the_headline_and_compared_with_seed_by_seed() -> None:
     arms = {
         "real": [outcome(0.5, 0.1), outcome(0.6, 0.2), outcome(0.7, 0.3)],
-        "real_repeated": [outcome(0.6, 0.5), outcome(0.7, 0.4), outcome(0.8, 0.6)],
-        "real_and_generated": [outcome(0.7, 0.5), outcome(0.8, 0.5), outcome(0.9, 0.5)],
+        "repeated": [outcome(0.6, 0.5), outcome(0.7, 0.4), outcome(0.8, 0.6)],
+        "generated": [outcome(0.7, 0.5), outcome(0.8, 0.5), outcome(0.9, 0.5)],
     }
     groups, counts = {"few": [1]}, np.array([30, 10])
     found = summarise(arms, groups, counts, 0.95)
-    assert found["difference"]["accuracy/overall"]["value"] == pytest.approx(0.2)
-    beyond = found["difference_to_repeated"]
+    assert (found["compared"], list(found["differences"])) == ("generated", ["repeated", "real"])
+    assert found["differences"]["real"]["accuracy/overall"]["value"] == pytest.approx(0.2)
+    beyond = found["differences"]["repeated"]
     assert beyond["accuracy/overall"]["value"] == pytest.approx(0.1)
     assert beyond["accuracy/overall"]["within_noise"] is False
     assert beyond["accuracy/few"]["within_noise"] is True
-    del arms["real_repeated"]
-    alone = summarise(arms, groups, counts, 0.95)
-    assert "difference_to_repeated" not in alone
-    assert alone["difference"] == found["difference"]
+    assert beyond["accuracy/few"]["by_seed"] == pytest.approx([0, 0.1, -0.1])
+    assert found["headline"] == (
+        "accuracy that generated images give beyond repeated real ones: few +0.000 [-0.248, +0.248], "
+        "within noise, overall +0.100 [+0.100, +0.100], a gain (3 seeds, paired, 95 % intervals)"
+    )
+    alone = summarise({k: v for k, v in arms.items() if k != "repeated"}, groups, counts, 0.95)
+    assert list(alone["differences"]) == ["real"]
+    assert alone["headline"] is None
+    one = summarise({k: v[:1] for k, v in arms.items()}, groups, counts, 0.95)
+    assert "one seed, which cannot tell" in one["headline"]
+    assert "within noise" not in one["headline"]
+    lower = [outcome(0.5, 0.1), outcome(0.61, 0.2), outcome(0.7, 0.3)]
+    worse = summarise({**arms, "generated": lower}, groups, counts, 0.95)
+    assert "overall -0.097 [-0.111, -0.082], a loss" in worse["headline"]
+
+
+def test_p_values_are_of_the_paired_test_and_adjusted_for_the_number_of_baselines() -> None:
+    rng = np.random.default_rng(0)
+    few = {
+        arm: 0.5 + 0.02 * rng.normal(size=5) for arm in ("real", "repeated", "random", "filtered")
+    }
+    arms = {arm: [outcome(0.5, x) for x in values] for arm, values in few.items()}
+    found = summarise(arms, {"few": [1]}, np.array([30, 10]), 0.95)
+    p = {arm: ttest_rel(few["filtered"], few[arm]).pvalue for arm in ("repeated", "random", "real")}
+    entries = {arm: each["accuracy/few"] for arm, each in found["differences"].items()}
+    assert {arm: entry["p"] for arm, entry in entries.items()} == pytest.approx(p)
+    first, second, third = sorted(p, key=p.__getitem__)
+    holm = [3 * p[first], max(3 * p[first], 2 * p[second])]
+    holm.append(max(holm[1], p[third]))
+    assert [entries[arm]["p_holm"] for arm in (first, second, third)] == pytest.approx(
+        np.minimum(holm, 1)
+    )
+    assert {each["accuracy/overall"]["p"] for each in found["differences"].values()} == {1.0}
 
 
 # --- the training ----------------------------------------------------------------------------

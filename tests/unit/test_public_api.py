@@ -164,7 +164,7 @@ def test_the_examples_of_the_documentation_run(capsys: pytest.CaptureFixture[str
     out = capsys.readouterr().out
     assert "(6, 1, 8, 8) uint8" in out
     assert "objective.tau" in out
-    assert "['real', 'real_and_generated']" in out
+    assert "['real', 'generated']" in out
     assert "models:/digits-lt/1 [('champion',)]" in out
     assert "('mine', 'finished'," in out
     assert "'removed': [{'run': 'plain'" in out

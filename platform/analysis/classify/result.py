@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from ...balancing.summary import DIFFERENCES
 from ...tracking.mlflow_runs import Run
 
 
@@ -21,10 +20,13 @@ class ClassificationResult:
     """Classifiers that had to be trained; 0 where all were in the store."""
 
     def metrics(self) -> dict[str, float]:
-        """Return flat metrics for MLflow: `classification/real/accuracy/few`, `.../few_low`, ..."""
+        """Return flat metrics for MLflow: `classification/real/accuracy/few`, `.../few_low`, ...
+
+        A difference is `classification/generated-repeated/accuracy/few`.
+        """
         parts = {arm: entry["figures"] for arm, entry in self.document["arms"].items()}
-        for name in DIFFERENCES:
-            parts[name] = self.document.get(name, {})
+        for arm, difference in self.document["differences"].items():
+            parts[f"{self.document['compared']}-{arm}"] = difference
         flat = {}
         for part, figures in parts.items():
             for name, entry in figures.items():

@@ -53,7 +53,6 @@ def classify(
     """
     from ...analysis.classify.classify import classify_and_record
     from ...api.documents import classification_document
-    from ...balancing.summary import ARMS
     from ..status_line import StatusLine
 
     with StatusLine(stderr_console, "looking for the run") as line:
@@ -65,9 +64,9 @@ def classify(
             line.set,
             per_class=per_class,
             fill_to=fill_to,
+            control=control,
             seeds=seeds,
             workers=workers,
-            arms=[arm for arm in ARMS if control or arm != "real_repeated"],
         )
     if recorded.note:
         stderr_console.print(recorded.note)
@@ -96,10 +95,9 @@ def _print_result(recorded: RecordedClassification) -> None:
 
 def _explain(document: dict[str, Any], trained: int) -> str:
     """Return what was compared, what the intervals cover, and the accuracy of the best epoch."""
-    from ..tables import CLASSIFIER_TITLES
-
     images, seeds = document["images"], len(document["seeds"])
-    real, generated, test = (f"{sum(images[of]):,}" for of in ("real", "generated", "test"))
+    counts = (images["real"], images["added"]["generated"], images["test"])
+    real, generated, test = (f"{sum(count):,}" for count in counts)
     known = " (known already)" if trained == 0 else ""
     more = f" ({seeds})" if seeds > 1 else "; --seeds 5 gives an interval of the difference"
     lines = [
@@ -109,14 +107,12 @@ def _explain(document: dict[str, Any], trained: int) -> str:
         ),
         f"{document['confidence']:.0%} intervals are {document['interval']}{more}",
     ]
-    if "real_repeated" in document["arms"]:
-        lines.append(
-            "beyond repetition: gain over training on as many copies of each class's real images"
-        )
+    if document["headline"]:
+        lines.append(document["headline"])
     best = []
     for arm, entry in document["arms"].items():
         accuracies = [each["best_accuracy_chosen_on_test"] for each in entry["trained"]]
-        best.append(f"{CLASSIFIER_TITLES[arm]} {fmean(accuracies):.3f}")
+        best.append(f"{arm} {fmean(accuracies):.3f}")
     lines.append(
         "accuracy at the best epoch, chosen on the test images and so too high: " + ", ".join(best)
     )

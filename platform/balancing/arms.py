@@ -1,0 +1,222 @@
+"""What generated images give to a classifier beyond balance and repetition (CBDM table 4, DiffuLT).
+
+Classifiers are trained with several seeds on different sets, the arms, and tested on the same real images:
+
+- `real`: the real long-tailed images.
+- `repeated`: also as many copies of each class's real images as the arm with generated images adds.
+- `augmented`: the same copies, each changed once by TrivialAugment.
+- `generated`: also the generated images.
+
+Added images balance the classes and lengthen the training, whatever they show. The copies gain that much
+too, so only a gain over them is due to the content of the generated images.
+
+A trained classifier is kept under a hash of all that it depends on, at the store's top: runs on the same
+data share the arms that have no generated images.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, Literal, get_args
+
+import numpy as np
+
+from ...trainers.classification.config import ClassificationConfig
+from ...trainers.data import PackedImages, Splits
+from ...trainers.data.groups import group_classes
+from ...trainers.data.report import listed, shown
+from ...trainers.errors import UsageProblem
+from ..config.experiment import Experiment
+from ..generation.loading import balanced
+from ..generation.shards import short_hash
+from .added_images import AddedImages, augment_real_images, repeat_real_images, take_generated
+from .classifiers import FORMAT, ClassifierRun, ClassifierTraining, Outcome, train_missing
+from .filling import Counts, Filled, ImageSource
+from .summary import summarise
+
+OnPhase = Callable[[str], None]
+
+ArmName = Literal["real", "repeated", "augmented", "generated"]
+ARMS: tuple[ArmName, ...] = get_args(ArmName)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Trained and tested classifiers, summarised."""
+
+    document: dict[str, Any]
+    """What was trained on what, and what `summarise` returns, as JSON types."""
+    content: str
+    """A hash of all that it depends on."""
+    trained: int
+    """Classifiers that had to be trained; 0 where all were in the store."""
+
+
+def measure(
+    source: ImageSource,
+    counts: Counts,
+    arms: Sequence[ArmName],
+    seeds: int = 1,
+    workers: int = 1,
+    on_phase: OnPhase = lambda _line: None,
+) -> Measured:
+    """Train and test the arms with seeds 0, 1, ...; what is in the store is not made again.
+
+    The generated images are the same for every seed, as in the papers: the intervals cover the
+    classifier's training, not other generated images or another diffusion model. All arms of a seed
+    start from the same weights.
+
+    Args:
+        source: its experiment's `classification`, `evaluation.groups` and `scaling` say how classifiers
+            are trained and tested.
+        counts: (C,) images of each class to generate.
+        workers: 1 generates and trains in this process, more on Ray, each with the resources of `scaling.*`.
+
+    Raises:
+        UsageProblem: less than one seed or worker; or a class whose test images were trained on.
+        DataProblem: a class has no real image to repeat.
+        Problem: a training failed.
+    """
+    for option, value in (("--seeds", seeds), ("--workers", workers)):
+        if value < 1:
+            raise UsageProblem(f"{option} is {value}", "give at least 1")
+    candidates = Candidates(source, counts, workers, on_phase)
+    bench = Bench.of(source.experiment, source.splits)
+    classifiers = [
+        bench.training.run(arm, seed, bench.splits, added_images(arm, seed, candidates))
+        for seed in range(seeds)
+        for arm in arms
+    ]
+    outcomes, trained = train_missing(
+        source.store.root,
+        bench.training,
+        bench.splits,
+        lambda: candidates.images,
+        classifiers,
+        workers,
+        source.experiment.scaling,
+        on_phase,
+    )
+    by_arm: dict[str, list[Outcome]] = {
+        arm: [outcomes[each] for each in classifiers if each.arm == arm] for arm in arms
+    }
+    document = {
+        "format": FORMAT,
+        "checkpoint": source.checkpoint,
+        "images_seen": source.manifest.images_seen,
+        "classification": bench.training.config.model_dump(mode="json"),
+        "sampling": source.experiment.sampling.model_dump(mode="json"),
+        "groups": bench.training.groups,
+        "images": bench.images(classifiers),
+        "seeds": list(range(seeds)),
+        **summarise(
+            by_arm,
+            bench.training.groups,
+            bench.splits.reference.class_counts,
+            source.experiment.evaluation.confidence,
+        ),
+    }
+    return Measured(document, short_hash([each.key for each in classifiers]), trained)
+
+
+def added_images(arm: ArmName, seed: int, candidates: Candidates) -> AddedImages | None:
+    """Return what an arm adds to the real images; no image is made."""
+    real = candidates.source.splits.train
+    if arm == "real":
+        return None
+    if arm == "repeated":
+        return repeat_real_images(real, candidates.counts)
+    if arm == "augmented":
+        return augment_real_images(real, candidates.counts, seed)
+    planned = candidates.planned
+    return take_generated(planned, np.arange(len(planned.labels)))
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """Generated images that a class may be filled up with, made when they are needed."""
+
+    source: ImageSource
+    counts: Counts
+    """(C,) of each class."""
+    workers: int
+    on_phase: OnPhase
+
+    @cached_property
+    def planned(self) -> Filled:
+        """Which images there are to be; they may still have to be made."""
+        return Filled(self.source, tuple(self.source.shards(self.counts)))
+
+    @cached_property
+    def filled(self) -> Filled:
+        """The same, once all are in the store."""
+        return self.source.fill(self.counts, self.workers, self.on_phase)
+
+    @cached_property
+    def images(self) -> PackedImages:
+        """All images, class by class."""
+        return self.filled.read_all()
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What all classifiers of a comparison are trained and tested by."""
+
+    splits: Splits
+    """Tested on `reference`, of each class alike."""
+    training: ClassifierTraining
+
+    @classmethod
+    def of(cls, experiment: Experiment, splits: Splits) -> Bench:
+        """Take the settings from an experiment.
+
+        Raises:
+            UsageProblem: a class would be tested on images that it was trained on; or groups that do not
+                fit the classes.
+        """
+        _check_unseen(splits)
+        training = ClassifierTraining(
+            group_classes(splits.train.class_counts.tolist(), experiment.evaluation.groups),
+            experiment.effective_classification,
+            experiment.scaling.cpus_per_worker,
+        )
+        return cls(replace(splits, reference=balanced(splits.reference)), training)
+
+    def images(self, classifiers: Sequence[ClassifierRun]) -> dict[str, Any]:
+        """Return the images of each class that were trained and tested on, and each arm's steps."""
+        real, config = self.splits.train.class_counts, self.training.config
+        added = {
+            each.arm: (0 * real if each.added is None else each.added.counts)
+            for each in classifiers
+        }
+        return {
+            "real": real.tolist(),
+            "test": self.splits.reference.class_counts.tolist(),
+            "added": {arm: counts.tolist() for arm, counts in added.items()},
+            "steps": {
+                arm: steps(config, int(real.sum()), int(counts.sum()))
+                for arm, counts in added.items()
+            },
+        }
+
+
+def steps(config: ClassificationConfig, real: int, added: int) -> int:
+    """Return the steps of a training on `real` images and `added` ones."""
+    per_epoch = real if config.epoch_of == "real" else real + added
+    return config.epochs * -(-per_epoch // config.batch_size)
+
+
+def _check_unseen(splits: Splits) -> None:
+    """Check that no class would be tested on images that it was trained on.
+
+    Raises:
+        UsageProblem: naming the classes.
+    """
+    if splits.borrowed:
+        names = listed([shown(splits.train.class_names[c]) for c in splits.borrowed])
+        raise UsageProblem(
+            f"classifiers cannot be tested on {names}: too few images to hold some out, and all are trained on",
+            "add images of these classes, or set evaluation.reference to others of all classes",
+        )
