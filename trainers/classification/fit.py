@@ -106,7 +106,7 @@ def train_classifier(
     per_epoch = len(real.labels) if config.epoch_of == "real" else len(everything.labels)
     with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True):
         trained = TrainedClassifier(
-            _first_network(config, real, seed).to(device),
+            _first_network(config, real, seed).to(device, memory_format=torch.channels_last),
             config,
             real.image_shape,
             real.class_names,
