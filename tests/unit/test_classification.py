@@ -18,7 +18,7 @@ from whipray.trainers.classification.config import ClassificationConfig
 from whipray.trainers.classification.fit import Outcome, train_and_test, train_classifier
 from whipray.trainers.classification.recipe import Normaliser, crop_and_flip, learning_rate
 from whipray.trainers.classification.scores import score
-from whipray.trainers.classification.trained import load_classifier
+from whipray.trainers.classification.trained import TrainedClassifier, load_classifier
 from whipray.trainers.data import Digits, PackedImages, Splits
 from whipray.trainers.errors import (
     CheckpointProblem,
@@ -367,3 +367,23 @@ def test_what_it_cannot_use_is_said(digits: Splits) -> None:
     absurd = ClassificationConfig(epochs=1, batch_size=8, lr=1e30)
     with pytest.raises(DivergenceProblem, match=r"lower classification\.lr"):
         train_and_test(real, test, HALVES, absurd, 0, CPU)
+
+
+def test_bf16_trains_with_weights_and_loss_in_fp32(digits: Splits) -> None:
+    real, test = small(digits)
+    settings: dict[str, Any] = {"epochs": 1, "batch_size": 40, "network": "resnet8", "lr": 0.01}
+
+    def train(precision: str) -> tuple[float, TrainedClassifier]:
+        losses: list[float] = []
+        config = ClassificationConfig(precision=precision, **settings)  # type: ignore[arg-type]
+        found = train_classifier(
+            real, config, 0, CPU, after_epoch=lambda _e, loss, _t: losses.append(loss)
+        )
+        return losses[0], found
+
+    (exact, _), (rounded, trained) = train("fp32"), train("bf16")
+    assert rounded == pytest.approx(exact, rel=2e-2)
+    assert rounded != exact
+    assert {p.dtype for p in trained.network.parameters()} == {torch.float32}
+    logits = trained.logits(test.images)
+    assert np.any(logits != torch.tensor(logits).bfloat16().float().numpy())  # used in fp32

@@ -12,9 +12,11 @@ from torch import Tensor
 from ..data import PackedImages
 from ..data.batches import gather
 from ..data.order import IndexOrder
+from ..data.packed import Indices
 from ..errors import DataProblem, DivergenceProblem
 from ..randomness import BatchRandom, derive_seed
 from .config import ClassificationConfig
+from .data_parallel import Group
 from .losses import weighted_loss
 from .networks import ClassifierNetwork, build_network
 from .recipe import Normaliser, crop_and_flip, learning_rate
@@ -70,10 +72,12 @@ def train_and_test(
     _check_alike(real, test, "test")
     loss, best = 0.0, (0, -1.0)
     predictions = np.empty(0, np.int64)
+    group = Group.joined()
 
     def after_epoch(epoch: int, train_loss: float, trained: TrainedClassifier) -> None:
         nonlocal predictions, loss, best
-        predictions = trained.logits(test.images).argmax(1)
+        own = test.images[group.share(len(test.labels))]
+        predictions = group.join(trained.logits(own).argmax(1))
         accuracy = float((predictions == test.labels).mean())
         best = max(best, (epoch + 1, accuracy), key=lambda result: result[1])
         loss = train_loss
@@ -93,6 +97,9 @@ def train_classifier(
 ) -> TrainedClassifier:
     """Train a network; no image but those given is read.
 
+    The processes of a group that has been joined train one together, each of them a part of every
+    batch; all of them have it in the end.
+
     Args:
         real, config, seed, device, generated: as for `train_and_test`.
         after_epoch: called after each epoch with its number from 0, the mean loss of its batches, and
@@ -106,7 +113,7 @@ def train_classifier(
     per_epoch = len(real.labels) if config.epoch_of == "real" else len(everything.labels)
     with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True):
         trained = TrainedClassifier(
-            _first_network(config, real, seed).to(device, memory_format=torch.channels_last),
+            _first_network(config, real, seed),
             config,
             real.image_shape,
             real.class_names,
@@ -147,6 +154,8 @@ class _Trainer:
         self.weights, self.seed, self.device = weights, seed, trained.device
         self.config = config = trained.config
         self.per_epoch = per_epoch
+        self.group = Group.joined()
+        self.in_group = self.group.wrap(self.network, self.device)
         self.order = IndexOrder(
             images.labels, images.num_classes, "natural", derive_seed(seed, "order")
         )
@@ -172,18 +181,33 @@ class _Trainer:
         total = torch.zeros((), device=device)
         self.network.train()
         for i, start in enumerate(starts):
-            rows = order[start : start + config.batch_size]
-            rng = BatchRandom(self.seed, epoch * len(starts) + i, 0, len(rows), device)
-            images = gather(self.images, rows, device)
-            images = crop_and_flip(images, rng, self.pad, config.flip is not False)
-            labels = self.labels[rows].to(device)
-            of_each = self.loss(self.network(self.normalise(images)), labels)
-            loss = weighted_loss(of_each, of_class[labels], self.weights[rows].to(device))
-            self.sgd.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            self.sgd.step()
-            total += loss.detach()
-        return float(total) / len(starts)
+            batch = order[start : start + config.batch_size]
+            total += self._step(batch, epoch * len(starts) + i, of_class)
+        self.group.share_buffers(self.network)
+        return self.group.mean(total) / len(starts)
+
+    def _step(self, batch: Indices, step: int, of_class: Tensor) -> Tensor:
+        """Update the weights by a batch (B,) of images; return the loss of this process's rows, ()."""
+        config, device, group = self.config, self.device, self.group
+        # of fewer rows than processes each has all, so that none is without any
+        own = group.share(len(batch)) if len(batch) >= group.size else slice(0, len(batch))
+        rows = batch[own]
+        rng = BatchRandom(self.seed, step, own.start, len(rows), device)
+        images = gather(self.images, rows, device)
+        images = crop_and_flip(images, rng, self.pad, config.flip is not False)
+        labels = self.labels[rows].to(device)
+        with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16"):
+            logits = self.in_group(self.normalise(images))
+        by_class = of_class[labels]
+        of_each = self.loss(logits.float(), labels)
+        loss = weighted_loss(of_each, by_class, self.weights[rows].to(device))
+        if len(rows) < len(batch):  # the mean over processes becomes that over the batch
+            whole = of_class[self.labels[batch].to(device)].sum()
+            loss = loss * by_class.sum() / whole * group.size
+        self.sgd.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        self.sgd.step()
+        return loss.detach()
 
 
 def _first_network(

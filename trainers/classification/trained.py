@@ -54,6 +54,10 @@ class TrainedClassifier:
     normalise: Normaliser
     device: torch.device
 
+    def __post_init__(self) -> None:
+        # convolutions on the CPU take a fifth less time in this layout, and a GPU's bf16 ones too
+        self.network.to(self.device).to(memory_format=torch.channels_last)
+
     def logits(self, images: Pixels) -> Floats:
         """Return the logits of each class, uint8 (N, C, H, W) -> float32 (N, K).
 
@@ -136,7 +140,7 @@ def load_classifier(path: Path, device: torch.device, where: str = "") -> Traine
             "delete the file; the classifier is trained again",
         ) from error
     return TrainedClassifier(
-        network.to(device).eval(),
+        network.eval(),
         description.config,
         description.image_shape,
         description.class_names,
