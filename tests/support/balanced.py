@@ -13,6 +13,7 @@ from whipray.platform.analysis.balance.datasheet import (
     RealClass,
     Rejected,
 )
+from whipray.platform.analysis.balance.examples import shown
 from whipray.platform.analysis.diffult.page import (
     ArmResult,
     DiffultPage,
@@ -58,44 +59,54 @@ def synthetic_datasheet(
     ratio = random.normal(1, 0.2, n) - 0.1 * tail
     copies = ratio < 0.4
     reasons = [
-        "near_copies" if copy else "probability" if p < 5e-7 else ""
-        for copy, p in zip(copies, probability, strict=True)
+        "; ".join(
+            [f"probability {p:.3g} < 5e-07"] * int(p < 5e-7)
+            + [f"copy_ratio {r:.3g} < 0.4"] * int(r < 0.4)
+        )
+        for r, p in zip(ratio, probability, strict=True)
     ]
-    kept = np.array([not reason for reason in reasons])
+    kept = np.array([not reason for reason in reasons], bool)
     if n:
         last = labels == classes - 1
-        few = np.flatnonzero(last & kept)[20:]
-        kept[few] = False
-        probability[few] = 1e-9
-        reasons = ["probability" if i in set(few.tolist()) else r for i, r in enumerate(reasons)]
+        more = np.flatnonzero(last & kept)[20:]
+        kept[more] = False
+        probability[more] = 1e-9
+        for i in more.tolist():
+            reasons[i] = "probability 1e-09 < 5e-07"
     generated = GeneratedImages(
         labels, kept, tuple(reasons), pixels, features, probability, ratio, copies
     )
-    shown = [c for c in range(classes) if counts[c] < 500][:: max(1, classes // 12)][:12]
-    pictures = noise_images(18 * 12, channels, side)
+    limits = shown(side)
+    few = [c for c in range(classes) if counts[c] < 500]
+    pictures = noise_images(3 * limits.tiles * limits.classes, channels, side)
     examples = [
         ClassExamples(
             c,
-            tiles[:6],
-            tiles[6:12],
-            [Rejected(tile, "probability", 10.0 ** -(7 + i)) for i, tile in enumerate(tiles[12:17])]
-            + [Rejected(tiles[17], "near_copies", 0.21)],
+            tiles[: limits.tiles],
+            tiles[limits.tiles : 2 * limits.tiles],
+            [
+                Rejected(tile, f"probability {10.0 ** -(7 + i):.3g} < 5e-07")
+                for i, tile in enumerate(tiles[2 * limits.tiles : -1])
+            ]
+            + [Rejected(tiles[-1], "probability 3e-08 < 5e-07; copy_ratio 0.21 < 0.4")],
         )
-        for c, tiles in zip(shown, np.split(pictures, 12), strict=False)
+        for c, tiles in zip(
+            few[:: max(1, classes // 12)], np.split(pictures, limits.classes), strict=False
+        )
     ]
     pairs = [
         NearCopy(
             CopyPair(
                 real[-1 - i % classes].name,
                 real[-1 - (i + i % 2) % classes].name,
-                0.05 + 0.02 * i,
+                0.05 + 0.014 * i,
                 ("", "mirrored", "moved by 2 px, enlarged by 14 %")[i % 3],
                 pictures[2 * i],
                 pictures[2 * i + 1],
             ),
-            kept=i > 11,
+            kept=False,
         )
-        for i in range(24)
+        for i in range(limits.pairs)
     ]
     return Datasheet(
         name="birds-500",

@@ -1,129 +1,129 @@
-"""The datasheet of a balanced data set: one page about its images, for whoever uses them."""
+"""The datasheet of a balanced data set as a page: counts, examples, distances, near copies, and its use.
+
+The questions are those of Gebru et al., "Datasheets for Datasets" (Communications of the ACM 2021), as far
+as they can be answered from what is stored.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Literal
+from collections.abc import Sequence
+from dataclasses import dataclass
 
-from ....trainers.sampling import SamplingConfig
-from ...config.balancing import FilterConfig
-from ...evaluation.arrays import Bools, Floats, Floats32, Ints, Pixels
+import numpy as np
+
+from ...evaluation.arrays import Pixels
 from ...evaluation.extractors.base import Value
-from ...evaluation.pages.content import CopyPair
 from ...evaluation.pages.page import render
+from ...evaluation.pages.tiles import Strip, bounded, strip
+from .content import (
+    ClassExamples,
+    Datasheet,
+    GeneratedImages,
+    Layout,
+    NearCopy,
+    RealClass,
+    Rejected,
+)
+from .counts import Count, count_images
+from .counts_chart import counts_chart
+from .datasheet_warnings import datasheet_warnings
+from .histograms import SCORES, criteria_in_words, histograms
+from .usage import readings
 
-Layout = Literal["folder", "parquet", "torchvision"]
+__all__ = [
+    "ClassExamples",
+    "Datasheet",
+    "GeneratedImages",
+    "Layout",
+    "NearCopy",
+    "RealClass",
+    "Rejected",
+    "datasheet_page",
+]
 
-
-@dataclass(frozen=True)
-class RealClass:
-    """A class of the training images."""
-
-    name: str
-    group: str
-    """many, medium or few."""
-    train_count: int
-    """Real training images."""
-    borrowed: bool = False
-    """Whether its test images are training images too, since it has too few to hold some out."""
-
-
-@dataclass(frozen=True)
-class GeneratedImages:
-    """All N images that were generated, rejected ones included, in any order."""
-
-    labels: Ints
-    """(N,) positions in `Datasheet.classes`."""
-    kept: Bools
-    """(N,)."""
-    reasons: Sequence[str]
-    """(N,) names of the criteria that rejected them, as `apply_filter` returns them; empty for what is kept."""
-    pixel_distance: Floats | Floats32 | None = None
-    """(N,) d1, 0..255; None where it was not computed."""
-    feature_distance: Floats | Floats32 | None = None
-    """(N,) d2; None where it was not computed."""
-    probability: Floats | None = None
-    """(N,) d3, in [0, 1]; None where it was not computed."""
-    copy_ratio: Floats | Floats32 | None = None
-    """(N,) distance to the nearest training image over the usual one; None where it was not computed."""
-    near_copy: Bools | None = None
-    """(N,) whether that is a near copy; None where near copies were not looked for."""
-
-    def value(self, row: int) -> float:
-        """Return what the criterion that rejected an image compares with its threshold; NaN if not known."""
-        column = self.copy_ratio
-        if (reason := self.reasons[row]) in ("pixel_distance", "feature_distance", "probability"):
-            column = getattr(self, reason)
-        return float("nan") if column is None else float(column[row])
-
-
-@dataclass(frozen=True)
-class Rejected:
-    """A rejected image, and why."""
-
-    image: Pixels  # (C, H, W)
-    reason: str
-    """As in `GeneratedImages.reasons`."""
-    value: float
-    """What the criterion compares with its threshold; the copy ratio of a near copy."""
-
-
-@dataclass(frozen=True)
-class ClassExamples:
-    """Images of one class; the page shows the first six of each kind."""
-
-    position: int
-    """In `Datasheet.classes`."""
-    real: Pixels  # (n, C, H, W), n may be 0
-    kept: Pixels  # (n, C, H, W), n may be 0
-    rejected: Sequence[Rejected] = ()
-
-
-@dataclass(frozen=True)
-class NearCopy:
-    """A near copy beside its training image."""
-
-    pair: CopyPair
-    kept: bool
-
-
-@dataclass(frozen=True)
-class Datasheet:
-    """Content of the page."""
-
-    name: str
-    """Of the data set: its folder's name, for instance."""
-    source: str
-    """Where the real images come from, in words: `cifar100-lt`, `the folder /data/birds`."""
-    model: str
-    """Model and version, run or checkpoint, as it was asked for."""
-    weights_hash: str
-    sampling: SamplingConfig
-    seed: int
-    fill_to: int
-    """N_t."""
-    filter: FilterConfig
-    image_shape: tuple[int, int, int]
-    """(C, H, W)."""
-    classes: Sequence[RealClass]
-    """By class id."""
-    generated: GeneratedImages
-    test_images: int
-    """Real images of the split `test`, which are part of the data set as they are; 0 where there are none."""
-    path: str
-    """Absolute path of the data set, or its URI."""
-    layout: Layout
-    examples: Sequence[ClassExamples] = ()
-    """As `examples.choose_examples` returns them."""
-    near_copies: Sequence[NearCopy] = ()
-    """The lowest ratio first; the page shows 24."""
-    warnings: Sequence[str] = ()
-    """What to know besides what the page computes from the images."""
-    provenance: Mapping[str, Value] = field(default_factory=dict)
-    """Further facts: images seen, version of whipray, f_0 and its accuracy, ..."""
+OPEN = 40
+"""Up to this many classes the table is open; with more it is folded."""
+SYMBOLS = {name: score.symbol for name, score in SCORES.items()} | {"copy_ratio": "copy ratio"}
+"""Criteria as the page's captions name them."""
+KINDS = {1: "grey", 3: "colour"}
 
 
 def datasheet_page(sheet: Datasheet) -> str:
     """Return the datasheet as one self-contained HTML page; sections without content are left out."""
-    return render("datasheet.html.jinja", sheet=sheet)
+    counts = count_images(sheet.classes, sheet.generated)
+    channels, height, width = sheet.image_shape
+    overall = counts.overall
+    totals = [c.total for c in counts.classes]
+    by_position = {c.position: c for c in counts.classes}
+    return render(
+        "datasheet.html.jinja",
+        sheet=sheet,
+        counts=counts,
+        overall=overall,
+        imbalance=[_imbalance([c.real for c in counts.classes]), _imbalance(totals)],
+        warnings=datasheet_warnings(sheet, counts),
+        chart=counts_chart(counts.classes, sheet.fill_to),
+        open=len(counts.classes) <= OPEN,
+        criteria=criteria_in_words(sheet.filter),
+        symbols=SYMBOLS,
+        examples=[_examples_of(each, by_position[each.position]) for each in sheet.examples],
+        histograms=histograms(sheet),
+        pairs=[
+            (copy, _tiles(np.stack([copy.pair.generated, copy.pair.nearest])))
+            for copy in sheet.near_copies
+        ],
+        readings=readings(sheet),
+        kind=f"{KINDS.get(channels, f'{channels}-channel')} images of {height} x {width} pixels",
+        facts=_facts(sheet),
+    )
+
+
+@dataclass(frozen=True)
+class _Examples:
+    """Images of one class, ready to be rendered."""
+
+    count: Count
+    real: Strip | None
+    kept: Strip | None
+    rejected: tuple[tuple[Strip, str, str], ...]
+    """Each with why, in short and as the manifest has it."""
+
+
+def _examples_of(images: ClassExamples, count: Count) -> _Examples:
+    rejected = [
+        (_tiles(each.image[None]), _short(each.reason), each.reason) for each in images.rejected
+    ]
+    return _Examples(
+        count,
+        _tiles(images.real) if len(images.real) else None,
+        _tiles(images.kept) if len(images.kept) else None,
+        tuple(rejected),
+    )
+
+
+def _short(reason: str) -> str:
+    """Return a reason without the thresholds, which are the same for all: `d3 3.1e-09`."""
+    parts = (part.split() for part in reason.split("; "))
+    return ", ".join(" ".join([SYMBOLS.get(name, name), *rest[:1]]) for name, *rest in parts)
+
+
+def _tiles(images: Pixels) -> Strip:
+    return strip(bounded(images))
+
+
+def _imbalance(counts: Sequence[int]) -> float | None:
+    """Return the largest class's images over the smallest's; None where a class has none."""
+    return max(counts) / min(counts) if counts and min(counts) else None
+
+
+def _facts(sheet: Datasheet) -> list[tuple[str, Value]]:
+    """Return what decides the generated images, and where they are from."""
+    return [
+        ("model", sheet.model),
+        ("weights_hash", sheet.weights_hash),
+        ("seed", sheet.seed),
+        ("filled_up_to", sheet.fill_to),
+        *((f"filter by {name}", words) for name, words in criteria_in_words(sheet.filter).items()),
+        *sheet.sampling.facts().items(),
+        *sheet.provenance.items(),
+    ]

@@ -1,16 +1,9 @@
-"""Coordinates of the marks of a chart; `templates/charts.html.jinja` renders them.
-
-A plot is an SVG stretched over its panel, so x and y have their own units in it (`viewBox`), lines
-keep their thickness, and text is HTML beside it, legible at every width. A plotting library such as
-plotly would add 3 MB of script to every page.
-"""
+"""Coordinates of the marks of a chart; `templates/charts.html.jinja` renders them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
-from itertools import groupby
 from math import ceil
 from statistics import median
 
@@ -18,36 +11,13 @@ from ..bootstrap import Estimate
 from ..goal import Goal
 from ..metrics import OUTPUTS
 from ..report import ClassRow
+from .axes import HOVERS, LEVEL, NAMED, Hover, Tick, from_top, group_spans, ranks, ticks
 from .content import CurvePoint
 from .formatting import Axis, digits, ends
 from .settings import Settings
 
-NAMED = 40
-"""Up to this many classes have their names at the axis; with more they are numbered."""
-LEVEL = 12
-"""Up to this many class names are horizontal; with more they are rotated."""
 WHISKERS = 150
 """Up to this many classes have whiskers; with more there is a running median instead."""
-HOVERS = 125
-"""At most this many strips show their values under the pointer: narrower ones cannot be hit."""
-
-
-@dataclass(frozen=True)
-class Tick:
-    """A label at an axis."""
-
-    at: float
-    """Per cent of the axis."""
-    text: str
-
-
-@dataclass(frozen=True)
-class Hover:
-    """A strip of a plot that shows its values under the pointer; units of the plot."""
-
-    left: float
-    width: float
-    text: str
 
 
 @dataclass(frozen=True)
@@ -117,8 +87,8 @@ def class_chart(rows: Sequence[ClassRow]) -> ClassChart | None:
         better=output.better,
         classes=n,
         undefined=estimates.count(None),
-        y=_ticks(axis),
-        zero=_up(axis, 0.0),
+        y=ticks(axis),
+        zero=from_top(axis, 0.0),
         bands=_bands(rows, estimates, axis, output.decimals),
         whiskers=_whiskers(estimates, axis) if whiskers else "",
         running="" if whiskers else _running_median(estimates, axis, neighbours),
@@ -128,11 +98,11 @@ def class_chart(rows: Sequence[ClassRow]) -> ClassChart | None:
             for i in range(0, n, strip)
         ),
         counts=_area([row.train_count for row in rows], counts),
-        counts_y=_ticks(counts),
+        counts_y=ticks(counts),
         head=rows[0].train_count,
         tail=rows[-1].train_count,
         names=tuple(row.name for row in rows) if n <= NAMED else (),
-        x=_ranks(n) if n > LEVEL else (),
+        x=ranks(n) if n > LEVEL else (),
     )
 
 
@@ -141,16 +111,16 @@ def _bands(
 ) -> tuple[Band, ...]:
     """Return each group's bars and median."""
     gap = 0.12 if len(rows) <= WHISKERS else 0.0
-    zero, width = _up(axis, 0.0), f"h{1 - 2 * gap:g}"
+    zero, width = from_top(axis, 0.0), f"h{1 - 2 * gap:g}"
     bands = []
-    for group, start, stop in _group_spans([row.group for row in rows]):
+    for group, start, stop in group_spans([row.group for row in rows]):
         of_group = [
             (i, e)
             for i, (row, e) in enumerate(zip(rows, estimates, strict=True))
             if row.group == group
         ]
         bars = "".join(
-            f"M{i + gap:g} {zero:g}V{_up(axis, e.value):g}{width}V{zero:g}z"
+            f"M{i + gap:g} {zero:g}V{from_top(axis, e.value):g}{width}V{zero:g}z"
             for i, e in of_group
             if e
         )
@@ -163,7 +133,7 @@ def _bands(
 def _whiskers(estimates: Sequence[Estimate | None], axis: Axis) -> str:
     """Return the path of the classes' intervals."""
     return "".join(
-        f"M{i + 0.5} {_up(axis, e.low):g}V{_up(axis, e.high):g}"
+        f"M{i + 0.5} {from_top(axis, e.low):g}V{from_top(axis, e.high):g}"
         for i, e in enumerate(estimates)
         if e
     )
@@ -173,7 +143,7 @@ def _running_median(estimates: Sequence[Estimate | None], axis: Axis, neighbours
     """Return the path of the medians of so many neighbouring classes each."""
     n = len(estimates)
     return "".join(
-        f"{'L' if i else 'M'}{i} {_up(axis, middle):g}H{min(n, i + neighbours)}"
+        f"{'L' if i else 'M'}{i} {from_top(axis, middle):g}H{min(n, i + neighbours)}"
         for i in range(0, n, neighbours)
         if (middle := _median(estimates[i : i + neighbours])) is not None
     )
@@ -181,7 +151,7 @@ def _running_median(estimates: Sequence[Estimate | None], axis: Axis, neighbours
 
 def _area(counts: Sequence[int], axis: Axis) -> str:
     """Return the path of the area below the classes' numbers of training images."""
-    steps = "".join(f"V{_up(axis, count):g}H{i + 1}" for i, count in enumerate(counts))
+    steps = "".join(f"V{from_top(axis, count):g}H{i + 1}" for i, count in enumerate(counts))
     return f"M0 100{steps}V100z"
 
 
@@ -237,7 +207,7 @@ def curve_chart(points: Sequence[CurvePoint], key: str) -> CurveChart | None:
         text += f"; {alike} of {len(others)} others have that value inside their intervals"
 
     def path(line: Sequence[CurvePoint], end: Callable[[Estimate], float]) -> str:
-        at = (f"{x.position(settings.x(p)):g} {_up(y, end(p.values[key])):g}" for p in line)
+        at = (f"{x.position(settings.x(p)):g} {from_top(y, end(p.values[key])):g}" for p in line)
         return "L".join(at)
 
     lines = []
@@ -251,8 +221,8 @@ def curve_chart(points: Sequence[CurvePoint], key: str) -> CurveChart | None:
     return CurveChart(
         title=f"{output.title}, {group}",
         better=output.better,
-        y=_ticks(y),
-        x=_ticks(x),
+        y=ticks(y),
+        x=ticks(x),
         lines=tuple(lines),
         hovers=tuple(
             (
@@ -274,42 +244,6 @@ def best_point(points: Sequence[CurvePoint], key: str) -> CurvePoint:
     return Goal.parse(key).best(
         (p for p in points if key in p.values), lambda p: p.values[key].value
     )
-
-
-def _up(axis: Axis, x: float) -> float:
-    """Return per cent from the top: SVG's y grows downwards."""
-    return round(100 - axis.position(x), 2)
-
-
-def up_and_ticks(axis: Axis) -> tuple[Callable[[float], float], tuple[Tick, ...]]:
-    """Return what turns a value into per cent from the top, and the labels of the axis."""
-    return partial(_up, axis), _ticks(axis)
-
-
-def _ticks(axis: Axis) -> tuple[Tick, ...]:
-    return tuple(
-        Tick(axis.position(x), f"{x:,.0f}" if not axis.decimals else digits(x, axis.decimals))
-        for x in axis.ticks
-    )
-
-
-def _ranks(n: int) -> tuple[Tick, ...]:
-    """Return the first class, the last and round ones between, under the middle of their bars."""
-    axis = Axis.over([0, n], about=5)
-    between = [int(x) for x in axis.ticks if x > 1 and x < n - 0.4 * axis.ticks[1]]
-    return tuple(Tick(100 * (rank - 0.5) / n, str(rank)) for rank in [1, *between, n])
-
-
-def _group_spans(groups: Sequence[str]) -> Iterator[tuple[str, float, float]]:
-    """Yield each group's share of the axis, from and to; equal shares where groups are scattered."""
-    runs = [(group, len(list(members))) for group, members in groupby(groups)]
-    names = list(dict.fromkeys(groups))
-    if len(runs) > len(names):  # grouped otherwise than by training images
-        runs = [(group, 1) for group in names]
-    total, start = sum(length for _, length in runs), 0
-    for group, length in runs:
-        yield group, start / total, (start + length) / total
-        start += length
 
 
 def _median(estimates: Sequence[Estimate | None]) -> float | None:

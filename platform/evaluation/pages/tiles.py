@@ -13,6 +13,8 @@ from ..arrays import Pixels
 
 SIDE = 56
 """Intended width of a tile, CSS pixels; whole multiples of its pixels come near it."""
+WIDEST = 64
+"""Pixels a side that a `bounded` tile has at most."""
 
 
 @dataclass(frozen=True)
@@ -48,3 +50,18 @@ def png(image: Image.Image) -> str:
     stream = io.BytesIO()
     image.save(stream, "PNG", optimize=True)
     return "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode()
+
+
+def bounded(tiles: Pixels) -> Pixels:
+    """Return tiles of at most `WIDEST` pixels a side: large ones reduced by a whole factor, as means.
+
+    Args:
+        tiles: uint8 (n, C, H, W).
+    """
+    n, channels, height, width = tiles.shape
+    factor = -(-max(height, width) // WIDEST)
+    if factor == 1:
+        return tiles
+    h, w = height // factor, width // factor
+    blocks = tiles[:, :, : h * factor, : w * factor].reshape(n, channels, h, factor, w, factor)
+    return blocks.mean((3, 5)).round().astype(np.uint8)

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from .charts import Tick, up_and_ticks
+from .axes import Tick, up_and_ticks
 from .formatting import Axis
 
 TITLES = {"loss/total": "total", "validation/denoising": "validation"}

@@ -1,0 +1,146 @@
+"""The distances and probabilities of all generated images, by group, with the filter's thresholds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from ...config.balancing import FilterConfig
+from ...evaluation.arrays import Floats, Ints
+from ...evaluation.pages.axes import Tick, up_and_ticks
+from ...evaluation.pages.formatting import Axis, digits
+from .content import Datasheet
+from .counts import GROUPS
+
+BINS = 48
+LEAST = 1e-20
+"""Probabilities below are shown as this one: what is left of a softmax there is rounding."""
+
+
+@dataclass(frozen=True)
+class Score:
+    """One of the three."""
+
+    symbol: str
+    title: str
+    decimals: int
+    at_most: bool
+    """Whether an image is kept at or below the threshold, not at or above it."""
+
+
+SCORES = {
+    "pixel_distance": Score("d1", "distance of pixels", 0, at_most=True),
+    "feature_distance": Score("d2", "distance in f_0's features", 2, at_most=True),
+    "probability": Score("d3", "probability by f_0", 0, at_most=False),
+}
+
+
+@dataclass(frozen=True)
+class HistogramLine:
+    """One group."""
+
+    group: str
+    style: int
+    path: str
+    middle: str
+    """Median, in digits."""
+
+
+@dataclass(frozen=True)
+class Histogram:
+    """One score of all generated images."""
+
+    score: Score
+    x_title: str
+    y: tuple[Tick, ...]
+    x: tuple[Tick, ...]
+    lines: tuple[HistogramLine, ...]
+    rejecting: tuple[float, float] | None
+    """Left end and width of the part that the filter rejects, per cent; None without a threshold."""
+    threshold: float
+    """Per cent from the left."""
+    caption: str
+
+
+def histograms(sheet: Datasheet) -> tuple[Histogram, ...]:
+    """Return a histogram of each score that was computed; none where nothing was generated."""
+    if not len(sheet.generated.labels):
+        return ()
+    group_of = np.array([GROUPS.index(c.group) for c in sheet.classes])[sheet.generated.labels]
+    columns = {name: getattr(sheet.generated, name) for name in SCORES}
+    return tuple(
+        _histogram(name, np.asarray(values, np.float64), group_of, sheet.filter)
+        for name, values in columns.items()
+        if values is not None
+    )
+
+
+def _histogram(name: str, values: Floats, groups: Ints, config: FilterConfig) -> Histogram:
+    score, threshold = SCORES[name], getattr(config, name)
+    logarithmic = not score.at_most
+
+    def shown(x: Floats) -> Floats:
+        return np.log10(np.maximum(x, LEAST)) if logarithmic else x
+
+    at = shown(values)
+    line = None if threshold is None else float(shown(np.array([threshold]))[0])
+    x = Axis.over([at.min(), at.max(), *([] if line is None else [line])], about=4)
+    edges = np.linspace(x.low, x.high, BINS + 1)
+    shares: dict[int, Floats] = {
+        g: np.histogram(at[groups == g], edges)[0] / np.count_nonzero(groups == g)
+        for g in np.unique(groups).tolist()
+    }
+    y = Axis.over([0.0, *(100 * float(of.max()) for of in shares.values())], about=3)
+    up, y_ticks = up_and_ticks(y)
+    step = 100 / BINS
+    lines = tuple(
+        HistogramLine(
+            GROUPS[g],
+            g,
+            "M0 100"
+            + "".join(f"V{up(100 * share):g}H{(i + 1) * step:.4g}" for i, share in enumerate(of))
+            + "V100",
+            _number(float(np.median(values[groups == g])), score),
+        )
+        for g, of in shares.items()
+    )
+    rejecting, where, caption = None, 0.0, "No threshold: nothing is rejected by it."
+    if line is not None:
+        where = x.position(line)
+        rejecting = (where, 100 - where) if score.at_most else (0.0, where)
+        passed = values <= threshold if score.at_most else values >= threshold
+        share = 100 * float(np.mean(~passed))
+        side = "at or below" if score.at_most else "at or above"
+        caption = f"Kept {side} {_number(threshold, score)}: it rejects {share:.1f} %."
+    if logarithmic and (values < LEAST).any():
+        caption += f" What is below {LEAST:g} is shown there."
+    return Histogram(
+        score,
+        f"log10 of {score.symbol}" if logarithmic else score.symbol,
+        y_ticks,
+        up_and_ticks(x)[1],
+        lines,
+        rejecting,
+        where,
+        caption,
+    )
+
+
+def _number(x: float, score: Score) -> str:
+    if not score.at_most:
+        return f"{x:.2g}"
+    return f"{x:,.0f}" if not score.decimals else digits(x, score.decimals)
+
+
+def criteria_in_words(config: FilterConfig) -> Mapping[str, str]:
+    """Return each criterion that is set, and what it asks of an image."""
+    words = {}
+    for name, score in SCORES.items():
+        if (threshold := getattr(config, name)) is not None:
+            side = "at most" if score.at_most else "at least"
+            words[score.symbol] = f"the {score.title}, is {side} {_number(threshold, score)}"
+    if not config.near_copies:
+        words["copy ratio"] = "it is no near copy of a training image"
+    return words
