@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from support.reports import noise_images
 
 from whipray.platform.analysis.balance.datasheet import (
     ClassExamples,
     Datasheet,
-    GeneratedImages,
     NearCopy,
     RealClass,
     Rejected,
 )
 from whipray.platform.analysis.balance.examples import shown
+from whipray.platform.analysis.balance.manifest import GeneratedRows
 from whipray.platform.analysis.diffult.page import (
     ArmResult,
     DiffultPage,
@@ -25,10 +27,42 @@ from whipray.platform.analysis.diffult.page import (
     Step,
 )
 from whipray.platform.config.balancing import FilterConfig
+from whipray.platform.evaluation.arrays import Floats, Ints, Pixels
 from whipray.platform.evaluation.pages.content import CopyPair
 from whipray.trainers.sampling import SamplingConfig
 
 GROUPS = ("many", "medium", "few")
+
+
+def generated_rows(
+    labels: Ints,
+    reasons: Sequence[str],
+    pixels: Floats | None = None,
+    features: Floats | None = None,
+    probability: Floats | None = None,
+    ratio: Floats | None = None,
+    images: Pixels | None = None,
+) -> GeneratedRows:
+    """What was generated, with scores of 1 where none are given; one image stands for all."""
+    n = len(labels)
+    ones, first = np.ones(n), np.zeros(n, np.int64)
+    ratio = ones if ratio is None else ratio
+    picture = noise_images(1, 1, 8) if images is None else images
+    return GeneratedRows(
+        labels=labels,
+        indices=first,
+        kept=np.array([not reason for reason in reasons], bool),
+        reasons=reasons,
+        near_copy=ratio < 0.4,
+        pixel_distance=(ones if pixels is None else pixels).astype(np.float32),
+        nearest=first,
+        feature_distance=(ones if features is None else features).astype(np.float32),
+        nearest_features=first,
+        probability=ones if probability is None else probability,
+        copy_ratio=ratio,
+        copy_of=first,
+        read=lambda rows: picture[rows % len(picture)],
+    )
 
 
 def synthetic_datasheet(
@@ -57,7 +91,6 @@ def synthetic_datasheet(
     features = random.gamma(20, 0.35, n) + 1.5 * tail
     probability = 10 ** -random.gamma(0.6 + 1.2 * tail, 2.2, n)
     ratio = random.normal(1, 0.2, n) - 0.1 * tail
-    copies = ratio < 0.4
     reasons = [
         "; ".join(
             [f"probability {p:.3g} < 5e-07"] * int(p < 5e-7)
@@ -73,8 +106,8 @@ def synthetic_datasheet(
         probability[more] = 1e-9
         for i in more.tolist():
             reasons[i] = "probability 1e-09 < 5e-07"
-    generated = GeneratedImages(
-        labels, kept, tuple(reasons), pixels, features, probability, ratio, copies
+    generated = generated_rows(
+        labels, reasons, pixels, features, probability, ratio, noise_images(1, channels, side)
     )
     limits = shown(side)
     few = [c for c in range(classes) if counts[c] < 500]
@@ -122,7 +155,7 @@ def synthetic_datasheet(
         generated=generated,
         test_images=50 * classes,
         path="/data/birds-500",
-        layout="folder",
+        form="folder",
         examples=examples,
         near_copies=pairs,
         warnings=("f_0 is right on 61.2 % of 1,000 test images",),

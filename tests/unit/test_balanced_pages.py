@@ -8,11 +8,11 @@ from pathlib import PurePosixPath
 
 import numpy as np
 import pytest
-from support.balanced import synthetic_datasheet, synthetic_diffult
+from support.balanced import generated_rows, synthetic_datasheet, synthetic_diffult
 from support.page_reader import Reader
 from support.reports import noise_images
 
-from whipray.platform.analysis.balance.content import Datasheet, GeneratedImages, RealClass
+from whipray.platform.analysis.balance.content import Datasheet, RealClass
 from whipray.platform.analysis.balance.counts import count_images
 from whipray.platform.analysis.balance.counts_chart import counts_chart
 from whipray.platform.analysis.balance.datasheet import datasheet_page
@@ -93,27 +93,19 @@ class TestDatasheet:
 
     def test_only_sections_with_content_appear(self, sheet: Datasheet, page: str) -> None:
         assert Reader(page).sections == SECTIONS
-        generated = sheet.generated
-        bare = GeneratedImages(generated.labels, generated.kept, generated.reasons)
-        page = datasheet_page(replace(sheet, generated=bare, examples=(), near_copies=()))
-        assert Reader(page).sections == SECTIONS - {"examples", "scores", "copies"}
-        assert "nobody looked for near copies" in page
+        page = datasheet_page(replace(sheet, examples=(), near_copies=()))
+        assert Reader(page).sections == SECTIONS - {"examples"}
 
     def test_a_set_that_lacked_nothing_has_a_page(self, sheet: Datasheet) -> None:
-        none = np.zeros(0)
-        full = GeneratedImages(
-            none.astype(int), none.astype(bool), (), none, none, none, none, none.astype(bool)
-        )
-        page = datasheet_page(
-            replace(sheet, generated=full, examples=(), near_copies=(), filter=FilterConfig())
-        )
+        full = replace(sheet, generated=generated_rows(np.zeros(0, int), ()), filter=FilterConfig())
+        page = datasheet_page(replace(full, examples=(), near_copies=()))
         assert Reader(page).sections == SECTIONS - {"examples", "scores"}
         assert "No filter" in page
 
     @pytest.mark.parametrize("form", ["folder", "torchvision", "parquet"])
     def test_code_has_real_paths(self, sheet: Datasheet, form: str) -> None:
         place = "/data/my birds"
-        page = datasheet_page(replace(sheet, path=place, layout=form))  # type: ignore[arg-type]
+        page = datasheet_page(replace(sheet, path=place, form=form))  # type: ignore[arg-type]
         assert "data.path=&#39;/data/my birds&#39;" in page
         assert f"{PurePosixPath(place) / 'manifest.parquet'}" in page
         assert ("load_dataset" in page) == (form == "parquet")
@@ -178,9 +170,7 @@ def test_examples_are_of_the_classes_that_lost_most_and_of_head_and_tail() -> No
     real = PackedImages(
         noise_images(120, 1, 8), np.repeat(np.arange(40), 3), tuple(c.name for c in classes)
     )
-    chosen = choose_examples(
-        classes, GeneratedImages(labels, ~lost, reasons), lambda rows: images[rows], real
-    )
+    chosen = choose_examples(classes, generated_rows(labels, reasons, images=images), real)
     assert [each.position for each in chosen] == [0, 7, 13, *range(20, 26), 26, 32, 39]
     first = next(each for each in chosen if each.position == 20)
     np.testing.assert_array_equal(first.kept, images[400:405])

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
 
 from ....trainers.sampling import SamplingConfig
 from ...config.balancing import FilterConfig
-from ...evaluation.arrays import Bools, Floats, Floats32, Ints, Pixels
+from ...evaluation.arrays import Pixels
 from ...evaluation.extractors.base import Value
 from ...evaluation.pages.content import CopyPair
-
-Layout = Literal["folder", "parquet", "torchvision"]
+from .manifest import Form, GeneratedRows
 
 
 @dataclass(frozen=True)
@@ -29,34 +27,12 @@ class RealClass:
 
 
 @dataclass(frozen=True)
-class GeneratedImages:
-    """All N images that were generated, rejected ones included, in any order."""
-
-    labels: Ints
-    """(N,) positions in `Datasheet.classes`."""
-    kept: Bools
-    """(N,)."""
-    reasons: Sequence[str]
-    """(N,) why each is rejected, as `apply_filter` returns it, `probability 3.1e-09 < 5e-07; ...`; empty where kept."""
-    pixel_distance: Floats | Floats32 | None = None
-    """(N,) d1, 0..255; None where it was not computed."""
-    feature_distance: Floats | Floats32 | None = None
-    """(N,) d2; None where it was not computed."""
-    probability: Floats | None = None
-    """(N,) d3, in [0, 1]; None where it was not computed."""
-    copy_ratio: Floats | Floats32 | None = None
-    """(N,) distance to the nearest training image over the usual one; None where it was not computed."""
-    near_copy: Bools | None = None
-    """(N,) whether that is a near copy; None where near copies were not looked for."""
-
-
-@dataclass(frozen=True)
 class Rejected:
     """A rejected image, and why."""
 
     image: Pixels  # (C, H, W)
     reason: str
-    """As in `GeneratedImages.reasons`."""
+    """As in `GeneratedRows.reasons`."""
 
 
 @dataclass(frozen=True)
@@ -98,12 +74,12 @@ class Datasheet:
     """(C, H, W)."""
     classes: Sequence[RealClass]
     """By class id."""
-    generated: GeneratedImages
+    generated: GeneratedRows
     test_images: int
     """Real images of the split `test`, which are part of the data set as they are; 0 where there are none."""
     path: str
     """Absolute path of the data set, or its URI."""
-    layout: Layout
+    form: Form
     examples: Sequence[ClassExamples] = ()
     """From head to tail; the page shows all that are given: `examples.choose_examples` has a bounded choice."""
     near_copies: Sequence[NearCopy] = ()

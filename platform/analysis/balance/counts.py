@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from ...evaluation.arrays import Bools, Ints
-from .content import GeneratedImages, RealClass
+from .content import RealClass
+from .manifest import GeneratedRows
 
 GROUPS = ("many", "medium", "few")
 
@@ -65,7 +66,7 @@ class ImageCounts:
         return self.groups[0]
 
 
-def count_images(classes: Sequence[RealClass], generated: GeneratedImages) -> ImageCounts:
+def count_images(classes: Sequence[RealClass], generated: GeneratedRows) -> ImageCounts:
     """Return the counts of each class and group."""
     n = len(classes)
 
@@ -77,9 +78,8 @@ def count_images(classes: Sequence[RealClass], generated: GeneratedImages) -> Im
     failed = [set(criteria_of(reason)) for reason in generated.reasons]
     criteria = tuple(sorted(set().union(*failed))) if failed else ()
     by = [by_class(np.array([c in names for names in failed], np.bool_)) for c in criteria]
-    near = generated.near_copy
-    near = np.zeros(len(generated.labels), np.bool_) if near is None else near
-    copies, kept_copies = by_class(near), by_class(near & generated.kept)
+    copies = by_class(generated.near_copy)
+    kept_copies = by_class(generated.near_copy & generated.kept)
 
     def counted(name: str, group: str, members: Sequence[int]) -> Count:
         at = list(members)

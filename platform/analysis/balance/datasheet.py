@@ -15,31 +15,12 @@ from ...evaluation.arrays import Pixels
 from ...evaluation.extractors.base import Value
 from ...evaluation.pages.page import render
 from ...evaluation.pages.tiles import Strip, bounded, strip
-from .content import (
-    ClassExamples,
-    Datasheet,
-    GeneratedImages,
-    Layout,
-    NearCopy,
-    RealClass,
-    Rejected,
-)
+from .content import ClassExamples, Datasheet
 from .counts import Count, count_images
 from .counts_chart import counts_chart
 from .datasheet_warnings import datasheet_warnings
 from .histograms import SCORES, criteria_in_words, histograms
 from .usage import readings
-
-__all__ = [
-    "ClassExamples",
-    "Datasheet",
-    "GeneratedImages",
-    "Layout",
-    "NearCopy",
-    "RealClass",
-    "Rejected",
-    "datasheet_page",
-]
 
 OPEN = 40
 """Up to this many classes the table is open; with more it is folded."""

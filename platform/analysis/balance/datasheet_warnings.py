@@ -18,7 +18,7 @@ def datasheet_warnings(sheet: Datasheet, counts: ImageCounts) -> tuple[str, ...]
     """Return a line for everything that makes the data set worth less than its size."""
     lines = [
         _lost(counts, sheet.fill_to),
-        _copies(sheet, counts.overall),
+        _copies(counts.overall),
         _few_real(counts),
         _borrowed(counts),
         *sheet.warnings,
@@ -38,12 +38,8 @@ def _lost(counts: ImageCounts, fill_to: int) -> str:
     )
 
 
-def _copies(sheet: Datasheet, overall: Count) -> str:
-    if not overall.generated:
-        return ""
-    if sheet.generated.near_copy is None:
-        return "nobody looked for near copies of training images"
-    if overall.kept_copies < COPIES * overall.kept or not overall.kept_copies:
+def _copies(overall: Count) -> str:
+    if not overall.kept_copies or overall.kept_copies < COPIES * overall.kept:
         return ""
     return (
         f"{overall.kept_copies:,} of {overall.kept:,} kept generated images are near copies of training "

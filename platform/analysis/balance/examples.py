@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from ....trainers.data import PackedImages
-from ...evaluation.arrays import Ints, Pixels
-from .content import ClassExamples, GeneratedImages, RealClass, Rejected
+from ...evaluation.arrays import Ints
+from .content import ClassExamples, RealClass, Rejected
 from .counts import criteria_of
+from .manifest import GeneratedRows
 
 LARGE = 32
 """Pixels a side above which fewer images are shown: they make up most of a page's bytes."""
@@ -35,8 +36,7 @@ def shown(side: int) -> Shown:
 
 def choose_examples(
     classes: Sequence[RealClass],
-    generated: GeneratedImages,
-    read: Callable[[Ints], Pixels],
+    generated: GeneratedRows,
     real: PackedImages,
 ) -> list[ClassExamples]:
     """Return images of some of the classes that have generated ones, from head to tail.
@@ -47,7 +47,6 @@ def choose_examples(
     Args:
         classes: by class id.
         generated: all generated images.
-        read: returns generated images (n, C, H, W) by their rows (n,).
         real: the training images.
     """
     examples, limits = [], shown(max(real.image_shape[1:]))
@@ -55,7 +54,7 @@ def choose_examples(
         rows = np.flatnonzero(generated.labels == c)
         kept = rows[generated.kept[rows]][: limits.tiles]
         rejected = _in_turn(rows[~generated.kept[rows]], generated, limits.tiles)
-        images = read(np.concatenate([kept, rejected]))
+        images = generated.read(np.concatenate([kept, rejected]))
         examples.append(
             ClassExamples(
                 c,
@@ -70,7 +69,7 @@ def choose_examples(
     return examples
 
 
-def _classes(classes: Sequence[RealClass], generated: GeneratedImages, limit: int) -> list[int]:
+def _classes(classes: Sequence[RealClass], generated: GeneratedRows, limit: int) -> list[int]:
     """Return class ids from head to tail."""
     n = len(classes)
     made = np.bincount(generated.labels, minlength=n)
@@ -85,7 +84,7 @@ def _classes(classes: Sequence[RealClass], generated: GeneratedImages, limit: in
     return [c for c in order if c in chosen]
 
 
-def _in_turn(rows: Ints, generated: GeneratedImages, limit: int) -> Ints:
+def _in_turn(rows: Ints, generated: GeneratedRows, limit: int) -> Ints:
     """Return the first image of each reason, then the second of each, ..., at most `limit`."""
     seen: dict[str, int] = {}
     turns = []

@@ -65,16 +65,12 @@ class Histogram:
 
 
 def histograms(sheet: Datasheet) -> tuple[Histogram, ...]:
-    """Return a histogram of each score that was computed; none where nothing was generated."""
+    """Return a histogram of each score; none where nothing was generated."""
     if not len(sheet.generated.labels):
         return ()
     group_of = np.array([GROUPS.index(c.group) for c in sheet.classes])[sheet.generated.labels]
-    columns = {name: getattr(sheet.generated, name) for name in SCORES}
-    return tuple(
-        _histogram(name, np.asarray(values, np.float64), group_of, sheet.filter)
-        for name, values in columns.items()
-        if values is not None
-    )
+    columns = {name: np.asarray(getattr(sheet.generated, name), np.float64) for name in SCORES}
+    return tuple(_histogram(name, of, group_of, sheet.filter) for name, of in columns.items())
 
 
 def _histogram(name: str, values: Floats, groups: Ints, config: FilterConfig) -> Histogram:

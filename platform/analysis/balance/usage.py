@@ -32,7 +32,7 @@ def readings(sheet: Datasheet) -> tuple[Reading, ...]:
         "kept = rows[rows.generated & rows.kept]\n"
         "rejected = rows[~rows.kept]  # why is in the column reason",
     )
-    if sheet.layout == "parquet":
+    if sheet.form == "parquet":
         images = Reading(
             "Hugging Face datasets",
             "from datasets import load_dataset\n\n"

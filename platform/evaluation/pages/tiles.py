@@ -64,4 +64,5 @@ def bounded(tiles: Pixels) -> Pixels:
         return tiles
     h, w = height // factor, width // factor
     blocks = tiles[:, :, : h * factor, : w * factor].reshape(n, channels, h, factor, w, factor)
-    return blocks.mean((3, 5)).round().astype(np.uint8)
+    means: Pixels = blocks.mean((3, 5)).round().astype(np.uint8)
+    return means
