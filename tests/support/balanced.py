@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from support.reports import noise_images
 
-from whipray.platform.analysis.balance.datasheet import (
+from whipray.platform.analysis.balance.content import (
     ClassExamples,
     Datasheet,
     NearCopy,
