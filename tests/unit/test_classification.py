@@ -8,15 +8,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 from scipy.stats import ttest_rel  # type: ignore[import-untyped]
 from torch import Tensor
 
 from whipray.platform.balancing.added_images import wanted_counts
 from whipray.platform.balancing.summary import student_interval, summarise
+from whipray.trainers.classification.augment import augment
 from whipray.trainers.classification.config import ClassificationConfig
 from whipray.trainers.classification.fit import Outcome, train_and_test, train_classifier
-from whipray.trainers.classification.recipe import Normaliser, crop_and_flip, learning_rate
+from whipray.trainers.classification.recipe import Normaliser, learning_rate
 from whipray.trainers.classification.scores import score
 from whipray.trainers.classification.trained import TrainedClassifier, load_classifier
 from whipray.trainers.data import Digits, PackedImages, Splits
@@ -75,28 +75,14 @@ def test_the_learning_rate_keeps_its_shape_at_other_lengths() -> None:
     assert learning_rate(0, ClassificationConfig(epochs=1)) == 0.1
 
 
-def test_crops_are_windows_into_a_black_frame() -> None:
-    images = torch.randint(1, 256, (64, 2, 8, 8), dtype=torch.uint8)
-    framed = F.pad(images, (2, 2, 2, 2))
-    crops = crop_and_flip(images, BatchRandom(0, 0, 0, 64, CPU), 2, flip=True)
-    assert crops.dtype == torch.uint8
-    seen = set()
-    for image, crop in zip(framed, crops, strict=True):
-        windows = {
-            (y, x, mirrored): window.flip(2) if mirrored else window
-            for y in range(5)
-            for x in range(5)
-            for mirrored in (False, True)
-            for window in [image[:, y : y + 8, x : x + 8]]
-        }
-        (where,) = [place for place, window in windows.items() if torch.equal(window, crop)]
-        seen.add(where)
-    assert {y for y, _, _ in seen} == {x for _, x, _ in seen} == set(range(5))
-    assert {mirrored for _, _, mirrored in seen} == {False, True}
-    rng = BatchRandom(0, 0, 0, 64, CPU)
-    assert torch.equal(crop_and_flip(images, rng, 0, flip=False), images)
-    later = crop_and_flip(images, BatchRandom(0, 1, 0, 64, CPU), 2, flip=True)
-    assert not torch.equal(later, crops)
+def test_a_cosine_is_pytorch_s() -> None:
+    config = ClassificationConfig(lr_schedule="cosine", epochs=90, lr=0.2)
+    sgd = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.2)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(sgd, 90)
+    for epoch in range(90):
+        assert learning_rate(epoch, config) == pytest.approx(schedule.get_last_lr()[0])
+        sgd.step()
+        schedule.step()
 
 
 def test_images_are_normalised_by_what_is_trained_on(digits: Splits) -> None:
@@ -290,12 +276,12 @@ def test_each_step_crops_anew(digits: Splits, monkeypatch: pytest.MonkeyPatch) -
     real, test = small(digits)
     seen: list[tuple[int, int]] = []
 
-    def note(images: Tensor, rng: BatchRandom, pad: int, flip: bool) -> Tensor:
+    def note(images: Tensor, rng: BatchRandom, config: ClassificationConfig) -> Tensor:
         seen.append((rng.step, rng.rows))
-        assert (rng.seed, pad, flip) == (7, 1, True)  # an eighth of 8 pixels
-        return crop_and_flip(images, rng, pad, flip)
+        assert rng.seed == 7
+        return augment(images, rng, config)
 
-    monkeypatch.setattr("whipray.trainers.classification.fit.crop_and_flip", note)
+    monkeypatch.setattr("whipray.trainers.classification.fit.augment", note)
     train_and_test(real, test, HALVES, ClassificationConfig(epochs=2, batch_size=16), 7, CPU)
     assert seen == list(enumerate([16, 16, 8] * 2))
 

@@ -19,8 +19,7 @@ class ClassificationConfig(Config):
     pixels; resnet10, resnet18 and resnet50 those for ImageNet, for at least 33 x 33."""
 
     epochs: int = Field(200, ge=1)
-    """Passes over the images. The learning rate's schedule scales with it: warm-up over the first
-    1/40, x 0.01 after 8/10, x 0.0001 after 9/10, which at 200 are the epochs 5, 160 and 180."""
+    """Passes over the images; `lr_schedule` scales with it."""
 
     epoch_of: Literal["all", "real"] = "all"
     """Length of an epoch when images are added (the papers do not say). all: every training image, so
@@ -29,6 +28,11 @@ class ClassificationConfig(Config):
 
     lr: float = Field(0.1, gt=0)
     """Highest learning rate of SGD."""
+
+    lr_schedule: Literal["steps", "cosine"] = "steps"
+    """steps: LDAM-DRW's, a warm-up over the first 1/40, x 0.01 after 8/10, x 0.0001 after 9/10, which at
+    200 epochs are the epochs 5, 160 and 180. cosine: half a cosine down to 0, without a warm-up (Kang et
+    al. 2020). The rate is the same in all of an epoch."""
 
     momentum: float = Field(0.9, ge=0, lt=1)
     """Momentum of SGD; not Nesterov's."""
@@ -44,9 +48,18 @@ class ClassificationConfig(Config):
     norm's statistics stay in fp32, and so does the trained network's use. A GPU, and a CPU that knows
     bf16, take about half the time."""
 
+    crop: Literal["padded", "resized"] = "padded"
+    """padded: the image within a black frame is cut to its own size at random. resized: a random part of
+    0.08 to 1 of the area and 3/4 to 4/3 of the shape, scaled to the image's size (Szegedy et al. 2015),
+    as is usual for ImageNet."""
+
     pad: int | None = Field(None, ge=0)
-    """Pixels of black around an image before a random crop of its own size. None: an eighth of its
-    height, which is the recipe's 4 for CIFAR."""
+    """Width of the frame of crop=padded. None: an eighth of the image's height, which is the recipe's 4
+    for CIFAR."""
+
+    colour_jitter: float = Field(0.0, ge=0, lt=1)
+    """Brightness, contrast and saturation are multiplied by up to this much less or more than 1, in
+    random order. 0.4 is Kang et al.'s for ImageNet-LT."""
 
     flip: bool | None = None
     """Mirror half of the training images left to right. None: where the diffusion model's training does

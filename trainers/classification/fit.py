@@ -15,11 +15,12 @@ from ..data.order import IndexOrder
 from ..data.packed import Indices
 from ..errors import DataProblem, DivergenceProblem
 from ..randomness import BatchRandom, derive_seed
+from .augment import augment
 from .config import ClassificationConfig
 from .data_parallel import Group
 from .losses import weighted_loss
 from .networks import ClassifierNetwork, build_network
-from .recipe import Normaliser, crop_and_flip, learning_rate
+from .recipe import Normaliser, learning_rate
 from .scores import Scores, score
 from .trained import TrainedClassifier
 
@@ -159,7 +160,6 @@ class _Trainer:
         self.order = IndexOrder(
             images.labels, images.num_classes, "natural", derive_seed(seed, "order")
         )
-        self.pad = images.image_shape[1] // 8 if config.pad is None else config.pad
         self.labels = torch.tensor(images.labels)
         counts = torch.bincount(self.labels, weights.double(), minlength=images.num_classes)
         self.loss = config.loss.build(counts.to(self.device))
@@ -194,7 +194,7 @@ class _Trainer:
         rows = batch[own]
         rng = BatchRandom(self.seed, step, own.start, len(rows), device)
         images = gather(self.images, rows, device)
-        images = crop_and_flip(images, rng, self.pad, config.flip is not False)
+        images = augment(images, rng, config)
         labels = self.labels[rows].to(device)
         with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16"):
             logits = self.in_group(self.normalise(images))

@@ -1,20 +1,18 @@
-"""The recipe of long-tailed CIFAR classification, from LDAM-DRW's code (Cao et al. 2019)."""
+"""Learning rate and normalisation of LDAM-DRW's code (Cao et al. 2019) and of Kang et al. 2020."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Self
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ..data import PackedImages
-from ..data.batches import crop
 from ..errors import UsageProblem
-from ..randomness import BatchRandom
 from .config import ClassificationConfig
 
 CIFAR_MEAN, CIFAR_STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
@@ -22,7 +20,9 @@ CIFAR_MEAN, CIFAR_STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
 
 
 def learning_rate(epoch: int, config: ClassificationConfig) -> float:
-    """Return the learning rate of an epoch, counted from 0: LDAM-DRW's, scaled to `epochs`."""
+    """Return the learning rate of an epoch, counted from 0, by the schedule that `epochs` scales."""
+    if config.lr_schedule == "cosine":  # Loshchilov & Hutter 2017, eq. 5, without restarts
+        return config.lr * (1 + math.cos(math.pi * epoch / config.epochs)) / 2
     if (epoch + 1) * 40 <= config.epochs:
         return config.lr * (epoch + 1) * 40 / config.epochs  # lr * ep / 5 at 200 epochs
     if epoch * 10 >= config.epochs * 9:
@@ -30,20 +30,6 @@ def learning_rate(epoch: int, config: ClassificationConfig) -> float:
     if epoch * 10 >= config.epochs * 8:
         return config.lr * 0.01
     return config.lr
-
-
-def crop_and_flip(images: Tensor, rng: BatchRandom, pad: int, flip: bool) -> Tensor:
-    """Shift each image by up to `pad` pixels, filling with black, and mirror half of them.
-
-    Args:
-        images: (B, C, H, W) uint8.
-        rng: the random numbers of these B rows.
-    """
-    chance = rng.uniform("crop and flip", 3).to(images.device)  # (B, 3)
-    top, left = (chance[:, :2] * (2 * pad + 1)).long().unbind(1)  # in 0 .. 2 pad
-    mirrored = chance[:, 2] < 0.5 if flip else None
-    height, width = images.shape[2:]
-    return crop(F.pad(images, (pad,) * 4), top, left, (height, width), mirrored)
 
 
 @dataclass(frozen=True)

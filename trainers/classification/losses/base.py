@@ -63,4 +63,6 @@ def weighted_loss(of_each: Tensor, by_class: Tensor, of_image: Tensor) -> Tensor
         by_class: (B,) weight of each image's class; divided by, as PyTorch and LDAM-DRW do.
         of_image: (B,), 1 for a real image and `generated_weight` for another.
     """
-    return (of_image * by_class * of_each).sum() / by_class.sum()
+    # a batch of nothing but classes without weight has the loss 0, not 0 / 0
+    total = by_class.sum().clamp_min(torch.finfo(by_class.dtype).tiny)
+    return (of_image * by_class * of_each).sum() / total
