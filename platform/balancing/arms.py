@@ -17,7 +17,7 @@ data share the arms that have no generated images.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal, get_args
 
@@ -29,7 +29,6 @@ from ...trainers.data.groups import group_classes
 from ...trainers.data.report import listed, shown
 from ...trainers.errors import UsageProblem
 from ..config.experiment import Experiment
-from ..generation.loading import balanced
 from ..generation.shards import short_hash
 from .added_images import AddedImages, augment_real_images, repeat_real_images, take_generated
 from .classifiers import FORMAT, ClassifierRun, ClassifierTraining, Outcome, train_missing
@@ -165,7 +164,7 @@ class Bench:
     """What all classifiers of a comparison are trained and tested by."""
 
     splits: Splits
-    """Tested on `reference`, of each class alike."""
+    """Tested on `reference`, of which every class counts alike."""
     training: ClassifierTraining
 
     @classmethod
@@ -173,16 +172,16 @@ class Bench:
         """Take the settings from an experiment.
 
         Raises:
-            UsageProblem: a class would be tested on images that it was trained on; or groups that do not
-                fit the classes.
+            UsageProblem: a class without test images, or with some that it was trained on; or groups that
+                do not fit the classes.
         """
-        _check_unseen(splits)
+        _check_test_images(splits)
         training = ClassifierTraining(
             group_classes(splits.train.class_counts.tolist(), experiment.evaluation.groups),
             experiment.effective_classification,
             experiment.scaling.cpus_per_worker,
         )
-        return cls(replace(splits, reference=balanced(splits.reference)), training)
+        return cls(splits, training)
 
     def images(self, classifiers: Sequence[ClassifierRun]) -> dict[str, Any]:
         """Return the images of each class that were trained and tested on, and each arm's steps."""
@@ -208,8 +207,8 @@ def steps(config: ClassificationConfig, real: int, added: int) -> int:
     return config.epochs * -(-per_epoch // config.batch_size)
 
 
-def _check_unseen(splits: Splits) -> None:
-    """Check that no class would be tested on images that it was trained on.
+def _check_test_images(splits: Splits) -> None:
+    """Check that every class has test images, and none that it was trained on.
 
     Raises:
         UsageProblem: naming the classes.
@@ -218,5 +217,12 @@ def _check_unseen(splits: Splits) -> None:
         names = listed([shown(splits.train.class_names[c]) for c in splits.borrowed])
         raise UsageProblem(
             f"classifiers cannot be tested on {names}: too few images to hold some out, and all are trained on",
+            "add images of these classes, or set evaluation.reference to others of all classes",
+        )
+    without = np.flatnonzero(splits.reference.class_counts == 0)
+    if len(without):
+        names = listed([shown(splits.train.class_names[c]) for c in without])
+        raise UsageProblem(
+            f"classifiers cannot be tested on {names}: no test image",
             "add images of these classes, or set evaluation.reference to others of all classes",
         )

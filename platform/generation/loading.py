@@ -10,11 +10,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from torch import nn
 
-from ...trainers.data import PackedImages, Splits
-from ...trainers.data.long_tail import MOST_UNEVEN
+from ...trainers.data import Splits
 from ...trainers.disk import cache_folder
 from ...trainers.engine import choose_device
 from ...trainers.export import Exported, build_exported, load_guide
@@ -115,23 +113,6 @@ def load_splits(experiment: Experiment) -> Splits:
     cache, other = cache_folder(), experiment.evaluation.reference
     own = experiment.data.load(cache)
     return own if other is None else Splits(own.train, other.load(cache).real_images())
-
-
-def balanced(images: PackedImages) -> PackedImages:
-    """Return all images where classes are about even, else as many of each as the smallest has.
-
-    For what has no weights: a classifier's accuracy then is that of every class alike.
-    """
-    counts = images.class_counts
-    least = int(counts.min())
-    if counts.max() <= MOST_UNEVEN * least:
-        return images
-    rng = np.random.default_rng(0)
-    rows = [
-        rng.permutation(np.flatnonzero(images.labels == c))[:least]
-        for c in range(images.num_classes)
-    ]
-    return images.select(np.sort(np.concatenate(rows)))
 
 
 def load_training_images(experiment: Experiment) -> TrainingImages:

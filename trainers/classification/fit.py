@@ -21,7 +21,7 @@ from .data_parallel import Group
 from .losses import weighted_loss
 from .networks import ClassifierNetwork, build_network
 from .recipe import Normaliser, learning_rate
-from .scores import Scores, score
+from .scores import Scores, recall_by_class, score
 from .trained import TrainedClassifier
 
 AfterEpoch = Callable[[int, float, TrainedClassifier], None]
@@ -60,7 +60,7 @@ def train_and_test(
 
     Args:
         real: long-tailed; normalisation uses these alone, also where generated ones are added.
-        test: real, class-balanced, of the same classes and shape.
+        test: real, of the same classes and shape; each class has some and counts alike.
         groups: class ids of each group that gets an accuracy.
         generated: more training images, each weighing `config.generated_weight` in the loss. Batch
             norm sees them alike, whatever their weight.
@@ -79,7 +79,7 @@ def train_and_test(
         nonlocal predictions, loss, best
         own = test.images[group.share(len(test.labels))]
         predictions = group.join(trained.logits(own).argmax(1))
-        accuracy = float((predictions == test.labels).mean())
+        accuracy = float(recall_by_class(test.labels, predictions, test.num_classes).mean())
         best = max(best, (epoch + 1, accuracy), key=lambda result: result[1])
         loss = train_loss
         on_phase(f"epoch {epoch + 1} of {config.epochs}, loss {loss:.3f}, accuracy {accuracy:.3f}")

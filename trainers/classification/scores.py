@@ -1,4 +1,4 @@
-"""Accuracy, precision and recall of a classifier on balanced test images."""
+"""Accuracy, precision and recall of a classifier on test images, of which every class counts alike."""
 
 from __future__ import annotations
 
@@ -6,8 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..data.packed import Indices
+
+Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -15,11 +18,12 @@ class Scores:
     """Shares in [0, 1]."""
 
     accuracy: Mapping[str, float]
-    """`overall`, then each group's: the share of its classes' test images that are predicted right."""
+    """`overall`, then each group's: the mean over its classes of the share that is predicted right. Where
+    classes have as many test images, it is the share of these images."""
     precision: float
     """Macro: the mean over classes; a class that is never predicted counts as 0."""
     recall: float
-    """Macro. On a test set with equally many images of each class it is the overall accuracy."""
+    """Macro, which is the overall accuracy."""
     per_class_recall: tuple[float, ...]
 
     def values(self) -> dict[str, float]:
@@ -28,25 +32,35 @@ class Scores:
         return {**accuracy, "precision": self.precision, "recall": self.recall}
 
 
+def recall_by_class(labels: Indices, predictions: Indices, num_classes: int) -> Floats:
+    """Return the share of each class's images that is predicted right, (C,); each class has some."""
+    right = np.bincount(labels[labels == predictions], minlength=num_classes)
+    shares: Floats = right / np.bincount(labels, minlength=num_classes)
+    return shares
+
+
 def score(
     labels: Indices, predictions: Indices, num_classes: int, groups: Mapping[str, Sequence[int]]
 ) -> Scores:
-    """Compare predictions (N,) with labels (N,).
+    """Compare predictions (N,) with labels (N,), in which each class has at least one image.
+
+    Images of a class of n weigh 1 / n, so that a long-tailed validation split measures the same as a
+    balanced test set, without leaving images out.
 
     Args:
         groups: class ids of each group, such as many, medium and few.
     """
-    from sklearn.metrics import (  # type: ignore[import-untyped]
-        precision_recall_fscore_support,
-    )
+    from sklearn.metrics import precision_score  # type: ignore[import-untyped]
 
-    precision, recall, _, _ = precision_recall_fscore_support(
-        labels, predictions, labels=range(num_classes), average=None, zero_division=0
+    recall = recall_by_class(labels, predictions, num_classes)
+    precision = precision_score(
+        labels,
+        predictions,
+        labels=range(num_classes),
+        average="macro",
+        sample_weight=1 / np.bincount(labels, minlength=num_classes)[labels],
+        zero_division=0,
     )
-    right = labels == predictions
-    accuracy = {"overall": float(right.mean())}
-    for name, classes in groups.items():
-        accuracy[name] = float(right[np.isin(labels, classes)].mean())
-    return Scores(
-        accuracy, float(precision.mean()), float(recall.mean()), tuple(map(float, recall))
-    )
+    accuracy = {"overall": float(recall.mean())}
+    accuracy |= {name: float(recall[list(classes)].mean()) for name, classes in groups.items()}
+    return Scores(accuracy, float(precision), float(recall.mean()), tuple(map(float, recall)))
