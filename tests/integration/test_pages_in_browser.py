@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from support.balanced import synthetic_datasheet, synthetic_diffult
 from support.browser import Browser, chromium
 from support.reports import (
     synthetic_comparison,
@@ -18,6 +19,8 @@ from support.reports import (
     synthetic_training,
 )
 
+from whipray.platform.analysis.balance.datasheet import datasheet_page
+from whipray.platform.analysis.diffult.page import diffult_page
 from whipray.platform.evaluation.pages.comparison import render_comparison
 from whipray.platform.evaluation.pages.content import BestPoint
 from whipray.platform.evaluation.pages.guidance import render_guidance
@@ -27,7 +30,7 @@ from whipray.platform.generation.grid import class_grid
 
 pytestmark = pytest.mark.slow
 
-PAGES = ("ten", "thousand", "comparison", "guidance", "previews")
+PAGES = ("ten", "thousand", "comparison", "guidance", "previews", "datasheet", "diffult")
 WIDTHS = (400, 1280)
 
 
@@ -54,6 +57,8 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> Path:
     strips = [training.preview for _ in range(3) if training.preview]
     (folder / "previews.html").write_text(render_previews("a run", strips), "utf-8")
     best = {"overall": BestPoint(curve[2], curve[8]), "few": BestPoint(curve[3], curve[9])}
+    (folder / "datasheet.html").write_text(datasheet_page(synthetic_datasheet(20, 3, 32)), "utf-8")
+    (folder / "diffult.html").write_text(diffult_page(synthetic_diffult()), "utf-8")
     (folder / "guidance.html").write_text(render_guidance("a run", curve, best), "utf-8")
     return folder
 
@@ -142,3 +147,27 @@ def test_curves_are_drawn_where_their_axes_say(browser: Browser, pages: Path) ->
         assert from_left == pytest.approx(best.omega / 3, abs=0.01)
         value = high - from_top * (high - low)
         assert value == pytest.approx(best.values["fid/overall"].value, abs=0.02 * (high - low))
+
+
+def test_a_datasheet_stacks_its_images_and_marks_the_threshold(
+    browser: Browser, pages: Path
+) -> None:
+    with browser.open(pages / "datasheet.html") as opened:
+        parts = opened.page.locator(".part")
+        assert [each.get_attribute("class") for each in parts.all()] == [
+            "part real", "part kept", "part rejected",
+        ]  # fmt: skip
+        tops = [each.bounding_box() for each in parts.all()]
+        ticks = opened.page.locator(".totals .y").all_inner_texts()
+        plot = opened.box(".totals svg:not(.legend svg)")
+        assert all(tops)
+        assert tops[0]
+        high = float(ticks[-1].replace(",", ""))
+        assert tops[0]["height"] / plot["height"] == pytest.approx(1280 / high, abs=0.01)
+        band, panel = opened.box(".rejecting"), opened.box(".curves figure:nth-child(3) svg")
+        assert band["x"] == pytest.approx(panel["x"], abs=1)
+        assert 0.1 < band["width"] / panel["width"] < 0.9
+        kinds = opened.page.locator(".kinds img").evaluate_all(
+            "images => images.map(i => getComputedStyle(i).imageRendering)"
+        )
+        assert set(kinds) == {"pixelated"}

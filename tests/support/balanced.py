@@ -16,7 +16,7 @@ from whipray.platform.analysis.balance.content import (
 )
 from whipray.platform.analysis.balance.examples import shown
 from whipray.platform.analysis.balance.manifest import GeneratedRows
-from whipray.platform.analysis.diffult.page import (
+from whipray.platform.analysis.diffult.content import (
     ArmResult,
     DiffultPage,
     Figure,

@@ -187,5 +187,85 @@ def test_large_tiles_are_means_of_their_pixels() -> None:
     assert bounded(small) is small
 
 
-def test_pages_say_what_they_are_about() -> None:
-    assert "<h1>cifar100-lt</h1>" in diffult_page(synthetic_diffult())
+class TestDiffult:
+    def test_the_headline_is_what_generated_images_give_beyond_repetition(self) -> None:
+        content = synthetic_diffult()
+        beyond = content.differences[0].accuracy["overall"]
+        page = diffult_page(content)
+        lead = re.sub("<[^>]*>", "", page[page.index('"lead"') : page.index("</header>")])
+        points = f"{100 * beyond.value:+.1f} points of accuracy over all classes"
+        assert " ".join(lead.split()).find(f"filtered generated images give {points}") > 0
+        assert beyond.low is not None
+        assert beyond.low > 0
+        assert "a gain" in lead
+        noisy = replace(beyond, low=-0.001)
+        first = replace(content.differences[0], accuracy={"overall": noisy})
+        page = diffult_page(replace(content, differences=[first]))
+        assert "within noise" in page[page.index('"lead"') : page.index("</header>")]
+        assert "beyond repetition is within noise: overall" in page
+        loss = replace(beyond, value=-0.01, low=-0.02, high=-0.002)
+        first = replace(content.differences[0], accuracy={"overall": loss})
+        page = diffult_page(replace(content, differences=[first]))
+        assert "\N{MINUS SIGN}1.0 points" in page
+        assert '<span class="worse">' in page
+
+    def test_every_arm_and_every_seed_is_shown(self) -> None:
+        content = synthetic_diffult()
+        page = diffult_page(content)
+        table = next(t for t in Reader(page).tables if t[0][0] == "Trained on")
+        assert [row[0] for row in table[1:7]] == [arm.name for arm in content.arms]
+        few = content.arms[5].accuracy["few"]
+        assert few.low is not None
+        assert table[6][5].startswith(f"{100 * few.value:.1f}{100 * few.low:.1f} to ")
+        assert table[8][2:] == ["50.7", "68.6", "50.8", "29.0"]  # the paper's
+        seeds = next(t for t in Reader(page).tables if t[0][:2] == ["Arm", "Group"])
+        assert len(seeds) == 1 + 6 * 4
+        row = next(row for row in seeds if row[:2] == ["filtered", "few"])
+        assert row[2:] == [f"{100 * x:.2f}" for x in few.by_seed]
+        assert page.count('title="seed 4: ') == 4 * (6 + 4)
+
+    def test_differences_share_an_axis_around_zero(self) -> None:
+        content = synthetic_diffult()
+        page = diffult_page(content)
+        zeros = set(re.findall(r'<u style="left:([\d.]+)%"', page))
+        assert len(zeros) == 1
+        figure = content.differences[0].accuracy["few"]
+        scale = re.findall(r'<span style="left:([\d.]+)%">(.*?)</span>', page)
+        low, high = (
+            float(text.replace("\N{MINUS SIGN}", "-")) for _, text in (scale[0], scale[5 - 1])
+        )
+        start = page.index('<tr class="few">')
+        at = re.search(r'<b style="left:([\d.]+)%"', page[start:])
+        assert at
+        assert low + float(at[1]) / 100 * (high - low) == pytest.approx(
+            100 * figure.value, abs=0.01
+        )
+
+    def test_one_seed_has_no_interval_and_says_so(self) -> None:
+        page = diffult_page(synthetic_diffult(1))
+        assert "one seed: no difference has an interval" in page
+        assert not any(f">{word}<" in page for word in ("a gain", "a loss", "within noise"))
+
+    def test_without_repetition_there_is_no_headline(self) -> None:
+        content = synthetic_diffult()
+        kept = [d for d in content.differences if d.less != "repeated"]
+        page = diffult_page(
+            replace(content, differences=kept, published=(), protocol=(), settings={})
+        )
+        assert "may be due to balance alone" in page
+        assert Reader(page).sections == {
+            "differences",
+            "arms",
+            "seeds",
+            "images",
+            "steps",
+            "method",
+        }
+        assert all(a.startswith(("#", "../balancing/")) for a in Reader(page).addresses)
+
+    def test_few_test_images_are_warned_of(self) -> None:
+        content = synthetic_diffult()
+        groups = [replace(g, test_images=45) if g.name == "few" else g for g in content.groups]
+        assert "few 45 test images: one image more or less is up to 2.2 points" in diffult_page(
+            replace(content, groups=groups)
+        )

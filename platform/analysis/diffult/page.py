@@ -1,130 +1,190 @@
-"""The result of `whipray diffult` as one page: what generated images give, and what repetition gives."""
+"""The result of `whipray diffult` as one page: what generated images give beyond repetition, and all behind it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Literal
+from collections.abc import Sequence
+from dataclasses import dataclass
 
-from ...evaluation.extractors.base import Value
+from ...evaluation.pages.axes import Tick, ticks
+from ...evaluation.pages.formatting import Axis, digits, ends
 from ...evaluation.pages.page import render
+from ...foundation.durations import minutes
+from .content import (
+    ArmResult,
+    DiffultPage,
+    Figure,
+    Group,
+    PairedDifference,
+    ProtocolDifference,
+    Published,
+    Step,
+)
+from .page_warnings import page_warnings
 
-StepState = Literal["reused", "made", "partly reused"]
+__all__ = [
+    "ArmResult",
+    "DiffultPage",
+    "Figure",
+    "Group",
+    "PairedDifference",
+    "ProtocolDifference",
+    "Published",
+    "Step",
+    "diffult_page",
+]
 
-
-@dataclass(frozen=True)
-class Step:
-    """One step of the pipeline."""
-
-    name: str
-    """`diffusion model`, `f_0`, `generated images`, `scores`, `classifiers`."""
-    about: str
-    """What it made, in a line: `39,153 images, ddim 50 steps, omega 1.5`."""
-    state: StepState
-    seconds: float | None = None
-    """Wall time of this call; None where nothing was made."""
-
-
-@dataclass(frozen=True)
-class Group:
-    """All classes or a group of them."""
-
-    name: str
-    """overall, many, medium or few."""
-    classes: int
-    train_images: int
-    added_images: int
-    """Images that the arm with filtered (or all) generated images adds."""
-    test_images: int
-
-
-@dataclass(frozen=True)
-class Figure:
-    """A mean over the seeds, with its interval if it has one."""
-
-    value: float
-    low: float | None
-    high: float | None
-    by_seed: Sequence[float]
-    """The value of each seed, in order; of a difference the paired differences."""
-
-
-@dataclass(frozen=True)
-class ArmResult:
-    """One arm: how the training images were added to, and what the classifiers reached."""
-
-    name: str
-    """`real`, `repeated`, `augmented`, `unfiltered`, `random`, `filtered` or `generated`."""
-    added_images: int
-    accuracy: Mapping[str, Figure]
-    """By group (`overall`, `many`, ...), in [0, 1]."""
-    others: Mapping[str, Figure] = field(default_factory=dict)
-    """Other figures of all classes, by name: `precision/macro`, ..."""
+DECIMALS = 1
+"""Of percentages and of points."""
+MARGIN = 0.05
+"""Room at both ends of a column's axis, for the rings there."""
+ARMS = {
+    "real": "the real images alone",
+    "repeated": "real images repeated",
+    "augmented": "real images repeated, each copy augmented",
+    "unfiltered": "all generated images",
+    "random": "a random part of the generated images, as many as the filter keeps",
+    "filtered": "the generated images that the filter keeps",
+    "generated": "all generated images",
+}
+"""What each arm is trained on; besides the real images, but for the first."""
+VERDICTS = {"better": "a gain", "worse": "a loss", "noise": "within noise", "unknown": "one seed"}
 
 
 @dataclass(frozen=True)
-class PairedDifference:
-    """Accuracy of one arm less that of another, paired by seed."""
+class Mark:
+    """A figure on an axis, in per cent of it; texts in percentages or points."""
 
-    arm: str
-    """`filtered` or `generated`."""
-    less: str
-    """`repeated`, `random`, ..."""
-    accuracy: Mapping[str, Figure]
-    """By group, in [-1, 1]; without low and high for a single seed."""
-
-
-@dataclass(frozen=True)
-class Published:
-    """A row of a paper's table."""
-
-    label: str
-    """`DiffuLT, CIFAR-100-LT r = 100`."""
-    where: str
-    """`Han et al. 2024, table 1`."""
-    accuracy: Mapping[str, float]
-    """By group, in [0, 1]; those that the paper states."""
-
-
-@dataclass(frozen=True)
-class ProtocolDifference:
-    """Something that was done otherwise than in the paper."""
-
-    what: str
-    published: str
-    """`not stated` where the paper does not say."""
-    ours: str
-
-
-@dataclass(frozen=True)
-class DiffultPage:
-    """Content of the page."""
-
-    name: str
-    """Of the run or recipe."""
-    steps: Sequence[Step]
-    groups: Sequence[Group]
-    """Overall first, then many, medium and few as far as they have classes."""
-    arms: Sequence[ArmResult]
-    """In the order of the table; `real` first."""
-    differences: Sequence[PairedDifference]
-    """The headline first."""
-    seeds: Sequence[int]
-    confidence: float
+    value: str
     interval: str
-    """What the arms' intervals are, in words: `Student's, over seeds`."""
-    network: str
-    """Of the classifiers: `resnet32`."""
-    published: Sequence[Published] = ()
-    protocol: Sequence[ProtocolDifference] = ()
-    warnings: Sequence[str] = ()
-    """What to know besides what the page sees itself: few seeds, few test images, within noise."""
-    datasheet: str = ""
-    """Address of the datasheet of the filled classes, relative to the page's; empty where there is none."""
-    settings: Mapping[str, Value] = field(default_factory=dict)
-    """What decides the result, by name: N_t, filter, generated weight, loss, sampling, hashes, ..."""
+    """Empty where there is none."""
+    low: float
+    width: float
+    at: float
+    zero: float | None
+    seeds: tuple[tuple[float, str], ...]
+    """Where each seed's value is, and its text."""
+    verdict: str = "unknown"
+    """A key of `VERDICTS`."""
+
+
+@dataclass(frozen=True)
+class DifferenceChart:
+    """The difference between two arms, by group."""
+
+    difference: PairedDifference
+    rows: tuple[tuple[str, Mark, float | None], ...]
+    """Group, difference and adjusted p value."""
+    axis: tuple[Tick, ...]
 
 
 def diffult_page(content: DiffultPage) -> str:
     """Return the result as one self-contained HTML page; sections without content are left out."""
-    return render("diffult.html.jinja", page=content)
+    charts = _difference_charts(content)
+    headline = next((c for c in charts if c.difference.less == "repeated"), None)
+    return render(
+        "diffult.html.jinja",
+        page=content,
+        warnings=page_warnings(content),
+        headline=headline,
+        others=[chart for chart in charts if chart is not headline],
+        verdicts=VERDICTS,
+        arms=_arm_rows(content),
+        arm_texts=ARMS,
+        published=[(row, _published(row, content)) for row in content.published],
+        seed_rows=_seed_rows(content),
+        steps=[(step, _duration(step)) for step in content.steps],
+    )
+
+
+def _difference_charts(content: DiffultPage) -> list[DifferenceChart]:
+    """Return all differences on one axis, in points."""
+    reach = [
+        100 * x
+        for difference in content.differences
+        for figure in difference.accuracy.values()
+        for x in _reach(figure)
+    ]
+    if not reach:
+        return []
+    axis = Axis.over([0.0, *reach], about=5)
+    return [
+        DifferenceChart(
+            difference,
+            tuple(
+                (
+                    group.name,
+                    _mark(difference.accuracy[group.name], axis, sign=True),
+                    difference.p_holm.get(group.name),
+                )
+                for group in content.groups
+                if group.name in difference.accuracy
+            ),
+            ticks(axis),
+        )
+        for difference in content.differences
+    ]
+
+
+def _arm_rows(content: DiffultPage) -> list[tuple[ArmResult, list[Mark | None]]]:
+    """Return each arm's accuracy by group; a column has an axis of its own, as far as its values reach."""
+    columns = []
+    for group in content.groups:
+        figures = [arm.accuracy.get(group.name) for arm in content.arms]
+        reach = [100 * x for figure in figures if figure for x in _reach(figure)] or [0.0]
+        room = MARGIN * (max(reach) - min(reach) or 1.0)
+        axis = Axis(min(reach) - room, max(reach) + room)
+        columns.append([_mark(figure, axis) if figure else None for figure in figures])
+    return [(arm, [column[i] for column in columns]) for i, arm in enumerate(content.arms)]
+
+
+def _mark(figure: Figure, axis: Axis, sign: bool = False) -> Mark:
+    value = 100 * figure.value
+    low, high = (value if x is None else 100 * x for x in (figure.low, figure.high))
+    left = axis.position(low)
+    return Mark(
+        value=digits(value, DECIMALS, sign),
+        interval="" if figure.low is None else ends(low, high, DECIMALS, sign),
+        low=left,
+        width=round(axis.position(high) - left, 2),
+        at=axis.position(value),
+        zero=axis.position(0.0) if sign else None,
+        seeds=tuple(
+            (axis.position(100 * x), f"seed {i}: {digits(100 * x, DECIMALS, sign)}")
+            for i, x in enumerate(figure.by_seed)
+        ),
+        verdict=verdict(figure),
+    )
+
+
+def verdict(figure: Figure) -> str:
+    """Return whether a difference is `better`, `worse`, `noise` (its interval holds 0) or `unknown`."""
+    if figure.low is None or figure.high is None:
+        return "unknown"
+    if figure.low <= 0 <= figure.high:
+        return "noise"
+    return "better" if figure.value > 0 else "worse"
+
+
+def _reach(figure: Figure) -> list[float]:
+    return [x for x in (figure.value, figure.low, figure.high, *figure.by_seed) if x is not None]
+
+
+def _published(row: Published, content: DiffultPage) -> list[str | None]:
+    return [
+        digits(100 * row.accuracy[group.name], DECIMALS) if group.name in row.accuracy else None
+        for group in content.groups
+    ]
+
+
+def _seed_rows(content: DiffultPage) -> list[tuple[str, str, Sequence[str]]]:
+    """Return arm, group and the accuracy of each seed."""
+    return [
+        (arm.name, group.name, [digits(100 * x, 2) for x in arm.accuracy[group.name].by_seed])
+        for group in content.groups
+        for arm in content.arms
+        if group.name in arm.accuracy
+    ]
+
+
+def _duration(step: Step) -> str:
+    return "–" if step.seconds is None else minutes(step.seconds)
