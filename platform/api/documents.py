@@ -12,6 +12,7 @@ from ..storage.layout import EVALUATION_PAGE
 if TYPE_CHECKING:  # large; the callers have imported them
     from ..analysis.classify.result import RecordedClassification
     from ..analysis.compare import ComparisonResult
+    from ..analysis.diffult.result import DiffultResult
     from ..analysis.guidance import GuidanceResult
     from ..analysis.sample_files import Samples
     from ..analysis.target import EvaluationResult
@@ -95,6 +96,12 @@ def classification_document(recorded: RecordedClassification) -> Document:
     result = recorded.result
     trained = {"classifiers_trained": result.trained, "result": recorded.uri}
     return {**result.document, **trained}
+
+
+def diffult_document(result: DiffultResult) -> Document:
+    """Return a result of DiffuLT's pipeline, the addresses of the document and the page, and whether MLflow has it."""
+    where = {"result": result.uri, "page": result.page_uri, "note": result.note}
+    return {**result.document, **where}
 
 
 def inspection_document(inspection: Inspection) -> Document:

@@ -71,22 +71,25 @@ class ImageSource:
         counts: Counts,
         workers: int | Literal["all"],
         on_phase: Callable[[str], None] = lambda _line: None,
+        on_share: Callable[[float], None] = lambda _share: None,
     ) -> Filled:
         """Generate `counts[c]` images of every class c; those in the store are not made again.
 
         Args:
             counts: (C,) int64, at least one above 0.
             workers: 1 generates in this process, more on Ray.
+            on_share: takes the share of them, in [0, 1], that is there.
         """
+
+        def on_images(done: float) -> None:
+            on_phase(f"generating images: {int(done):,} of {total:,}")
+            on_share(done / total)
+
         shards, total = self.shards(counts), int(counts.sum())
         models = Models(self.store, self.checkpoint)
         sampler = ShardSampler(self.store.root, models)
         with closing(models), Workers(sampler, workers, self.experiment.scaling) as pool:
-            pool.run(
-                "generate",
-                shards,
-                lambda n: on_phase(f"generating images: {int(n):,} of {total:,}"),
-            )
+            pool.run("generate", shards, on_images)
         return Filled(self, tuple(shards))
 
 

@@ -32,6 +32,7 @@ from .verbs import (
     compare,
     config,
     data,
+    diffult,
     doctor,
     evaluate,
     guidance,
@@ -67,6 +68,7 @@ app.command()(evaluate.evaluate)
 app.command()(compare.compare)
 app.command()(guidance.guidance)
 app.command()(classify.classify)
+app.command()(diffult.diffult)
 app.command()(sample.sample)
 app.command()(models.models)
 app.command()(register.register)

@@ -70,8 +70,9 @@ def _exit_if(problems: Sequence[Problem]) -> None:
 
 def print_facts(facts: Mapping[str, Any]) -> None:
     """Print names and values in two columns on stderr."""
+    width = max([13, *(len(name) + 2 for name in facts)])
     for name, value in facts.items():
-        stderr_console.print(f"  {name:<13}{value}")
+        stderr_console.print(f"  {name:<{width}}{value}")
 
 
 def training_facts(experiment: Experiment) -> dict[str, Any]:

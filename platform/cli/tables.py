@@ -26,6 +26,8 @@ GAP = 2
 WHAT_WIDTH = 22
 """Characters below which the hyperparameters of a trial are not squeezed; they wrap."""
 GROUPS = ("overall", "many", "medium", "few")
+WITHOUT_CELLS = 36
+"""Characters of the first two columns of `diffult_table`."""
 GUIDANCE_METRICS = ("fid/overall", "kid/overall", "kid/few", "recall/overall", "recall/few")
 
 
@@ -184,6 +186,42 @@ def classifier_table(document: Mapping[str, Any]) -> Table:
             within = " within noise" if difference[name]["within_noise"] else ""
             cells.append(_estimate_cell(difference[name], "+") + within)
         table.add_row(name.replace("/", " "), *cells)
+    return table
+
+
+def diffult_table(document: Mapping[str, Any], width: int | None = None) -> Table:
+    """Return one row per arm and per difference, the headline first; one column per group of classes.
+
+    Where a line has no room for every interval, the arms have their values alone.
+
+    Args:
+        width: characters of a line; None: there is room for all.
+    """
+    arms, added = document["arms"], document["images"]["added"]
+    names = [name for name in next(iter(arms.values()))["figures"] if name.startswith("accuracy/")]
+    differences = [
+        (
+            f"{document['compared']} - {arm}",
+            [
+                _estimate_cell(of[name], "+") + (" ~" if of[name]["within_noise"] else "")
+                for name in names
+            ],
+        )
+        for arm, of in document["differences"].items()
+    ]
+    results = [
+        (arm, sum(added[arm]), [_estimate_cell(of["figures"][name]) for name in names])
+        for arm, of in arms.items()
+    ]
+    table = plain_table("", "images added", *(name.replace("/", " ") for name in names))
+    cells = [row[-1] for row in (*differences, *results)]
+    longest = [max(map(cell_len, column)) for column in zip(*cells, strict=True)]
+    if width is not None and sum(longest) + GAP * len(names) + WITHOUT_CELLS > width:
+        results = [(a, n, [cell.partition(" [")[0] for cell in row]) for a, n, row in results]
+    for label, row in differences:
+        table.add_row(label, "", *row)
+    for arm, number, row in results:
+        table.add_row(arm, f"{number:,}", *row)
     return table
 
 

@@ -23,6 +23,9 @@ class Work:
     """Images of all trainings together."""
     at_once: int | None = 1
     """Most trainings at a time; None: as many as fit on the cluster."""
+    what: str = "training"
+    besides: str = "evaluation comes on top"
+    """What the images do not cover."""
 
 
 def of_training(experiment: Experiment) -> Work:
@@ -71,7 +74,7 @@ class Forecast:
         ends = time.strftime("%a %H:%M", time.localtime(time.time() + seconds))
         limit = "" if self.work.trainings == 1 else "at most "
         text["takes"] = (
-            f"{limit}{minutes(seconds)} of training, until {ends}; "
+            f"{limit}{minutes(seconds)} of {self.work.what}, until {ends}; "
             f"{_short(hours * each)} {kind}-hours"
         )
         if scaling.price_per_hour:
@@ -79,7 +82,7 @@ class Forecast:
         day = time.strftime("%Y-%m-%d", time.localtime(self.speed.started))
         text["measured"] = (
             f"{self.speed.images_per_second:.0f} images/s in {self.speed.run}, {day}; "
-            "evaluation comes on top"
+            f"{self.work.besides}"
         )
         return text
 

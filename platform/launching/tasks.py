@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ..config.experiment import Experiment
 from ..config.layers import Layer, flatten, parse_override, resolve
@@ -74,6 +74,44 @@ def sweep_task(name: str, experiment: Experiment, space: Space, resume: bool) ->
     }
     work, price = of_sweep(experiment, space), experiment.scaling.price_per_hour
     return Task("sweep", name, [*arguments, *overrides], experiment.storage, texts, work, price)
+
+
+def diffult_task(
+    name: str,
+    experiment: Experiment,
+    is_trained: bool,
+    options: Sequence[str],
+    images: int | None,
+) -> Task:
+    """Return the task of `whipray diffult`.
+
+    Args:
+        name: of the run.
+        is_trained: whether a trained model is used; the job then needs to hear of its sampling again.
+        options: of the command line on the cluster.
+        images: training images of the diffusion model that take as long as all steps; None: not known.
+
+    Raises:
+        UsageProblem: as `for_cluster`.
+    """
+    experiment = for_cluster(experiment)
+    texts = {RECIPE: experiment.model_dump_json(indent=1)}
+    overrides = [
+        f"{key}={dump_scalar(value)}"
+        for key, value in flatten(experiment).items()
+        if is_trained and key.startswith("sampling.")
+    ]
+    work = of_training(experiment)
+    if images is None:
+        besides = "evaluation, generated images and classifiers come on top"
+        work = replace(work, besides=besides)
+    else:
+        besides = "classifiers may be slower: their networks are others"
+        work = replace(work, images=images, what="work", besides=besides)
+    price = experiment.scaling.price_per_hour
+    return Task(
+        "diffult", name, [RECIPE, *overrides, *options], experiment.storage, texts, work, price
+    )
 
 
 def evaluate_task(

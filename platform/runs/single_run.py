@@ -46,7 +46,11 @@ class SingleRun:
     """A run by its name, under which it is continued."""
 
     def __init__(
-        self, name: str, experiment: Experiment, on_note: Callable[[str], None] = log.warning
+        self,
+        name: str,
+        experiment: Experiment,
+        on_note: Callable[[str], None] = log.warning,
+        on_share: Callable[[float], None] = lambda _share: None,
     ) -> None:
         """Open its store; nothing is read.
 
@@ -54,8 +58,9 @@ class SingleRun:
             name: of the run.
             experiment: what it trains.
             on_note: takes each line that is to be read before the training.
+            on_share: takes the share of the run, in [0, 1], that is done.
         """
-        self.on_note = on_note
+        self.on_note, self._on_share = on_note, on_share
         self.name, self.experiment = check_name(name, "a run"), with_absolute_paths(experiment)
         self.root = Storage(experiment.storage)
         self.store = self.root.child(layout.run_address(name).folder)
@@ -66,10 +71,14 @@ class SingleRun:
 
     def status(self) -> str:
         """Return where the run stands, in one line."""
-        parts = [self._clock.elapsed(), self._clock.left(), self._line]
+        left = "" if self._interrupted.is_set() else self._clock.left()
+        return " · ".join(filter(None, (self._clock.elapsed(), left, self.phase())))
+
+    def phase(self) -> str:
+        """Return what is being done, without times."""
         if self._interrupted.is_set():
-            parts = [parts[0], self._line, "saving at the next report; Ctrl-C again leaves at once"]
-        return " · ".join(filter(None, parts))
+            return f"{self._line} · saving at the next report; Ctrl-C again leaves at once"
+        return self._line
 
     def execute(self) -> RunResult:
         """Train to the end, evaluate, and log the results.
@@ -171,13 +180,17 @@ class SingleRun:
         share = progress.images_seen / progress.total_images
         loss = progress.metrics["loss/total"]
         speed = progress.metrics["images_per_second"]
-        self._clock.report(self._training_share * share)
+        self._report(self._training_share * share)
         self._line = f"{share:.0%} of {progress.total_images:,} images · loss {loss:.4f} · " + (
             f"{speed:.0f} images/s"
         )
 
     def _show_share(self, evaluated: float) -> None:
-        self._clock.report(self._training_share + (1 - self._training_share) * evaluated)
+        self._report(self._training_share + (1 - self._training_share) * evaluated)
+
+    def _report(self, share: float) -> None:
+        self._clock.report(share)
+        self._on_share(share)
 
     def _show_phase(self, line: str) -> None:
         self._line = line

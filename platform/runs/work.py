@@ -28,7 +28,7 @@ def training_share(
     """
     training = TRAINING_PASSES * experiment.training.images
     return training / (
-        training + points_of(experiment, space) * _evaluation(experiment, class_counts)
+        training + points_of(experiment, space) * passes_of_evaluation(experiment, class_counts)
     )
 
 
@@ -41,10 +41,13 @@ def points_of(experiment: Experiment, space: Space | None) -> int:
     return points if points == 1 else points + 1
 
 
-def _evaluation(experiment: Experiment, class_counts: Sequence[int]) -> float:
-    """Return the passes of one setting's images, and what takes as long as the rest of its evaluation."""
-    sampling = experiment.sampling
+def passes_of_image(experiment: Experiment, class_counts: Sequence[int]) -> int:
+    """Return the passes that generating one image takes."""
     guided = bool(experiment.effective_sampling.guidance.strengths(class_counts).any())
-    passes = sampling.sampler.calls(experiment.process) * (2 if guided else 1)
+    return experiment.sampling.sampler.calls(experiment.process) * (2 if guided else 1)
+
+
+def passes_of_evaluation(experiment: Experiment, class_counts: Sequence[int]) -> float:
+    """Return the passes of one setting's images, and what takes as long as the rest of its evaluation."""
     images = experiment.evaluation.images_per_class * len(class_counts)
-    return images * passes / (1 - BESIDES_SAMPLING)
+    return images * passes_of_image(experiment, class_counts) / (1 - BESIDES_SAMPLING)

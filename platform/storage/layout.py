@@ -11,6 +11,7 @@ a file means raises the FORMAT beside the code that writes it. A store (`storage
         evaluations/HASH/                     result.json exists: the evaluation is whole
         guidance/HASH.html                    a page of `whipray guidance`
         classification/HASH/result.json       what `whipray classify` measured
+        diffult/HASH/result.json, HASH.html   what `whipray diffult` measured, and its page
         previews/images-000000012800.png      images of a moment of the training
         preview.html                          ... and all of them on a page
         writer.lock, writer/                  which process trains it: in a folder, in a bucket
@@ -244,6 +245,16 @@ def guidance_page(content: str) -> str:
 def classification_folder(content: str) -> str:
     """Return the folder of a comparison of classifiers, in its run's."""
     return f"classification/{content}"
+
+
+def diffult_result(content: str) -> str:
+    """Return the document of a result of `whipray diffult`, in its run's folder."""
+    return f"diffult/{content}/{CLASSIFICATION_RESULT}"
+
+
+def diffult_page(content: str) -> str:
+    """Return the page of the same, in its run's folder and its MLflow run."""
+    return f"diffult/{content}.html"
 
 
 def samples_folder(run: str, content: str) -> str:

@@ -1,0 +1,150 @@
+"""What the steps of a pipeline have in common: the images, and what earlier steps put into the store."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Any
+
+from ....trainers.checkpoint import Manifest
+from ....trainers.data import Splits
+from ....trainers.data.decoding import UNREAD
+from ....trainers.guidance import Autoguidance
+from ....trainers.integrity import Altered, unseal
+from ...balancing.added_images import wanted_counts
+from ...balancing.arms import Bench, Candidates, Measured, OnPhase, added_images, measure
+from ...balancing.classifiers import ClassifierRun
+from ...balancing.filling import Counts, Filled, ImageSource
+from ...generation.loading import load_splits
+from ...runs.evaluation_inputs import check_data
+from ...runs.resolve_guide import fixed_sampling
+from ...storage import layout
+from ...storage.checkpoints import CheckpointStore
+from .order import Order
+from .work import WorkOf
+
+
+class Materials:
+    """The images of one order, and what its steps made of them.
+
+    Args:
+        order: what is asked for.
+        dry_run: write nothing.
+    """
+
+    def __init__(self, order: Order, dry_run: bool = False) -> None:
+        self.order, self.dry_run = order, dry_run
+
+    @cached_property
+    def class_counts(self) -> Counts:
+        """Training images of each class, (C,) int64; no image is decoded for it."""
+        if "splits" in vars(self):
+            return self.splits.train.class_counts
+        return self.order.experiment.data.load(UNREAD).train.class_counts
+
+    @cached_property
+    def splits(self) -> Splits:
+        """The real images; those to test on are about as many of each class."""
+        return load_splits(self.order.experiment)
+
+    @cached_property
+    def work(self) -> WorkOf:
+        """The work of the order's networks."""
+        experiment = self.order.experiment
+        return WorkOf(experiment, experiment.data.image_shape, len(self.class_counts))
+
+    @cached_property
+    def counts(self) -> Counts:
+        """Images of each class to generate, (C,) int64.
+
+        Raises:
+            UsageProblem: N_t is not above the count of any class.
+        """
+        return wanted_counts(self.class_counts, None, self.to)
+
+    @property
+    def to(self) -> int:
+        """N_t."""
+        return self.order.experiment.balancing.target(self.class_counts)
+
+    def checkpoint(self) -> tuple[str, Manifest] | None:
+        """Return the run's last checkpoint and its manifest; None before the first one."""
+        checkpoints = CheckpointStore(self.order.store)
+        name = checkpoints.latest()
+        return None if name is None else (name, checkpoints.read_manifest(name))
+
+    def is_trained(self) -> bool:
+        """Return whether the diffusion model has seen all images that it is to see."""
+        saved = self.checkpoint()
+        return saved is not None and saved[1].images_seen >= self.order.experiment.training.images
+
+    @cached_property
+    def source(self) -> ImageSource:
+        """The trained model with all that decides its images.
+
+        Raises:
+            DataProblem: it was trained on other images.
+            UsageProblem, CheckpointProblem: as `fixed_sampling`.
+        """
+        order, saved = self.order, self.checkpoint()
+        assert saved is not None, "the model is not trained yet"
+        checkpoint, manifest = saved
+        check_data(manifest, self.splits)
+        sampling = fixed_sampling(order.experiment, order.store, checkpoint)
+        experiment = order.experiment.model_copy(update={"sampling": sampling})
+        return ImageSource(order.store, checkpoint, experiment, manifest, self.splits)
+
+    def has_source(self) -> bool:
+        """Return whether `source` can be asked for; a dry run puts no guide into the store."""
+        guidance = self.order.experiment.effective_sampling.guidance
+        unknown_guide = isinstance(guidance, Autoguidance) and not guidance.content
+        return self.is_trained() and not (self.dry_run and unknown_guide)
+
+    @cached_property
+    def filled(self) -> Filled:
+        """The generated images; they may have to be made yet."""
+        return Filled(self.source, tuple(self.source.shards(self.counts)))
+
+    def evaluation(self) -> dict[str, Any] | None:
+        """Return the metrics of images that this model generates as asked for; None where there are none."""
+        source, store = self.source, self.order.store
+        sampling = source.experiment.sampling
+        about = {
+            "checkpoint": source.manifest.content_hash(),
+            "seed": source.experiment.seed,
+            "sampler_settings": sampling.sampler.model_dump_json(exclude={"name"}),
+            **sampling.facts(),
+        }
+        for folder in layout.evaluations_in(store.list(layout.EVALUATIONS)):
+            try:
+                result = unseal(store.read_text(f"{folder}/{layout.EVALUATION_RESULT}"))
+            except Altered:
+                continue
+            provenance = result.get("provenance", {})
+            if all(provenance.get(key) == value for key, value in about.items()):
+                return dict(result["metrics"])
+        return None
+
+    def classifiers(self) -> list[ClassifierRun]:
+        """Return the classifiers to train and test.
+
+        Raises:
+            UsageProblem: a class would be tested on images that it was trained on.
+        """
+        source, order = self.source, self.order
+        bench = Bench.of(source.experiment, source.splits)
+        candidates = Candidates(source, self.counts, 1, lambda _line: None)
+        return [
+            bench.training.run(arm, seed, bench.splits, added_images(arm, seed, candidates))
+            for seed in range(order.seeds)
+            for arm in order.arms
+        ]
+
+    def measure(self, workers: int = 1, on_phase: OnPhase = lambda _line: None) -> Measured:
+        """Return what the classifiers reach; those that are missing are trained.
+
+        Args:
+            workers: 1 trains in this process, more on Ray.
+        """
+        return measure(
+            self.source, self.counts, self.order.arms, self.order.seeds, workers, on_phase
+        )

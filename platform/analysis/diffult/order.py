@@ -1,0 +1,202 @@
+"""What `whipray diffult` is asked for: a recipe to train, or a trained model and the rest of a recipe."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+from ....trainers.errors import UsageProblem, did_you_mean
+from ...balancing.arms import ARMS, ArmName
+from ...config.errors import DEFAULT
+from ...config.experiment import SETTINGS, WHERE_DATA_LIE, Experiment, with_values
+from ...config.layers import Layer, Resolved, resolve
+from ...foundation.job import in_cluster_job
+from ...foundation.names import check_name
+from ...storage import layout
+from ...storage.checkpoints import CheckpointStore
+from ...storage.store import Storage
+from ..overrides import parse_overrides
+from ..target import find_target
+
+PAPERS_PROBABILITY = 5e-7
+"""D_3 of DiffuLT's filter, the best of its table 5."""
+ORIGIN = "whipray diffult"
+"""Of values that no recipe and no override gives, in a plan."""
+CHANGEABLE = ("sampling", "evaluation", "scaling", "balancing", "classification")
+"""Sections that may be given for a trained model."""
+
+
+@dataclass(frozen=True)
+class Order:
+    """Everything that decides the result, and who works on it."""
+
+    run: str
+    """Target of the run whose images are used."""
+    experiment: Experiment
+    arms: Sequence[ArmName]
+    seeds: int
+    """Classifiers of each arm."""
+    workers: int | Literal["all"] = 1
+    """Processes that generate, score and train classifiers; 1: the calling one, more run on Ray."""
+    is_trained: bool = False
+    """Whether a trained model was given, so that none is trained."""
+
+    def __post_init__(self) -> None:
+        for option, value in (("--seeds", self.seeds), ("--workers", self.workers)):
+            if value != "all" and value < 1:
+                raise UsageProblem(f"{option} is {value}", "give at least 1")
+
+    @cached_property
+    def root(self) -> Storage:
+        """The store's top."""
+        return Storage(self.experiment.storage)
+
+    @cached_property
+    def store(self) -> Storage:
+        """The run's folder."""
+        return self.root.child(layout.run_address(self.run).folder)
+
+
+def arms_of(is_filtered: bool) -> tuple[ArmName, ...]:
+    """Return the arms that there are with or without a filter, `real` first, what is measured last.
+
+    Raises:
+        UsageProblem: a filter, which no arm applies yet.
+    """
+    if is_filtered:
+        raise UsageProblem("balancing.filter is not applied yet", "leave it out")
+    return ARMS
+
+
+def choose_arms(given: str | None, controls: bool, experiment: Experiment) -> list[ArmName]:
+    """Return the arms to train, in their order.
+
+    Args:
+        given: names with commas; None: all, or without `controls` two of them.
+
+    Raises:
+        UsageProblem: no such arm, or one that the filter makes no sense of.
+    """
+    is_filtered = experiment.balancing.filter.is_set
+    possible = arms_of(is_filtered)
+    if given is None:
+        return list(possible if controls else (possible[0], possible[-1]))
+    names = [name.strip() for name in given.split(",") if name.strip()]
+    for name in names:
+        if name in possible:
+            continue
+        what = f"--arms {name}: no such arm"
+        hint = did_you_mean(name, possible)
+        raise UsageProblem(what, f"{hint}there are {', '.join(possible)}")
+    if not names:
+        raise UsageProblem("--arms names no arm", f"there are {', '.join(possible)}")
+    return [name for name in possible if name in names]
+
+
+def workers_of(given: str) -> int | Literal["all"]:
+    """Return the number of processes that `--workers` gives; by default 1, in a cluster's job all that fit.
+
+    Raises:
+        UsageProblem: it is no number.
+    """
+    if given in ("", "all"):
+        return "all" if given or in_cluster_job() else 1
+    try:
+        return int(given)
+    except ValueError:
+        raise UsageProblem(
+            f"--workers is {given}", "give a number, or `all` that have room"
+        ) from None
+
+
+def with_papers_filter(resolved: Resolved[Experiment]) -> Resolved[Experiment]:
+    """Return the config with DiffuLT's filter, unless a recipe or an override says anything of filters."""
+    origins = resolved.origins
+    if any(origins[key] != DEFAULT for key in origins if key.startswith("balancing.filter.")):
+        return resolved
+    values = {"balancing.filter.probability": PAPERS_PROBABILITY}
+    experiment = with_values(resolved.value, values, ORIGIN)
+    return Resolved(experiment, origins | dict.fromkeys(values, ORIGIN))
+
+
+def make_order(
+    recipe: Resolved[Experiment],
+    default_run: str,
+    overrides: Sequence[str],
+    *,
+    run: str | None = None,
+    model: str | None = None,
+    arms: str | None = None,
+    controls: bool = True,
+    seeds: int = 5,
+    workers: int | Literal["all"] = 1,
+) -> tuple[Order, Resolved[Experiment]]:
+    """Return what is to be done, and its config with the origin of each value.
+
+    Args:
+        recipe: with the overrides.
+        default_run: name of the run where none is given.
+        overrides: as they were given.
+        run: name of a run that is trained, or gone on with.
+        model: a trained model in place of it: a run, SWEEP/TRIAL, or models:/NAME@ALIAS.
+        arms, controls: as `choose_arms`.
+
+    Raises:
+        UsageProblem: options that do not fit, no such model, or an override of how it was trained.
+    """
+    if model is not None and run is not None:
+        raise UsageProblem(
+            "--run names a run to train, and --model one that is trained", "give one of them"
+        )
+    target = default_run if run is None else run
+    if model is None:
+        check_name(target, "a run")
+    else:
+        target, recipe = of_trained_model(model, recipe, overrides)
+    chosen = choose_arms(arms, controls, recipe.value)
+    return Order(target, recipe.value, chosen, seeds, workers, model is not None), recipe
+
+
+def of_trained_model(
+    reference: str, recipe: Resolved[Experiment], overrides: Sequence[str]
+) -> tuple[str, Resolved[Experiment]]:
+    """Return the target and the experiment of a trained model that is used as the recipe says.
+
+    Its images are generated as the model was registered or its run says, unless an override of `sampling.*`
+    says otherwise; images, filter, classifiers and evaluation are the recipe's.
+
+    Args:
+        reference: a run, SWEEP/TRIAL, or models:/NAME@ALIAS.
+        recipe: with the overrides.
+        overrides: as they were given.
+
+    Raises:
+        UsageProblem: no such model, its training has not ended, or an override of how it was trained.
+    """
+    keys = (*WHERE_DATA_LIE, *(key for key, _, _ in SETTINGS))
+    layers = parse_overrides(overrides, CHANGEABLE, keys)
+    given = recipe.value
+    target = find_target(Storage(given.storage), given.tracking.uri, reference, [])
+    trained = target.run.experiment
+    seen = CheckpointStore(target.run.store).read_manifest(target.run.checkpoint).images_seen
+    if seen < trained.training.images:
+        raise UsageProblem(
+            f"{target.name} has seen {seen:,} of {trained.training.images:,} images: its training has not ended",
+            "wait for it or run its command again, or give another model",
+        )
+    own = set(Experiment.model_fields) - {*CHANGEABLE, "data", "storage", "tracking", "tuning"}
+    values = {
+        **given.model_dump(mode="json"),
+        **trained.model_dump(mode="json", include=own),
+        "sampling": target.experiment.sampling.model_dump(mode="json"),
+    }
+    sampling = [layer for layer in layers if next(iter(layer.values)).startswith("sampling.")]
+    resolved = resolve(Experiment, [Layer(f"model {reference}", values), *sampling])
+    of_recipe = {
+        key: origin
+        for key, origin in recipe.origins.items()
+        if key.partition(".")[0] not in {*own, "sampling"}
+    }
+    return target.name, Resolved(resolved.value, resolved.origins | of_recipe)

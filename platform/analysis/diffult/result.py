@@ -1,0 +1,141 @@
+"""The result of `whipray diffult`: one document, as it is kept, shown and recorded."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from ....trainers.errors import Problem
+from ....trainers.integrity import seal
+from ...generation.shards import short_hash
+from ...storage import layout
+from ...tracking.tracker import open_tracker
+from .materials import Materials
+from .page import Step as PageStep
+from .published import describe_filter, protocol_differences, published_rows
+from .report import render_result
+
+FORMAT = 1
+"""Of the document; raise it when a value changes its meaning."""
+QUALITY = ("fid/", "kid/")
+"""Metrics of the diffusion model's evaluation that a result repeats."""
+
+
+@dataclass(frozen=True)
+class DiffultResult:
+    """A result, and where it is kept."""
+
+    document: dict[str, Any]
+    uri: str
+    """Of the document in the store."""
+    page: str
+    """Path of the page in the run's folder."""
+    page_uri: str
+    note: str | None
+    """Why it is not in MLflow; None where it is."""
+
+
+def keep(
+    materials: Materials, document: Mapping[str, Any], steps: Sequence[PageStep]
+) -> DiffultResult:
+    """Write a result and its page into the run's folder, and add both to the run's MLflow run.
+
+    Args:
+        document: as `make_document` returns it.
+        steps: what this call did.
+    """
+    order, store = materials.order, materials.order.store
+    content = short_hash(document)
+    name, page = layout.diffult_result(content), layout.diffult_page(content)
+    html = render_result(document, steps)
+    store.write_text(page, html)
+    store.write_text(name, json.dumps(seal(document), indent=1))  # last: with it the result exists
+    note = None
+    try:
+        tracker = open_tracker(order.experiment.tracking, order.root)
+        run = tracker.find(layout.run_address(order.run).key)
+        run.log_json(document, f"{page.removesuffix('.html')}.json")
+        run.log_text(html, page)
+        run.log_metrics(flat_metrics(document), document["images_seen"])
+        run.flush()
+    except Problem as problem:
+        note = f"not recorded in MLflow: {problem.what}"
+    return DiffultResult(dict(document), store.uri_of(name), page, store.uri_of(page), note)
+
+
+def flat_metrics(document: Mapping[str, Any]) -> dict[str, float]:
+    """Return metrics for MLflow: `diffult/filtered/accuracy/few`, `.../few_low`, `diffult/beyond_repeated/...`."""
+    parts = {arm: entry["figures"] for arm, entry in document["arms"].items()}
+    parts |= {f"beyond_{arm}": figures for arm, figures in document["differences"].items()}
+    flat = {}
+    for part, figures in parts.items():
+        for name, entry in figures.items():
+            for end, key in (("", "value"), ("_low", "low"), ("_high", "high")):
+                if entry[key] is not None:
+                    flat[f"diffult/{part}/{name}{end}"] = entry[key]
+    return flat
+
+
+def make_document(materials: Materials, measured: Mapping[str, Any]) -> dict[str, Any]:
+    """Return everything that a reader of the result needs, as JSON types.
+
+    Args:
+        measured: what the classifiers reached, as `balancing.arms.measure` returns it.
+    """
+    order, source = materials.order, materials.source
+    experiment = order.experiment
+    quality = materials.evaluation() or {}
+    published = published_rows(experiment)
+    filters = experiment.balancing.filter
+    document = {
+        **measured,
+        "format": FORMAT,
+        "run": order.run,
+        "checkpoint": source.checkpoint,
+        "model": source.manifest.content_hash(),
+        "images_seen": source.manifest.images_seen,
+        "to": materials.to,
+        "filter": filters.model_dump(mode="json"),
+        "generated": materials.counts.tolist(),
+        "quality": {k: v for k, v in quality.items() if k.startswith(QUALITY)},
+        "published": [asdict(row) for row in published],
+        "protocol": [
+            asdict(row)
+            for row in protocol_differences(experiment, materials.to, order.seeds, bool(published))
+        ],
+        "warnings": _warnings(materials),
+    }
+    return {**document, "settings": _settings(materials, document)}
+
+
+def _settings(materials: Materials, document: Mapping[str, Any]) -> dict[str, Any]:
+    experiment = materials.order.experiment
+    classifier = experiment.effective_classification
+    return {
+        "images of each class (N_t)": document["to"],
+        "filter": describe_filter(experiment.balancing.filter),
+        "weight of a generated image": classifier.generated_weight,
+        "loss": classifier.loss.name,
+        "epochs": f"{classifier.epochs} of {classifier.epoch_of} images",
+        "objective": experiment.objective.name,
+        "sampling": experiment.effective_sampling.label,
+        "checkpoint": document["model"],
+        "FID of the diffusion model": document["quality"].get("fid/overall"),
+    }
+
+
+def _warnings(materials: Materials) -> list[str]:
+    """Return what to know before believing the result, besides what the page says itself."""
+    order, lines = materials.order, []
+    if order.experiment.data.validation is not None:
+        lines.append(
+            "tested on images set apart from the training images (data.validation), not on the test images"
+        )
+    missing = [arm for arm in ("repeated",) if arm not in order.arms]
+    if missing:
+        lines.append(
+            "without the arm `repeated`, a gain over real images may be due to balance alone"
+        )
+    return lines

@@ -1,0 +1,202 @@
+"""The steps of DiffuLT's pipeline: what each looks for in the store, and how it makes what is missing."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from ...compute.capacity import cluster_capacity, with_gpu_if_any
+from ...runs.preflight import Subject, check_continued
+from ...runs.single_run import SingleRun
+from ...runs.work import passes_of_evaluation
+from ...storage import layout
+from .materials import Materials
+
+State = Literal["there", "partly there", "missing"]
+
+
+@dataclass(frozen=True)
+class Found:
+    """What the store has of a step."""
+
+    state: State
+    about: str
+    """What the step makes, and how much of it is there, in a line."""
+    work: float
+    """Operations that are still to do; see `WorkOf`."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """Callbacks of a step in work."""
+
+    on_phase: Callable[[str], None]
+    """Takes a line about what is being done."""
+    on_share: Callable[[float], None]
+    """Takes the share of the step, in [0, 1], that is done."""
+    on_note: Callable[[str], None]
+    """Takes a line that is to stay."""
+    follow: Callable[[Callable[[], str]], None]
+    """Takes a function that returns what is being done, to be asked again and again."""
+
+
+class Step(ABC):
+    """One step, whose result is kept in the store."""
+
+    name: str
+    works_on_ray = True
+    """Whether it needs a Ray session that is open already, where more than one process works."""
+
+    def __init__(self, materials: Materials) -> None:
+        self.materials, self.order = materials, materials.order
+
+    @abstractmethod
+    def look(self) -> Found:
+        """Return what the store has of it; nothing is written."""
+
+    @abstractmethod
+    def make(self, report: Report) -> None:
+        """Make what is missing.
+
+        Raises:
+            Problem: what stopped it; what was made until then is kept.
+        """
+
+
+class Train(Step):
+    """The diffusion model, trained and evaluated as `whipray train` does it."""
+
+    name = "diffusion model"
+    works_on_ray = False  # it opens its own
+
+    def look(self) -> Found:
+        """Return how far the training is.
+
+        Raises:
+            Problem: the run of this name was begun as another experiment or with other images.
+        """
+        materials, experiment = self.materials, self.order.experiment
+        images, counts = experiment.training.images, materials.class_counts.tolist()
+        evaluation = materials.work.passes(passes_of_evaluation(experiment, counts))
+        saved = materials.checkpoint()
+        if saved is None:
+            about = f"{self.order.run}: {images:,} images to train on, then its evaluation"
+            return Found("missing", about, materials.work.training(images) + evaluation)
+        subject = Subject(experiment, self.order.store, dry_run=not materials.is_trained())
+        check_continued(subject)
+        if not materials.is_trained():
+            seen = saved[1].images_seen
+            about = f"{self.order.run}: goes on from {seen:,} of {images:,} images"
+            return Found("partly there", about, materials.work.training(images - seen) + evaluation)
+        about = f"{self.order.run}: {saved[1].images_seen:,} images"
+        if materials.has_source() and materials.evaluation() is None:
+            return Found("partly there", f"{about}; to be evaluated", evaluation)
+        return Found("there", about, 0)
+
+    def make(self, report: Report) -> None:
+        """Train from the last checkpoint, and evaluate."""
+        single = SingleRun(self.order.run, self.order.experiment, report.on_note, report.on_share)
+        report.follow(single.phase)
+        result = single.execute()
+        for line in result.trained.notes:
+            report.on_note(line)
+        if result.best is not None:
+            for line in result.best.warnings:
+                report.on_note(f"warning: {line}")
+
+
+class Take(Step):
+    """A diffusion model that was trained before."""
+
+    name = "diffusion model"
+
+    def look(self) -> Found:
+        """Return which model it is.
+
+        Raises:
+            DataProblem: it was trained on other images than the recipe's.
+        """
+        manifest = self.materials.source.manifest
+        return Found("there", f"{self.order.run}: {manifest.images_seen:,} images", 0)
+
+    def make(self, report: Report) -> None:
+        """Do nothing: it exists."""
+
+
+class Fill(Step):
+    """Generated images for the classes that have too few."""
+
+    name = "generated images"
+
+    def look(self) -> Found:
+        """Return how many of the images are there."""
+        materials = self.materials
+        counts = materials.class_counts.tolist()
+        wanted, label = int(materials.counts.sum()), self.order.experiment.effective_sampling.label
+        about = f"{wanted:,} by {label}"
+        there = 0
+        if materials.has_source():
+            stored = self.order.root.list(materials.source.samples_folder)
+            shards = materials.filled.shards
+            there = sum(len(s) for s in shards if layout.shard_images(s.stem) in stored)
+        work = materials.work.generating(wanted - there, counts)
+        if there in (0, wanted):
+            return Found("there" if there else "missing", about, work)
+        return Found("partly there", f"{about}; {there:,} are there", work)
+
+    def make(self, report: Report) -> None:
+        """Generate what is missing."""
+        source, counts = self.materials.source, self.materials.counts
+        source.fill(counts, self.order.workers, report.on_phase, report.on_share)
+
+
+class Classify(Step):
+    """Classifiers of every arm and seed, tested on real images."""
+
+    name = "classifiers"
+
+    def look(self) -> Found:
+        """Return how many of the classifiers are there.
+
+        Raises:
+            UsageProblem: a class would be tested on images that it was trained on.
+        """
+        materials, order = self.materials, self.order
+        about = f"{len(order.arms) * order.seeds}: {', '.join(order.arms)}, {order.seeds} seeds"
+        if not materials.has_source():
+            added = int(materials.counts.sum())
+            return Found(
+                "missing",
+                about,
+                sum(
+                    self._work(0 if arm == "real" else added)
+                    for arm in order.arms
+                    for _ in range(order.seeds)
+                ),
+            )
+        planned = {each.key: each for each in materials.classifiers()}
+        stored = order.root.list(layout.CLASSIFIERS)
+        missing = [each for each in planned.values() if each.file not in stored]
+        work = sum(
+            self._work(0 if each.added is None else len(each.added.rows)) for each in missing
+        )
+        if len(missing) in (0, len(planned)):
+            return Found("missing" if missing else "there", about, work)
+        return Found("partly there", f"{about}; {len(planned) - len(missing)} are there", work)
+
+    def _work(self, added: int) -> float:
+        """Return the work of one classifier that is trained on so many images besides the real ones."""
+        real = int(self.materials.class_counts.sum())
+        of_all = self.order.experiment.classification.epoch_of == "all"
+        return self.materials.work.classifying(real + added if of_all else real)
+
+    def make(self, report: Report) -> None:
+        """Train and test what is missing."""
+        workers = self.order.workers
+        if workers == "all":
+            scaling = with_gpu_if_any(self.order.experiment.scaling)
+            room = cluster_capacity(scaling.cpus_per_worker, scaling.gpus_per_worker)
+            workers = max(2, room)  # 1 would train in this process, which may have no GPU
+        self.materials.measure(workers, report.on_phase)
