@@ -194,9 +194,13 @@ class Classify(Step):
 
     def make(self, report: Report) -> None:
         """Train and test what is missing."""
-        workers = self.order.workers
-        if workers == "all":
-            scaling = with_gpu_if_any(self.order.experiment.scaling)
-            room = cluster_capacity(scaling.cpus_per_worker, scaling.gpus_per_worker)
-            workers = max(2, room)  # 1 would train in this process, which may have no GPU
-        self.materials.measure(workers, report.on_phase)
+        self.materials.measure(self._processes(), report.on_phase)
+
+    def _processes(self) -> int:
+        """Return how many processes train classifiers."""
+        given = self.order.workers
+        if given != "all":
+            return given
+        scaling = with_gpu_if_any(self.order.experiment.scaling)
+        room = cluster_capacity(scaling.cpus_per_worker, scaling.gpus_per_worker)
+        return max(2, room)  # 1 would train in this process, which may have no GPU
