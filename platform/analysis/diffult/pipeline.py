@@ -12,10 +12,10 @@ from ...compute.ray_session import ray_session
 from ...config.paths import with_absolute_paths
 from ...foundation.durations import Clock
 from ...foundation.job import in_cluster_job
+from .content import Step as PageStep
+from .content import StepState
 from .materials import Materials
 from .order import Order
-from .page import Step as PageStep
-from .page import StepState
 from .result import DiffultResult, keep, make_document
 from .steps import Classify, Fill, Found, Report, Step, Take, Train
 

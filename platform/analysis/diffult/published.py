@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from ...config.balancing import FilterConfig
 from ...config.experiment import Experiment
-from .page import ProtocolDifference, Published
+from .content import ProtocolDifference, Published
 
 MAIN = {
     ("cifar100", 100): {"overall": 0.507, "many": 0.686, "medium": 0.508, "few": 0.290},

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .page import (
+from .content import (
     ArmResult,
     DiffultPage,
     Figure,
@@ -14,8 +14,8 @@ from .page import (
     ProtocolDifference,
     Published,
     Step,
-    diffult_page,
 )
+from .page import diffult_page
 
 ACCURACY = "accuracy/"
 OVERALL = "overall"

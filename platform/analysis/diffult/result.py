@@ -12,8 +12,8 @@ from ....trainers.integrity import seal
 from ...generation.shards import short_hash
 from ...storage import layout
 from ...tracking.tracker import open_tracker
+from .content import Step as PageStep
 from .materials import Materials
-from .page import Step as PageStep
 from .published import describe_filter, protocol_differences, published_rows
 from .report import render_result
 
