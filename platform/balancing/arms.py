@@ -5,10 +5,14 @@ Classifiers are trained with several seeds on different sets, the arms, and test
 - `real`: the real long-tailed images.
 - `repeated`: also as many copies of each class's real images as the arm with generated images adds.
 - `augmented`: the same copies, each changed once by TrivialAugment.
-- `generated`: also the generated images.
+- `generated`: also the generated images. Where a filter is set, three take its place:
+- `unfiltered`: all of them, which are more images than in any other arm.
+- `random`: as many of each class as the filter keeps, chosen at random, anew for each seed.
+- `filtered`: those that the filter keeps.
 
 Added images balance the classes and lengthen the training, whatever they show. The copies gain that much
-too, so only a gain over them is due to the content of the generated images.
+too, so only a gain over them is due to the content of the generated images. They are as many as
+`generated` or `filtered` adds, class by class: nothing of a class of which the filter keeps nothing.
 
 A trained classifier is kept under a hash of all that it depends on, at the store's top: runs on the same
 data share the arms that have no generated images.
@@ -18,27 +22,28 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 
 from ...trainers.classification.config import ClassificationConfig
-from ...trainers.data import PackedImages, Splits
+from ...trainers.data import Splits
 from ...trainers.data.groups import group_classes
 from ...trainers.data.report import listed, shown
 from ...trainers.errors import UsageProblem
 from ..config.experiment import Experiment
+from ..evaluation.arrays import Bools
 from ..generation.shards import short_hash
 from .added_images import AddedImages, augment_real_images, repeat_real_images, take_generated
+from .candidates import Candidates
 from .classifiers import FORMAT, ClassifierRun, ClassifierTraining, Outcome, train_missing
-from .filling import Counts, Filled, ImageSource
+from .filling import Counts, ImageSource
+from .filters import random_like
 from .summary import summarise
 
 OnPhase = Callable[[str], None]
 
-ArmName = Literal["real", "repeated", "augmented", "generated"]
-ARMS: tuple[ArmName, ...] = get_args(ArmName)
+ArmName = Literal["real", "repeated", "augmented", "unfiltered", "random", "filtered", "generated"]
 
 
 @dataclass(frozen=True)
@@ -53,25 +58,38 @@ class Measured:
     """Classifiers that had to be trained; 0 where all were in the store."""
 
 
+def arms_of(is_filtered: bool) -> tuple[ArmName, ...]:
+    """Return all arms, with a filter or without, in the order of tables."""
+    if is_filtered:
+        return ("real", "repeated", "augmented", "unfiltered", "random", "filtered")
+    return ("real", "repeated", "augmented", "generated")
+
+
 def measure(
     source: ImageSource,
     counts: Counts,
     arms: Sequence[ArmName],
     seeds: int = 1,
-    workers: int = 1,
+    workers: int | Literal["all"] = 1,
     on_phase: OnPhase = lambda _line: None,
+    mask: Bools | None = None,
 ) -> Measured:
     """Train and test the arms with seeds 0, 1, ...; what is in the store is not made again.
 
     The generated images are the same for every seed, as in the papers: the intervals cover the
     classifier's training, not other generated images or another diffusion model. All arms of a seed
-    start from the same weights.
+    start from the same weights. With `classification.epoch_of` all, each image is seen as often in every
+    arm, and arms that add as many images take as many steps; `real` takes fewer and `unfiltered` more,
+    which `images.steps` says. With real, all arms take the same number of steps.
 
     Args:
-        source: its experiment's `classification`, `evaluation.groups` and `scaling` say how classifiers
-            are trained and tested.
+        source: its experiment's `balancing.filter`, `classification`, `evaluation.groups` and `scaling`
+            say what is kept, and how classifiers are trained and tested.
         counts: (C,) images of each class to generate.
-        workers: 1 generates and trains in this process, more on Ray, each with the resources of `scaling.*`.
+        arms: of `arms_of`.
+        workers: 1 generates and trains in this process, more on Ray, each with the resources of
+            `scaling.*`; `all`: as many as the cluster has room for.
+        mask: (N,) the images that the filter keeps, in the rows of `Filled`; None: it is applied now.
 
     Raises:
         UsageProblem: less than one seed or worker; or a class whose test images were trained on.
@@ -79,9 +97,9 @@ def measure(
         Problem: a training failed.
     """
     for option, value in (("--seeds", seeds), ("--workers", workers)):
-        if value < 1:
+        if value != "all" and value < 1:
             raise UsageProblem(f"{option} is {value}", "give at least 1")
-    candidates = Candidates(source, counts, workers, on_phase)
+    candidates = Candidates(source, counts, workers, on_phase, mask)
     bench = Bench.of(source.experiment, source.splits)
     classifiers = [
         bench.training.run(arm, seed, bench.splits, added_images(arm, seed, candidates))
@@ -110,6 +128,7 @@ def measure(
         "groups": bench.training.groups,
         "images": bench.images(classifiers),
         "seeds": list(range(seeds)),
+        "warnings": [] if candidates.mask.all() else list(candidates.warnings()),
         **summarise(
             by_arm,
             bench.training.groups,
@@ -126,37 +145,17 @@ def added_images(arm: ArmName, seed: int, candidates: Candidates) -> AddedImages
     if arm == "real":
         return None
     if arm == "repeated":
-        return repeat_real_images(real, candidates.counts)
+        return repeat_real_images(real, candidates.kept_counts)
     if arm == "augmented":
-        return augment_real_images(real, candidates.counts, seed)
+        return augment_real_images(real, candidates.kept_counts, seed)
     planned = candidates.planned
-    return take_generated(planned, np.arange(len(planned.labels)))
-
-
-@dataclass(frozen=True)
-class Candidates:
-    """Generated images that a class may be filled up with, made when they are needed."""
-
-    source: ImageSource
-    counts: Counts
-    """(C,) of each class."""
-    workers: int
-    on_phase: OnPhase
-
-    @cached_property
-    def planned(self) -> Filled:
-        """Which images there are to be; they may still have to be made."""
-        return Filled(self.source, tuple(self.source.shards(self.counts)))
-
-    @cached_property
-    def filled(self) -> Filled:
-        """The same, once all are in the store."""
-        return self.source.fill(self.counts, self.workers, self.on_phase)
-
-    @cached_property
-    def images(self) -> PackedImages:
-        """All images, class by class."""
-        return self.filled.read_all()
+    if arm == "unfiltered":
+        rows = np.arange(len(planned.labels))
+    elif arm == "random":
+        rows = np.flatnonzero(random_like(candidates.mask, planned.labels, seed))
+    else:
+        rows = np.flatnonzero(candidates.mask)
+    return take_generated(planned, rows)
 
 
 @dataclass(frozen=True)

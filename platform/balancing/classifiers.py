@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
+from typing import Any, Literal
+
+import numpy as np
 
 from ...trainers.classification.config import ClassificationConfig
 from ...trainers.classification.fit import train_and_test
@@ -124,7 +126,7 @@ def train_missing(
     splits: Splits,
     generated: Callable[[], PackedImages],
     classifiers: Sequence[ClassifierRun],
-    workers: int,
+    workers: int | Literal["all"],
     scaling: ScalingConfig,
     on_phase: OnPhase,
 ) -> tuple[dict[ClassifierRun, Outcome], int]:
@@ -135,7 +137,8 @@ def train_missing(
     Args:
         root: the store's top.
         generated: makes all generated images; called if a classifier that is trained now needs some.
-        workers: 1 trains in this process, more on Ray, each with one worker's resources.
+        workers: 1 trains in this process, more on Ray, each with one worker's resources; `all`: as many
+            as the cluster has room for.
 
     Raises:
         UsageProblem: not even one fits on the cluster.
@@ -154,7 +157,7 @@ def train_missing(
         new[each.key] = each
     if not new:
         return {each: outcomes[each.key] for each in classifiers}, 0
-    with ray_session() if workers > 1 else nullcontext():
+    with ray_session() if workers != 1 else nullcontext():
         needed = any(each.added and each.added.origin == "generated" for each in new.values())
         images = generated() if needed else None
         todo = list(new.values())
@@ -192,7 +195,7 @@ def train_on_ray(
     splits: Splits,
     generated: PackedImages | None,
     classifiers: Sequence[ClassifierRun],
-    workers: int,
+    workers: int | Literal["all"],
     scaling: ScalingConfig,
     on_phase: OnPhase,
 ) -> Results:
@@ -208,9 +211,10 @@ def train_on_ray(
     room = cluster_capacity(scaling.cpus_per_worker, scaling.gpus_per_worker)
     if room < 1:
         raise no_room(scaling, room, setting="--workers")
+    shareable = replace(splits, train=_plain(splits.train), reference=_plain(splits.reference))
     pool = ActorPool[ClassifierRun, Outcome](
-        partial(training.train, splits, generated),
-        min(workers, len(classifiers)),
+        partial(training.train, shareable, generated),
+        min(room if workers == "all" else workers, len(classifiers)),
         scaling,
         task="training a classifier",
         memory_advice="classification.batch_size",
@@ -220,3 +224,12 @@ def train_on_ray(
         on_phase(f"{done} of {len(classifiers)} classifiers trained, {running} in training")
 
     yield from pool.map(classifiers, on_change)
+
+
+def _plain(images: PackedImages) -> PackedImages:
+    """Return the images as an array that all actors of a host share.
+
+    Ray keeps arrays in shared memory, read-only; a memory map is no plain array to pickle, and would be
+    copied into each actor.
+    """
+    return replace(images, images=np.asarray(images.images))

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from ..config.experiment import Experiment
 from .added_images import wanted_counts
-from .arms import measure
+from .arms import arms_of, measure
 from .filling import ImageSource
 
 
@@ -25,7 +26,7 @@ class Accuracy:
 def accuracy_at(
     source: ImageSource,
     experiment: Experiment,
-    workers: int = 1,
+    workers: int | Literal["all"] = 1,
     on_phase: Callable[[str], None] = lambda _line: None,
 ) -> Accuracy:
     """Fill classes up as an experiment says, and train and test its classifiers.
@@ -44,16 +45,17 @@ def accuracy_at(
     """
     train = source.splits.train.class_counts
     balancing = experiment.balancing
-    counts = wanted_counts(train, None, balancing.to or int(train.max()))
+    counts = wanted_counts(train, None, balancing.target(train))
     there = source.experiment.model_copy(
         update={"balancing": balancing, "classification": experiment.classification}
     )
+    arm = arms_of(balancing.filter.is_set)[-1]
     measured = measure(
-        replace(source, experiment=there), counts, ["generated"], balancing.seeds, workers, on_phase
+        replace(source, experiment=there), counts, [arm], balancing.seeds, workers, on_phase
     )
     metrics: dict[str, float] = {}
-    for name, entry in measured.document["arms"]["generated"]["figures"].items():
+    for name, entry in measured.document["arms"][arm]["figures"].items():
         if name.startswith("accuracy/"):
             ends = {"": entry["value"], "_low": entry["low"], "_high": entry["high"]}
             metrics |= {f"{name}{end}": value for end, value in ends.items()}
-    return Accuracy(metrics, ())
+    return Accuracy(metrics, tuple(measured.document["warnings"]))

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
+from support.training import at, tiny, train
 from torchvision.transforms.v2 import TrivialAugmentWide  # type: ignore[import-untyped]
 
 from whipray.platform.balancing.added_images import augment_real_images, repeat_real_images
+from whipray.platform.balancing.arms import added_images, arms_of, measure
 from whipray.platform.balancing.augmentation import augment
-from whipray.trainers.data import PackedImages
+from whipray.platform.balancing.candidates import Candidates
+from whipray.platform.balancing.filling import ImageSource
+from whipray.platform.config.balancing import BalancingConfig
+from whipray.platform.storage.checkpoints import CheckpointStore
+from whipray.trainers.data import Digits, PackedImages
 from whipray.trainers.errors import DataProblem
 from whipray.trainers.randomness import derive_seed
 
@@ -75,3 +84,103 @@ def test_small_images_stay_in_sight() -> None:
     black = (augment(some, 0).images == 0).all(axis=(1, 2, 3)).mean()
     shifted_out = 2 / 14 * 1 / 31  # by all of their 8 pixels
     assert black < 2 * shifted_out
+
+
+COUNTS = np.array([0, 0, 0, 0, 2, 3, 4, 5, 6, 7])
+FILTER = {"probability": 5e-7}
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> ImageSource:
+    """A run that was trained for two steps, without images."""
+    folder = tmp_path_factory.mktemp("store")
+    classification = {"network": "resnet8", "epochs": 1}
+    experiment = tiny(
+        training__images=64, classification=classification, sampling__sampler__steps=2
+    )
+    train(experiment, folder / "runs/tiny")
+    store = at(folder).child("runs/tiny")
+    checkpoint = CheckpointStore(store).latest()
+    assert checkpoint is not None
+    manifest = CheckpointStore(store).read_manifest(checkpoint)
+    return ImageSource(store, checkpoint, experiment, manifest, Digits().load(Path()))
+
+
+def filtering(source: ImageSource) -> ImageSource:
+    balancing = BalancingConfig.model_validate({"filter": FILTER})
+    return replace(source, experiment=source.experiment.model_copy(update={"balancing": balancing}))
+
+
+def kept_of(labels: list[int]) -> np.ndarray:
+    """A filter that rejects class 4 and every other image of the rest."""
+    return np.array([label != 4 and row % 2 == 0 for row, label in enumerate(labels)])
+
+
+def test_arms_add_as_many_images_of_each_class_as_the_filter_keeps(source: ImageSource) -> None:
+    labels = np.repeat(np.arange(10), COUNTS)
+    mask = kept_of(labels.tolist())
+    candidates = Candidates(filtering(source), COUNTS, 1, given_mask=mask)
+    added = {arm: added_images(arm, 0, candidates) for arm in arms_of(is_filtered=True)}
+    assert added.pop("real") is None
+    counts = {arm: each.counts.tolist() for arm, each in added.items() if each}
+    kept = np.bincount(labels[mask], minlength=10).tolist()
+    assert kept[4] == 0 < kept[5]
+    assert counts.pop("unfiltered") == COUNTS.tolist()
+    assert counts == dict.fromkeys(("repeated", "augmented", "random", "filtered"), kept)
+    filtered = added["filtered"]
+    assert filtered is not None
+    assert (filtered.rows == np.flatnonzero(mask)).all()
+    assert candidates.warnings() == (
+        "the filter rejects all generated images of 4: real ones alone are left",
+    )
+    everything = Candidates(source, COUNTS, 1)
+    assert everything.warnings() == ()
+    assert arms_of(is_filtered=False) == ("real", "repeated", "augmented", "generated")
+    unfiltered, generated = added["unfiltered"], added_images("generated", 0, everything)
+    assert unfiltered is not None
+    assert generated is not None
+    assert unfiltered.depends_on == generated.depends_on != filtered.depends_on
+    assert not source.store.list("samples")  # no image was needed for it
+
+
+def test_what_is_left_to_chance_differs_by_seed_and_the_rest_does_not(source: ImageSource) -> None:
+    mask = kept_of(np.repeat(np.arange(10), COUNTS).tolist())
+    candidates = Candidates(filtering(source), COUNTS, 1, given_mask=mask)
+    for arm in arms_of(is_filtered=True)[1:]:
+        seeds = [added_images(arm, seed, candidates) for seed in (0, 0, 1, 2)]
+        on = [str(each.depends_on) for each in seeds if each]
+        assert on[0] == on[1]
+        assert len(set(on)) == (3 if arm in ("augmented", "random") else 1), arm
+    none = Candidates(filtering(source), COUNTS, 1, given_mask=np.zeros(COUNTS.sum(), np.bool_))
+    assert [added_images(arm, 0, none) for arm in ("repeated", "random", "filtered")] == [None] * 3
+
+
+def test_all_arms_are_measured_and_compared_with_what_the_filter_keeps(
+    source: ImageSource,
+) -> None:
+    mask = kept_of(np.repeat(np.arange(10), COUNTS).tolist())
+    arms = arms_of(is_filtered=True)
+    measured = measure(filtering(source), COUNTS, arms, seeds=2, mask=mask)
+    document = measured.document
+    assert measured.trained == 12
+    assert document["compared"] == "filtered"
+    assert list(document["differences"]) == [
+        "repeated",
+        "random",
+        "augmented",
+        "unfiltered",
+        "real",
+    ]
+    added = {arm: sum(counts) for arm, counts in document["images"]["added"].items()}
+    kept, real = int(mask.sum()), sum(document["images"]["real"])
+    equal = dict.fromkeys(("repeated", "augmented", "random", "filtered"), kept)
+    assert added == {"real": 0, "unfiltered": 27, **equal}
+    assert document["images"]["steps"]["unfiltered"] == -(-(real + 27) // 128)
+    assert "generated images of 4:" in document["warnings"][0]
+    assert "filtered generated images give beyond repeated real ones" in document["headline"]
+    losses = {one["train_loss"] for arm in arms for one in document["arms"][arm]["trained"]}
+    assert len(losses) == 12
+    again = measure(filtering(source), COUNTS, arms, seeds=2, mask=mask)
+    assert (again.document, again.content, again.trained) == (document, measured.content, 0)
+    fewer = measure(filtering(source), COUNTS, ["filtered", "real"], seeds=1, mask=mask)
+    assert fewer.trained == 0

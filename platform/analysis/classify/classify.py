@@ -11,6 +11,7 @@ from ....trainers.integrity import seal
 from ...balancing.added_images import wanted_counts
 from ...balancing.arms import ArmName, measure
 from ...balancing.filling import ImageSource
+from ...config.balancing import BalancingConfig
 from ...config.tracking import TrackingConfig
 from ...generation.loading import load_splits
 from ...runs.evaluation_inputs import check_data
@@ -96,7 +97,8 @@ def classify(
 def _source(run: StoredRun, overrides: Sequence[str], on_phase: OnPhase) -> ImageSource:
     """Return where a run's images come from, with overrides."""
     settings = resolve_settings(run.experiment, overrides)
-    experiment = run.experiment.model_copy(update=dict(settings))
+    unfiltered = {"balancing": BalancingConfig()}  # all arms are of all images
+    experiment = run.experiment.model_copy(update={**dict(settings), **unfiltered})
     sampling = fixed_sampling(experiment, run.store, run.checkpoint)
     experiment = experiment.model_copy(update={"sampling": sampling})
     on_phase("reading the images")
