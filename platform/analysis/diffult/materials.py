@@ -11,7 +11,8 @@ from ....trainers.data.decoding import UNREAD
 from ....trainers.guidance import Autoguidance
 from ....trainers.integrity import Altered, unseal
 from ...balancing.added_images import wanted_counts
-from ...balancing.arms import Bench, Candidates, Measured, OnPhase, added_images, measure
+from ...balancing.arms import Bench, Measured, OnPhase, added_images, measure
+from ...balancing.candidates import Candidates
 from ...balancing.classifiers import ClassifierRun
 from ...balancing.filling import Counts, Filled, ImageSource
 from ...generation.loading import load_splits

@@ -8,7 +8,8 @@ from functools import cached_property
 from typing import Literal
 
 from ....trainers.errors import UsageProblem, did_you_mean
-from ...balancing.arms import ARMS, ArmName
+from ...balancing import arms as balancing_arms
+from ...balancing.arms import ArmName
 from ...config.errors import DEFAULT
 from ...config.experiment import SETTINGS, WHERE_DATA_LIE, Experiment, with_values
 from ...config.layers import Layer, Resolved, resolve
@@ -67,7 +68,7 @@ def arms_of(is_filtered: bool) -> tuple[ArmName, ...]:
     """
     if is_filtered:
         raise UsageProblem("balancing.filter is not applied yet", "leave it out")
-    return ARMS
+    return balancing_arms.arms_of(is_filtered=False)
 
 
 def choose_arms(given: str | None, controls: bool, experiment: Experiment) -> list[ArmName]:
