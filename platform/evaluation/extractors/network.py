@@ -37,7 +37,7 @@ class NetworkExtractor(Extractor):
         with (
             torch.inference_mode(),
             torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False),
-            _whole_products(),
+            whole_products(),
         ):
             # Copied: the images may be a read-only memory map.
             features, logits = self._forward(torch.tensor(images, device=self._device))
@@ -49,7 +49,7 @@ class NetworkExtractor(Extractor):
 
 
 @contextmanager
-def _whole_products() -> Iterator[None]:
+def whole_products() -> Iterator[None]:
     """Multiply float32 matrices in float32 inside."""
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("highest")
