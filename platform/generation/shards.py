@@ -196,7 +196,34 @@ class ShardSampler:
         return self._guide[1]()
 
 
-class ShardWorker(ShardSampler):
+class CopySearch(ShardSampler):
+    """Generates shards, and looks for near copies in them.
+
+    Args:
+        training: training images that generated ones are compared with.
+    """
+
+    def __init__(
+        self,
+        root: Storage,
+        models: Callable[[SamplingConfig], Exported],
+        training: Lazy[TrainingImages],
+    ) -> None:
+        super().__init__(root, models)
+        self.training = training
+
+    def find_nearest(
+        self, shard: GeneratedShard, on_progress: OnImagesDone = lambda _done: None
+    ) -> None:
+        """Write the nearest training image of each of a shard's images, and how both fit."""
+        training = self.training()
+        name = nearest_name(shard, training)
+        if read_kept(self.root, name) is not None:
+            return
+        write(self.root, name, vars(training.find_nearest(self.generate(shard, on_progress))))
+
+
+class ShardWorker(CopySearch):
     """Generates shards, and computes what an evaluation reads of them.
 
     Args:
@@ -215,8 +242,8 @@ class ShardWorker(ShardSampler):
         training: Lazy[TrainingImages],
         batch_size: int,
     ) -> None:
-        super().__init__(root, models)
-        self.extractor, self.splits, self.training = extractor, splits, training
+        super().__init__(root, models, training)
+        self.extractor, self.splits = extractor, splits
         self.batch_size = batch_size
 
     def extract_features(
@@ -237,16 +264,6 @@ class ShardWorker(ShardSampler):
         if extracted.own_logits is not None:
             arrays["own_logits"] = extracted.own_logits
         write(self.root, name, arrays)
-
-    def find_nearest(
-        self, shard: GeneratedShard, on_progress: OnImagesDone = lambda _done: None
-    ) -> None:
-        """Write the nearest training image of each of a shard's images, and how both fit."""
-        training = self.training()
-        name = nearest_name(shard, training)
-        if read_kept(self.root, name) is not None:
-            return
-        write(self.root, name, vars(training.find_nearest(self.generate(shard, on_progress))))
 
 
 def nearest_name(shard: GeneratedShard, training: TrainingImages) -> str:

@@ -18,7 +18,7 @@ from ..config.experiment import ScalingConfig
 from ..foundation.durations import Seldom
 from .shards import OnImagesDone, Shard, ShardSampler
 
-ShardTask = Literal["generate", "extract_features", "find_nearest"]
+ShardTask = Literal["generate", "extract_features", "find_nearest", "score"]
 
 
 REPORT_EVERY_S = 1.0

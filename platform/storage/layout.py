@@ -7,7 +7,7 @@ a file means raises the FORMAT beside the code that writes it. A store (`storage
         pretrained.json                       what it started from, if anything
         checkpoints/images-000000012800/      manifest.json exists: the checkpoint is whole;
                                               averages.json alone: its averages are
-        samples/HASH/                         generated images, their features and nearest images
+        samples/HASH/                         generated images, their features, nearest images and scores
         evaluations/HASH/                     result.json exists: the evaluation is whole
         guidance/HASH.html                    a page of `whipray guidance`
         classification/HASH/result.json       what `whipray classify` measured
@@ -26,6 +26,7 @@ a file means raises the FORMAT beside the code that writes it. A store (`storage
     references/HASH/                        features of real images
     extractors/KEY/HASH/                    feature networks trained on the reference images
     classifiers/HASH.json                   outcome of one classifier
+    classifiers/HASH.safetensors            weights of f_0, by which generated images are filtered
     comparisons/HASH.html                   a page of `whipray compare`
     mlflow.db, artifacts/                   MLflow's, where no server is named
 
@@ -296,6 +297,16 @@ def shard_nearest(stem: str, training: str) -> str:
     return f"{stem}.nearest-{training}.safetensors"
 
 
+def shard_scores(stem: str, classifier: str, content: str) -> str:
+    """Return the file with the scores of a shard's images, which filters read.
+
+    Args:
+        classifier: what `classifier_weights` knows f_0 by.
+        content: a hash of all that they depend on.
+    """
+    return f"{stem}.scores-{classifier}-{content}.safetensors"
+
+
 # -- shared by all runs ----------------------------------------------------------------------------
 
 
@@ -356,6 +367,11 @@ def may_name_models(name: str) -> bool:
 def classifier_file(content: str) -> str:
     """Return the file with the outcome of one classifier."""
     return f"{CLASSIFIERS}/{content}.json"
+
+
+def classifier_weights(content: str) -> str:
+    """Return the file with the weights of one classifier."""
+    return f"{CLASSIFIERS}/{content}.safetensors"
 
 
 def comparison_page(content: str) -> str:
