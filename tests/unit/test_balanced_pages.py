@@ -151,11 +151,15 @@ def test_histograms_hold_every_image_and_the_threshold(sheet: Datasheet) -> None
     assert low + width / 100 * (high - low) == pytest.approx(np.log10(5e-7), abs=0.01)
     share = 100 * float(np.mean(np.asarray(sheet.generated.probability) < 5e-7))
     assert f"it rejects {share:.1f} %" in probability.caption
-    for chart in (pixels, probability):
-        top = float(chart.y[-1].text)
-        for line in chart.lines:  # heights of the bins of a group add up to all of it
-            heights = [100 - float(y) for y in re.findall(r"V([\d.]+)H", line.path)]
-            assert sum(heights) / 100 * top == pytest.approx(100, abs=0.5)
+    top = float(pixels.y[-1].text)
+    for line in pixels.lines:  # heights of the bins of a group add up to all of it
+        heights = [100 - float(y) for y in re.findall(r"V([\d.]+)H", line.path)]
+        assert sum(heights) / 100 * top == pytest.approx(100, abs=0.5)
+    floor, top = (np.log10(float(probability.y[i].text)) for i in (0, -1))  # of a logarithmic axis
+    for line in probability.lines:
+        heights = np.array([100 - float(y) for y in re.findall(r"V([\d.]+)H", line.path)])
+        shares = 10 ** (floor + heights[heights > 0] / 100 * (top - floor))
+        assert shares.sum() == pytest.approx(100, abs=0.5)
 
 
 def test_examples_are_of_the_classes_that_lost_most_and_of_head_and_tail() -> None:

@@ -19,7 +19,7 @@ from .content import ClassExamples, Datasheet
 from .counts import Count, count_images
 from .counts_chart import counts_chart
 from .datasheet_warnings import datasheet_warnings
-from .histograms import SCORES, criteria_in_words, histograms
+from .histograms import SCORES, criteria_in_words, histograms, short
 from .usage import readings
 
 OPEN = 40
@@ -83,9 +83,11 @@ def _examples_of(images: ClassExamples, count: Count) -> _Examples:
 
 
 def _short(reason: str) -> str:
-    """Return a reason without the thresholds, which are the same for all: `d3 3.1e-09`."""
+    """Return a reason without the thresholds, which are the same for all: `d3 3.1e-9`."""
     parts = (part.split() for part in reason.split("; "))
-    return ", ".join(" ".join([SYMBOLS.get(name, name), *rest[:1]]) for name, *rest in parts)
+    return ", ".join(
+        f"{SYMBOLS.get(name, name)} {short(float(value))}" for name, value, *_ in parts
+    )
 
 
 def _tiles(images: Pixels) -> Strip:

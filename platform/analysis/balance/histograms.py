@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
 from ...config.balancing import FilterConfig
 from ...evaluation.arrays import Floats, Ints
-from ...evaluation.pages.axes import Tick, up_and_ticks
+from ...evaluation.pages.axes import Tick, from_top, up_and_ticks
 from ...evaluation.pages.formatting import Axis, digits
 from .content import Datasheet
 from .counts import GROUPS
 
 BINS = 48
+FLOOR = -2
+"""Of the logarithmic axis of shares, per cent, at least: 0.01 %."""
 LEAST = 1e-20
 """Probabilities below are shown as this one: what is left of a softmax there is rounding."""
 
@@ -54,6 +57,8 @@ class Histogram:
 
     score: Score
     x_title: str
+    logarithmic: bool
+    """Whether shares are on a logarithmic axis."""
     y: tuple[Tick, ...]
     x: tuple[Tick, ...]
     lines: tuple[HistogramLine, ...]
@@ -88,8 +93,7 @@ def _histogram(name: str, values: Floats, groups: Ints, config: FilterConfig) ->
         g: np.histogram(at[groups == g], edges)[0] / np.count_nonzero(groups == g)
         for g in np.unique(groups).tolist()
     }
-    y = Axis.over([0.0, *(100 * float(of.max()) for of in shares.values())], about=3)
-    up, y_ticks = up_and_ticks(y)
+    up, y_ticks = _shares_axis(shares.values(), len(values), logarithmic)
     step = 100 / BINS
     lines = tuple(
         HistogramLine(
@@ -111,10 +115,11 @@ def _histogram(name: str, values: Floats, groups: Ints, config: FilterConfig) ->
         side = "at or below" if score.at_most else "at or above"
         caption = f"Kept {side} {_number(threshold, score)}: it rejects {share:.1f} %."
     if logarithmic and (values < LEAST).any():
-        caption += f" What is below {LEAST:g} is shown there."
+        caption += f" What is below {short(LEAST)} is shown there."
     return Histogram(
         score,
         f"log10 of {score.symbol}" if logarithmic else score.symbol,
+        logarithmic,
         y_ticks,
         up_and_ticks(x)[1],
         lines,
@@ -124,9 +129,34 @@ def _histogram(name: str, values: Floats, groups: Ints, config: FilterConfig) ->
     )
 
 
+def _shares_axis(
+    shares: Iterable[Floats], images: int, logarithmic: bool
+) -> tuple[Callable[[float], float], tuple[Tick, ...]]:
+    """Return per cent from the top of a share in per cent, and the labels.
+
+    Most images may have a probability near 1: their bin would leave the others no height on a linear axis.
+    """
+    most = 100 * max(float(of.max()) for of in shares)
+    if not logarithmic:
+        return up_and_ticks(Axis.over([0.0, most], about=3))
+    floor = max(FLOOR, math.floor(math.log10(100 / images)))
+    top = max(floor + 1, math.ceil(math.log10(most)))
+    axis = Axis(floor, top)
+
+    def up(share: float) -> float:
+        return from_top(axis, math.log10(max(share, 10.0**floor)))
+
+    return up, tuple(Tick(axis.position(n), f"{10.0**n:g}") for n in range(floor, top + 1))
+
+
+def short(x: float) -> str:
+    """Return few digits: two of what is below 1, without the leading zero of an exponent."""
+    return f"{x:.4g}" if x >= 1 else f"{x:.2g}".replace("e-0", "e-")
+
+
 def _number(x: float, score: Score) -> str:
     if not score.at_most:
-        return f"{x:.2g}"
+        return short(x)
     return f"{x:,.0f}" if not score.decimals else digits(x, score.decimals)
 
 
