@@ -16,6 +16,7 @@ from whipray.platform.balancing.summary import student_interval, summarise
 from whipray.trainers.classification.augment import augment
 from whipray.trainers.classification.config import ClassificationConfig
 from whipray.trainers.classification.fit import Outcome, train_and_test, train_classifier
+from whipray.trainers.classification.losses import CrossEntropyConfig
 from whipray.trainers.classification.recipe import Normaliser, learning_rate
 from whipray.trainers.classification.scores import score
 from whipray.trainers.classification.trained import TrainedClassifier, load_classifier
@@ -324,6 +325,31 @@ def test_a_classifier_comes_back_from_its_file_or_not_at_all(
             load_classifier(file, CPU)
     with pytest.raises(CheckpointProblem, match="not a whole classifier"):
         load_classifier(tmp_path / "none", CPU)
+
+
+@pytest.mark.parametrize("name", ["drw", "ldam", "balanced_softmax", "logit_adjustment", "focal"])
+def test_other_losses_train_and_come_back(digits: Splits, tmp_path: Path, name: str) -> None:
+    settings = {
+        "network": "resnet8",
+        "epochs": 5,
+        "lr": 0.01,
+        "batch_size": 16,
+        "loss": {"name": name},
+    }
+    config = ClassificationConfig.model_validate(settings)
+    even, test = small(digits)
+    real = even.select(
+        np.flatnonzero((even.labels < 5) | (np.arange(40) % 4 == 0))
+    )  # 4 and 1 of a class
+    trained = train_classifier(real, config, 0, CPU)
+    trained.save(tmp_path / "classifier.safetensors")
+    found = load_classifier(tmp_path / "classifier.safetensors", CPU)
+    assert np.array_equal(found.logits(test.images), trained.logits(test.images))
+    other = train_classifier(real, config.model_copy(update={"loss": CrossEntropyConfig()}), 0, CPU)
+    assert not np.array_equal(found.logits(test.images), other.logits(test.images))
+    assert not trained.network.training
+    if name == "ldam":  # cosines, times their scale
+        assert np.abs(found.logits(test.images)).max() <= 30
 
 
 def test_an_epoch_of_real_images_takes_as_many_steps(
