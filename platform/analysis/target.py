@@ -13,7 +13,8 @@ from ..config.experiment import WHERE_DATA_LIE, Experiment
 from ..config.layers import Layer, resolve
 from ..config.paths import with_absolute_paths
 from ..config.tracking import TrackingConfig
-from ..evaluation.metrics import METRICS
+from ..evaluation.config import EvaluationConfig
+from ..evaluation.metrics import METRICS, OF_IMAGES
 from ..evaluation.pages.training_curves import Series
 from ..runs.evaluator import Evaluated, Evaluator, OnShare, open_evaluator
 from ..runs.find_run import StoredRun, find_run
@@ -24,7 +25,7 @@ from ..tracking.mlflow_runs import Run
 from ..tracking.tracker import open_existing_tracker, open_tracker
 from .overrides import parse_overrides
 
-CHANGEABLE = ("sampling", "evaluation", "scaling")
+CHANGEABLE = ("sampling", "evaluation", "balancing", "classification", "scaling")
 """Sections; also where the data lie, as long as they are the same."""
 
 
@@ -98,16 +99,24 @@ def find_target(root: Storage, tracking: str | None, name: str, overrides: Seque
     if tracking:
         recorded_in = recorded_in.model_copy(update={"uri": tracking})
     base = run.experiment.model_copy(update={"storage": root.config, "tracking": recorded_in})
+    metrics = _metrics_of(base.evaluation)
     experiment = resolve(
         Experiment,
         [
             Layer("checkpoint", base.model_dump(mode="json")),
-            Layer("whipray evaluate", {"evaluation.metrics": list(METRICS)}),
+            Layer("whipray evaluate", {"evaluation.metrics": list(metrics)}),
             Layer(f"model {name}", registered),
             *layers,
         ],
     ).value
     return Target(name, run, with_absolute_paths(experiment))
+
+
+def _metrics_of(config: EvaluationConfig) -> tuple[str, ...]:
+    """Return all metrics but those that the run does without: of classifiers, or of features."""
+    if not config.uses_features:
+        return config.metrics
+    return tuple(METRICS) if config.trains_classifiers else OF_IMAGES
 
 
 @contextmanager

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from ..runs.run import RunResult
     from ..runs.single_run import SingleRun
 
-METRICS = ("kid", "fid", "precision", "recall", "agreement", "copies")
+METRICS = ("kid", "fid", "precision", "recall", "agreement", "copies", "accuracy")
 """Rows of the table; the report has all."""
 WARNING_LINES = 2
 """On a terminal, and one for how many more there are; the report has all."""

@@ -77,18 +77,21 @@ def sweep_table(
         "what": [_what(row) for row in ordered],
         "omega": [_strength(each["sampling"]["guidance"]) if each else "" for each in summaries],
         **_samplers([each["sampling"] if each else {} for each in summaries]),
+        **_filled([each.get("values", {}) if each else {} for each in summaries]),
         **{
             name.replace("/", " "): [
                 _metric_cell(each["metrics"], *name.split("/")) if each else ""
                 for each in summaries
             ]
             for name in sections
+            if name == rank_by or any(each and name in each["metrics"] for each in summaries)
         },
     }
     least_first = [f"{goal.metric} {group}" for group in ("many", "medium", "few", "overall")]
     least_first.insert(2, "agreement few")
     least_first.sort(key=lambda name: name == rank_by.replace("/", " "))
-    shown, left_out = _fitting(columns, least_first, width)
+    present = [name for name in least_first if name in columns]
+    shown, left_out = _fitting(columns, present, width)
     table = Table(box=None, pad_edge=False)
     for name in shown:
         table.add_column(name, no_wrap=name != "what", overflow="fold")
@@ -122,6 +125,15 @@ def _samplers(samplings: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
     given = [sampling.get("sampler") for sampling in samplings]
     labels = [SAMPLER.validate_python(each).label if each else "" for each in given]
     return {"sampler": labels} if len({*labels} - {""}) > 1 else {}
+
+
+def _filled(values: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
+    """Return a column of how classes were filled up and classifiers trained, as in a search over it."""
+    words = [
+        in_words({k: v for k, v in each.items() if not k.startswith("sampling.")})
+        for each in values
+    ]
+    return {"filled": words} if any(words) else {}
 
 
 def _what(row: Mapping[str, Any]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from zipfile import BadZipFile
 
@@ -36,6 +36,8 @@ class Evaluation:
     """`overall`, `many`, ... -> how many images were generated, by class id."""
     warnings: tuple[str, ...] = ()
     """What to know before believing its values."""
+    given: Mapping[str, Estimate] = field(default_factory=dict)
+    """Values without replicates, with their intervals: `accuracy/overall`, ..."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +102,7 @@ def compare(
     compared = [
         e if reason is None else None for e, reason in zip(evaluations, reasons, strict=True)
     ]
-    present = {key for e in compared if e for key in e.replicates}
+    present = {key for e in compared if e for key in (*e.replicates, *e.given)}
     keys = [(n, g) for n in OUTPUTS for g in first.groups if f"{n}/{g}" in present]
     rows = (_row(metric, group, compared, confidence) for metric, group in keys)
     return Comparison(
@@ -109,7 +111,8 @@ def compare(
         tuple(row for row in rows if any(row.estimates)),
         tuple(e.provenance for e in evaluations),
         confidence,
-        _warnings({name: e for name, e in zip(names, compared, strict=True) if e is not None}),
+        _warnings({name: e for name, e in zip(names, compared, strict=True) if e is not None})
+        + _without_differences(compared),
     )
 
 
@@ -119,6 +122,19 @@ def _warnings(compared: Mapping[str, Evaluation]) -> tuple[str, ...]:
         of = [name for name, e in compared.items() if line in e.warnings]
         lines.append(line if len(of) == len(compared) else f"{', '.join(of)}: {line}")
     return tuple(lines)
+
+
+def _without_differences(compared: Sequence[Evaluation | None]) -> tuple[str, ...]:
+    """Return a line for values whose differences have no intervals."""
+    given = {key.partition("/")[0] for e in compared if e for key in e.given}
+    titles = " and ".join(output.title for name, output in OUTPUTS.items() if name in given)
+    if not titles or len(compared) < 2:
+        return ()
+    line = (
+        f"differences of {titles} have no intervals: it is of classifiers, not of images that are resampled; "
+        "look at the interval of each (balancing.seeds)"
+    )
+    return (line,)
 
 
 def difference(
@@ -179,7 +195,13 @@ def read_evaluation(folder: Path, name: str | None = None) -> Evaluation:
             f"the evaluation in {name or folder} is damaged ({type(error).__name__})",
             "delete it and make it again with `whipray evaluate`",
         ) from error
-    return Evaluation(report.provenance, replicates, groups, report.warnings)
+    given = {
+        f"{name}/{row.name}": estimate
+        for row in report.rows
+        for name, estimate in row.values.items()
+        if OUTPUTS[name].interval == "given"
+    }
+    return Evaluation(report.provenance, replicates, groups, report.warnings, given)
 
 
 def _refusal(first: Evaluation, other: Evaluation) -> str | None:
@@ -214,6 +236,9 @@ def _row(
     metric: str, group: str, compared: Sequence[Evaluation | None], confidence: float
 ) -> ComparedRow:
     key = f"{metric}/{group}"
+    if OUTPUTS[metric].interval == "given":
+        values = tuple(e.given.get(key) if e else None for e in compared)
+        return ComparedRow(metric, group, values, (None,) * len(values))
     of_runs = [e.replicates.get(key) if e else None for e in compared]
     estimates = (
         OUTPUTS[metric].estimate(replicates, sum(e.groups[group].values()), confidence)

@@ -49,7 +49,9 @@ class EvaluationConfig(MetricSettings):
     )
     """Metrics that are computed after every training. `whipray evaluate` computes all of them: `prd`
     fits k-means ten times, `inception_score` says little on small data, `memorisation` reads the
-    training images."""
+    training images. `classification` is computed where it is named only: it fills classes up to
+    `balancing.to`, trains `balancing.seeds` classifiers by `classification.*` and gives their accuracy on the
+    images to compare with. With it alone no features are computed."""
 
     reference: DataConfig | None = None
     """Where the real images come from; None: the training's own data. Of whatever source, its
@@ -102,6 +104,16 @@ class EvaluationConfig(MetricSettings):
         if METRICS[needed].needs_logits and isinstance(self.features, Dinov2Config):
             raise ValueError(f"rank_by {self.rank_by} needs class logits, which dinov2 has not")
         return self
+
+    @property
+    def uses_features(self) -> bool:
+        """Whether a metric is computed from features."""
+        return any(not METRICS[name].from_classifiers for name in self.metrics)
+
+    @property
+    def trains_classifiers(self) -> bool:
+        """Whether a metric is the accuracy of classifiers."""
+        return any(METRICS[name].from_classifiers for name in self.metrics)
 
     @property
     def goal(self) -> Goal:

@@ -47,6 +47,7 @@ def evaluate(
     copy_ratios: Floats | None = None,
     copied_labels: Ints | None = None,
     on_metric: OnMetric = lambda _words, _done, _total: None,
+    given: Mapping[str, Estimate] | None = None,
 ) -> Report:
     """Compare generated with real images by their features.
 
@@ -59,6 +60,7 @@ def evaluate(
             `metrics/memorisation.py`; None where no metric needs it.
         copied_labels: (N,) the class of that training image.
         on_metric: takes what is computed next, and how many values of how many are done.
+        given: values of metrics that are not computed from features: `accuracy/overall`, `accuracy/few`, ...
 
     Raises:
         DataProblem: a class without generated or real images, a label outside the classes, or
@@ -87,6 +89,7 @@ def evaluate(
         metric
         for metric in METRICS.values()
         if metric.name in config.metrics
+        and not metric.from_classifiers
         and (has_own or not metric.needs_own_classes)
         and (generated.logits.shape[1] or not metric.needs_logits)
     ]
@@ -98,6 +101,8 @@ def evaluate(
     all_replicates: dict[str, Floats] = {}
     for name, ids in {"overall": list(range(len(classes.names))), **groups}.items():
         row, replicates = images.row(name, ids, metrics, count)
+        known = {n: given[f"{n}/{name}"] for n in OUTPUTS if given and f"{n}/{name}" in given}
+        row = replace(row, values={**row.values, **known})
         rows.append(row)
         all_replicates |= {f"{output}/{name}": values for output, values in replicates.items()}
     per_class = [

@@ -22,6 +22,7 @@ from ...trainers.scratch import Scratch
 from ..config.experiment import Experiment
 from ..evaluation.extractors import build_extractor, choose, with_own_classes
 from ..evaluation.extractors.base import Extractor, OnPhase
+from ..evaluation.extractors.nothing import Nothing
 from ..evaluation.metrics import METRICS
 from ..evaluation.metrics.memorisation import TrainingImages
 from ..storage.pretrained import fetch_guide
@@ -140,6 +141,8 @@ def load_extractor(
     It has logits of the data set's own classes if one of `evaluation.metrics` needs them.
     """
     evaluation, reference, cache = experiment.evaluation, splits.reference, cache_folder()
+    if not evaluation.uses_features:
+        return Nothing()
     config = choose(evaluation.features, experiment.data.image_shape)
     device = choose_device()
     extractor = build_extractor(config, reference, cache, root, device, on_phase)

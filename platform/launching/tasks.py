@@ -13,7 +13,7 @@ from ..config.space import Space
 from ..config.tracking import TrackingConfig
 from ..config.yaml12 import dump_scalar
 from ..evaluation.config import EvaluationConfig
-from ..evaluation.metrics import METRICS
+from ..evaluation.metrics import OF_IMAGES
 from ..storage.config import StorageConfig
 from .forecast import Work, of_sweep, of_training
 from .shared_config import check_paths, for_cluster, shared_store, shared_tracking
@@ -138,7 +138,7 @@ def _evaluation(overrides: Sequence[str]) -> EvaluationConfig:
         UsageProblem: a key or value that no evaluation has.
     """
     layers = [parse_override(text) for text in overrides if text.startswith("evaluation.")]
-    every = Layer("whipray evaluate", {"evaluation.metrics": list(METRICS)})
+    every = Layer("whipray evaluate", {"evaluation.metrics": list(OF_IMAGES)})
     return resolve(Experiment, [*recipe_layers("digits-lt"), every, *layers]).value.evaluation
 
 

@@ -14,6 +14,7 @@ from ...trainers.data import Splits
 from ...trainers.data.identity import DataIdentity
 from ...trainers.errors import DataProblem
 from ...trainers.sampling import SamplingConfig
+from ..balancing.classifiers import FORMAT as CLASSIFIER_FORMAT
 from ..config.experiment import Experiment
 from ..evaluation.evaluate import Classes, check_groups
 from ..evaluation.extractors.base import Extractor, OnPhase, Value
@@ -90,11 +91,16 @@ class EvaluationInputs:
         parts = [m.content_hash() for m in self.averages.values() if m.images_seen in used]
         return short_hash([checkpoint, parts])
 
-    def evaluation_folder(self, sampling: SamplingConfig, seed: int) -> str:
-        """Return the folder of a setting's result, in the run's."""
+    def evaluation_folder(self, point: Experiment, seed: int) -> str:
+        """Return the folder of a setting's result, in the run's.
+
+        Args:
+            point: its `sampling`, and where classifiers are trained its `balancing` and `classification`.
+            seed: of the images' noise.
+        """
         content = [
             FORMAT,
-            self.samples_folder(sampling, seed).rpartition("/")[2],
+            self.samples_folder(point.sampling, seed).rpartition("/")[2],
             self.experiment.evaluation.model_dump(
                 mode="json", exclude=NO_EFFECT_ON_RESULT | {"reference", "features"}
             ),
@@ -102,6 +108,13 @@ class EvaluationInputs:
             self.splits.reference.fingerprint(),
             self.extractor.info.key,
         ]
+        if point.evaluation.trains_classifiers:
+            content += [
+                CLASSIFIER_FORMAT,
+                point.balancing.target(self.manifest.class_counts),
+                point.balancing.model_dump(mode="json", exclude={"to", "of_largest"}),
+                point.effective_classification.model_dump(mode="json"),
+            ]
         return evaluation_folder(short_hash(content))
 
     def provenance(self, sampling: SamplingConfig, seed: int) -> dict[str, Value]:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,11 +14,14 @@ from ...trainers.guidance import Autoguidance
 from ...trainers.randomness import derive_seed
 from ...trainers.sampling import SamplingConfig
 from ...trainers.scratch import Scratch
+from ..balancing.added_images import wanted_counts
+from ..balancing.filling import ImageSource
+from ..balancing.usefulness import Accuracy, accuracy_at
 from ..config.experiment import Experiment, with_values
 from ..config.parameters import Values
 from ..evaluation.bootstrap import Estimate
 from ..evaluation.evaluate import evaluate
-from ..evaluation.extractors.base import OnPhase
+from ..evaluation.extractors.base import OnPhase, Value
 from ..evaluation.metrics import METRICS
 from ..evaluation.pages.content import CurvePoint
 from ..evaluation.pages.training_curves import Series
@@ -104,19 +107,21 @@ class Evaluator:
         return derive_seed(self.experiment.seed, "search")
 
     def evaluate_at(self, values: Values | None = None, seed: int | None = None) -> Evaluated:
-        """Return the result at one sampling setting, from the store or computed now.
+        """Return the result at one setting, from the store or computed now.
 
         Args:
-            values: settings that differ from the experiment's, by dotted key.
+            values: settings that differ from the experiment's, by dotted key: of `sampling`, and where
+                classifiers are trained of `balancing` and `classification`.
             seed: of the noise; None: the experiment's, with which results are reported.
 
         Raises:
             UsageProblem, CheckpointProblem: as `fixed_sampling`.
+            UsageProblem: nothing to fill up, or a class of which the filter rejects all images.
         """
         values, seed = values or {}, self.experiment.seed if seed is None else seed
-        sampling = self.sampling_at(values)
-        folder = self.inputs.evaluation_folder(sampling, seed)
-        result = self.files.read_result(folder) or self._evaluate(sampling, seed, folder)
+        point = self.experiment_at(values)
+        sampling, folder = point.sampling, self.inputs.evaluation_folder(point, seed)
+        result = self.files.read_result(folder) or self._evaluate(point, seed, folder)
         self._evaluated += 1
         self._report_share(0.0)
         metrics, about, warnings = (result[k] for k in ("metrics", "provenance", "warnings"))
@@ -133,7 +138,13 @@ class Evaluator:
             self.inputs.weights_hash(self.sampling_at(values))
 
     def sampling_at(self, values: Values) -> SamplingConfig:
-        """Return the sampling with everything in it that decides the images; a guide is looked up once.
+        """Return the sampling of `experiment_at`."""
+        return self.experiment_at(values).sampling
+
+    def experiment_at(self, values: Values) -> Experiment:
+        """Return the experiment of one setting; its sampling has everything in it that decides the images.
+
+        A guide is looked up once.
 
         Raises:
             UsageProblem, CheckpointProblem: as `fixed_sampling`.
@@ -147,7 +158,7 @@ class Evaluator:
         fixed = fixed_sampling(changed, self.inputs.store, self.inputs.checkpoint)
         if isinstance(fixed.guidance, Autoguidance) and fixed.guidance.content:
             self._contents[fixed.guidance.guide] = fixed.guidance.content
-        return fixed
+        return changed.model_copy(update={"sampling": fixed})
 
     def value(self, point: Evaluated) -> float:
         """Return the value that points are ordered by, of `evaluation.rank_by`.
@@ -214,8 +225,9 @@ class Evaluator:
         points = max(self.points, self._evaluated)
         self.on_share(min(1.0, (self._evaluated + of_this) / points))
 
-    def _evaluate(self, sampling: SamplingConfig, seed: int, folder: str) -> dict[str, Any]:
-        inputs, config = self.inputs, self.experiment.evaluation
+    def _evaluate(self, point: Experiment, seed: int, folder: str) -> dict[str, Any]:
+        inputs, config, sampling = self.inputs, self.experiment.evaluation, point.sampling
+        accuracy = self._classify(point, seed) if config.trains_classifiers else None
         description = sampling.label
         real = self.pipeline.extract_real()
         find_nearest = any(METRICS[name].needs_nearest for name in config.metrics)
@@ -228,6 +240,8 @@ class Evaluator:
             self._report_share(generating + (1 - generating) * done / total)
 
         about, nearest = inputs.provenance(sampling, seed), images.nearest
+        if accuracy is not None:
+            about |= self._facts_of_classifiers(point)
         if nearest is not None:
             about |= nearest.provenance(inputs.classes.names)
         report = evaluate(
@@ -242,8 +256,51 @@ class Evaluator:
             None if nearest is None else nearest.ratio,
             None if nearest is None else inputs.splits.train.labels[nearest.nearest],
             on_metric,
+            None if accuracy is None else _estimates(accuracy.metrics),
         )
+        if accuracy is not None:
+            report = replace(report, warnings=(*report.warnings, *accuracy.warnings))
         return self.files.write(folder, report, collect(report, inputs.root, images, inputs.splits))
+
+    def _classify(self, point: Experiment, seed: int) -> Accuracy:
+        """Return the accuracy of classifiers that images of this noise are added for."""
+        inputs = self.inputs
+        of_noise = point.model_copy(update={"seed": seed})
+        source = ImageSource(
+            inputs.store, inputs.checkpoint, of_noise, inputs.manifest, inputs.splits
+        )
+        workers, on_phase = self.experiment.evaluation.workers, self.pipeline.on_phase
+        if workers == "all":
+            train = inputs.splits.train.class_counts
+            lacking = wanted_counts(train, None, of_noise.balancing.target(train))
+            source.fill(lacking, workers, on_phase)
+            workers = of_noise.balancing.seeds  # classifiers are all there is to do then
+        return accuracy_at(source, of_noise, workers, on_phase)
+
+    def _facts_of_classifiers(self, point: Experiment) -> dict[str, Value]:
+        """Return what classifiers were trained on and how, for the provenance."""
+        balancing, config = point.balancing, point.effective_classification
+        kept = balancing.filter.model_dump(exclude_defaults=True)
+        filters = ", ".join(f"{key} {value:g}" for key, value in kept.items()) or "no filter"
+        to = balancing.target(self.inputs.manifest.class_counts)
+        interval = "Wilson's, over real images" if balancing.seeds == 1 else "Student's, over seeds"
+        return {
+            "balancing": f"to {to:,} of each class, {filters}",
+            "classifier": (
+                f"{config.network}, {config.epochs} epochs, loss {config.loss.name}, weight of a generated "
+                f"image {config.generated_weight:g}, seeds {balancing.seeds}"
+            ),
+            "accuracy_interval": interval,
+        }
+
+
+def _estimates(metrics: Mapping[str, float]) -> dict[str, Estimate]:
+    """Return values with their intervals, of `accuracy/few`, `accuracy/few_low`, `accuracy/few_high`, ..."""
+    return {
+        name: Estimate(value, metrics[f"{name}_low"], metrics[f"{name}_high"])
+        for name, value in metrics.items()
+        if not name.endswith(("_low", "_high"))
+    }
 
 
 @contextmanager

@@ -155,6 +155,8 @@ def check_reference(subject: Subject) -> None:
 def check_features(subject: Subject) -> None:
     """Check the feature extractor's weights, or the images that it is to be trained on."""
     evaluation = subject.experiment.evaluation
+    if not evaluation.uses_features:
+        return
     config = choose(evaluation.features, subject.experiment.data.image_shape)
     images = None if subject.reference is None else subject.reference.reference
     check_extractor(config, images, cache_folder(), not subject.dry_run, subject.on_phase)

@@ -90,6 +90,7 @@ class RunResult:
             "images_seen": self.trained.images_seen,
             "metrics": self.best.metrics,
             "sampling": self.best.sampling.model_dump(mode="json"),
+            "values": self.best.values,
             "evaluation": self.best.folder,
             "provenance": self.best.provenance,
             "warnings": list(self.best.warnings),
@@ -185,7 +186,7 @@ def finished_before(plan: Plan) -> TrainingResult | None:
 
 
 def evaluate(plan: Plan, checkpoint: str, callbacks: RunCallbacks) -> RunResult:
-    """Search the sampling settings of a checkpoint, and log the results to MLflow."""
+    """Search the `sample:` level on a checkpoint, and log the results to MLflow."""
     with open_evaluator(
         plan.experiment, plan.store, checkpoint, callbacks.on_phase, plan.run.history
     ) as evaluator:

@@ -15,7 +15,7 @@ from ..storage import layout
 from ..storage.store import Storage
 from ..tracking.mlflow_runs import Run
 
-HEADLINE = ("kid", "fid", "recall", "agreement", "copies")
+HEADLINE = ("kid", "fid", "recall", "agreement", "copies", "accuracy")
 GROUPS = ("overall", "few")
 SPECIAL = str.maketrans({character: f"\\{character}" for character in "\\`*_{}[]<>|#"})
 """What Markdown would read as more than text."""

@@ -48,6 +48,12 @@ def passes_of_image(experiment: Experiment, class_counts: Sequence[int]) -> int:
 
 
 def passes_of_evaluation(experiment: Experiment, class_counts: Sequence[int]) -> float:
-    """Return the passes of one setting's images, and what takes as long as the rest of its evaluation."""
+    """Return the passes of one setting's images, and what takes as long as the rest of its evaluation.
+
+    The training of classifiers is not counted.
+    """
     images = experiment.evaluation.images_per_class * len(class_counts)
+    if experiment.evaluation.trains_classifiers:
+        to = experiment.balancing.target(class_counts)
+        images += sum(max(0, to - count) for count in class_counts)
     return images * passes_of_image(experiment, class_counts) / (1 - BESIDES_SAMPLING)

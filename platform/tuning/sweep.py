@@ -55,6 +55,8 @@ from .trial_records import Point, Row, run_name, run_tags
 log = logging.getLogger(__name__)
 
 LEVELS: tuple[Level, ...] = ("train", "sample")
+OF_CLASSIFIERS = ("balancing.", "classification.")
+"""Sections that decide the accuracy of classifiers."""
 GUIDE = "sampling.guidance.guide"
 POINTS_TRIED = 32
 """With one choice of a parameter, before the choice is refused: others may be what is wrong."""
@@ -181,6 +183,7 @@ class Sweep:
             UsageProblem: one of them gives a value that the config refuses, whatever else a point has.
         """
         self._check_comparable()
+        self._check_sample_level()
         for point in self.space.seed_points:
             self.experiment_for(point, "seed point")
         for baseline in self.space.baselines:
@@ -201,6 +204,21 @@ class Sweep:
                 "losses of different processes are not comparable",
                 "leave tuning.early_stop out, or sweep over each process by itself",
             )
+
+    def _check_sample_level(self) -> None:
+        """Raise if a parameter of the sample level changes nothing on a finished checkpoint."""
+        evaluation = self.experiment.evaluation
+        for name in self.space.sample:
+            if name.startswith(OF_CLASSIFIERS):
+                if not evaluation.trains_classifiers:
+                    raise UsageProblem(
+                        f"sample: {name} has no effect: no classifier is trained",
+                        "add classification to evaluation.metrics",
+                    )
+            elif not name.startswith("sampling."):
+                raise UsageProblem(
+                    f"sample: {name} has no effect on a finished checkpoint", "move it to train"
+                )
 
     def _extreme_widths(self) -> list[Values]:
         """Return the narrowest and the widest average of the sample level, as points."""

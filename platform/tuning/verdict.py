@@ -13,7 +13,9 @@ import numpy as np
 from ...trainers.errors import Problem
 from ...trainers.scratch import Scratch
 from ..evaluation.arrays import Floats
+from ..evaluation.goal import Goal
 from ..evaluation.holm import adjusted
+from ..evaluation.metrics import OUTPUTS
 from ..storage import layout
 from ..storage.store import Storage
 from .trial_records import Row
@@ -36,6 +38,11 @@ class Verdict:
         """Return the verdict as a sentence without its full stop."""
         if not self.others:
             return f"trial {self.best} is the only one that finished: it is better than no other"
+        if OUTPUTS[Goal.parse(self.rank_by).metric].interval == "given":
+            return (
+                f"trial {self.best} has the best {self.rank_by}; that it is better than others is not known, for "
+                "differences of it have no intervals: look at each one's own, and train more seeds"
+            )
         how = f"{self.rank_by}, paired, {100 * self.confidence:g} % over all comparisons (Holm)"
         if not self.not_distinguished:
             count = len(self.others)

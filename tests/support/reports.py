@@ -36,6 +36,7 @@ LEVELS = {
     "agreement": 0.871,
     "copies": 0.0125,
     "copies_across": 0.0041,
+    "accuracy": 0.507,
 }
 SINGLE = ("kid", "agreement")
 """Numbers of a class with few images."""

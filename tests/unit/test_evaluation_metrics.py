@@ -24,7 +24,7 @@ from whipray.platform.evaluation.bootstrap import (
     resample,
     wilson_interval,
 )
-from whipray.platform.evaluation.metrics import METRICS, OUTPUTS, prd, products
+from whipray.platform.evaluation.metrics import METRICS, OF_IMAGES, OUTPUTS, prd, products
 from whipray.platform.evaluation.metrics.fid import frechet_distance
 
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -33,7 +33,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "precision_recall": {"k": 5},
     "prd": {"clusters_per_class": 4, "runs": 2},
 }
-RESAMPLED = sorted({*METRICS} - {"memorisation"})  # which needs distances to training images
+RESAMPLED = sorted({*OF_IMAGES} - {"memorisation"})  # which needs distances to training images
 
 
 def normal(n: int, d: int, seed: int, mean: float = 0.0, scale: float = 1.0) -> Floats32:

@@ -28,6 +28,9 @@ if TYPE_CHECKING:  # imported on use, so that `--help` is quick
 LEGEND = """
 kid, fid: lower is better; agreement: share of images that a classifier trained on real images
 assigns to their class; [95 % interval]. Compare only values of one extractor and reference set."""
+LEGEND_OF_CLASSIFIERS = """
+accuracy: of classifiers trained on real and generated images, every class alike; [95 % interval].
+Compare only values on the same real images."""
 
 SpaceName = Annotated[
     str,
@@ -156,20 +159,23 @@ def _plan(planned: Sweep, exists: bool) -> dict[str, Any]:
         "baselines": ", ".join(baseline.name for baseline in space.baselines) or "none",
         "searched": ", ".join(space.train),
         "seed points": len(space.seed_points),
-        "guidance": f"{min(points, size) if size else points} points on each checkpoint "
+        "sample level": f"{min(points, size) if size else points} points on each checkpoint "
         f"({', '.join(space.sample) or 'none searched'}), without training",
     }
 
 
 def _print_result(planned: Sweep, result: SweepResult, champion: Champion | None) -> None:
     """Print the table of trials, and which model was registered."""
+    from ...evaluation.goal import Goal
+    from ...evaluation.metrics import METRIC_OF
     from ..tables import describe_trial, sweep_table
 
     best = result.best["number"] if result.best else None
     rank_by = planned.experiment.evaluation.rank_by
     table, left_out = sweep_table(result.rows, rank_by, best, stdout_console.width)
     stdout_console.print(table)
-    stderr_console.print(LEGEND)
+    is_accuracy = METRIC_OF[Goal.parse(rank_by).metric].from_classifiers
+    stderr_console.print(LEGEND_OF_CLASSIFIERS if is_accuracy else LEGEND)
     if left_out:
         stderr_console.print(f"no room on a line for {', '.join(left_out)}: --json has them")
     if champion is None or result.best is None:

@@ -7,7 +7,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from . import agreement, fid, inception_score, kid, memorisation, prd, precision_recall
+from . import (
+    agreement,
+    classification,
+    fid,
+    inception_score,
+    kid,
+    memorisation,
+    prd,
+    precision_recall,
+)
 from .base import Metric, MetricOutput
 
 METRICS: dict[str, Metric[Any]] = {
@@ -20,9 +29,13 @@ METRICS: dict[str, Metric[Any]] = {
         prd.METRIC,
         agreement.METRIC,
         memorisation.METRIC,
+        classification.METRIC,
     )
 }
 """By name, in the order of tables."""
+
+OF_IMAGES = tuple(name for name, metric in METRICS.items() if not metric.from_classifiers)
+"""Those that are computed from generated images alone, without training classifiers on them."""
 
 OUTPUTS: dict[str, MetricOutput] = {
     name: output for metric in METRICS.values() for name, output in metric.outputs.items()

@@ -46,7 +46,8 @@ class MetricOutput:
     title: str
     better: Better
     decimals: int
-    interval: Literal["percentile", "recentred", "proportion"]
+    interval: Literal["percentile", "recentred", "proportion", "given"]
+    """given: the value comes with its interval, and has no replicates."""
     bounds: tuple[float, float] = (0.0, float("inf"))
     """Least and greatest possible value; a recentred interval is cut to them."""
     note: Note | None = None
@@ -122,6 +123,8 @@ class Metric(Generic[Settings]):
     """Whether the extractor's logits must be of the data set's own classes."""
     needs_logits: bool = False
     """Whether the extractor must give logits, of whatever classes."""
+    from_classifiers: bool = False
+    """Whether its values come from classifiers that are trained on the images, not from features."""
     needs_nearest: bool = False
     """Whether generated images are compared with the training images beforehand."""
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from ..extractors.base import Value
 from ..extractors.config import IMAGENET
+from ..extractors.nothing import Nothing
 from ..metrics import OUTPUTS
 from ..metrics.base import MetricOutput
 from ..report import COMPARED, ClassRow, Report, Row
@@ -22,9 +23,9 @@ from .previews import moment_of
 from .tiles import Strip, png, strip
 from .training_curves import training_charts
 
-GLANCE = ("fid", "kid", "recall", "agreement")
+GLANCE = ("fid", "kid", "recall", "agreement", "accuracy")
 """Values at the top of the page, as far as they exist."""
-CURVES = ("fid/overall", "kid/few", "recall/overall")
+CURVES = ("fid/overall", "kid/few", "recall/overall", "accuracy/overall", "accuracy/few")
 OPEN = 40
 """Up to this many classes the table is open; with more it is folded."""
 TILES = 6
@@ -99,6 +100,9 @@ def comparability(provenance: Mapping[str, Value]) -> tuple[str, str]:
             "so that scores at different numbers of images do not compare."
         )
         return "Comparable with published Inception scores", about
+    if name == Nothing.info.name:
+        about = "There are no features: the values are the accuracy of classifiers on real images."
+        return "Comparable with accuracies on the same real images", about
     made = "which is not the network of published scores"
     if "inception" in name.lower():
         made = "with weights other than the published ones"
