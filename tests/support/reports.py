@@ -36,7 +36,6 @@ LEVELS = {
     "agreement": 0.871,
     "copies": 0.0125,
     "copies_across": 0.0041,
-    "accuracy": 0.507,
 }
 SINGLE = ("kid", "agreement")
 """Numbers of a class with few images."""
@@ -78,7 +77,7 @@ def synthetic_report(
             ids,
             50 * len(ids),
             100 * len(ids),
-            {n: near(n, worse[name], random, 0.06) for n in OUTPUTS},
+            {n: near(n, worse[name], random, 0.06) for n in LEVELS},
         )
         for name, ids in members.items()
         if ids
@@ -94,7 +93,7 @@ def synthetic_report(
             100,
             {
                 n: near(n, 0.6 + 2.2 * ranks[c] ** 2, random, 0.25 if n == "kid" else 0.08)
-                for n in (OUTPUTS if every_number else SINGLE)
+                for n in (LEVELS if every_number else SINGLE)
             },
         )
         for c in range(classes)
