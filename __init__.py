@@ -10,7 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .platform.api.analysis import classify, compare, guidance
+    from .platform.api.analysis import balance, classify, compare, guidance
     from .platform.api.housekeeping import (
         collect_garbage,
         export_model,
@@ -41,6 +41,7 @@ __all__ = [
     "Problem",
     "Storage",
     "__version__",
+    "balance",
     "check_data",
     "classify",
     "collect_garbage",
@@ -70,6 +71,7 @@ _MODULES = {
     "Objective": ".trainers.objectives",
     "Problem": ".trainers.errors",
     "Storage": ".platform.storage.store",
+    "balance": ".platform.api.analysis",
     "check_data": ".platform.api.pictures",
     "classify": ".platform.api.analysis",
     "collect_garbage": ".platform.api.housekeeping",

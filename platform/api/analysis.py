@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
 from ..storage.store import Storage
-from .documents import classification_document, comparison_document, guidance_document
+from .documents import (
+    balance_document,
+    classification_document,
+    comparison_document,
+    guidance_document,
+)
 from .stores import open_store
 
 
@@ -128,3 +134,58 @@ def classify(
         workers=workers,
     )
     return classification_document(recorded)
+
+
+def balance(
+    reference: str,
+    overrides: Sequence[str] = (),
+    *,
+    to: int | None = None,
+    filters: Sequence[str] | None = None,
+    out: Path | str | None = None,
+    form: Literal["folder", "parquet", "torchvision"] = "folder",
+    checkpoint: str | None = None,
+    seed: int | None = None,
+    workers: int | Literal["all"] = 1,
+    storage: Storage | str | None = None,
+    tracking: str | None = None,
+) -> dict[str, Any]:
+    """Fill classes up with a model's images, leave out what harms, and write the set.
+
+    Args:
+        reference: a run, SWEEP/TRIAL, or models:/NAME@ALIAS.
+        overrides: of `sampling.*`, `balancing.*`, `classification.*`, `scaling.*`, `evaluation.groups.*` and
+            `evaluation.memorisation.*`.
+        to: images of each class; None: `balancing.to`, else as many as the largest class has.
+        filters: what is kept, as `probability>=5e-7` or `no_copies`; None: `balancing.filter`.
+        out: folder of the set; None: counts, distances and the datasheet alone.
+        form: how the images lie in it.
+        checkpoint: name of a certain one of the run; None: its last.
+        seed: of the images' noise; None: the run's.
+        workers: processes; more than 1 run on Ray.
+        storage: the store of the runs; None: WHIPRAY_STORAGE, or ./whipray-runs.
+        tracking: MLflow's address; None: MLFLOW_TRACKING_URI, or beside the runs.
+
+    Returns:
+        the document that `whipray balance --json` prints: counts of each class, and the datasheet's address.
+
+    Raises:
+        UsageProblem: no such run, nothing to generate, a filter that rejects all of a class, or `out` holds
+            something else.
+    """
+    from ..analysis.balance.balance import balance_set
+
+    result = balance_set(
+        open_store(storage),
+        tracking,
+        reference,
+        overrides,
+        checkpoint=checkpoint,
+        to=to,
+        filters=filters,
+        seed=seed,
+        out=None if out is None else Path(out),
+        form=form,
+        workers=workers,
+    )
+    return balance_document(result)

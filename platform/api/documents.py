@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ..storage.layout import EVALUATION_PAGE
 
 if TYPE_CHECKING:  # large; the callers have imported them
+    from ..analysis.balance.result import BalanceResult
     from ..analysis.classify.result import RecordedClassification
     from ..analysis.compare import ComparisonResult
     from ..analysis.diffult.result import DiffultResult
@@ -102,6 +103,11 @@ def diffult_document(result: DiffultResult) -> Document:
     """Return a result of DiffuLT's pipeline, the addresses of the document and the page, and whether MLflow has it."""
     where = {"result": result.uri, "page": result.page_uri, "note": result.note}
     return {**result.document, **where}
+
+
+def balance_document(result: BalanceResult) -> Document:
+    """Return a balanced set: counts of each class, distances, where it is, address of the datasheet."""
+    return result.document()
 
 
 def inspection_document(inspection: Inspection) -> Document:

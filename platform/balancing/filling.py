@@ -25,6 +25,7 @@ from ..generation.shards import (
     samples_folder,
 )
 from ..generation.workers import Workers
+from ..storage.layout import shard_images
 from ..storage.store import Storage
 
 Counts = NDArray[np.int64]
@@ -66,6 +67,11 @@ class ImageSource:
             self.experiment.evaluation.shard_images,
         )
 
+    def missing(self, counts: Counts) -> list[GeneratedShard]:
+        """Return the shards that are not in the store."""
+        stored = self.store.root.list(self.samples_folder)
+        return [each for each in self.shards(counts) if shard_images(each.stem) not in stored]
+
     def fill(
         self,
         counts: Counts,
@@ -86,6 +92,8 @@ class ImageSource:
             on_share(done / total)
 
         shards, total = self.shards(counts), int(counts.sum())
+        if workers != 1 and not self.missing(counts):
+            return Filled(self, tuple(shards))  # without a wait for Ray
         models = Models(self.store, self.checkpoint)
         sampler = ShardSampler(self.store.root, models)
         with closing(models), Workers(sampler, workers, self.experiment.scaling) as pool:

@@ -27,6 +27,7 @@ from .completion import whole_words
 from .consoles import print_error, print_problem, set_quiet, stdout_console
 from .streams import lasting_output
 from .verbs import (
+    balance,
     classify,
     cluster,
     compare,
@@ -68,6 +69,7 @@ app.command()(evaluate.evaluate)
 app.command()(compare.compare)
 app.command()(guidance.guidance)
 app.command()(classify.classify)
+app.command()(balance.balance)
 app.command()(diffult.diffult)
 app.command()(sample.sample)
 app.command()(models.models)

@@ -105,7 +105,7 @@ class _Store:
                 yield from self._if_old(run, "damaged manifest set aside", name)
         provenances = [self._provenance(run, folder) for folder in run.evaluations()]
         used = {about.get(layout.SAMPLES_FACT) for about in provenances}
-        if None in used or any(layout.is_classification(name) for name in run.files):
+        if None in used or any(layout.is_made_of_samples(name) for name in run.files):
             return  # made by an earlier version, or used by another command: not known
         folders = {f for name in run.files if (f := layout.samples_folder_of(name))}
         for folder in sorted(folders):

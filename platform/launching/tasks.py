@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from ...trainers.errors import UsageProblem
 from ..config.experiment import Experiment
 from ..config.layers import Layer, flatten, parse_override, resolve
 from ..config.paths import relative_paths
@@ -129,6 +130,36 @@ def evaluate_task(
         arguments.append("evaluation.workers=all")
     price = _price_in(overrides)
     return Task("evaluate", target, arguments, store, {}, price_per_hour=price)
+
+
+def balance_task(
+    target: str,
+    options: Sequence[str],
+    overrides: Sequence[str],
+    storage: StorageConfig,
+    tracking: str | None,
+) -> Task:
+    """Return the task of `whipray balance`, on the whole cluster unless the options limit it.
+
+    Args:
+        options: of the command line, `--out` among them: a folder that the node of the job sees.
+
+    Raises:
+        UsageProblem: a relative `--out`, or as `shared_store` and `shared_tracking`.
+    """
+    words = list(options)
+    if "--out" in words and not (out := words[words.index("--out") + 1]).startswith("/"):
+        raise UsageProblem(
+            f"--out {out} is relative, and no node of the cluster has the folder of this command",
+            "give an absolute folder that all nodes share; without --out the job generates and scores, and "
+            "the same command without --on then writes the set here",
+        )
+    store = shared_store(storage)
+    arguments = [target, *overrides, *words, *_store_arguments(store, tracking)]
+    if "--workers" not in words:
+        arguments += ["--workers", "all"]
+    price = _price_in(overrides)
+    return Task("balance", target, arguments, store, {}, price_per_hour=price)
 
 
 def _evaluation(overrides: Sequence[str]) -> EvaluationConfig:

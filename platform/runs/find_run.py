@@ -27,17 +27,23 @@ class StoredRun:
     store: Storage
     """The run's folder."""
     checkpoint: str
-    """Name of the latest one."""
+    """Name of the latest one, or of the one that was asked for."""
     experiment: Experiment
 
 
-def find_run(root: Storage, target: str) -> StoredRun:
+def find_run(root: Storage, target: str, checkpoint: str | None = None) -> StoredRun:
     """Return the run with this target: `NAME`, `SWEEP/NUMBER` of a trial, or `SWEEP/pretrain`.
 
     A run that has not been trained to its end is mentioned: in training, stopped, or damaged.
 
+    Args:
+        root: the store's top.
+        target: of the run.
+        checkpoint: name of a certain one; None: the latest.
+
     Raises:
         UsageProblem: no such run, or it has no checkpoint yet.
+        CheckpointProblem: it has no such checkpoint.
     """
     address = layout.run_address(target)
     store = root.child(address.folder)
@@ -51,16 +57,16 @@ def find_run(root: Storage, target: str) -> StoredRun:
             f"{hint}known runs: {', '.join(known[-LISTED:]) or 'none'}; for another store give "
             "--storage",
         )
-    manifest = checkpoints.read_manifest(latest)
+    manifest = checkpoints.read_manifest(checkpoint or latest)
     experiment = read_experiment(manifest.config, store.uri)
-    if manifest.images_seen < experiment.training.images:
+    if checkpoint is None and manifest.images_seen < experiment.training.images:
         later = checkpoints.lost_after(latest)
         state = f"; {later} is unfinished or lost its {MANIFEST}" if later else ""
         log.warning(
             "%s: its last checkpoint is of %s of %s images%s",
             *(target, f"{manifest.images_seen:,}", f"{experiment.training.images:,}", state),
         )
-    return StoredRun(address.key, store, latest, experiment)
+    return StoredRun(address.key, store, checkpoint or latest, experiment)
 
 
 def list_runs(root: Storage) -> set[str]:

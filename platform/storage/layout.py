@@ -11,6 +11,7 @@ a file means raises the FORMAT beside the code that writes it. A store (`storage
         evaluations/HASH/                     result.json exists: the evaluation is whole
         guidance/HASH.html                    a page of `whipray guidance`
         classification/HASH/result.json       what `whipray classify` measured
+        balancing/HASH.html                   a datasheet of `whipray balance`
         diffult/HASH/result.json, HASH.html   what `whipray diffult` measured, and its page
         previews/images-000000012800.png      images of a moment of the training
         preview.html                          ... and all of them on a page
@@ -243,6 +244,11 @@ def guidance_page(content: str) -> str:
     return f"guidance/{content}.html"
 
 
+def datasheet_page(content: str) -> str:
+    """Return the page of a balanced set, in its run's folder and its MLflow run."""
+    return f"balancing/{content}.html"
+
+
 def classification_folder(content: str) -> str:
     """Return the folder of a comparison of classifiers, in its run's."""
     return f"classification/{content}"
@@ -273,9 +279,9 @@ def samples_folder_of(name: str) -> str | None:
     return "/".join(parts[:2]) if len(parts) == 3 and parts[0] == "samples" else None
 
 
-def is_classification(name: str) -> bool:
-    """Return whether a file of a run is a result of `whipray classify`."""
-    return name.startswith("classification/")
+def is_made_of_samples(name: str) -> bool:
+    """Return whether a file of a run is of a command that uses generated images of its own choice."""
+    return name.startswith(("balancing/", "classification/", "diffult/"))
 
 
 def shard_images(stem: str) -> str:

@@ -18,8 +18,10 @@ from PIL import Image
 from pyarrow import parquet
 
 from whipray.platform.analysis.balance import manifest, writing
+from whipray.platform.analysis.balance.folder import check_folder, claimed
 from whipray.platform.analysis.balance.manifest import Form, GeneratedRows, SetContent
-from whipray.platform.analysis.balance.writing import WrittenSet, check_folder, write_set
+from whipray.platform.analysis.balance.pictures import encode
+from whipray.platform.analysis.balance.writing import WrittenSet, write_set
 from whipray.platform.inspection.inspect import inspect
 from whipray.platform.inspection.source import source_of
 from whipray.trainers.data import Balanced, Folder, LongTail, PackedImages, Parquet, Splits
@@ -335,7 +337,7 @@ def test_images_that_were_changed_are_named(tmp_path: Path) -> None:
     write(tmp_path / "set", "torchvision")
     config: dict[str, Any] = {"path": tmp_path / "set", "image_size": 8}
     file = next((tmp_path / "set/train").rglob("generated-*.png"))
-    file.write_bytes(writing.encode(np.zeros((3, 8, 8), np.uint8)))
+    file.write_bytes(encode(np.zeros((3, 8, 8), np.uint8)))
     with pytest.raises(DataProblem, match=f"not the images that were written: {file}"):
         Balanced(**config).load(tmp_path / "cache")
     file.unlink()
@@ -350,6 +352,6 @@ def test_images_that_were_changed_are_named(tmp_path: Path) -> None:
 
 def test_a_folder_that_is_being_written_is_left_to_its_writer(tmp_path: Path) -> None:
     of, folder = content(), tmp_path / "set"
-    being_written = writing._claimed(of, folder, "folder")
+    being_written = claimed(of, folder, "folder")
     with being_written, pytest.raises(UsageProblem, match="another command is writing this set"):
         write(folder, "folder")

@@ -332,6 +332,7 @@ VERBS = (
     "compare",
     "guidance",
     "classify",
+    "balance",
     "sample",
     "models",
     "doctor",

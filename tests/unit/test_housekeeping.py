@@ -466,14 +466,17 @@ def test_what_nothing_refers_to_is_found_and_freed(
     assert find_garbage(Inventory(root), versions(root), later()) == []
 
 
+@pytest.mark.parametrize(
+    "result", ["classification/c/result.json", "balancing/b.html", "diffult/d/result.json"]
+)
 def test_what_may_still_be_referred_to_is_kept(
-    root: Storage, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    root: Storage, result: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("WHIPRAY_CACHE", str(tmp_path / "cache"))
     root.write_text("runs/mine/samples/bbbb/class0.images.safetensors", "x")
     root.write_text("runs/mine/evaluations/old/result.json", '{"metrics": {}, "provenance": {}}')
     root.write_text("runs/free/samples/bbbb/class0.images.safetensors", "x")
-    root.write_text("runs/free/classification/c/result.json", "{}")
+    root.write_text(f"runs/free/{result}", "{}")
     root.write_text("references/ref2/images.safetensors", "x")
     root.write_text("runs/guided/evaluations/damaged/result.json", "no JSON")
     assert find_garbage(Inventory(root), versions(root), later()) == []

@@ -21,7 +21,14 @@ from whipray.platform.launching.shared_config import (
     shared_store,
     shared_tracking,
 )
-from whipray.platform.launching.tasks import RECIPE, SPACE, evaluate_task, sweep_task, train_task
+from whipray.platform.launching.tasks import (
+    RECIPE,
+    SPACE,
+    balance_task,
+    evaluate_task,
+    sweep_task,
+    train_task,
+)
 from whipray.platform.storage.config import StorageConfig
 from whipray.platform.tuning.sweep_identity import identity_of
 from whipray.trainers.errors import UsageProblem
@@ -176,6 +183,18 @@ def test_a_sweep_arrives_as_it_was_resolved(tmp_path: Path) -> None:
     found = load_experiment(str(tmp_path / RECIPE), list(overrides), layers).value
     assert there == space
     assert identity_of(found, there) == identity_of(mine, space)
+
+
+def test_balancing_takes_the_whole_cluster_and_a_folder_that_the_job_sees() -> None:
+    options = ["--to", "500", "--out", "/shared/balanced"]
+    task = balance_task("mine", options, ["sampling.seed=1"], S3, SERVER.uri)
+    assert task.arguments[:2] == ["mine", "sampling.seed=1"]
+    assert task.arguments[2:6] == options
+    assert task.arguments[-2:] == ["--workers", "all"]
+    few = balance_task("mine", ["--workers", "2"], [], S3, SERVER.uri).arguments
+    assert few.count("--workers") == 1
+    with pytest.raises(UsageProblem, match=r"--out here is relative, and no node.*without --on"):
+        balance_task("mine", ["--out", "here"], [], S3, SERVER.uri)
 
 
 def test_an_evaluation_takes_the_whole_cluster_unless_told_otherwise() -> None:

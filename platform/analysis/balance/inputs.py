@@ -1,0 +1,245 @@
+"""What a balanced set is made of: a checkpoint, real images, filled classes, scores and what is kept of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+
+from ....trainers.checkpoint import Manifest
+from ....trainers.data import Splits
+from ....trainers.data.groups import group_classes
+from ....trainers.data.report import listed, shown
+from ....trainers.errors import UsageProblem
+from ...balancing.f0 import load_f0
+from ...balancing.filling import Counts, Filled, ImageSource
+from ...balancing.filters import apply_filter, check_every_class_keeps_some
+from ...balancing.scores import Scores, score
+from ...evaluation.extractors.base import Value
+from ...evaluation.metrics.memorisation import METRIC
+from ...generation.loading import describe_reference, load_splits
+from ...generation.shards import short_hash
+from ...runs.evaluation_inputs import check_data
+from ...runs.resolve_guide import fixed_sampling
+from ...storage.checkpoints import CheckpointStore
+from ...storage.layout import datasheet_page
+from .content import Datasheet
+from .manifest import GeneratedRows, SetContent
+from .result import BalanceResult, count_classes, quantiles
+from .sheet import make_sheet
+from .subject import Subject
+
+OnPhase = Callable[[str], None]
+
+FORMAT = 1
+"""Of a set's identity; raise it when the same settings give another set."""
+
+
+@dataclass(frozen=True)
+class BalanceInputs:
+    """A checkpoint that generates and the real images that it was trained on."""
+
+    subject: Subject
+    """Its experiment's sampling is fixed."""
+    splits: Splits
+    manifest: Manifest
+
+    @classmethod
+    def read(cls, subject: Subject) -> BalanceInputs:
+        """Read the checkpoint's manifest and the real images.
+
+        Raises:
+            DataProblem: they are gone, or others than the model was trained on.
+        """
+        run, experiment = subject.run, subject.experiment
+        sampling = fixed_sampling(experiment, run.store, run.checkpoint)
+        experiment = experiment.model_copy(update={"sampling": sampling})
+        manifest = CheckpointStore(run.store).read_manifest(run.checkpoint)
+        splits = load_splits(experiment)
+        check_data(manifest, splits)
+        return cls(replace(subject, experiment=experiment), splits, manifest)
+
+    @property
+    def source(self) -> ImageSource:
+        """What generates images."""
+        subject = self.subject
+        return ImageSource(
+            subject.run.store,
+            subject.run.checkpoint,
+            subject.experiment,
+            self.manifest,
+            self.splits,
+        )
+
+    @property
+    def to(self) -> int:
+        """N_t."""
+        return self.subject.experiment.balancing.target(self.splits.train.class_counts)
+
+    @property
+    def copy_ratio(self) -> float:
+        """Below which an image is a near copy."""
+        return METRIC.settings_in(self.subject.experiment.evaluation).copy_ratio
+
+    def counts(self) -> Counts:
+        """Return how many images of each class are generated, (C,) int64.
+
+        Raises:
+            UsageProblem: none of any.
+        """
+        real = self.splits.train.class_counts
+        lacking: Counts = np.maximum(0, self.to - real)
+        if not lacking.any():
+            raise UsageProblem(
+                f"--to is {self.to}, and every class already has that many real images: "
+                f"{real.min():,} to {real.max():,}",
+                f"give more than {real.min()}; {real.max()} fills every class up to the largest one",
+            )
+        return lacking
+
+    def filtered(
+        self, filled: Filled, workers: int | Literal["all"], on_phase: OnPhase
+    ) -> GeneratedRows:
+        """Score the images, and return them with what is kept.
+
+        Raises:
+            UsageProblem: all images of a class are rejected.
+        """
+        experiment = self.subject.experiment
+        on_phase("loading the classifier of the real images")
+        root = self.subject.run.store.root
+        f0 = load_f0(root, self.splits, experiment.effective_classification, on_phase)
+        scores: Scores = score(filled, self.splits, f0, workers, on_phase)
+        config, labels = experiment.balancing.filter, filled.labels
+        kept = apply_filter(config, scores, labels, self.copy_ratio)
+        names = self.splits.train.class_names
+        check_every_class_keeps_some(kept, scores, labels, names, config)
+        return GeneratedRows(
+            labels=labels,
+            indices=filled.indices,
+            kept=kept.mask,
+            reasons=kept.reasons,
+            near_copy=scores.copy_ratio < self.copy_ratio,
+            pixel_distance=scores.pixel_distance,
+            nearest=scores.nearest_pixels,
+            feature_distance=scores.feature_distance,
+            nearest_features=scores.nearest_features,
+            probability=scores.probability,
+            copy_ratio=scores.copy_ratio,
+            copy_of=scores.copy_of,
+            read=filled.read,
+        )
+
+    def identity(self, counts: Counts) -> str:
+        """Return a hash of all that the set depends on but for its form."""
+        experiment, splits = self.subject.experiment, self.splits
+        return short_hash(
+            [
+                FORMAT,
+                self.source.samples_folder.rpartition("/")[2],
+                counts.tolist(),
+                experiment.balancing.filter.model_dump(),
+                experiment.effective_classification.model_dump(mode="json"),
+                self.copy_ratio,
+                splits.train.fingerprint(),
+                splits.reference.fingerprint(),
+            ]
+        )
+
+    def result(self, rows: GeneratedRows, missing: int) -> BalanceResult:
+        """Return the counts of a set that is not written.
+
+        Args:
+            missing: images that were generated now.
+        """
+        experiment, splits = self.subject.experiment, self.splits
+        counts = splits.train.class_counts
+        groups = group_classes(counts.tolist(), experiment.evaluation.groups)
+        identity = self.identity(np.bincount(rows.labels, minlength=len(counts)))
+        return BalanceResult(
+            subject=self.subject,
+            weights=self.manifest.content_hash(),
+            identity=identity,
+            to=self.to,
+            classes=count_classes(
+                splits.train.class_names, groups, counts, rows.labels, rows.kept, rows.near_copy
+            ),
+            test_images=len(splits.reference.labels),
+            image_shape=splits.train.image_shape,
+            distances=quantiles(
+                {
+                    name: getattr(rows, name)
+                    for name in (
+                        "pixel_distance",
+                        "feature_distance",
+                        "probability",
+                        "copy_ratio",
+                    )
+                }
+            ),
+            images_generated=missing,
+            written=None,
+            page=datasheet_page(identity),
+            warnings=(*self._of_tests(), *self._of_borrowed()),
+            note=None,
+        )
+
+    def sheet(self, rows: GeneratedRows, result: BalanceResult) -> Datasheet:
+        """Return the datasheet of a set that is not written."""
+        facts: dict[str, Value] = {
+            "images_seen": self.manifest.images_seen,
+            "test images": describe_reference(self.subject.experiment, self.splits),
+        }
+        return make_sheet(
+            self.subject,
+            self.splits,
+            rows,
+            list(result.classes),
+            self.to,
+            result.weights,
+            self._of_tests(),
+            facts,
+        )
+
+    def content(self, rows: GeneratedRows, result: BalanceResult) -> SetContent:
+        """Return what is written."""
+        experiment = self.subject.experiment
+        words = experiment.balancing.filter.model_dump(exclude_defaults=True)
+        filtered = ", ".join(f"{key} {value}" for key, value in words.items()) or "no filter"
+        about = {
+            "title": f"of {result.subject.name}, up to {result.to}, {filtered}",
+            "model": result.subject.name,
+            "weights": result.weights,
+            "to": result.to,
+            "filter": experiment.balancing.filter.model_dump(),
+            "seed": experiment.seed,
+            "images": result.document()["images"],
+        }
+        return SetContent(
+            self.splits,
+            rows,
+            result.subject.name,
+            result.weights,
+            experiment.sampling.model_dump_json(),
+            experiment.seed,
+            result.identity,
+            about,
+        )
+
+    def _of_tests(self) -> tuple[str, ...]:
+        """Return what is to be known of test images that are none."""
+        if self.splits.validation is None:
+            return ()
+        line = "its test images are training images that data.validation set apart: no test image of its source"
+        return (f"{line} is in the set",)
+
+    def _of_borrowed(self) -> tuple[str, ...]:
+        """Return which classes are tested on their training images; a datasheet finds that by itself."""
+        if not self.splits.borrowed:
+            return ()
+        names = [shown(self.splits.train.class_names[c]) for c in self.splits.borrowed]
+        return (
+            f"too few images of {listed(names)} to hold some out: they are training and test images",
+        )
