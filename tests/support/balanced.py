@@ -200,7 +200,7 @@ def synthetic_diffult(seeds: int = 5) -> DiffultPage:
             less,
             {g: figure((values["filtered"][g] - values[less][g]).tolist()) for g in groups},
         )
-        for less in ("repeated", "random", "augmented", "unfiltered")
+        for less in ("repeated", "random", "augmented", "unfiltered", "real")
     ]
     return DiffultPage(
         name="cifar100-lt",

@@ -226,13 +226,15 @@ class TestDiffult:
         assert len(seeds) == 1 + 6 * 4
         row = next(row for row in seeds if row[:2] == ["filtered", "few"])
         assert row[2:] == [f"{100 * x:.2f}" for x in few.by_seed]
-        assert page.count('title="seed 4: ') == 4 * (6 + 4)
+        assert page.count('title="seed 4: ') == 4 * (6 + 5)
 
     def test_differences_share_an_axis_around_zero(self) -> None:
         content = synthetic_diffult()
         page = diffult_page(content)
-        zeros = set(re.findall(r'<u style="left:([\d.]+)%"', page))
+        *controls, real = re.findall(r"<table class=\"forest.*?</table>", page, re.DOTALL)
+        zeros = set(re.findall(r'<u style="left:([\d.]+)%"', "".join(controls)))
         assert len(zeros) == 1
+        assert zeros != set(re.findall(r'<u style="left:([\d.]+)%"', real))
         figure = content.differences[0].accuracy["few"]
         scale = re.findall(r'<span style="left:([\d.]+)%">(.*?)</span>', page)
         low, high = (

@@ -93,36 +93,35 @@ def diffult_page(content: DiffultPage) -> str:
         published=[(row, _published(row, content)) for row in content.published],
         seed_rows=_seed_rows(content),
         steps=[(step, _duration(step)) for step in content.steps],
+        settings=[(name, value) for name, value in content.settings.items() if value is not None],
     )
 
 
 def _difference_charts(content: DiffultPage) -> list[DifferenceChart]:
-    """Return all differences on one axis, in points."""
-    reach = [
-        100 * x
-        for difference in content.differences
-        for figure in difference.accuracy.values()
-        for x in _reach(figure)
-    ]
-    if not reach:
-        return []
-    axis = Axis.over([0.0, *reach], about=5)
+    """Return the differences in points: on one axis those to controls, which that to `real` would dwarf."""
+    controls = [d for d in content.differences if d.less != "real"]
+    axes = {d.less: _axis_of(controls if d in controls else [d]) for d in content.differences}
     return [
         DifferenceChart(
             difference,
             tuple(
                 (
                     group.name,
-                    _mark(difference.accuracy[group.name], axis, sign=True),
+                    _mark(difference.accuracy[group.name], axes[difference.less], sign=True),
                     difference.p_holm.get(group.name),
                 )
                 for group in content.groups
                 if group.name in difference.accuracy
             ),
-            ticks(axis),
+            ticks(axes[difference.less]),
         )
         for difference in content.differences
     ]
+
+
+def _axis_of(differences: Sequence[PairedDifference]) -> Axis:
+    figures = [figure for difference in differences for figure in difference.accuracy.values()]
+    return Axis.over([0.0, *(100 * x for figure in figures for x in _reach(figure))], about=5)
 
 
 def _arm_rows(content: DiffultPage) -> list[tuple[ArmResult, list[Mark | None]]]:
