@@ -12,7 +12,11 @@ import numpy as np
 from ...trainers.data import PackedImages
 from ...trainers.data.report import listed, shown
 from ..evaluation.arrays import Bools
+from ..evaluation.metrics.memorisation import METRIC
+from .f0 import load_f0
 from .filling import Counts, Filled, ImageSource
+from .filters import apply_filter
+from .scores import Scores, score
 
 OnPhase = Callable[[str], None]
 
@@ -46,6 +50,14 @@ class Candidates:
         return self.filled.read_all()
 
     @cached_property
+    def scores(self) -> Scores:
+        """What a filter looks at; f_0 may be trained now, and images that are not scored yet are made."""
+        source = self.source
+        config = source.experiment.effective_classification
+        f0 = load_f0(source.store.root, source.splits, config, self.on_phase)
+        return score(self.planned, source.splits, f0, self.workers, self.on_phase)
+
+    @cached_property
     def mask(self) -> Bools:
         """(N,) whether an image is kept; without a filter all are, and none has to be made."""
         experiment = self.source.experiment
@@ -54,7 +66,8 @@ class Candidates:
             return self.given_mask
         if not config.is_set:
             return np.ones(len(self.planned.labels), np.bool_)
-        raise NotImplementedError
+        copy_ratio: float = METRIC.settings_in(experiment.evaluation).copy_ratio
+        return apply_filter(config, self.scores, self.planned.labels, copy_ratio).mask
 
     @property
     def kept_counts(self) -> Counts:
