@@ -10,7 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .platform.api.analysis import balance, classify, compare, guidance
+    from .platform.api.analysis import balance, classify, compare, diffult, guidance
     from .platform.api.housekeeping import (
         collect_garbage,
         export_model,
@@ -46,6 +46,7 @@ __all__ = [
     "classify",
     "collect_garbage",
     "compare",
+    "diffult",
     "doctor",
     "evaluate",
     "export_model",
@@ -76,6 +77,7 @@ _MODULES = {
     "classify": ".platform.api.analysis",
     "collect_garbage": ".platform.api.housekeeping",
     "compare": ".platform.api.analysis",
+    "diffult": ".platform.api.analysis",
     "doctor": ".platform.api.machine",
     "evaluate": ".platform.api.runs",
     "export_model": ".platform.api.housekeeping",

@@ -11,6 +11,7 @@ from .documents import (
     balance_document,
     classification_document,
     comparison_document,
+    diffult_document,
     guidance_document,
 )
 from .stores import open_store
@@ -189,3 +190,55 @@ def balance(
         workers=workers,
     )
     return balance_document(result)
+
+
+def diffult(
+    recipe: str | Path,
+    overrides: Sequence[str] = (),
+    *,
+    run: str | None = None,
+    model: str | None = None,
+    arms: Sequence[str] | None = None,
+    controls: bool = True,
+    seeds: int = 5,
+    workers: int | Literal["all"] = 1,
+) -> dict[str, Any]:
+    """Fill classes up with generated images and measure what classifiers gain, beside controls (DiffuLT).
+
+    What is in the store is not made again: a call that was stopped goes on, and another number, filter or
+    weight repeats only what depends on it.
+
+    Args:
+        recipe: a packaged recipe's name, or a YAML file.
+        overrides: `balancing.to`, `balancing.filter.*`, `classification.*` and all others of an experiment.
+        run: name of the run that is trained, or gone on with; None: the recipe's name.
+        model: a trained model in place of it: a run, SWEEP/TRIAL, or models:/NAME@ALIAS.
+        arms: names; None: all that there are with or without a filter.
+        controls: also the arms that say what balance and length alone give.
+        seeds: classifiers of each arm.
+        workers: processes that generate, score and train classifiers; more than 1 run on Ray.
+
+    Returns:
+        the document that `whipray diffult --json` prints: `headline`, `arms`, `differences`, and the page's
+        address.
+
+    Raises:
+        Problem: as `train`; nothing to fill up, a class of which the filter rejects every image, or options
+            that do not fit.
+    """
+    from ..analysis.diffult.order import make_order
+    from ..analysis.diffult.pipeline import Pipeline
+    from ..config.experiment import load_experiment
+
+    order, _ = make_order(
+        load_experiment(str(recipe), list(overrides)),
+        Path(recipe).stem,
+        overrides,
+        run=run,
+        model=model,
+        arms=None if arms is None else ",".join(arms),
+        controls=controls,
+        seeds=seeds,
+        workers=workers,
+    )
+    return diffult_document(Pipeline(order).run())

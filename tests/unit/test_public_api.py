@@ -179,6 +179,7 @@ def test_the_examples_of_the_documentation_run(capsys: pytest.CaptureFixture[str
         names["curve"],
         names["comparison"],
         names["gain"],
+        names["filled"],
         names["version"],
     ):
         json.dumps(each)  # JSON's types, as the commands print
