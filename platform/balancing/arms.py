@@ -73,6 +73,7 @@ def measure(
     workers: int | Literal["all"] = 1,
     on_phase: OnPhase = lambda _line: None,
     mask: Bools | None = None,
+    on_share: Callable[[float], None] = lambda _share: None,
 ) -> Measured:
     """Train and test the arms with seeds 0, 1, ...; what is in the store is not made again.
 
@@ -90,6 +91,7 @@ def measure(
         workers: 1 generates and trains in this process, more on Ray, each with the resources of
             `scaling.*`; `all`: as many as the cluster has room for.
         mask: (N,) the images that the filter keeps, in the rows of `Filled`; None: it is applied now.
+        on_share: takes the share of the classifiers to train, in [0, 1], that are done.
 
     Raises:
         UsageProblem: less than one seed or worker; or a class whose test images were trained on.
@@ -115,6 +117,7 @@ def measure(
         workers,
         source.experiment.scaling,
         on_phase,
+        on_share,
     )
     by_arm: dict[str, list[Outcome]] = {
         arm: [outcomes[each] for each in classifiers if each.arm == arm] for arm in arms

@@ -129,6 +129,7 @@ def train_missing(
     workers: int | Literal["all"],
     scaling: ScalingConfig,
     on_phase: OnPhase,
+    on_share: Callable[[float], None] = lambda _share: None,
 ) -> tuple[dict[ClassifierRun, Outcome], int]:
     """Train the classifiers that are not in the store; return all outcomes and the number trained.
 
@@ -139,6 +140,7 @@ def train_missing(
         generated: makes all generated images; called if a classifier that is trained now needs some.
         workers: 1 trains in this process, more on Ray, each with one worker's resources; `all`: as many
             as the cluster has room for.
+        on_share: takes the share of those to train, in [0, 1], that are done.
 
     Raises:
         UsageProblem: not even one fits on the cluster.
@@ -167,9 +169,10 @@ def train_missing(
             else train_on_ray(training, splits, images, todo, workers, scaling, on_phase)
         )
         with closing(results):
-            for classifier, outcome in results:
+            for done, (classifier, outcome) in enumerate(results, 1):
                 root.write_text(classifier.file, json.dumps(seal(outcome)))
                 outcomes[classifier.key] = outcome
+                on_share(done / len(new))
     return {each: outcomes[each.key] for each in classifiers}, len(new)
 
 

@@ -16,7 +16,7 @@ from typing import Literal
 import numpy as np
 
 from ...trainers.classification.trained import TrainedClassifier
-from ...trainers.data import Splits
+from ...trainers.data import PackedImages, Splits
 from ...trainers.errors import CheckpointProblem, DataProblem
 from ...trainers.export import Exported
 from ...trainers.sampling import SamplingConfig
@@ -90,9 +90,7 @@ def score(
     check_f0(f0, splits.train)
     source = filled.source
     root, train = source.store.root, splits.train
-    key, of_f0 = f0_key(train, f0.config), fingerprint(f0)
-    content = short_hash([FORMAT, train.fingerprint(), of_f0])
-    names = [layout.shard_scores(shard.stem, key, content) for shard in filled.shards]
+    names, (key, content) = score_files(filled, train, f0), _keys(train, f0)
     with ThreadPoolExecutor(READERS) as readers:
         kept = list(readers.map(partial(read_kept, root), names))
     missing = [shard for shard, part in zip(filled.shards, kept, strict=True) if part is None]
@@ -107,7 +105,7 @@ def score(
             root,
             models,
             Lazy(make),
-            Lazy(partial(_same_f0, root, key, of_f0), f0),
+            Lazy(partial(_same_f0, root, key, fingerprint(f0)), f0),
             partial(layout.shard_scores, classifier=key, content=content),
             train.fingerprint(),
         )
@@ -122,6 +120,18 @@ def score(
     ]
     order = filled.positions.argsort()
     return Scores(**{key: np.concatenate([part[key] for part in parts])[order] for key in parts[0]})
+
+
+def score_files(filled: Filled, train: PackedImages, f0: TrainedClassifier) -> list[str]:
+    """Return the file of each shard's scores, from the store's top, whether it exists or not."""
+    key, content = _keys(train, f0)
+    return [layout.shard_scores(shard.stem, key, content) for shard in filled.shards]
+
+
+def _keys(train: PackedImages, f0: TrainedClassifier) -> tuple[str, str]:
+    """Return what f_0 is known by, and a hash of all that scores depend on besides the image."""
+    content = short_hash([FORMAT, train.fingerprint(), fingerprint(f0)])
+    return f0_key(train, f0.config), content
 
 
 class ScoreWorker(CopySearch):

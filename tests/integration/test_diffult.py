@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 from support.marks import MLFLOW_WARNINGS
-from support.shell import TINY
+from support.shell import TINY, WAIT_S, Shell
 
 from whipray.platform.cli import main as cli
 
@@ -23,8 +24,10 @@ SETTINGS = (
     "classification.network=resnet8",
     "classification.epochs=1",
     "balancing.to=60",
+    "balancing.filter.pixel_distance=1300",
 )
-ARMS = ["real", "repeated", "augmented", "generated"]
+STEPS = ("diffusion model", "f_0", "generated images", "scores", "classifiers")
+ARMS = ["real", "repeated", "augmented", "unfiltered", "random", "filtered"]
 
 
 class Lab:
@@ -80,9 +83,7 @@ def lab(finished: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
         monkeypatch.delenv(name, raising=False)
     made = Lab(finished / "store", monkeypatch, capsys)
     if not made.store.exists():
-        assert made.steps("--run", "one", "--seeds", "2") == dict.fromkeys(
-            ("diffusion model", "generated images", "classifiers"), "missing"
-        )
+        assert made.steps("--run", "one", "--seeds", "2") == dict.fromkeys(STEPS, "missing")
         assert not made.store.exists()  # a dry run touches nothing
         code, out, err = made.call("--run", "one", "--seeds", "2")
         assert code == 0, err
@@ -93,41 +94,85 @@ def lab(finished: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
 
 def test_a_pipeline_ends_with_a_table_a_page_and_a_document(lab: Lab, finished: Path) -> None:
     out, err = (finished / "out").read_text(), (finished / "err").read_text()
-    assert out.startswith("accuracy that generated images give beyond repeated real ones: ")
-    rows = [line.split()[0] for line in out.splitlines()[3:]]
-    assert rows == ["generated"] * 3 + ARMS
+    assert out.startswith("accuracy that filtered generated images give beyond repeated real ones")
+    rows = [line.split("  ")[0] for line in out.splitlines()[3:]]
+    others = ("repeated", "random", "augmented", "unfiltered", "real")
+    assert rows == [*(f"filtered - {arm}" for arm in others), *ARMS]
     (page,) = lab.store.glob("runs/one/diffult/*.html")
     assert str(page) in err
     document = lab.document("--run", "one", "--seeds", "2")
     assert document["run"] == "one"
     assert document["to"] == 60
-    assert sum(document["generated"]) == sum(max(0, 60 - n) for n in document["images"]["real"])
+    generated, added = sum(document["generated"]), document["images"]["added"]
+    assert generated == sum(max(0, 60 - n) for n in document["images"]["real"])
+    assert 0 < document["kept"] < generated
+    assert {arm: sum(added[arm]) for arm in ARMS} == {
+        "real": 0,
+        "unfiltered": generated,
+        **dict.fromkeys(("repeated", "augmented", "random", "filtered"), document["kept"]),
+    }
     assert document["quality"]["fid/overall"] > 0
     assert document["page"] == str(page)
 
 
 def test_a_second_call_makes_nothing_again(lab: Lab) -> None:
     before = lab.files()
-    steps = ("diffusion model", "generated images", "classifiers")
-    assert lab.steps("--run", "one", "--seeds", "2") == dict.fromkeys(steps, "there")
-    assert lab.files() == before
+    assert lab.steps("--run", "one", "--seeds", "2") == dict.fromkeys(STEPS, "there")
     lab.document("--run", "one", "--seeds", "2")
-    changed = {name for name, at in lab.files().items() if before.get(name) != at}
-    assert {name.split("/")[2] for name in changed} <= {"diffult"}  # the page says what was reused
+    assert lab.files() == before
 
 
-def test_another_number_or_weight_repeats_what_depends_on_it(lab: Lab) -> None:
-    weight = ("--run", "one", "--seeds", "2", "classification.generated_weight=0.3")
-    assert lab.steps(*weight) == {
-        "diffusion model": "there",
-        "generated images": "there",
-        "classifiers": "partly there",  # the arm `real`
-    }
-    fewer = lab.steps("--run", "one", "--seeds", "1", "--arms", "real")
-    assert fewer["classifiers"] == "there"
-    more = lab.steps("--run", "one", "--seeds", "2", "balancing.to=80")
-    assert more["diffusion model"] == "there"
-    assert more["classifiers"] == "partly there"
+def test_another_filter_weight_or_number_repeats_what_depends_on_it(lab: Lab) -> None:
+    before = lab.files()
+    there = dict.fromkeys(STEPS, "there")
+    given = ("--run", "one", "--seeds", "2")
+    threshold = (*given, "balancing.filter.pixel_distance=1330")
+    assert lab.steps(*threshold) == there | {"classifiers": "partly there"}
+    weight = (*given, "classification.generated_weight=0.3")
+    assert lab.steps(*weight) == there | {"classifiers": "partly there"}
+    assert lab.steps("--run", "one", "--seeds", "1", "--arms", "real") == there
+    more = lab.steps(*given, "balancing.to=80")
+    assert (more["diffusion model"], more["f_0"]) == ("there", "there")
+    assert lab.files() == before  # dry runs touch nothing
+
+    document = lab.document(*threshold, "--arms", "real,unfiltered,filtered")
+    made = lab.files().keys() - before.keys()
+    folders = [name.split("/")[0] for name in made if not name.startswith("runs/one/diffult/")]
+    assert folders == ["classifiers"] * 2  # `filtered`, of two seeds
+    assert document["compared"] == "filtered"
+    assert any("without the arm `repeated`" in line for line in document["warnings"])
+
+
+def test_a_model_that_was_trained_before_is_taken(lab: Lab) -> None:
+    settings = ("balancing.to=60", "balancing.filter.pixel_distance=1300")
+    classifiers = ("classification.network=resnet8", "classification.epochs=1")
+    found = lab.steps("--model", "one", "--seeds", "2", *settings, *classifiers)
+    assert found == dict.fromkeys(STEPS, "there")
+
+
+def test_a_killed_pipeline_goes_on(lab: Lab, finished: Path, tmp_path: Path) -> None:
+    """A real kill, amid the classifiers of one more seed than there is."""
+    shell = Shell(tmp_path)
+    words = ("diffult", "digits-demo", *SETTINGS, "--run", "one", "--seeds", "3")
+    folder = lab.store / "classifiers"
+    before = set(folder.glob("*.json"))
+    with shell.start(
+        *words, "--storage", str(lab.store), WHIPRAY_CACHE=str(finished / "cache")
+    ) as process:
+        deadline = time.monotonic() + WAIT_S
+        while not set(folder.glob("*.json")) - before:
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        process.kill()
+        process.communicate()
+    kept = set(folder.glob("*.json")) - before
+    assert 0 < len(kept) < len(ARMS)
+    at = {file: file.stat().st_mtime_ns for file in kept}
+    document = lab.document("--run", "one", "--seeds", "3")
+    assert len(document["arms"]["filtered"]["trained"]) == 3
+    assert {file: file.stat().st_mtime_ns for file in kept} == at
+    assert len(set(folder.glob("*.json")) - before) == len(ARMS)
 
 
 @pytest.mark.parametrize(
@@ -136,6 +181,8 @@ def test_another_number_or_weight_repeats_what_depends_on_it(lab: Lab) -> None:
         (("--run", "one", "objective.tau=2"), "the run to resume has objective.tau=1.0, not 2.0"),
         (("--run", "new", "balancing.to=5"), "every class already has that many"),
         (("--run", "new", "--arms", "repeeted"), "did you mean repeated?"),
+        (("--run", "new", "--arms", "generated"), "a filter is set"),
+        (("--run", "one", "balancing.filter.pixel_distance=1"), "the filter rejects all generated"),
         (("--run", "new", "--seeds", "0"), "--seeds is 0"),
         (("--run", "new", "--workers", "some"), "--workers is some"),
         (("--model", "one", "--run", "new"), "give one of them"),

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
+
+import numpy as np
 
 from ....trainers.checkpoint import Manifest
+from ....trainers.classification.trained import TrainedClassifier
 from ....trainers.data import Splits
 from ....trainers.data.decoding import UNREAD
 from ....trainers.guidance import Autoguidance
@@ -14,7 +18,12 @@ from ...balancing.added_images import wanted_counts
 from ...balancing.arms import Bench, Measured, OnPhase, added_images, measure
 from ...balancing.candidates import Candidates
 from ...balancing.classifiers import ClassifierRun
+from ...balancing.f0 import f0_key, read_f0
 from ...balancing.filling import Counts, Filled, ImageSource
+from ...balancing.filters import apply_filter, check_every_class_keeps_some
+from ...balancing.scores import Scores, score, score_files
+from ...evaluation.arrays import Bools
+from ...evaluation.metrics.memorisation import METRIC as MEMORISATION
 from ...generation.loading import load_splits
 from ...runs.evaluation_inputs import check_data
 from ...runs.resolve_guide import fixed_sampling
@@ -34,6 +43,7 @@ class Materials:
 
     def __init__(self, order: Order, dry_run: bool = False) -> None:
         self.order, self.dry_run = order, dry_run
+        self._f0: TrainedClassifier | None = None
 
     @cached_property
     def class_counts(self) -> Counts:
@@ -105,6 +115,65 @@ class Materials:
         """The generated images; they may have to be made yet."""
         return Filled(self.source, tuple(self.source.shards(self.counts)))
 
+    def knows_pixels(self) -> bool:
+        """Return whether the images may be read; a dry run decodes none for a model that is not trained."""
+        return not self.dry_run or self.is_trained()
+
+    def has_f0(self) -> bool:
+        """Return whether f_0 is in the store."""
+        return self.f0 is not None
+
+    @property
+    def f0(self) -> TrainedClassifier | None:
+        """f_0 of the store; None where there is none."""
+        if self._f0 is None:
+            config = self.order.experiment.effective_classification
+            self._f0 = read_f0(self.order.root, f0_key(self.splits.train, config))
+        return self._f0
+
+    def scored(self) -> int:
+        """Return how many of the generated images have scores."""
+        f0, filled = self.f0, self.filled
+        assert f0 is not None
+        files = score_files(filled, self.splits.train, f0)
+        stored = self.order.root.list(self.source.samples_folder)
+        each = zip(filled.shards, files, strict=True)
+        return sum(len(shard) for shard, file in each if file in stored)
+
+    def score(
+        self, workers: int | Literal["all"] = 1, on_phase: OnPhase = lambda _line: None
+    ) -> Scores:
+        """Return the scores of the generated images; those that are missing are computed."""
+        f0 = self.f0
+        assert f0 is not None, "f_0 is not trained yet"
+        return score(self.filled, self.splits, f0, workers, on_phase)
+
+    def knows_arms(self) -> bool:
+        """Return whether it is known which images each arm adds."""
+        if not self.has_source():
+            return False
+        if not self.order.experiment.balancing.filter.is_set:
+            return True
+        return self.has_f0() and self.scored() == int(self.counts.sum())
+
+    @cached_property
+    def mask(self) -> Bools:
+        """(N,) the generated images that are kept.
+
+        Raises:
+            UsageProblem: a class of which the filter rejects all.
+        """
+        experiment, labels = self.source.experiment, self.filled.labels
+        config = experiment.balancing.filter
+        if not config.is_set:
+            return np.ones(len(labels), np.bool_)
+        scores = self.score()
+        copy_ratio = MEMORISATION.settings_in(experiment.evaluation).copy_ratio
+        kept = apply_filter(config, scores, labels, copy_ratio)
+        names = self.splits.train.class_names
+        check_every_class_keeps_some(kept, scores, labels, names, config)
+        return kept.mask
+
     def evaluation(self) -> dict[str, Any] | None:
         """Return the metrics of images that this model generates as asked for; None where there are none."""
         source, store = self.source, self.order.store
@@ -129,23 +198,30 @@ class Materials:
         """Return the classifiers to train and test.
 
         Raises:
-            UsageProblem: a class would be tested on images that it was trained on.
+            UsageProblem: a class would be tested on images that it was trained on, or keeps no image.
         """
         source, order = self.source, self.order
         bench = Bench.of(source.experiment, source.splits)
-        candidates = Candidates(source, self.counts, 1, lambda _line: None)
+        candidates = Candidates(source, self.counts, 1, given_mask=self.mask)
         return [
             bench.training.run(arm, seed, bench.splits, added_images(arm, seed, candidates))
             for seed in range(order.seeds)
             for arm in order.arms
         ]
 
-    def measure(self, workers: int = 1, on_phase: OnPhase = lambda _line: None) -> Measured:
+    def measure(
+        self,
+        workers: int | Literal["all"] = 1,
+        on_phase: OnPhase = lambda _line: None,
+        on_share: Callable[[float], None] = lambda _share: None,
+    ) -> Measured:
         """Return what the classifiers reach; those that are missing are trained.
 
         Args:
             workers: 1 trains in this process, more on Ray.
+            on_share: takes the share of them, in [0, 1], that is trained.
         """
+        order, counts = self.order, self.counts
         return measure(
-            self.source, self.counts, self.order.arms, self.order.seeds, workers, on_phase
+            self.source, counts, order.arms, order.seeds, workers, on_phase, self.mask, on_share
         )

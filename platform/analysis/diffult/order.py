@@ -8,8 +8,7 @@ from functools import cached_property
 from typing import Literal
 
 from ....trainers.errors import UsageProblem, did_you_mean
-from ...balancing import arms as balancing_arms
-from ...balancing.arms import ArmName
+from ...balancing.arms import ArmName, arms_of
 from ...config.errors import DEFAULT
 from ...config.experiment import SETTINGS, WHERE_DATA_LIE, Experiment, with_values
 from ...config.layers import Layer, Resolved, resolve
@@ -60,17 +59,6 @@ class Order:
         return self.root.child(layout.run_address(self.run).folder)
 
 
-def arms_of(is_filtered: bool) -> tuple[ArmName, ...]:
-    """Return the arms that there are with or without a filter, `real` first, what is measured last.
-
-    Raises:
-        UsageProblem: a filter, which no arm applies yet.
-    """
-    if is_filtered:
-        raise UsageProblem("balancing.filter is not applied yet", "leave it out")
-    return balancing_arms.arms_of(is_filtered=False)
-
-
 def choose_arms(given: str | None, controls: bool, experiment: Experiment) -> list[ArmName]:
     """Return the arms to train, in their order.
 
@@ -89,6 +77,9 @@ def choose_arms(given: str | None, controls: bool, experiment: Experiment) -> li
         if name in possible:
             continue
         what = f"--arms {name}: no such arm"
+        if name in {*arms_of(is_filtered=True), *arms_of(is_filtered=False)}:
+            why = "a filter is set" if is_filtered else "no filter is set"
+            what = f"--arms {name}: {why} (balancing.filter)"
         hint = did_you_mean(name, possible)
         raise UsageProblem(what, f"{hint}there are {', '.join(possible)}")
     if not names:
@@ -151,6 +142,7 @@ def make_order(
         raise UsageProblem(
             "--run names a run to train, and --model one that is trained", "give one of them"
         )
+    recipe = with_papers_filter(recipe)
     target = default_run if run is None else run
     if model is None:
         check_name(target, "a run")

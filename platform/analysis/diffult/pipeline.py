@@ -17,7 +17,7 @@ from .content import StepState
 from .materials import Materials
 from .order import Order
 from .result import DiffultResult, keep, make_document
-from .steps import Classify, Fill, Found, Report, Step, Take, Train
+from .steps import Classify, Fill, Found, Report, Score, Step, Take, Train, TrainF0
 
 log = logging.getLogger(__name__)
 
@@ -40,8 +40,10 @@ class Pipeline:
         order = replace(order, experiment=with_absolute_paths(order.experiment))
         self.order, self.on_note = order, on_note
         self.materials = Materials(order, dry_run)
-        first = Take if order.is_trained else Train
-        self.steps: list[Step] = [kind(self.materials) for kind in (first, Fill, Classify)]
+        kinds: list[type[Step]] = [Take if order.is_trained else Train, Fill, Classify]
+        if order.experiment.balancing.filter.is_set:
+            kinds[1:2] = [TrainF0, Fill, Score]
+        self.steps = [kind(self.materials) for kind in kinds]
         self._clock, self._done = Clock(), 0.0
         self._phase: Callable[[], str] = lambda: "looking at what is there"
 

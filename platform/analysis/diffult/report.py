@@ -56,6 +56,11 @@ def render_result(document: Mapping[str, Any], steps: Sequence[Step]) -> str:
                     for name, entry in figures.items()
                     if name.startswith(ACCURACY)
                 },
+                {
+                    name.removeprefix(ACCURACY): entry["p_holm"]
+                    for name, entry in figures.items()
+                    if name.startswith(ACCURACY) and entry["p_holm"] is not None
+                },
             )
             for less, figures in document["differences"].items()
         ],

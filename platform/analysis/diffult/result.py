@@ -8,9 +8,11 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from ....trainers.errors import Problem
-from ....trainers.integrity import seal
+from ....trainers.integrity import Altered, seal, unseal
 from ...generation.shards import short_hash
 from ...storage import layout
+from ...storage.errors import MissingObject
+from ...storage.store import Storage
 from ...tracking.tracker import open_tracker
 from .content import Step as PageStep
 from .materials import Materials
@@ -49,9 +51,11 @@ def keep(
     order, store = materials.order, materials.order.store
     content = short_hash(document)
     name, page = layout.diffult_result(content), layout.diffult_page(content)
-    html = render_result(document, steps)
-    store.write_text(page, html)
-    store.write_text(name, json.dumps(seal(document), indent=1))  # last: with it the result exists
+    html = _kept_page(store, name, page, document)
+    if html is None:
+        html = render_result(document, steps)
+        store.write_text(page, html)
+        store.write_text(name, json.dumps(seal(document), indent=1))  # last: the result exists now
     note = None
     try:
         tracker = open_tracker(order.experiment.tracking, order.root)
@@ -63,6 +67,15 @@ def keep(
     except Problem as problem:
         note = f"not recorded in MLflow: {problem.what}"
     return DiffultResult(dict(document), store.uri_of(name), page, store.uri_of(page), note)
+
+
+def _kept_page(store: Storage, name: str, page: str, document: Mapping[str, Any]) -> str | None:
+    """Return the page of the call that made the result; None where there is none, or a damaged document."""
+    try:
+        kept = unseal(store.read_text(name))
+        return store.read_text(page) if kept == json.loads(json.dumps(document)) else None
+    except (Altered, MissingObject):
+        return None
 
 
 def flat_metrics(document: Mapping[str, Any]) -> dict[str, float]:
@@ -99,13 +112,14 @@ def make_document(materials: Materials, measured: Mapping[str, Any]) -> dict[str
         "to": materials.to,
         "filter": filters.model_dump(mode="json"),
         "generated": materials.counts.tolist(),
+        "kept": int(materials.mask.sum()),
         "quality": {k: v for k, v in quality.items() if k.startswith(QUALITY)},
         "published": [asdict(row) for row in published],
         "protocol": [
             asdict(row)
             for row in protocol_differences(experiment, materials.to, order.seeds, bool(published))
         ],
-        "warnings": _warnings(materials),
+        "warnings": [*measured["warnings"], *_warnings(materials)],
     }
     return {**document, "settings": _settings(materials, document)}
 
@@ -133,8 +147,11 @@ def _warnings(materials: Materials) -> list[str]:
         lines.append(
             "tested on images set apart from the training images (data.validation), not on the test images"
         )
-    missing = [arm for arm in ("repeated",) if arm not in order.arms]
-    if missing:
+    if order.experiment.balancing.filter.is_set and materials.mask.all():
+        lines.append(
+            "the filter rejects no image: `filtered`, `random` and `unfiltered` are the same images"
+        )
+    if "repeated" not in order.arms:
         lines.append(
             "without the arm `repeated`, a gain over real images may be due to balance alone"
         )

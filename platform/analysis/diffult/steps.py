@@ -5,13 +5,20 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
-from ...compute.capacity import cluster_capacity, with_gpu_if_any
+from ...balancing.f0 import load_f0
+from ...compute.capacity import with_gpu_if_any
+from ...compute.ray_session import run_on_worker
+from ...config.experiment import Experiment
+from ...foundation.job import in_cluster_job
+from ...generation.loading import load_splits
 from ...runs.preflight import Subject, check_continued
 from ...runs.single_run import SingleRun
 from ...runs.work import passes_of_evaluation
 from ...storage import layout
+from ...storage.store import Storage
 from .materials import Materials
 
 State = Literal["there", "partly there", "missing"]
@@ -152,6 +159,63 @@ class Fill(Step):
         source.fill(counts, self.order.workers, report.on_phase, report.on_share)
 
 
+class TrainF0(Step):
+    """f_0, a classifier of the long-tailed training images alone, by which the filter judges."""
+
+    name = "f_0"
+
+    def look(self) -> Found:
+        """Return whether it is there."""
+        materials = self.materials
+        real = int(materials.class_counts.sum())
+        about = f"{self.order.experiment.classification.network} on {real:,} real images"
+        if materials.knows_pixels() and materials.has_f0():
+            return Found("there", about, 0)
+        return Found("missing", about, materials.work.classifying(real))
+
+    def make(self, report: Report) -> None:
+        """Train it, on a worker where there are several."""
+        order = self.order
+        work = partial(_train_f0, order.root, order.experiment)
+        if order.workers == 1 and not in_cluster_job():
+            work(report.on_phase)
+            return
+        from ...compute.progress_queue import QueueReporter, message_queue  # imports Ray
+
+        scaling = with_gpu_if_any(order.experiment.scaling)
+        with message_queue(report.on_phase) as queue:
+            retries = scaling.max_failures
+            run_on_worker(scaling, partial(work, QueueReporter(queue)), max_retries=retries)
+
+
+def _train_f0(root: Storage, experiment: Experiment, on_phase: Callable[[str], None]) -> None:
+    """Train f_0 and keep it in the store, in whichever process."""
+    load_f0(root, load_splits(experiment), experiment.effective_classification, on_phase)
+
+
+class Score(Step):
+    """Distances of the generated images to real ones, and what f_0 says of them."""
+
+    name = "scores"
+
+    def look(self) -> Found:
+        """Return how many images are scored."""
+        materials = self.materials
+        wanted, there = int(materials.counts.sum()), 0
+        if materials.has_source() and materials.has_f0():
+            there = materials.scored()
+        real = int(materials.class_counts.sum())
+        work = materials.work.using_classifier(wanted - there + real) if there < wanted else 0
+        about = f"{wanted:,} images: d1, d2, d3, near copies"
+        if there in (0, wanted):
+            return Found("there" if there else "missing", about, work)
+        return Found("partly there", f"{about}; {there:,} are there", work)
+
+    def make(self, report: Report) -> None:
+        """Score what is not."""
+        self.materials.score(self.order.workers, report.on_phase)
+
+
 class Classify(Step):
     """Classifiers of every arm and seed, tested on real images."""
 
@@ -165,7 +229,7 @@ class Classify(Step):
         """
         materials, order = self.materials, self.order
         about = f"{len(order.arms) * order.seeds}: {', '.join(order.arms)}, {order.seeds} seeds"
-        if not materials.has_source():
+        if not materials.knows_arms():
             added = int(materials.counts.sum())
             return Found(
                 "missing",
@@ -194,13 +258,4 @@ class Classify(Step):
 
     def make(self, report: Report) -> None:
         """Train and test what is missing."""
-        self.materials.measure(self._processes(), report.on_phase)
-
-    def _processes(self) -> int:
-        """Return how many processes train classifiers."""
-        given = self.order.workers
-        if given != "all":
-            return given
-        scaling = with_gpu_if_any(self.order.experiment.scaling)
-        room = cluster_capacity(scaling.cpus_per_worker, scaling.gpus_per_worker)
-        return max(2, room)  # 1 would train in this process, which may have no GPU
+        self.materials.measure(self.order.workers, report.on_phase, report.on_share)

@@ -52,6 +52,10 @@ class WorkOf:
         epochs = self.experiment.classification.epochs
         return float(TRAINING_PASSES) * epochs * images * self._of_classifier
 
+    def using_classifier(self, images: int) -> float:
+        """Return the work of one pass of images through a classifier."""
+        return float(images) * self._of_classifier
+
     def training_images(self, work: float) -> float:
         """Return on how many images the diffusion model is trained with as much work."""
         return work / (TRAINING_PASSES * self._of_diffusion)
