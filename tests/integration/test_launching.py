@@ -91,6 +91,22 @@ def test_a_training_goes_to_the_cluster_and_its_words_come_back(
     assert "omega 2, 20 images" in out
 
 
+def test_classes_are_filled_up_and_classifiers_trained_by_the_workers_of_a_cluster(
+    laptop: Laptop,
+) -> None:
+    tiny = ("classification.network=resnet8", "classification.epochs=1", "balancing.to=40")
+    command = ("diffult", "digits-demo", "--model", "first", *tiny, "sampling.sampler.steps=2")
+    options = ("--arms", "repeated,filtered", "--seeds", "1", "--storage", str(laptop.store))
+    code, out, err = laptop.run(*command, *options, "--on", laptop.head.address)
+    assert code == 0, err
+    assert "accuracy that filtered generated images give beyond repeated real ones: " in out
+    (job,) = [job for job in laptop.jobs() if job["facts"]["verb"] == "diffult"]
+    assert (job["status"], job["facts"]["name"]) == ("SUCCEEDED", "first")
+    assert len(list(laptop.store.glob("runs/first/diffult/*.html"))) == 1
+    assert len(list(laptop.store.glob("classifiers/*.json"))) == 2
+    assert len(list(laptop.store.glob("classifiers/*.safetensors"))) == 1  # f_0
+
+
 def test_a_job_is_let_go_of_stopped_with_a_checkpoint_and_gone_on_with(laptop: Laptop) -> None:
     priced = laptop.train("long", *LONG, "scaling.price_per_hour=3")
     code, out, err = laptop.run(*priced)  # nobody is there to be asked

@@ -107,12 +107,18 @@ def diffult(
         return
     print_result(result)
     words = ["whipray", "diffult", recipe, *(["--model", model] if model else ["--run", order.run])]
-    given = [*(overrides or []), *store.words]
+    words += ["--seeds", str(seeds), *store.words]
+    others = "balancing.filter.probability=1e-3", "classification.generated_weight=0.3"
     next_commands(
-        [*words, *given, "balancing.filter.probability=null"],
-        [*words, *given, "classification.generated_weight=0.3"],
+        *([*words, *_without(overrides or [], other), other] for other in others),
         ["whipray", "evaluate", order.run, *store.words],
     )
+
+
+def _without(overrides: list[str], other: str) -> list[str]:
+    """Return the overrides but for one of the same key as `other`."""
+    key = f"{other.partition('=')[0]}="
+    return [given for given in overrides if not given.startswith(key)]
 
 
 def _show_plan(pipeline: Pipeline, resolved: Resolved[Experiment], as_json: bool) -> None:
