@@ -198,6 +198,7 @@ def diffult(
     *,
     run: str | None = None,
     model: str | None = None,
+    chosen: str | None = None,
     arms: Sequence[str] | None = None,
     controls: bool = True,
     seeds: int = 5,
@@ -213,6 +214,7 @@ def diffult(
         overrides: `balancing.to`, `balancing.filter.*`, `classification.*` and all others of an experiment.
         run: name of the run that is trained, or gone on with; None: the recipe's name.
         model: a trained model in place of it: a run, SWEEP/TRIAL, or models:/NAME@ALIAS.
+        chosen: a sweep that chose on validation images: its best point is trained on all training images.
         arms: names; None: all that there are with or without a filter.
         controls: also the arms that say what balance and length alone give.
         seeds: classifiers of each arm.
@@ -230,9 +232,16 @@ def diffult(
     from ..analysis.diffult.pipeline import Pipeline
     from ..config.experiment import load_experiment
 
+    layers, point, default = [], None, Path(recipe).stem
+    if chosen is not None:
+        from ..tuning.chosen import order_of_chosen
+
+        root = Storage(load_experiment(str(recipe), list(overrides)).value.storage)
+        layer, point = order_of_chosen(root, chosen)
+        layers, default = [layer], f"{chosen}-chosen"
     order, _ = make_order(
-        load_experiment(str(recipe), list(overrides)),
-        Path(recipe).stem,
+        load_experiment(str(recipe), list(overrides), layers),
+        default,
         overrides,
         run=run,
         model=model,
@@ -240,5 +249,6 @@ def diffult(
         controls=controls,
         seeds=seeds,
         workers=workers,
+        chosen=point,
     )
     return diffult_document(Pipeline(order).run())

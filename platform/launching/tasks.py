@@ -80,17 +80,17 @@ def sweep_task(name: str, experiment: Experiment, space: Space, resume: bool) ->
 def diffult_task(
     name: str,
     experiment: Experiment,
-    is_trained: bool,
     options: Sequence[str],
     images: int | None,
+    repeated: tuple[str, ...] = (),
 ) -> Task:
     """Return the task of `whipray diffult`.
 
     Args:
         name: of the run.
-        is_trained: whether a trained model is used; the job then needs to hear of its sampling again.
         options: of the command line on the cluster.
         images: training images of the diffusion model that take as long as all steps; None: not known.
+        repeated: prefixes of keys that the options change, so that the job needs to be given them again.
 
     Raises:
         UsageProblem: as `for_cluster`.
@@ -100,7 +100,7 @@ def diffult_task(
     overrides = [
         f"{key}={dump_scalar(value)}"
         for key, value in flatten(experiment).items()
-        if is_trained and key.startswith("sampling.")
+        if key.startswith(repeated)
     ]
     work = of_training(experiment)
     if images is None:
@@ -110,9 +110,8 @@ def diffult_task(
         besides = "classifiers may be slower: their networks are others"
         work = replace(work, images=images, what="work", besides=besides)
     price = experiment.scaling.price_per_hour
-    return Task(
-        "diffult", name, [RECIPE, *overrides, *options], experiment.storage, texts, work, price
-    )
+    arguments = [RECIPE, *overrides, *options]
+    return Task("diffult", name, arguments, experiment.storage, texts, work, price)
 
 
 def evaluate_task(

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from ...trainers.errors import UsageProblem
+from ..analysis.diffult.order import chosen_layer
 from ..config.experiment import Experiment, with_values
+from ..config.layers import Layer
 from ..config.parameters import Values
 from ..storage.store import Storage
 from .sweep import stored_sweep
@@ -21,13 +24,15 @@ class Chosen:
     Args:
         trial: its number.
         values: by which it differs from the others, of both levels, by dotted key.
-        value: of `evaluation.rank_by`, on validation images; it owes to the choice among `complete` trials.
+        rank_by: what it is the best by.
+        value: of `rank_by`, on validation images; it owes to the choice among `complete` trials.
         complete: trials that finished.
         experiment: the point on all training images, tested on those that no trial has read.
     """
 
     trial: int
     values: Values
+    rank_by: str
     value: float
     complete: int
     experiment: Experiment
@@ -64,4 +69,23 @@ def chosen_point(root: Storage, name: str) -> Chosen:
     experiment = with_values(trial, NO_VALIDATION, "the chosen point")
     experiment = experiment.model_copy(update={"storage": root.config})
     complete = sum(row["state"] == "complete" for row in rows)
-    return Chosen(best["number"], values, float(best["value"]), complete, experiment)
+    rank_by = sweep.experiment.evaluation.rank_by
+    return Chosen(best["number"], values, rank_by, float(best["value"]), complete, experiment)
+
+
+def order_of_chosen(root: Storage, name: str) -> tuple[Layer, dict[str, Any]]:
+    """Return the layer of a sweep's best point over a recipe of DiffuLT's pipeline, and which point it is.
+
+    Raises:
+        UsageProblem, Problem: as `chosen_point`.
+    """
+    point = chosen_point(root, name)
+    facts = {
+        "sweep": name,
+        "trial": point.trial,
+        "rank_by": point.rank_by,
+        "value": point.value,
+        "complete": point.complete,
+        "values": point.values,
+    }
+    return chosen_layer(f"trial {point.trial} of {name}", point.experiment), facts

@@ -50,6 +50,15 @@ def test_a_space_is_searched_on_validation_images_and_its_choice_is_trained_on_a
     searched = {"balancing.of_largest", "classification.generated_weight"}
     assert searched <= chosen.values.keys()
 
+    code, out, err = shell.run("diffult", "digits-demo", "--chosen", "s", "--dry-run", "--json")
+    assert code == 0, err
+    plan = json.loads(out)
+    assert plan["plan"]["run"] == "s-chosen"
+    assert plan["config"]["data.validation"] is None
+    assert chosen.values.items() <= plan["config"].items()
+    assert "fid" in plan["config"]["evaluation.metrics"]  # the recipe's, not the search's
+    assert plan["origins"]["balancing.of_largest"] == f"trial {chosen.trial} of s"
+
     # What it read and what the chosen point will read.
     monkeypatch.chdir(tmp_path)
     experiment = chosen.experiment

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
 from ....trainers.errors import UsageProblem, did_you_mean
 from ...balancing.arms import ArmName, arms_of
@@ -24,6 +24,16 @@ PAPERS_PROBABILITY = 5e-7
 """D_3 of DiffuLT's filter, the best of its table 5."""
 ORIGIN = "whipray diffult"
 """Of values that no recipe and no override gives, in a plan."""
+NOT_CHOSEN = (
+    "engine",
+    "evaluation",
+    "keep_checkpoints",
+    "scaling",
+    "storage",
+    "tracking",
+    "tuning",
+)
+"""Sections that a recipe says also where a sweep's point is taken."""
 CHANGEABLE = ("sampling", "evaluation", "scaling", "balancing", "classification")
 """Sections that may be given for a trained model."""
 
@@ -42,6 +52,8 @@ class Order:
     """Processes that generate, score and train classifiers; 1: the calling one, more run on Ray."""
     is_trained: bool = False
     """Whether a trained model was given, so that none is trained."""
+    chosen: Mapping[str, Any] | None = None
+    """Which point of a sweep it is, as JSON types: `sweep`, `trial`, `rank_by`, `value`, `complete`."""
 
     def __post_init__(self) -> None:
         for option, value in (("--seeds", self.seeds), ("--workers", self.workers)):
@@ -103,6 +115,28 @@ def workers_of(given: str) -> int | Literal["all"]:
         ) from None
 
 
+def chosen_layer(origin: str, chosen: Experiment) -> Layer:
+    """Return what a sweep's chosen point decides of an order: all but how it is evaluated and where it runs."""
+    sections = set(Experiment.model_fields) - {*NOT_CHOSEN, "name"}
+    return Layer(origin, chosen.model_dump(mode="json", include=sections))
+
+
+def repeated_keys(order: Order) -> tuple[str, ...]:
+    """Return prefixes of the keys that a job has to be given as overrides again.
+
+    The recipe that it is sent has everything, and a model or a chosen point is laid over it once more.
+    """
+    if order.is_trained:
+        return ("sampling.",)
+    if order.chosen is None:
+        return ()
+    return tuple(
+        name if name == "seed" else f"{name}."
+        for name in Experiment.model_fields
+        if name not in {*NOT_CHOSEN, "name"}
+    )
+
+
 def with_papers_filter(resolved: Resolved[Experiment]) -> Resolved[Experiment]:
     """Return the config with DiffuLT's filter, unless a recipe or an override says anything of filters."""
     origins = resolved.origins
@@ -124,6 +158,7 @@ def make_order(
     controls: bool = True,
     seeds: int = 5,
     workers: int | Literal["all"] = 1,
+    chosen: Mapping[str, Any] | None = None,
 ) -> tuple[Order, Resolved[Experiment]]:
     """Return what is to be done, and its config with the origin of each value.
 
@@ -134,6 +169,7 @@ def make_order(
         run: name of a run that is trained, or gone on with.
         model: a trained model in place of it: a run, SWEEP/TRIAL, or models:/NAME@ALIAS.
         arms, controls: as `choose_arms`.
+        chosen: as `Order.chosen`, where the recipe has a layer of it.
 
     Raises:
         UsageProblem: options that do not fit, no such model, or an override of how it was trained.
@@ -142,14 +178,19 @@ def make_order(
         raise UsageProblem(
             "--run names a run to train, and --model one that is trained", "give one of them"
         )
+    if model is not None and chosen is not None:
+        raise UsageProblem(
+            "--chosen trains the chosen point, and --model is trained", "give one of them"
+        )
     recipe = with_papers_filter(recipe)
     target = default_run if run is None else run
     if model is None:
         check_name(target, "a run")
     else:
         target, recipe = of_trained_model(model, recipe, overrides)
-    chosen = choose_arms(arms, controls, recipe.value)
-    return Order(target, recipe.value, chosen, seeds, workers, model is not None), recipe
+    names = choose_arms(arms, controls, recipe.value)
+    is_trained = model is not None
+    return Order(target, recipe.value, names, seeds, workers, is_trained, chosen), recipe
 
 
 def of_trained_model(

@@ -106,6 +106,7 @@ def make_document(materials: Materials, measured: Mapping[str, Any]) -> dict[str
         **measured,
         "format": FORMAT,
         "run": order.run,
+        "chosen": order.chosen,
         "checkpoint": source.checkpoint,
         "model": source.manifest.content_hash(),
         "images_seen": source.manifest.images_seen,
@@ -127,7 +128,14 @@ def make_document(materials: Materials, measured: Mapping[str, Any]) -> dict[str
 def _settings(materials: Materials, document: Mapping[str, Any]) -> dict[str, Any]:
     experiment = materials.order.experiment
     classifier = experiment.effective_classification
+    chosen, by = document["chosen"], {}
+    if chosen is not None:
+        by["chosen"] = (
+            f"trial {chosen['trial']} of {chosen['sweep']}: {chosen['rank_by']} {chosen['value']:.3g} on "
+            f"validation images, the best of {chosen['complete']}"
+        )
     return {
+        **by,
         "images of each class (N_t)": document["to"],
         "filter": describe_filter(experiment.balancing.filter),
         "weight of a generated image": classifier.generated_weight,

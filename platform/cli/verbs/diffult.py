@@ -37,6 +37,14 @@ def diffult(
             autocompletion=completion.targets,
         ),
     ] = None,
+    chosen: Annotated[
+        str | None,
+        typer.Option(
+            "--chosen",
+            help="Train the best point of this sweep, which chose on validation images, on all training "
+            "images, and read the test images once.",
+        ),
+    ] = None,
     seeds: Annotated[int, typer.Option("--seeds", help="Classifiers of each arm.")] = 5,
     arms: Annotated[
         str | None, typer.Option("--arms", help="Arms to train, with commas; default: all.")
@@ -72,9 +80,18 @@ def diffult(
     from ...config.experiment import load_experiment
     from ..status_line import StatusLine
 
+    config = store.overrides(overrides or [])
+    layers, point, default = [], None, Path(recipe).stem
+    if chosen is not None:
+        from ...storage.store import Storage
+        from ...tuning.chosen import order_of_chosen
+
+        root = Storage(load_experiment(recipe, config).value.storage)
+        layer, point = order_of_chosen(root, chosen)
+        layers, default = [layer], f"{chosen}-chosen"
     order, resolved = make_order(
-        load_experiment(recipe, store.overrides(overrides or [])),
-        Path(recipe).stem,
+        load_experiment(recipe, config, layers),
+        default,
         overrides or [],
         run=run,
         model=model,
@@ -82,9 +99,11 @@ def diffult(
         controls=controls,
         seeds=seeds,
         workers=workers_of(workers),
+        chosen=point,
     )
     if on:
         options = ["--model", model] if model else ["--run", order.run]
+        options += ["--chosen", chosen] if chosen else []
         _on_cluster(
             order, resolved, [*options, "--workers", workers or "all"], on, dry_run, as_json, yes
         )
@@ -107,6 +126,7 @@ def diffult(
         return
     print_result(result)
     words = ["whipray", "diffult", recipe, *(["--model", model] if model else ["--run", order.run])]
+    words += ["--chosen", chosen] if chosen else []
     words += ["--seeds", str(seeds), *store.words]
     others = "balancing.filter.probability=1e-3", "classification.generated_weight=0.3"
     next_commands(
@@ -159,6 +179,7 @@ def _on_cluster(
     yes: bool,
 ) -> None:
     """Send the pipeline to a cluster, or print what would be sent."""
+    from ...analysis.diffult.order import repeated_keys
     from ...analysis.diffult.plan import work_in_training_images
     from ...launching.shared_config import describe_data_paths
     from ...launching.tasks import diffult_task
@@ -170,7 +191,7 @@ def _on_cluster(
 
     options = [*options, "--seeds", str(order.seeds), "--arms", ",".join(order.arms)]
     images = work_in_training_images(order)
-    task = diffult_task(order.run, resolved.value, order.is_trained, options, images)
+    task = diffult_task(order.run, resolved.value, options, images, repeated_keys(order))
     facts: dict[str, Any] = {**describe_order(order)}
     if paths := describe_data_paths(resolved.value):
         facts["data"] = paths
