@@ -14,6 +14,7 @@ from ...compute.ray_session import run_on_worker
 from ...config.experiment import Experiment
 from ...foundation.job import in_cluster_job
 from ...generation.loading import load_splits
+from ...runs.evaluation_inputs import check_data
 from ...runs.preflight import Subject, check_continued
 from ...runs.single_run import SingleRun
 from ...runs.work import passes_of_evaluation
@@ -125,8 +126,10 @@ class Take(Step):
         Raises:
             DataProblem: it was trained on other images than the recipe's.
         """
-        manifest = self.materials.source.manifest
-        return Found("there", f"{self.order.run}: {manifest.images_seen:,} images", 0)
+        saved = self.materials.checkpoint()
+        assert saved is not None  # the order was made of it
+        check_data(saved[1], self.materials.splits)
+        return Found("there", f"{self.order.run}: {saved[1].images_seen:,} images", 0)
 
     def make(self, report: Report) -> None:
         """Do nothing: it exists."""

@@ -126,11 +126,11 @@ def diffult(
         return
     print_result(result)
     words = ["whipray", "diffult", recipe, *(["--model", model] if model else ["--run", order.run])]
-    words += ["--chosen", chosen] if chosen else []
     words += ["--seeds", str(seeds), *store.words]
-    others = "balancing.filter.probability=1e-3", "classification.generated_weight=0.3"
+    others = ["balancing.filter.probability=1e-3", "classification.generated_weight=0.3"]
     next_commands(
-        *([*words, *_without(overrides or [], other), other] for other in others),
+        # What was chosen on other images is not to be changed by what the test images say.
+        *([*words, *_without(overrides or [], o), o] for o in ([] if chosen else others)),
         ["whipray", "evaluate", order.run, *store.words],
     )
 
