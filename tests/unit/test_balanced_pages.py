@@ -111,6 +111,12 @@ class TestDatasheet:
         assert ("load_dataset" in page) == (form == "parquet")
         assert ("ImageFolder(&#39;/data/my birds/train&#39;)" in page) == (form != "parquet")
 
+    def test_a_set_that_is_not_written_says_so(self, sheet: Datasheet, page: str) -> None:
+        assert "is not written yet" not in page
+        page = datasheet_page(replace(sheet, path=""))
+        assert "is not written yet" in page
+        assert "ImageFolder(&#39;FOLDER/train&#39;)" in page
+
     def test_pages_stay_small(self) -> None:
         ten = datasheet_page(synthetic_datasheet(10, 3, 32))
         assert len(ten.encode()) < 1_500_000
@@ -246,6 +252,14 @@ class TestDiffult:
         assert low + float(at[1]) / 100 * (high - low) == pytest.approx(
             100 * figure.value, abs=0.01
         )
+
+    def test_p_values_stand_beside_their_intervals(self) -> None:
+        content = synthetic_diffult()
+        assert "Holm" not in diffult_page(content)
+        first = replace(content.differences[0], p_holm={"few": 0.00321})
+        page = diffult_page(replace(content, differences=[first, *content.differences[1:]]))
+        assert "Holm" in page
+        assert page.count(", p 0.0032</small>") == 1
 
     def test_one_seed_has_no_interval_and_says_so(self) -> None:
         page = diffult_page(synthetic_diffult(1))

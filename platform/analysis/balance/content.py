@@ -78,7 +78,7 @@ class Datasheet:
     test_images: int
     """Real images of the split `test`, which are part of the data set as they are; 0 where there are none."""
     path: str
-    """Absolute path of the data set, or its URI."""
+    """Absolute path of the data set, or its URI; empty where it is not written."""
     form: Form
     examples: Sequence[ClassExamples] = ()
     """From head to tail; the page shows all that are given: `examples.choose_examples` has a bounded choice."""

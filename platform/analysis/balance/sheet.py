@@ -15,9 +15,6 @@ from .manifest import GeneratedRows
 from .result import ClassCounts
 from .subject import Subject
 
-UNWRITTEN = "FOLDER"
-"""Stands for the folder of a set that was not written."""
-
 
 def make_sheet(
     subject: Subject,
@@ -70,7 +67,7 @@ def make_sheet(
         classes=real,
         generated=rows,
         test_images=len(splits.reference.labels),
-        path=UNWRITTEN,
+        path="",
         form="folder",
         examples=choose_examples(real, rows, splits.train),
         near_copies=copies,

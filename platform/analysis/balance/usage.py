@@ -7,6 +7,9 @@ from dataclasses import dataclass
 
 from .content import Datasheet
 
+UNWRITTEN = "FOLDER"
+"""Stands for the folder of a set that is not written."""
+
 
 @dataclass(frozen=True)
 class Reading:
@@ -18,7 +21,7 @@ class Reading:
 
 def readings(sheet: Datasheet) -> tuple[Reading, ...]:
     """Return the ways to read it that its form allows."""
-    path, (channels, height, _) = sheet.path, sheet.image_shape
+    path, (channels, height, _) = sheet.path or UNWRITTEN, sheet.image_shape
     whipray = Reading(
         "Whipray",
         f"whipray train RECIPE data.source=balanced data.path={shlex.quote(path)} "
