@@ -4,7 +4,8 @@
 x.y - |y|^2 / 2. Where x is near y this cancels, so for pixels it is exact. Less 128 they are whole
 numbers in -128..127: float32 holds every sum of `EXACT` of their products, and float64 the sum of those
 sums. Distances of pixels then depend neither on blocks nor on the device, an exact copy has 0, and of
-equally near images the first is taken. Features are multiplied in float64.
+equally near images the first is taken. Features are multiplied in float32, and once more in float64
+where rounding could have found another than the nearest.
 """
 
 from __future__ import annotations
@@ -22,12 +23,16 @@ from ..evaluation.extractors.network import whole_products
 
 EXACT = 1024
 """Values in a float32 product: 1024 x 128^2 = 2^24, up to which float32 has every whole number."""
-ROWS, COLUMNS = 512, 1024
+ROWS, COLUMNS = 1024, 1024
 """Images of a block, generated and real: its sums fit into a processor's cache."""
 
 
 Likeness = Callable[[Tensor, Tensor], Tensor]
-"""x.y - |y|^2 / 2 of all pairs, (n, D) and (m, D) -> (n, m) float64."""
+"""x.y - |y|^2 / 2 of all pairs, (n, D) and (m, D) -> (n, m)."""
+
+
+PRECISION = 1e-4
+"""Of d2, relative: within it, the nearest features may be others."""
 
 
 @dataclass(frozen=True)
@@ -63,9 +68,7 @@ def nearest_in_class(
             rows = own[start : start + ROWS]
             x = _on_device(images, rows)
             if x.is_floating_point():
-                _, nearest = _nearest(x, y, products.of_features)
-                # Directly: what is nearly alike cancels in float64, too.
-                squares = (x.double() - y[nearest].double()).square().sum(1)
+                squares, nearest = _nearest_features(x, y, y.mean(0), products)
             else:
                 greatest, nearest = _nearest(x, y, products.of_pixels)
                 squares = 2 * (products.half_squares(x) - greatest)
@@ -88,6 +91,29 @@ def _nearest(x: Tensor, y: Tensor, likeness: Likeness) -> tuple[Tensor, Tensor]:
     return best, index
 
 
+def _nearest_features(
+    x: Tensor, y: Tensor, middle: Tensor, products: _Products
+) -> tuple[Tensor, Tensor]:
+    """Return the least |x - y|^2 of each x, (n,) float32, and which y has it, (n,) int64.
+
+    Args:
+        x: float32 (n, d), and y: float32 (m, d).
+        middle: (d,) what is taken from both before they are multiplied: smaller values round less.
+    """
+    a, b = x - middle, y - middle
+    best, nearest = _nearest(a, b, products.of_features)
+    squares = (x - y[nearest]).square().sum(1)
+    # Rounding adds up to about sqrt(d) 2^-24 |a| |b| in a product of d values (Higham 2002, section 2.8), and a
+    # squared distance has it twice, from each of two that are compared.
+    size = b.square().sum(1).max() + squares + 2 * best  # |b|^2 + |a|^2 >= 2 |a| |b|
+    wrong = 4 * x.shape[1] ** 0.5 * 2.0**-24 * size
+    again = torch.nonzero(~(squares * PRECISION > wrong))[:, 0]
+    if len(again):
+        _, nearest[again] = _nearest(a[again].double(), b.double(), products.of_features)
+        squares[again] = (x[again] - y[nearest[again]]).square().sum(1)
+    return squares, nearest
+
+
 def _first_greatest(values: Tensor) -> Tensor:
     """Return the column of each row's greatest value, the first of several, (n, m) -> (n,)."""
     if values.device.type == "cpu":  # NumPy 2.4 takes a sixth of the time of PyTorch 2.15
@@ -105,11 +131,11 @@ class _Products:
         self.sums = torch.empty(ROWS * COLUMNS, dtype=torch.float64, device=device)
 
     def of_features(self, x: Tensor, y: Tensor) -> Tensor:
-        """Return x.y - |y|^2 / 2 of all pairs, float32 (n, d) and (m, d) -> (n, m) float64."""
-        a, b = x.double(), y.double()
-        half = b.square().sum(1, keepdim=True) / 2
-        a, b = torch.cat([a, a.new_ones(len(a), 1)], 1), torch.cat([b, -half], 1)
-        return torch.mm(a, b.T, out=_block(self.sums, len(x), len(y)))
+        """Return x.y - |y|^2 / 2 of all pairs, (n, d) and (m, d) -> (n, m), all of one type."""
+        memory = self.products if x.dtype == torch.float32 else self.sums
+        with whole_products():
+            products = torch.mm(x, y.T, out=_block(memory, len(x), len(y)))
+        return products.sub_(y.square().sum(1) / 2)
 
     def of_pixels(self, x: Tensor, y: Tensor) -> Tensor:
         """Return x.y - |y|^2 / 2 of all pairs, uint8 (n, D) and (m, D) -> (n, m) float64, exact."""

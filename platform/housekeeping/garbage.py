@@ -130,6 +130,10 @@ class _Store:
         for folder, content in by_kind.references.items():
             if content not in references:
                 yield from self._garbage("features of real images of no evaluation", folder)
+        used = layout.classifiers_of_scores(self.inventory.files)
+        for file, content in by_kind.classifiers.items():
+            if content not in used:
+                yield from self._garbage("classifier that no images are scored by", file)
         if not by_kind.pretrained or (texts := self._texts()) is None:
             return
         for folder, content in by_kind.pretrained.items():

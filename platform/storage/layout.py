@@ -38,6 +38,7 @@ is mistaken for something else. Files inside of a checkpoint and of an exported 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -303,6 +304,9 @@ def shard_nearest(stem: str, training: str) -> str:
     return f"{stem}.nearest-{training}.safetensors"
 
 
+_SCORES = re.compile(r"\.scores-([0-9a-f]+)-[0-9a-f]+\.safetensors$")
+
+
 def shard_scores(stem: str, classifier: str, content: str) -> str:
     """Return the file with the scores of a shard's images, which filters read.
 
@@ -311,6 +315,11 @@ def shard_scores(stem: str, classifier: str, content: str) -> str:
         content: a hash of all that they depend on.
     """
     return f"{stem}.scores-{classifier}-{content}.safetensors"
+
+
+def classifiers_of_scores(names: Iterable[str]) -> set[str]:
+    """Return the classifiers that images were scored by, among files of a store."""
+    return {found[1] for name in names if (found := _SCORES.search(name))}
 
 
 # -- shared by all runs ----------------------------------------------------------------------------
@@ -338,11 +347,13 @@ class SharedFolders:
     networks: dict[str, str]
     references: dict[str, str]
     pretrained: dict[str, str]
+    classifiers: dict[str, str]
+    """Files of weights."""
 
 
 def shared_folders(names: Iterable[str]) -> SharedFolders:
     """Return the shared folders among files of a store."""
-    shared = SharedFolders({}, {}, {})
+    shared = SharedFolders({}, {}, {}, {})
     for name in names:
         match name.split("/"):
             case ["extractors", key, content, _]:
@@ -351,6 +362,8 @@ def shared_folders(names: Iterable[str]) -> SharedFolders:
                 shared.references[f"references/{content}"] = content
             case ["pretrained", content, *_]:
                 shared.pretrained[f"pretrained/{content}"] = content
+            case ["classifiers", file] if file.endswith(".safetensors"):
+                shared.classifiers[name] = file.partition(".")[0]
     return shared
 
 

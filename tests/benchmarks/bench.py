@@ -1,6 +1,6 @@
 """`make bench`: run the parts, each in a process of its own, and print one table.
 
-    bench.py [--json] [steps] [networks] [data] [evaluation] [averages] [overhead] [writing]
+    bench.py [--json] [steps] [networks] [data] [evaluation] [balancing] [averages] [overhead] [writing]
 
 Ratios are of CPU time, which other work on the machine disturbs little; wall times need it idle.
 A GPU is measured by `make gpu-bench`.
@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-PARTS = ("steps", "networks", "data", "evaluation", "averages", "overhead", "writing")
+PARTS = ("steps", "networks", "data", "evaluation", "balancing", "averages", "overhead", "writing")
 ON_CPU = {"CUDA_VISIBLE_DEVICES": ""}
 
 

@@ -431,8 +431,13 @@ def test_what_nothing_refers_to_is_found_and_freed(
         "extractors/key/net2/network.safetensors",
         "references/ref2/images.safetensors",
         "pretrained/abcdef0123456789/model.safetensors",
+        "classifiers/00ff.safetensors",
     }
     kept = {
+        "classifiers/ff00.safetensors",
+        "classifiers/00ff.json",
+        "runs/free/classification/c/result.json",
+        "runs/free/samples/cccc/class0.scores-ff00-1234.safetensors",
         "extractors/key/net1/network.safetensors",
         "extractors/key/own1/network.safetensors",
         "references/ref1/images.safetensors",
