@@ -4,19 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Literal
 
 import numpy as np
 
 from ....trainers.checkpoint import Manifest
+from ....trainers.classification.trained import TrainedClassifier
 from ....trainers.data import Splits
 from ....trainers.data.groups import group_classes
 from ....trainers.data.report import listed, shown
 from ....trainers.errors import UsageProblem
-from ...balancing.f0 import load_f0
+from ...balancing.f0 import f0_key, load_f0, read_f0
 from ...balancing.filling import Counts, Filled, ImageSource
 from ...balancing.filters import apply_filter, check_every_class_keeps_some
 from ...balancing.scores import Scores, score
+from ...compute.capacity import with_gpu_if_any
+from ...compute.ray_session import ray_session, run_on_worker
+from ...config.experiment import Experiment
 from ...evaluation.extractors.base import Value
 from ...evaluation.metrics.memorisation import METRIC
 from ...generation.loading import describe_reference, load_splits
@@ -25,6 +30,7 @@ from ...runs.evaluation_inputs import check_data
 from ...runs.resolve_guide import fixed_sampling
 from ...storage.checkpoints import CheckpointStore
 from ...storage.layout import datasheet_page
+from ...storage.store import Storage
 from .content import Datasheet
 from .manifest import GeneratedRows, SetContent
 from .result import BalanceResult, count_classes, quantiles
@@ -109,8 +115,7 @@ class BalanceInputs:
         """
         experiment = self.subject.experiment
         on_phase("loading the classifier of the real images")
-        root = self.subject.run.store.root
-        f0 = load_f0(root, self.splits, experiment.effective_classification, on_phase)
+        f0 = self._f0(workers, on_phase)
         scores: Scores = score(filled, self.splits, f0, workers, on_phase)
         config, labels = experiment.balancing.filter, filled.labels
         kept = apply_filter(config, scores, labels, self.copy_ratio)
@@ -131,6 +136,19 @@ class BalanceInputs:
             copy_of=scores.copy_of,
             read=filled.read,
         )
+
+    def _f0(self, workers: int | Literal["all"], on_phase: OnPhase) -> TrainedClassifier:
+        """Return f_0; with workers it is trained on one of them, which may have a GPU that this machine lacks."""
+        root, experiment = self.subject.run.store.root, self.subject.experiment
+        config = experiment.effective_classification
+        if workers != 1 and read_f0(root, f0_key(self.splits.train, config)) is None:
+            from ...compute.progress_queue import QueueReporter, message_queue  # imports Ray
+
+            with ray_session(), message_queue(on_phase) as queue:
+                scaling = with_gpu_if_any(experiment.scaling)
+                work = partial(_train_f0, root, experiment, QueueReporter(queue))
+                run_on_worker(scaling, work, max_retries=scaling.max_failures)
+        return load_f0(root, self.splits, config, on_phase)
 
     def identity(self, counts: Counts) -> str:
         """Return a hash of all that the set depends on but for its form."""
@@ -243,3 +261,8 @@ class BalanceInputs:
         return (
             f"too few images of {listed(names)} to hold some out: they are training and test images",
         )
+
+
+def _train_f0(root: Storage, experiment: Experiment, on_phase: OnPhase) -> None:
+    """Train f_0 and keep it in the store, on a worker."""
+    load_f0(root, load_splits(experiment), experiment.effective_classification, on_phase)
