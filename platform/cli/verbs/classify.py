@@ -47,7 +47,7 @@ def classify(
 ) -> None:
     """Measure whether generated images help a classifier.
 
-    It trains ResNet-32 on real images, with and without generated ones, and tests on real images.
+    It trains classifiers on real images, with and without generated ones, and tests on real images.
     Overrides may change classification.*, sampling.*, evaluation.groups.* and scaling.*. Images and
     classifiers that exist already are reused.
     """
