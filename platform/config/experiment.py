@@ -135,6 +135,17 @@ class Experiment(TrainerConfig):
         return self
 
     @model_validator(mode="after")
+    def _classifiers_are_tested_on_others(self) -> Experiment:
+        own = self.data.validation is None and self.evaluation.reference is None
+        tested_on = getattr(self.data, "reference", None) if own else None
+        if self.evaluation.trains_classifiers and tested_on == "train":
+            raise ValueError(
+                "classification among evaluation.metrics would test classifiers on images that they are trained "
+                "on (data.reference=train): set data.reference=test"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _batch_divides_among_workers(self) -> Experiment:
         batch = self.training.batch_size
         sizes = range(self.scaling.required_workers, self.scaling.workers + 1)

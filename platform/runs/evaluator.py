@@ -14,7 +14,6 @@ from ...trainers.guidance import Autoguidance
 from ...trainers.randomness import derive_seed
 from ...trainers.sampling import SamplingConfig
 from ...trainers.scratch import Scratch
-from ..balancing.added_images import wanted_counts
 from ..balancing.filling import ImageSource
 from ..balancing.usefulness import Accuracy, accuracy_at
 from ..config.experiment import Experiment, with_values
@@ -269,13 +268,8 @@ class Evaluator:
         source = ImageSource(
             inputs.store, inputs.checkpoint, of_noise, inputs.manifest, inputs.splits
         )
-        workers, on_phase = self.experiment.evaluation.workers, self.pipeline.on_phase
-        if workers == "all":
-            train = inputs.splits.train.class_counts
-            lacking = wanted_counts(train, None, of_noise.balancing.target(train))
-            source.fill(lacking, workers, on_phase)
-            workers = of_noise.balancing.seeds  # classifiers are all there is to do then
-        return accuracy_at(source, of_noise, workers, on_phase)
+        workers = self.experiment.evaluation.workers
+        return accuracy_at(source, of_noise, workers, self.pipeline.on_phase)
 
     def _facts_of_classifiers(self, point: Experiment) -> dict[str, Value]:
         """Return what classifiers were trained on and how, for the provenance."""

@@ -83,9 +83,13 @@ def test_accuracies_are_compared_without_intervals_of_their_differences(tmp_path
     assert "paired" not in verdict.sentence
 
 
-def test_a_rank_by_accuracy_needs_classifiers_and_whipray_evaluate_trains_none_unasked() -> None:
+def test_a_rank_by_accuracy_needs_classifiers_and_images_that_they_have_not_seen() -> None:
     with pytest.raises(UsageProblem, match="needs classification among"):
         load_experiment("digits-lt", ["evaluation.rank_by=accuracy/few"])
+    ranked = ["evaluation.metrics=[classification]", "evaluation.rank_by=accuracy/few"]
+    with pytest.raises(UsageProblem, match="would test classifiers on images that they are"):
+        load_experiment("cifar100-lt", ranked)
+    load_experiment("cifar100-lt", [*ranked, "data.validation.share=0.2"])
 
 
 @pytest.mark.parametrize(
