@@ -162,7 +162,7 @@ def _headline(
         else f"{seeds} seeds, paired, {100 * confidence:g} % intervals"
     )
     what = "filtered generated images" if compared == "filtered" else "generated images"
-    return f"accuracy that {what} give beyond repeated real ones: {', '.join(parts)} ({basis})"
+    return f"accuracy that {what} give beyond repeated real ones: {'; '.join(parts)} ({basis})"
 
 
 def _verdict(entry: Mapping[str, Any]) -> str:

@@ -211,7 +211,7 @@ def test_copies_are_the_headline_and_compared_with_seed_by_seed() -> None:
     assert beyond["accuracy/few"]["by_seed"] == pytest.approx([0, 0.1, -0.1])
     assert found["headline"] == (
         "accuracy that generated images give beyond repeated real ones: few +0.000 [-0.248, +0.248], "
-        "within noise, overall +0.100 [+0.100, +0.100], a gain (3 seeds, paired, 95 % intervals)"
+        "within noise; overall +0.100 [+0.100, +0.100], a gain (3 seeds, paired, 95 % intervals)"
     )
     alone = summarise({k: v for k, v in arms.items() if k != "repeated"}, groups, counts, 0.95)
     assert list(alone["differences"]) == ["real"]

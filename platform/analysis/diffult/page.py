@@ -13,25 +13,11 @@ from .content import (
     ArmResult,
     DiffultPage,
     Figure,
-    Group,
     PairedDifference,
-    ProtocolDifference,
     Published,
     Step,
 )
 from .page_warnings import page_warnings
-
-__all__ = [
-    "ArmResult",
-    "DiffultPage",
-    "Figure",
-    "Group",
-    "PairedDifference",
-    "ProtocolDifference",
-    "Published",
-    "Step",
-    "diffult_page",
-]
 
 DECIMALS = 1
 """Of percentages and of points."""
