@@ -13,6 +13,10 @@ from support.marks import MLFLOW_WARNINGS
 from support.shell import TINY, WAIT_S, Shell
 
 from whipray.platform.cli import main as cli
+from whipray.platform.config.tracking import TrackingConfig
+from whipray.platform.storage.config import StorageConfig
+from whipray.platform.storage.store import Storage
+from whipray.platform.tracking.tracker import open_tracker
 
 pytestmark = [pytest.mark.slow, *MLFLOW_WARNINGS]
 
@@ -113,6 +117,17 @@ def test_a_pipeline_ends_with_a_table_a_page_and_a_document(lab: Lab, finished: 
     }
     assert document["quality"]["fid/overall"] > 0
     assert document["page"] == str(page)
+    assert document["note"] is None
+    tracker = open_tracker(TrackingConfig(), Storage(StorageConfig(uri=str(lab.store))))
+    run = tracker.find("run/one")
+    metrics = tracker.client.get_run(run.run_id).data.metrics
+    for part, figures in (
+        ("filtered", document["arms"]["filtered"]["figures"]),
+        ("beyond_repeated", document["differences"]["repeated"]),
+    ):
+        assert metrics[f"diffult/{part}/accuracy/few"] == figures["accuracy/few"]["value"]
+    recorded = {each.path for each in tracker.client.list_artifacts(run.run_id, "diffult")}
+    assert f"diffult/{page.name}" in recorded
 
 
 def test_a_second_call_makes_nothing_again(lab: Lab) -> None:
