@@ -24,6 +24,7 @@ from ..generation.shards import short_hash
 from ..storage.layout import CLASSIFIERS, classifier_file
 from ..storage.store import Storage
 from .added_images import AddedImages
+from .data_parallel import train_on_all_workers
 
 FORMAT = 4
 """Of a classifier's outcome and of what is summarised; raise it when a value changes its meaning."""
@@ -138,12 +139,13 @@ def train_missing(
     Args:
         root: the store's top.
         generated: makes all generated images; called if a classifier that is trained now needs some.
-        workers: 1 trains in this process, more on Ray, each with one worker's resources; `all`: as many
-            as the cluster has room for.
+        workers: more than 1, or `all` that the cluster has room for: so many classifiers at a time on Ray,
+            each with one worker's resources. 1: one after the other, each by `scaling.workers` workers of
+            Ray Train, or in this process.
         on_share: takes the share of those to train, in [0, 1], that are done.
 
     Raises:
-        UsageProblem: not even one fits on the cluster.
+        UsageProblem: the workers have no room.
         Problem: a training failed, or a worker was lost too often.
     """
     stored = root.list(CLASSIFIERS)
@@ -159,15 +161,17 @@ def train_missing(
         new[each.key] = each
     if not new:
         return {each: outcomes[each.key] for each in classifiers}, 0
-    with ray_session() if workers != 1 else nullcontext():
+    together = workers == 1 and scaling.workers > 1
+    with ray_session() if workers != 1 or together else nullcontext():
         needed = any(each.added and each.added.origin == "generated" for each in new.values())
         images = generated() if needed else None
         todo = list(new.values())
-        results = (
-            train_locally(training, splits, images, todo, on_phase)
-            if workers == 1
-            else train_on_ray(training, splits, images, todo, workers, scaling, on_phase)
-        )
+        if workers != 1:
+            results = train_on_ray(training, splits, images, todo, workers, scaling, on_phase)
+        elif together:
+            results = train_together(training, splits, images, todo, scaling, on_phase)
+        else:
+            results = train_locally(training, splits, images, todo, on_phase)
         with closing(results):
             for done, (classifier, outcome) in enumerate(results, 1):
                 root.write_text(classifier.file, json.dumps(seal(outcome)))
@@ -193,6 +197,44 @@ def train_locally(
         yield classifier, training.train(splits, generated, classifier, on_epoch)
 
 
+def train_together(
+    training: ClassifierTraining,
+    splits: Splits,
+    generated: PackedImages | None,
+    classifiers: Sequence[ClassifierRun],
+    scaling: ScalingConfig,
+    on_phase: OnPhase,
+) -> Results:
+    """Train the classifiers one after the other, each on `scaling.workers` workers of Ray Train.
+
+    It has to be called within a Ray session. A classifier whose worker is lost begins anew.
+
+    Raises:
+        UsageProblem: more workers than this machine, if there is no other, has room for.
+        Problem: a training failed, or workers were lost too often.
+    """
+    import ray
+
+    images = ray.put((_shareable(splits), generated))  # once for all workers of a host
+    for number, classifier in enumerate(classifiers, 1):
+        name = f"classifier {number} of {len(classifiers)} on {scaling.workers} workers"
+
+        def on_epoch(line: str, name: str = name) -> None:
+            on_phase(f"{name}: {line}")
+
+        train = partial(_train_one, training, classifier)
+        yield classifier, train_on_all_workers(train, images, scaling, on_epoch)
+
+
+def _train_one(
+    training: ClassifierTraining,
+    classifier: ClassifierRun,
+    images: tuple[Splits, PackedImages | None],
+    on_phase: OnPhase,
+) -> Outcome:
+    return training.train(*images, classifier, on_phase)
+
+
 def train_on_ray(
     training: ClassifierTraining,
     splits: Splits,
@@ -214,9 +256,8 @@ def train_on_ray(
     room = cluster_capacity(scaling.cpus_per_worker, scaling.gpus_per_worker)
     if room < 1:
         raise no_room(scaling, room, setting="--workers")
-    shareable = replace(splits, train=_plain(splits.train), reference=_plain(splits.reference))
     pool = ActorPool[ClassifierRun, Outcome](
-        partial(training.train, shareable, generated),
+        partial(training.train, _shareable(splits), generated),
         min(room if workers == "all" else workers, len(classifiers)),
         scaling,
         task="training a classifier",
@@ -229,10 +270,14 @@ def train_on_ray(
     yield from pool.map(classifiers, on_change)
 
 
-def _plain(images: PackedImages) -> PackedImages:
-    """Return the images as an array that all actors of a host share.
+def _shareable(splits: Splits) -> Splits:
+    """Return the images as arrays that all actors of a host share.
 
     Ray keeps arrays in shared memory, read-only; a memory map is no plain array to pickle, and would be
     copied into each actor.
     """
-    return replace(images, images=np.asarray(images.images))
+
+    def plain(images: PackedImages) -> PackedImages:
+        return replace(images, images=np.asarray(images.images))
+
+    return replace(splits, train=plain(splits.train), reference=plain(splits.reference))

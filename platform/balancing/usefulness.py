@@ -47,7 +47,12 @@ def accuracy_at(
     balancing = experiment.balancing
     counts = wanted_counts(train, None, balancing.target(train))
     there = source.experiment.model_copy(
-        update={"balancing": balancing, "classification": experiment.classification}
+        update={
+            "balancing": balancing,
+            "classification": experiment.classification,
+            # may be called in a Ray task, which has room for one worker
+            "scaling": source.experiment.scaling.model_copy(update={"workers": 1}),
+        }
     )
     arm = arms_of(balancing.filter.is_set)[-1]
     measured = measure(

@@ -20,13 +20,17 @@ from support.training import at, tiny, train
 from whipray.platform.analysis.classify.classify import classify
 from whipray.platform.analysis.classify.result import ClassificationResult
 from whipray.platform.analysis.classify.settings import resolve_settings
+from whipray.platform.balancing.classifiers import ClassifierTraining, train_missing
 from whipray.platform.balancing.filling import ImageSource
 from whipray.platform.cli import main as cli
+from whipray.platform.config.experiment import ScalingConfig
 from whipray.platform.generation.loading import load_model
 from whipray.platform.runs.find_run import StoredRun, find_run
 from whipray.platform.storage.checkpoints import CheckpointStore
 from whipray.platform.storage.store import Storage
 from whipray.platform.tracking.tracker import Tracker, open_tracker
+from whipray.trainers.classification.config import ClassificationConfig
+from whipray.trainers.data import Digits
 from whipray.trainers.data.batches import to_uint8
 from whipray.trainers.errors import UsageProblem
 from whipray.trainers.integrity import unseal
@@ -176,6 +180,31 @@ def test_ray_comes_to_the_same_figures(lab: Lab, monkeypatch: pytest.MonkeyPatch
         lab.root.delete(folder)
     there = lab.classify(per_class=9, workers=2)
     assert there == here
+
+
+def test_two_workers_train_one_classifier_together(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    splits, lines = Digits().load(Path()), list[str]()
+    config = ClassificationConfig(network="resnet8", epochs=1, batch_size=32, lr=0.02)
+    training = ClassifierTraining({"few": [8, 9]}, config, cpus=1)
+    classifier = training.run("real", 0, splits, None)
+
+    def train_on(workers: int) -> dict[str, Any]:
+        lab.root.delete("classifiers")
+        scaling = ScalingConfig(workers=workers)
+        arguments = (lab.root, training, splits, pytest.fail, [classifier], 1, scaling)
+        outcomes, trained = train_missing(*arguments, lines.append)
+        assert trained == 1
+        return outcomes[classifier]
+
+    alone, together = train_on(1), train_on(2)
+    assert together["train_loss"] == pytest.approx(alone["train_loss"], rel=1e-3)
+    assert together["figures"] == pytest.approx(alone["figures"], abs=0.02)  # a few of 740 images
+    assert lines[-1].startswith("classifier 1 of 1 on 2 workers: epoch 1 of 1")
+    with pytest.raises(UsageProblem, match="this machine has room for"):
+        train_on(64)
 
 
 def say(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:

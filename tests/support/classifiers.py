@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 import numpy as np
 import torch
-from torch import nn
 
 from whipray.trainers.classification import fit
 from whipray.trainers.classification.config import ClassificationConfig
-from whipray.trainers.classification.networks import ClassifierNetwork
 from whipray.trainers.data import Digits, PackedImages
 
 CPU = torch.device("cpu")
@@ -41,25 +38,7 @@ def train_digits(config: ClassificationConfig) -> dict[str, Any]:
     return {"losses": losses, "state": state}
 
 
-def train_digits_without_batch_norm(config: ClassificationConfig) -> dict[str, Any]:
-    """Train a network that normalises every image by itself, so that no statistics are shared."""
-    with patch.object(fit, "_first_network", _without_batch_norm):
-        return train_digits(config)
-
-
 def score_digits(config: ClassificationConfig) -> fit.Outcome:
     """Train and test, in this process's group if it has one."""
     real, others = few_digits()
     return fit.train_and_test(real, others, {"many": range(10)}, config, 0, CPU)
-
-
-_first_network = fit._first_network
-
-
-def _without_batch_norm(*args: Any) -> ClassifierNetwork:
-    network = _first_network(*args)
-    for module in list(network.modules()):
-        for name, child in list(module.named_children()):
-            if isinstance(child, nn.BatchNorm2d):
-                setattr(module, name, nn.GroupNorm(1, child.num_features))
-    return network

@@ -6,11 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
-from support.classifiers import (
-    score_digits,
-    train_digits,
-    train_digits_without_batch_norm,
-)
+from support.classifiers import score_digits, train_digits
 from support.workers import Workers
 
 from whipray.trainers.classification.config import ClassificationConfig
@@ -27,7 +23,7 @@ def two() -> Iterator[Workers]:
 
 
 def test_two_processes_take_the_steps_of_one(two: Workers) -> None:
-    """70 images in batches of 23 are shared as 11 and 12, and the last one has a single image."""
+    """70 images in batches of 23: shared as 11 and 12, and the last one has a single image."""
     config = ClassificationConfig(
         network="resnet8",
         epochs=5,
@@ -36,23 +32,21 @@ def test_two_processes_take_the_steps_of_one(two: Workers) -> None:
         loss=DRWConfig(beta=0.9),
         generated_weight=0.3,
     )
-    expected = train_digits_without_batch_norm(config)
-    first, second = two.run(train_digits_without_batch_norm, config)
-    assert first["losses"] == second["losses"] == pytest.approx(expected["losses"], rel=1e-4)
-    for name, value in expected["state"].items():
-        np.testing.assert_array_equal(first["state"][name], second["state"][name])
-        np.testing.assert_allclose(first["state"][name], value, rtol=1e-3, atol=1e-4, err_msg=name)
-
-
-def test_processes_end_with_one_network_and_one_score(two: Workers) -> None:
-    config = ClassificationConfig(network="resnet8", epochs=2, batch_size=16, lr=0.02)
+    expected = train_digits(config)
     first, second = two.run(train_digits, config)
-    assert any("running_mean" in name for name in first["state"])
-    for name, value in first["state"].items():
-        np.testing.assert_array_equal(value, second["state"][name], err_msg=name)
+    assert first["losses"] == second["losses"] == pytest.approx(expected["losses"], rel=1e-3)
+    for name, value in expected["state"].items():
+        np.testing.assert_array_equal(first["state"][name], second["state"][name], err_msg=name)
+        # of the single image both had a copy, and an unbiased variance depends on the number of pixels
+        far = 0.1 if name.endswith("running_var") else 1e-3
+        np.testing.assert_allclose(first["state"][name], value, far, 1e-3, err_msg=name)
+
+
+def test_each_process_tests_its_part(two: Workers) -> None:
+    config = ClassificationConfig(network="resnet8", epochs=2, batch_size=16, lr=0.02)
     one, other = two.run(score_digits, config)
-    assert one == other  # of all test images, half of which each has seen
-    assert len(one.scores.per_class_recall) == 10
+    assert one == other
+    assert one.scores == score_digits(config).scores
 
 
 def test_processes_diverge_together(two: Workers) -> None:

@@ -183,7 +183,6 @@ class _Trainer:
         for i, start in enumerate(starts):
             batch = order[start : start + config.batch_size]
             total += self._step(batch, epoch * len(starts) + i, of_class)
-        self.group.share_buffers(self.network)
         return self.group.mean(total) / len(starts)
 
     def _step(self, batch: Indices, step: int, of_class: Tensor) -> Tensor:

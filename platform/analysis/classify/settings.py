@@ -33,6 +33,8 @@ def resolve_settings(experiment: Experiment, overrides: Sequence[str]) -> Settin
     layers = parse_overrides(overrides, CHANGEABLE)
     sections = {"sampling", "evaluation", "scaling"}
     run = experiment.model_dump(mode="json", include=sections)
+    # how many workers trained the diffusion model says nothing of a classifier, which is far smaller
+    run["scaling"] |= {"workers": 1, "min_workers": None}
     own = experiment.effective_classification.model_dump(mode="json")
     base = Layer("the run", {**run, "classification": own})
     return resolve(Settings, [base, *layers]).value

@@ -1,0 +1,63 @@
+"""One classifier, trained by all of Ray Train's workers (`scaling.workers`)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from ...trainers.errors import Problem
+from ..compute.capacity import with_gpu_if_any
+from ..config.experiment import ScalingConfig
+
+OnPhase = Callable[[str], None]
+Train = Callable[[Any, OnPhase], Any]
+
+
+def train_on_all_workers(
+    train: Train, images: Any, scaling: ScalingConfig, on_phase: OnPhase
+) -> Any:
+    """Call `train(images, on_phase)` on each worker of one process group; return what worker 0 returns.
+
+    It has to be called within a Ray session. Where a worker is lost all of them begin anew.
+
+    Args:
+        train: a function that pickles.
+        images: what `ray.put` returned for its first argument.
+        on_phase: called here with the lines of worker 0.
+
+    Raises:
+        UsageProblem: more workers than this machine, if there is no other, has room for.
+        Problem: the training failed, or workers were lost too often.
+    """
+    from ..compute.progress_queue import QueueReporter, message_queue
+    from ..compute.ray_train import run_on_workers
+
+    # fewer workers would save nothing: there is no checkpoint to go on from when the others rejoin
+    scaling = with_gpu_if_any(scaling.model_copy(update={"min_workers": None}))
+    with message_queue(on_phase) as queue:
+        return run_on_workers(
+            partial(_work, train, QueueReporter(queue)),
+            {"images": images, "gpus": scaling.gpus_per_worker},
+            scaling,
+            name="classifier",
+            less_memory="lower classification.batch_size",
+            again="trains this classifier anew",
+        )
+
+
+def _work(train: Train, on_phase: OnPhase, config: dict[str, Any]) -> Any:
+    """Train as one Ray Train worker; a problem that all share is returned, not retried."""
+    import ray
+    from ray.train import get_context
+
+    from ..compute.process_group import join_process_group
+    from ..foundation.logs import quiet_logs
+
+    quiet_logs()
+    join_process_group("nccl" if config["gpus"] else "gloo")
+    first = get_context().get_world_rank() == 0
+    try:
+        return train(ray.get(config["images"]), on_phase if first else lambda _line: None)
+    except Problem as problem:
+        return problem
