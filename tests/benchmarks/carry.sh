@@ -1,11 +1,11 @@
 #!/bin/sh
 # Collect what a bare GPU machine needs for gpu.py, and print the command to run there: wheels for
-# CPython 3.12 on x86-64 Linux of what it lacks beside PyTorch, and 2,000 real images.
+# CPython 3.12 on x86-64 Linux of what it lacks beside PyTorch, and real images.
 #
 #     tests/benchmarks/carry.sh [CIFAR-10-LT.parquet] [PYTHON]
 #
 # The parquet file has the columns image (encoded), label and split. PYTHON (default: the one of
-# .venv, else python3) needs pip; for the images also pyarrow, pillow and numpy.
+# .venv, else python3) needs pip; for the images also pyarrow and numpy.
 set -eu
 
 root=$(cd "$(dirname "$0")/../.." && pwd)

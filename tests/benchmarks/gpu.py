@@ -42,6 +42,7 @@ class Part:
 PARTS = (
     Part("about", "about", 60),
     Part("agree", "agree", 75),
+    Part("classifier", "classifier", 120),
     Part("ceilings", "ceilings", 30),
     Part("speed", "speed", 150),
     Part("plain", "plain", 60),

@@ -45,6 +45,9 @@ class Group:
         if self.size == 1:
             return network
         if device.type == "cuda":
+            torch.cuda.set_device(
+                device
+            )  # NCCL takes the current one, which is the first by itself
             nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
         else:
             _span_batch_norm(network)

@@ -9,17 +9,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
+from images import some_images
 from torch import nn
 from workload import random_images
 
 from whipray.trainers.data import Splits
-from whipray.trainers.data.packed import PackedImages
 from whipray.trainers.engine import choose_device
 
 from .rows import Row, say
 
+SOME = 2000
+"""Images that most parts train on."""
 TOY_MODEL = {
     "base_channels": 8,
     "channel_mult": [1, 2],
@@ -94,15 +95,8 @@ class Setting:
 
     def splits(self) -> Splits:
         """Real CIFAR images where they were brought along, or random ones."""
-        images = random_images(2000) if self.images is None else real_images(self.images)
+        images = random_images(SOME) if self.images is None else some_images(self.images, SOME)
         return Splits(images, images)
-
-
-def real_images(file: Path) -> PackedImages:
-    """Read what `pack_images.py` wrote."""
-    with np.load(file) as found:
-        images, labels = np.ascontiguousarray(found["images"]), found["labels"].astype(np.int64)
-        return PackedImages(images, labels, tuple(str(name) for name in found["class_names"]))
 
 
 def compile_without_kernels() -> None:
