@@ -16,6 +16,7 @@ from whipray.platform.runs.preflight import Subject
 from whipray.platform.storage.config import StorageConfig
 from whipray.platform.storage.store import Storage
 from whipray.trainers.data import Digits, Folder, LongTail, Splits, Validation
+from whipray.trainers.data.balanced import Balanced
 from whipray.trainers.data.decoding import UNREAD
 from whipray.trainers.data.identity import DataIdentity
 from whipray.trainers.data.packed import PackedImages
@@ -150,6 +151,11 @@ def test_validation_images_are_cut_from_what_is_not_held_out_and_left_by_the_tai
     assert without.hold_out is not None
     assert contents(apart.train) | contents(apart.reference) == contents(without.train)
     assert not (contents(apart.train) | contents(apart.reference)) & contents(without.reference)
+
+
+def test_generated_images_of_a_balanced_set_are_not_set_apart(tmp_path: Path) -> None:
+    with pytest.raises(DataProblem, match="in part generated"):
+        Balanced(path=tmp_path, validation=Validation()).load(tmp_path / "cache")
 
 
 def test_a_run_says_that_no_test_image_is_used_and_refuses_a_second_reference(

@@ -43,7 +43,16 @@ class Balanced(EncodedConfig):
     """Height and width in pixels; a set of another size is resized."""
 
     def load(self, cache: Path) -> Splits:
-        """Read both splits; see `SourceConfig`."""
+        """Read both splits; see `SourceConfig`.
+
+        Raises:
+            DataProblem: also where `validation` is set, which would set generated images apart.
+        """
+        if self.validation is not None:
+            raise DataProblem(
+                "data.validation sets images apart to compare with, and those of a balanced set are in part generated",
+                "set data.validation=null: a balanced set has its test images",
+            )
         stored = StoredSet.read(self.path.expanduser())
         train, test = stored.images(TRAIN), stored.images(TEST)
         if cache != UNREAD:
