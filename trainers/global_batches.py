@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -11,8 +12,25 @@ from .data import PackedImages
 from .data.batches import gather, to_float
 from .data.order import IndexOrder
 from .objectives import Batch
-from .randomness import BatchRandom
-from .trainer_config import TrainerConfig
+from .randomness import BatchRandom, derive_seed, random_words
+from .trainer_config import LoopConfig, TrainerConfig
+
+
+def part_of_many(train: PackedImages, config: LoopConfig, seed: int) -> PackedImages:
+    """Return the images that the model is trained on: `share_of_many` of each class of many, all of the others.
+
+    At least one image of every class is kept.
+    """
+    if config.share_of_many == 1:
+        return train
+    kept = []
+    for c, count in enumerate(train.class_counts.tolist()):
+        rows = np.flatnonzero(train.labels == c)
+        if count > config.many_above:
+            words = random_words(derive_seed(seed, "share of many", c), 0, count)
+            rows = rows[words.argsort(kind="stable")[: max(1, round(config.share_of_many * count))]]
+        kept.append(rows)
+    return train.select(np.sort(np.concatenate(kept)))
 
 
 class GlobalBatches:

@@ -19,7 +19,7 @@ from .data import PackedImages, Splits
 from .engine import Engine
 from .errors import DivergenceProblem, Problem, UsageProblem
 from .export import Pretrained
-from .global_batches import GlobalBatches
+from .global_batches import GlobalBatches, part_of_many
 from .hooks import Hooks, Progress
 from .network import build_network
 from .objectives import Loss
@@ -56,8 +56,9 @@ class Training:
         self.rows, self.micro = rows_of_worker(config.training, self.world)
         self.process_config = process_of(config, data.train, resume, pretrained)
         self.process = self.process_config.build(device)
-        self.objective = config.objective.build(data.train.class_counts.tolist())
-        self.batches = GlobalBatches(config, data.train, device)
+        train = part_of_many(data.train, config.training, config.seed)
+        self.objective = config.objective.build(train.class_counts.tolist())
+        self.batches = GlobalBatches(config, train, device)
         self.previews = Previews(config, data.train, self.process_config)
         self.pretrained_hash = pretrained.hash if pretrained else None
         image_shape = data.train.image_shape

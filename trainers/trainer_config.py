@@ -64,6 +64,11 @@ class LoopConfig(Config):
     """Interval of previews: images of the ten rarest classes, from fixed noise in at most ten calls of the
     network, by the averaged weights. They change nothing in the training, and need ZeRO 0, 1 or 2. None: eight
     times, or as often as costs at most 1.5 % of the training, which of a very short one is never; 0: never."""
+    share_of_many: float = Field(1.0, gt=0, le=1)
+    """Share of the images of every class with more than `many_above` training images that the model is trained
+    on, chosen by the seed (DiffuLT's table 6). Classifiers and comparisons have all of them."""
+    many_above: int = Field(100, ge=1)
+    """Training images above which a class counts for `share_of_many`."""
     validation_images: int = Field(512, ge=0)
     """Reference images for the validation loss, evenly spaced over all of them, so that a class with more of them
     counts for more; 0: no such loss."""

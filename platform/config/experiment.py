@@ -125,6 +125,14 @@ class Experiment(TrainerConfig):
             return given
         return given.model_copy(update={"flip": self.data.flip or self.augmentation.flips})
 
+    @property
+    def for_classifiers(self) -> Experiment:
+        """The same, compared with real images that were not trained on: what classifiers are tested on."""
+        reference = self.evaluation.reference and self.evaluation.reference.for_classifiers
+        evaluation = self.evaluation.model_copy(update={"reference": reference})
+        data = self.data.for_classifiers
+        return self.model_copy(update={"data": data, "evaluation": evaluation})
+
     @model_validator(mode="after")
     def _one_reference(self) -> Experiment:
         if self.data.validation is not None and self.evaluation.reference is not None:

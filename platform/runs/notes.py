@@ -61,6 +61,13 @@ def find_warnings(subject: Subject) -> list[str]:
     is_meant = other is None or (isinstance(other, Cifar) and other.reference == "train")
     if reference is not None and not subject.dry_run and not is_meant:
         lines += _shared(reference.train, reference.reference)
+    if training.share_of_many < 1 and subject.splits is not None:
+        largest = int(subject.splits.train.class_counts.max())
+        if largest <= training.many_above:
+            lines.append(
+                f"training.share_of_many has no effect: no class has more than {training.many_above} images "
+                f"(training.many_above), the largest {largest}"
+            )
     return lines
 
 

@@ -9,6 +9,8 @@ from sklearn.datasets import load_digits
 
 from whipray.trainers.data.batches import gather, to_float, to_uint8
 from whipray.trainers.data.packed import PackedImages
+from whipray.trainers.global_batches import part_of_many
+from whipray.trainers.trainer_config import LoopConfig
 
 CPU = torch.device("cpu")
 
@@ -27,6 +29,19 @@ def test_gather_is_indexing(digits: PackedImages) -> None:
     assert batch.numpy().tolist() == digits.images[indices].tolist()
     batch.zero_()
     assert digits.images[5].any()  # a copy: a step cannot change the data
+
+
+def test_a_model_is_trained_on_a_share_of_the_classes_of_many(digits: PackedImages) -> None:
+    counts = digits.class_counts  # 174 to 183
+    config = LoopConfig(images=1, share_of_many=0.5, many_above=180)
+    part = part_of_many(digits, config, seed=3)
+    kept = np.where(counts > 180, np.round(counts / 2), counts)
+    assert 0 < (counts > 180).sum() < 10
+    assert part.class_counts.tolist() == kept.tolist()
+    assert part.fingerprint() == part_of_many(digits, config, seed=3).fingerprint()
+    assert part.fingerprint() != part_of_many(digits, config, seed=4).fingerprint()
+    whole = config.model_copy(update={"share_of_many": 1.0})
+    assert part_of_many(digits, whole, seed=3) is digits
 
 
 def test_gather_from_a_read_only_map(digits: PackedImages, tmp_path) -> None:

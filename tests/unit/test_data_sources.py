@@ -441,6 +441,10 @@ def test_cifar_from_its_archive(archive: Path, tmp_path) -> None:
     again = whole.load(tmp_path / "cache")
     assert again.reference.images[:, 1, 0, 0].tolist() == list(range(125))
     assert again.train.fingerprint() == splits.train.fingerprint()
+    # Classifiers are not tested on what they are trained on.
+    unseen = whole.for_classifiers.load(tmp_path / "cache")
+    assert unseen.reference.fingerprint() == splits.reference.fingerprint()
+    assert unseen.train.fingerprint() == splits.train.fingerprint()
 
 
 def test_a_damaged_archive_is_named_and_nothing_is_fetched(archive: Path, tmp_path) -> None:

@@ -6,7 +6,7 @@ import fcntl
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
 
@@ -34,6 +34,11 @@ class Cifar(SourceConfig):
     def image_shape(self) -> tuple[int, int, int]:
         """(channels, height, width)."""
         return 3, 32, 32
+
+    @property
+    def for_classifiers(self) -> Self:
+        """The same with the test images as reference; see `SourceConfig`."""
+        return self.model_copy(update={"reference": "test"})
 
     def load(self, cache: Path) -> Splits:  # noqa: ARG002  (stored decoded already)
         """Read both splits; see `SourceConfig`."""

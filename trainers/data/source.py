@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import zip_longest
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
 import numpy as np
 
@@ -114,6 +114,11 @@ class SourceConfig(Config):
         Raises:
             DataProblem: naming the file, row or line that cannot be used.
         """
+
+    @property
+    def for_classifiers(self) -> Self:
+        """The same training images, with a reference that has none of them: what classifiers are tested on."""
+        return self
 
     def split(
         self,

@@ -63,7 +63,7 @@ class BalanceInputs:
         sampling = fixed_sampling(experiment, run.store, run.checkpoint)
         experiment = experiment.model_copy(update={"sampling": sampling})
         manifest = CheckpointStore(run.store).read_manifest(run.checkpoint)
-        splits = load_splits(experiment)
+        splits = load_splits(experiment.for_classifiers)
         check_data(manifest, splits)
         return cls(replace(subject, experiment=experiment), splits, manifest)
 
@@ -208,7 +208,7 @@ class BalanceInputs:
         """Return the datasheet of a set that is not written."""
         facts: dict[str, Value] = {
             "images_seen": self.manifest.images_seen,
-            "test images": describe_reference(self.subject.experiment, self.splits),
+            "test images": describe_reference(self.subject.experiment.for_classifiers, self.splits),
         }
         return make_sheet(
             self.subject,
@@ -265,4 +265,6 @@ class BalanceInputs:
 
 def _train_f0(root: Storage, experiment: Experiment, on_phase: OnPhase) -> None:
     """Train f_0 and keep it in the store, on a worker."""
-    load_f0(root, load_splits(experiment), experiment.effective_classification, on_phase)
+    load_f0(
+        root, load_splits(experiment.for_classifiers), experiment.effective_classification, on_phase
+    )

@@ -102,7 +102,7 @@ def _source(run: StoredRun, overrides: Sequence[str], on_phase: OnPhase) -> Imag
     sampling = fixed_sampling(experiment, run.store, run.checkpoint)
     experiment = experiment.model_copy(update={"sampling": sampling})
     on_phase("reading the images")
-    splits = load_splits(experiment)
+    splits = load_splits(experiment.for_classifiers)
     manifest = CheckpointStore(run.store).read_manifest(run.checkpoint)
     check_data(manifest, splits)
     return ImageSource(run.store, run.checkpoint, experiment, manifest, splits)

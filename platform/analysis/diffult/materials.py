@@ -55,7 +55,7 @@ class Materials:
     @cached_property
     def splits(self) -> Splits:
         """The real images; those to test on are about as many of each class."""
-        return load_splits(self.order.experiment)
+        return load_splits(self.order.experiment.for_classifiers)
 
     @cached_property
     def work(self) -> WorkOf:

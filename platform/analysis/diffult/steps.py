@@ -193,7 +193,9 @@ class TrainF0(Step):
 
 def _train_f0(root: Storage, experiment: Experiment, on_phase: Callable[[str], None]) -> None:
     """Train f_0 and keep it in the store, in whichever process."""
-    load_f0(root, load_splits(experiment), experiment.effective_classification, on_phase)
+    load_f0(
+        root, load_splits(experiment.for_classifiers), experiment.effective_classification, on_phase
+    )
 
 
 class Score(Step):
