@@ -15,14 +15,12 @@ if TYPE_CHECKING:  # imported on use, so that `--help` is quick
 
 def describe_order(order: Order) -> dict[str, str]:
     """Return what is filled, filtered and trained, by subject."""
-    from ..analysis.diffult.published import describe_filter
-
     balancing = order.experiment.balancing
     of_largest = f"{balancing.of_largest:g} x the images of the largest class"
     return {
         "run": order.run,
         "fill to": f"{balancing.to:,} images of each class" if balancing.to else of_largest,
-        "filter": describe_filter(balancing.filter),
+        "filter": balancing.filter.label,
         "arms": f"{', '.join(order.arms)}; {order.seeds} classifiers of each",
     }
 

@@ -39,6 +39,15 @@ class FilterConfig(Config):
         """Whether any image may be rejected."""
         return self != FilterConfig()
 
+    @property
+    def label(self) -> str:
+        """The criteria that are set in a few words: `probability 5e-07, no near copies`."""
+        criteria = [
+            "no near copies" if name == "near_copies" else f"{name} {value:g}"
+            for name, value in self.model_dump(exclude_defaults=True).items()
+        ]
+        return ", ".join(criteria) or "no filter"
+
 
 class BalancingConfig(Config):
     """How far classes are filled up."""

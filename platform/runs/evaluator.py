@@ -274,12 +274,10 @@ class Evaluator:
     def _facts_of_classifiers(self, point: Experiment) -> dict[str, Value]:
         """Return what classifiers were trained on and how, for the provenance."""
         balancing, config = point.balancing, point.effective_classification
-        kept = balancing.filter.model_dump(exclude_defaults=True)
-        filters = ", ".join(f"{key} {value:g}" for key, value in kept.items()) or "no filter"
         to = balancing.target(self.inputs.manifest.class_counts)
         interval = "Wilson's, over real images" if balancing.seeds == 1 else "Student's, over seeds"
         return {
-            "balancing": f"to {to:,} of each class, {filters}",
+            "balancing": f"to {to:,} of each class, {balancing.filter.label}",
             "classifier": (
                 f"{config.network}, {config.epochs} epochs, loss {config.loss.name}, weight of a generated "
                 f"image {config.generated_weight:g}, seeds {balancing.seeds}"

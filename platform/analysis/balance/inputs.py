@@ -224,10 +224,8 @@ class BalanceInputs:
     def content(self, rows: GeneratedRows, result: BalanceResult) -> SetContent:
         """Return what is written."""
         experiment = self.subject.experiment
-        words = experiment.balancing.filter.model_dump(exclude_defaults=True)
-        filtered = ", ".join(f"{key} {value}" for key, value in words.items()) or "no filter"
         about = {
-            "title": f"of {result.subject.name}, up to {result.to}, {filtered}",
+            "title": f"of {result.subject.name}, up to {result.to}, {experiment.balancing.filter.label}",
             "model": result.subject.name,
             "weights": result.weights,
             "to": result.to,

@@ -5,7 +5,6 @@ The numbers are of the class-balanced test sets, in [0, 1]. They come with one c
 
 from __future__ import annotations
 
-from ...config.balancing import FilterConfig
 from ...config.experiment import Experiment
 from .content import ProtocolDifference, Published
 
@@ -36,15 +35,6 @@ WEIGHTS = {"cifar10": 0.3, "cifar100": 0.3, "list_files": 0.5}
 NAMES = {"cifar10": "CIFAR-10-LT", "cifar100": "CIFAR-100-LT"}
 PAPER = "Shao et al. 2024"
 NOT_STATED = "not stated"
-
-
-def describe_filter(config: FilterConfig) -> str:
-    """Return the criteria that are set, in a few words."""
-    criteria = [
-        "no near copies" if name == "near_copies" else f"{name} {value:g}"
-        for name, value in config.model_dump(exclude_defaults=True).items()
-    ]
-    return ", ".join(criteria) or "none"
 
 
 def published_rows(experiment: Experiment) -> list[Published]:
@@ -102,7 +92,7 @@ def _protocol(experiment: Experiment, to: int) -> dict[str, tuple[str, str]]:
             f"{experiment.model.name} and {experiment.process.name}, {experiment.training.images:,} images",
         ),
         "sampling": (NOT_STATED, experiment.effective_sampling.label),
-        "filter": ("probability 5e-07", describe_filter(experiment.balancing.filter)),
+        "filter": ("probability 5e-07", experiment.balancing.filter.label),
         "classifier's training": (
             NOT_STATED,
             f"{classifier.epochs} epochs {length}, batch {classifier.batch_size}, "
@@ -118,7 +108,7 @@ def _protocol(experiment: Experiment, to: int) -> dict[str, tuple[str, str]]:
             "ADM (guided-diffusion), no regulariser",
             f"{rows['diffusion model'][1]}, {size}",
         )
-        rows["filter"] = ("none", rows["filter"][1])
+        rows["filter"] = ("no filter", rows["filter"][1])
         rows["classifier"] = ("resnet10 and resnet50", classifier.network)
         del rows["objective"], rows["label set of its regulariser"]
     weight = f"{classifier.generated_weight:g}"

@@ -16,7 +16,7 @@ from ...storage.store import Storage
 from ...tracking.tracker import open_tracker
 from .content import Step as PageStep
 from .materials import Materials
-from .published import describe_filter, protocol_differences, published_rows
+from .published import protocol_differences, published_rows
 from .report import render_result
 
 FORMAT = 1
@@ -137,7 +137,7 @@ def _settings(materials: Materials, document: Mapping[str, Any]) -> dict[str, An
     return {
         **by,
         "images of each class (N_t)": document["to"],
-        "filter": describe_filter(experiment.balancing.filter),
+        "filter": experiment.balancing.filter.label,
         "weight of a generated image": classifier.generated_weight,
         "loss": classifier.loss.name,
         "epochs": f"{classifier.epochs} of {classifier.epoch_of} images",
