@@ -97,7 +97,7 @@ def classify(
     fill_to: int | None = None,
     control: bool = True,
     seeds: int = 1,
-    workers: int = 1,
+    workers: int | Literal["all"] = 1,
     storage: Storage | str | None = None,
     tracking: str | None = None,
 ) -> dict[str, Any]:
@@ -230,17 +230,11 @@ def diffult(
     """
     from ..analysis.diffult.order import make_order
     from ..analysis.diffult.pipeline import Pipeline
-    from ..config.experiment import load_experiment
+    from ..tuning.chosen import load_recipe
 
-    layers, point, default = [], None, Path(recipe).stem
-    if chosen is not None:
-        from ..tuning.chosen import order_of_chosen
-
-        root = Storage(load_experiment(str(recipe), list(overrides)).value.storage)
-        layer, point = order_of_chosen(root, chosen)
-        layers, default = [layer], f"{chosen}-chosen"
+    known, default, point = load_recipe(str(recipe), list(overrides), chosen)
     order, _ = make_order(
-        load_experiment(str(recipe), list(overrides), layers),
+        known,
         default,
         overrides,
         run=run,

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from ...trainers.errors import UsageProblem
+from ..foundation.job import in_cluster_job
 from . import completion
 
 Recipe = Annotated[
@@ -38,8 +39,32 @@ DryRun = Annotated[
     typer.Option("--dry-run", help="Show what would run, and the origin of each config value."),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
+Workers = Annotated[
+    str,
+    typer.Option(
+        "--workers",
+        help="Processes at a time, or `all` that have room; more than 1 run on Ray. Default: 1, in a "
+        "cluster's job `all`.",
+        show_default=False,
+    ),
+]
 OpenPage = Annotated[bool, typer.Option("--open", help="Open the page in a browser.")]
 LOCAL = "local"
+
+
+def workers_of(given: str) -> int | Literal["all"]:
+    """Return the number of processes that `--workers` gives.
+
+    Raises:
+        UsageProblem: it is no number of at least 1.
+    """
+    if given in ("", "all"):
+        return "all" if given or in_cluster_job() else 1
+    if not given.isdecimal() or int(given) < 1:
+        raise UsageProblem(
+            f"--workers is {given}", "give a number of at least 1, or `all` that have room"
+        )
+    return int(given)
 
 
 def _cluster(given: str | None) -> str | None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from ...trainers.errors import UsageProblem
 from ..analysis.diffult.order import chosen_layer
-from ..config.experiment import Experiment, with_values
-from ..config.layers import Layer
+from ..config.experiment import Experiment, load_experiment, with_values
+from ..config.layers import Resolved
 from ..config.parameters import Values
 from ..storage.store import Storage
 from .sweep import stored_sweep
@@ -73,19 +74,32 @@ def chosen_point(root: Storage, name: str) -> Chosen:
     return Chosen(best["number"], values, rank_by, float(best["value"]), complete, experiment)
 
 
-def order_of_chosen(root: Storage, name: str) -> tuple[Layer, dict[str, Any]]:
-    """Return the layer of a sweep's best point over a recipe of DiffuLT's pipeline, and which point it is.
+def load_recipe(
+    recipe: str, overrides: list[str], chosen: str | None
+) -> tuple[Resolved[Experiment], str, dict[str, Any] | None]:
+    """Return a recipe of DiffuLT's pipeline, over which the best point of a sweep is laid if one is named.
+
+    Args:
+        recipe: a packaged recipe's name, or a YAML file.
+        chosen: name of a sweep in the recipe's store.
+
+    Returns:
+        the config, the name of its run where none is given, and which point it is, as JSON types.
 
     Raises:
-        UsageProblem, Problem: as `chosen_point`.
+        UsageProblem, Problem: as `chosen_point`; or an override that no experiment has.
     """
-    point = chosen_point(root, name)
+    known = load_experiment(recipe, overrides)
+    if chosen is None:
+        return known, Path(recipe).stem, None
+    point = chosen_point(Storage(known.value.storage), chosen)
     facts = {
-        "sweep": name,
+        "sweep": chosen,
         "trial": point.trial,
         "rank_by": point.rank_by,
         "value": point.value,
         "complete": point.complete,
         "values": point.values,
     }
-    return chosen_layer(f"trial {point.trial} of {name}", point.experiment), facts
+    layer = chosen_layer(f"trial {point.trial} of {chosen}", point.experiment)
+    return load_experiment(recipe, overrides, [layer]), f"{chosen}-chosen", facts

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from ....trainers.errors import UsageProblem
 from ....trainers.integrity import seal
@@ -68,7 +68,7 @@ def classify(
     fill_to: int | None = None,
     control: bool = True,
     seeds: int = 1,
-    workers: int = 1,
+    workers: int | Literal["all"] = 1,
     on_phase: OnPhase = lambda _line: None,
 ) -> ClassificationResult:
     """Train and test classifiers of real images, with and without generated ones.

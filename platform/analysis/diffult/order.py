@@ -12,7 +12,6 @@ from ...balancing.arms import ArmName, arms_of
 from ...config.errors import DEFAULT
 from ...config.experiment import SETTINGS, WHERE_DATA_LIE, Experiment, with_values
 from ...config.layers import Layer, Resolved, resolve
-from ...foundation.job import in_cluster_job
 from ...foundation.names import check_name
 from ...storage import layout
 from ...storage.checkpoints import CheckpointStore
@@ -97,22 +96,6 @@ def choose_arms(given: str | None, controls: bool, experiment: Experiment) -> li
     if not names:
         raise UsageProblem("--arms names no arm", f"there are {', '.join(possible)}")
     return [name for name in possible if name in names]
-
-
-def workers_of(given: str) -> int | Literal["all"]:
-    """Return the number of processes that `--workers` gives; by default 1, in a cluster's job all that fit.
-
-    Raises:
-        UsageProblem: it is no number.
-    """
-    if given in ("", "all"):
-        return "all" if given or in_cluster_job() else 1
-    try:
-        return int(given)
-    except ValueError:
-        raise UsageProblem(
-            f"--workers is {given}", "give a number, or `all` that have room"
-        ) from None
 
 
 def chosen_layer(origin: str, chosen: Experiment) -> Layer:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ....trainers.errors import UsageProblem
 from ..consoles import next_commands, print_json, print_warnings, stderr_console, stdout_console
-from ..options import Json, On, OpenPage, Overrides, Target, Yes
+from ..options import Json, On, OpenPage, Overrides, Target, Workers, Yes, workers_of
 from ..stores import StoreOptions, with_store_options
 
 if TYPE_CHECKING:  # imported on use, so that `--help` is quick
@@ -63,9 +63,7 @@ def balance(
         int | None,
         typer.Option("--seed", min=0, help="Of the images' noise; default: the run's."),
     ] = None,
-    workers: Annotated[
-        str, typer.Option("--workers", help="Processes, or `all`; more than 1 run on Ray.")
-    ] = "1",
+    workers: Workers = "",
     open_page: OpenPage = False,
     on: On = None,
     yes: Yes = False,
@@ -89,7 +87,7 @@ def balance(
         from ..remote import send
 
         words = [*_words(to, filters, form, checkpoint, seed), *(["--out", out] if out else [])]
-        count = [] if workers == "1" else ["--workers", workers]
+        count = ["--workers", workers] if workers else []
         task = balance_task(
             target, [*words, *count], overrides or [], store.config(), store.tracking
         )
@@ -112,7 +110,7 @@ def balance(
             target,
             overrides or [],
             out=Path(out) if out else None,
-            workers=_workers(workers),
+            workers=workers_of(workers),
             on_phase=line.set,
             **options,
         )
@@ -132,14 +130,6 @@ def _form(text: str) -> str:
     if text not in (known := ("folder", "parquet", "torchvision")):
         raise UsageProblem(f"--as {text}: no such form", f"there are {', '.join(known)}")
     return text
-
-
-def _workers(text: str) -> int | Literal["all"]:
-    if text == "all":
-        return "all"
-    if not text.isdecimal() or int(text) < 1:
-        raise UsageProblem(f"--workers {text}", "give a number of at least 1, or all")
-    return int(text)
 
 
 def _words(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..consoles import next_commands, print_json, stderr_console, stdout_console
-from ..options import Json, Overrides
+from ..options import Json, Overrides, Workers, workers_of
 from ..stores import StoreOptions, with_store_options
 
 if TYPE_CHECKING:  # imported on use, so that `--help` is quick
@@ -40,9 +40,7 @@ def classify(
     ] = None,
     control: Control = True,
     seeds: Annotated[int, typer.Option("--seeds", help="Classifiers of each kind.")] = 1,
-    workers: Annotated[
-        int, typer.Option("--workers", help="Processes at a time; more than 1 run on Ray.")
-    ] = 1,
+    workers: Workers = "",
     as_json: Json = False,
 ) -> None:
     """Measure whether generated images help a classifier.
@@ -66,7 +64,7 @@ def classify(
             fill_to=fill_to,
             control=control,
             seeds=seeds,
-            workers=workers,
+            workers=workers_of(workers),
         )
     if recorded.note:
         stderr_console.print(recorded.note)

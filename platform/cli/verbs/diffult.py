@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -10,7 +9,7 @@ import typer
 from ....trainers.errors import Problem, combine
 from .. import completion
 from ..consoles import next_commands, print_json, print_warnings, stderr_console
-from ..options import DryRun, Json, On, Overrides, Recipe, Yes
+from ..options import DryRun, Json, On, Overrides, Recipe, Workers, Yes, workers_of
 from ..stores import StoreOptions, with_store_options
 
 if TYPE_CHECKING:  # imported on use, so that `--help` is quick
@@ -57,10 +56,7 @@ def diffult(
             "generated ones: without these a gain may be due to balance and length alone.",
         ),
     ] = True,
-    workers: Annotated[
-        str,
-        typer.Option("--workers", help="Processes at a time; more than 1, or `all`, run on Ray."),
-    ] = "",
+    workers: Workers = "",
     on: On = None,
     yes: Yes = False,
     dry_run: DryRun = False,
@@ -75,22 +71,15 @@ def diffult(
 
     After an interruption, run the same command again.
     """
-    from ...analysis.diffult.order import make_order, workers_of
+    from ...analysis.diffult.order import make_order
     from ...analysis.diffult.pipeline import Pipeline
-    from ...config.experiment import load_experiment
+    from ...tuning.chosen import load_recipe
     from ..status_line import StatusLine
 
     config = store.overrides(overrides or [])
-    layers, point, default = [], None, Path(recipe).stem
-    if chosen is not None:
-        from ...storage.store import Storage
-        from ...tuning.chosen import order_of_chosen
-
-        root = Storage(load_experiment(recipe, config).value.storage)
-        layer, point = order_of_chosen(root, chosen)
-        layers, default = [layer], f"{chosen}-chosen"
+    known, default, point = load_recipe(recipe, config, chosen)
     order, resolved = make_order(
-        load_experiment(recipe, config, layers),
+        known,
         default,
         overrides or [],
         run=run,
