@@ -30,6 +30,7 @@ from ...trainers.classification.config import ClassificationConfig
 from ...trainers.data import Splits
 from ...trainers.data.groups import group_classes
 from ...trainers.data.report import listed, shown
+from ...trainers.data.validation import hash_pixels
 from ...trainers.errors import UsageProblem
 from ..config.experiment import Experiment
 from ..evaluation.arrays import Bools
@@ -42,6 +43,9 @@ from .filters import random_like
 from .summary import summarise
 
 OnPhase = Callable[[str], None]
+
+MOST = 0.5
+"""Share of the training images above which they cannot be among the test images by chance."""
 
 ArmName = Literal["real", "repeated", "augmented", "unfiltered", "random", "filtered", "generated"]
 
@@ -213,13 +217,19 @@ def _check_test_images(splits: Splits) -> None:
     """Check that every class has test images, and none that it was trained on.
 
     Raises:
-        UsageProblem: naming the classes.
+        UsageProblem: naming the classes; or most training images are among those to test on.
     """
     if splits.borrowed:
         names = listed([shown(splits.train.class_names[c]) for c in splits.borrowed])
         raise UsageProblem(
             f"classifiers cannot be tested on {names}: too few images to hold some out, and all are trained on",
             "add images of these classes, or set evaluation.reference to others of all classes",
+        )
+    ours, theirs = hash_pixels(splits.train.images), hash_pixels(splits.reference.images)
+    if np.isin(ours, theirs).mean() > MOST:  # some data sets have a few images twice
+        raise UsageProblem(
+            "classifiers would be tested on images that they are trained on",
+            "set evaluation.reference to images of all classes that are not trained on",
         )
     without = np.flatnonzero(splits.reference.class_counts == 0)
     if len(without):

@@ -23,8 +23,10 @@ from ..generation.shards import (
     generated_shards,
     read_images,
     samples_folder,
+    weights_hash,
 )
 from ..generation.workers import Workers
+from ..storage.checkpoints import CheckpointStore
 from ..storage.layout import shard_images
 from ..storage.store import Storage
 
@@ -47,15 +49,18 @@ class ImageSource:
     splits: Splits
     """The real images; `train` is what the checkpoint was trained on."""
 
-    @property
+    @cached_property
     def samples_folder(self) -> str:
-        """Folder of its images, from the store's top."""
-        return samples_folder(
-            self.store,
-            self.manifest.content_hash(),
-            self.experiment.sampling,
-            self.experiment.seed,
-        )
+        """Folder of its images, from the store's top.
+
+        Raises:
+            UsageProblem: a `sampling.ema_width` that the averages kept cannot form.
+        """
+        sampling = self.experiment.sampling
+        has_averages = sampling.ema_width is not None
+        averages = CheckpointStore(self.store).averages(self.checkpoint) if has_averages else {}
+        weights = weights_hash(self.manifest, averages, sampling)
+        return samples_folder(self.store, weights, sampling, self.experiment.seed)
 
     def shards(self, counts: Counts) -> list[GeneratedShard]:
         """Return the shards of `counts[c]` images of every class c."""

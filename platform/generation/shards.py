@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ...trainers.checkpoint import Manifest
 from ...trainers.data import PackedImages, Splits
 from ...trainers.data.batches import to_uint8
 from ...trainers.errors import CheckpointProblem
@@ -35,6 +36,7 @@ from ..evaluation.metrics.memorisation import TrainingImages
 from ..foundation.background import Lazy
 from ..storage import layout
 from ..storage.store import Storage
+from ..storage.trained_weights import fit_width
 from .loading import load_stored_guide
 
 log = logging.getLogger(__name__)
@@ -107,14 +109,35 @@ class RealShard:
 Shard = GeneratedShard | RealShard
 
 
-def samples_folder(run: Storage, checkpoint: str, sampling: SamplingConfig, seed: int) -> str:
+def samples_folder(run: Storage, weights: str, sampling: SamplingConfig, seed: int) -> str:
     """Return the folder of the images of one setting, from the store's top.
 
     Args:
-        checkpoint: content hash.
+        weights: `weights_hash`.
     """
-    depends_on = [checkpoint, sampling.identity(), seed]
+    depends_on = [weights, sampling.identity(), seed]
     return layout.samples_folder(run.base, short_hash(depends_on))
+
+
+def weights_hash(
+    manifest: Manifest, averages: Mapping[str, Manifest], sampling: SamplingConfig
+) -> str:
+    """Return what the weights are known by: the checkpoint, and the averages that form a width.
+
+    Args:
+        manifest: of the checkpoint.
+        averages: up to it, `CheckpointStore.averages`; read only with `sampling.ema_width`.
+
+    Raises:
+        UsageProblem: a width that the averages kept cannot form.
+    """
+    checkpoint = manifest.content_hash()
+    if sampling.ema_width is None:
+        return checkpoint
+    formed = fit_width(averages, manifest.images_seen, sampling.ema_width)
+    used = {profile.images_seen for profile in formed.shares}
+    parts = [m.content_hash() for m in averages.values() if m.images_seen in used]
+    return short_hash([checkpoint, parts])
 
 
 def short_hash(content: Any) -> str:

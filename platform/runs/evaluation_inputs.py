@@ -19,11 +19,16 @@ from ..config.experiment import Experiment
 from ..evaluation.evaluate import Classes, check_groups
 from ..evaluation.extractors.base import Extractor, OnPhase, Value
 from ..generation.loading import describe_reference, load_extractor, load_splits
-from ..generation.shards import GeneratedShard, generated_shards, samples_folder, short_hash
+from ..generation.shards import (
+    GeneratedShard,
+    generated_shards,
+    samples_folder,
+    short_hash,
+    weights_hash,
+)
 from ..storage.checkpoints import CheckpointStore
 from ..storage.layout import SAMPLES_FACT, evaluation_folder
 from ..storage.store import Storage
-from ..storage.trained_weights import fit_width
 from .evaluation_files import FORMAT
 
 NO_EFFECT_ON_RESULT = {"batch_size", "keep_samples", "rank_by", "shard_images", "workers"}
@@ -78,18 +83,12 @@ class EvaluationInputs:
         return samples_folder(self.store, self.weights_hash(sampling), sampling, seed)
 
     def weights_hash(self, sampling: SamplingConfig) -> str:
-        """Return what the weights are known by: the checkpoint, and the averages that form a width.
+        """Return what the weights are known by.
 
         Raises:
             UsageProblem: a width that the averages kept cannot form.
         """
-        checkpoint = self.manifest.content_hash()
-        if sampling.ema_width is None:
-            return checkpoint
-        formed = fit_width(self.averages, self.manifest.images_seen, sampling.ema_width)
-        used = {profile.images_seen for profile in formed.shares}
-        parts = [m.content_hash() for m in self.averages.values() if m.images_seen in used]
-        return short_hash([checkpoint, parts])
+        return weights_hash(self.manifest, self.averages, sampling)
 
     def evaluation_folder(self, point: Experiment, seed: int) -> str:
         """Return the folder of a setting's result, in the run's.

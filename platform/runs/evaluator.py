@@ -115,7 +115,7 @@ class Evaluator:
 
         Raises:
             UsageProblem, CheckpointProblem: as `fixed_sampling`.
-            UsageProblem: nothing to fill up, or a class of which the filter rejects all images.
+            UsageProblem: nothing to fill up.
         """
         values, seed = values or {}, self.experiment.seed if seed is None else seed
         point = self.experiment_at(values)

@@ -30,8 +30,8 @@ def search_guidance(evaluator: Evaluator, space: Space | None) -> list[Evaluated
     """Evaluate the points of the `sample:` level and return them in order.
 
     Without such a level, the experiment's own settings are the only point; a single point is reported as it
-    is. A level with few points is tried whole, a larger one by TPE. Points that are refused, as where a
-    filter rejects all images of a class, are left out with a line.
+    is. A level with few points is tried whole, a larger one by TPE. Points that are refused, as where
+    N_t is below every class's count, are left out with a line.
 
     Raises:
         UsageProblem: all points are refused.

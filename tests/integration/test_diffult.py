@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,15 @@ import pytest
 from support.marks import MLFLOW_WARNINGS
 from support.shell import TINY, WAIT_S, Shell
 
+from whipray.platform.analysis.diffult.materials import Materials
+from whipray.platform.analysis.diffult.order import make_order
 from whipray.platform.cli import main as cli
+from whipray.platform.config.experiment import load_experiment
 from whipray.platform.config.tracking import TrackingConfig
 from whipray.platform.storage.config import StorageConfig
 from whipray.platform.storage.store import Storage
 from whipray.platform.tracking.tracker import open_tracker
+from whipray.trainers.errors import UsageProblem
 
 pytestmark = [pytest.mark.slow, *MLFLOW_WARNINGS]
 
@@ -156,6 +161,18 @@ def test_another_filter_weight_or_number_repeats_what_depends_on_it(lab: Lab) ->
     assert folders == ["classifiers"] * 2  # `filtered`, of two seeds
     assert document["compared"] == "filtered"
     assert any("without the arm `repeated`" in line for line in document["warnings"])
+
+
+def test_a_class_that_the_filter_rejects_is_refused_unless_a_search_chose_the_filter(
+    lab: Lab,
+) -> None:
+    strict = ("storage.uri=" + str(lab.store), "balancing.filter.pixel_distance=0")
+    recipe = load_experiment("digits-demo", [*SETTINGS, *strict])
+    given, _ = make_order(recipe, "one", [])
+    with pytest.raises(UsageProblem, match="rejects all generated images"):
+        Materials(given).classifiers()
+    chosen = Materials(replace(given, chosen={"sweep": "s"}))
+    assert [c.added for c in chosen.classifiers() if c.arm == "filtered"] == [None] * 5
 
 
 def test_a_model_that_was_trained_before_is_taken(lab: Lab) -> None:

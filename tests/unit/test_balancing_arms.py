@@ -12,14 +12,14 @@ from support.training import at, tiny, train
 from torchvision.transforms.v2 import TrivialAugmentWide  # type: ignore[import-untyped]
 
 from whipray.platform.balancing.added_images import augment_real_images, repeat_real_images
-from whipray.platform.balancing.arms import added_images, arms_of, measure
+from whipray.platform.balancing.arms import Bench, added_images, arms_of, measure
 from whipray.platform.balancing.augmentation import augment
 from whipray.platform.balancing.candidates import Candidates
 from whipray.platform.balancing.filling import ImageSource
 from whipray.platform.config.balancing import BalancingConfig
 from whipray.platform.storage.checkpoints import CheckpointStore
-from whipray.trainers.data import Digits, PackedImages
-from whipray.trainers.errors import DataProblem
+from whipray.trainers.data import Digits, PackedImages, Splits
+from whipray.trainers.errors import DataProblem, UsageProblem
 from whipray.trainers.randomness import derive_seed
 
 
@@ -184,3 +184,17 @@ def test_all_arms_are_measured_and_compared_with_what_the_filter_keeps(
     assert (again.document, again.content, again.trained) == (document, measured.content, 0)
     fewer = measure(filtering(source), COUNTS, ["filtered", "real"], seeds=1, mask=mask)
     assert fewer.trained == 0
+
+
+def test_training_images_are_not_tested_on(source: ImageSource) -> None:
+    train, test = source.splits.train, source.splits.reference
+
+    def tested_on(rows: int) -> Splits:
+        """Some training images among those to compare with."""
+        images = np.concatenate([test.images, train.images[:rows]])
+        labels = np.concatenate([test.labels, train.labels[:rows]])
+        return Splits(train, PackedImages(images, labels, test.class_names))
+
+    Bench.of(source.experiment, tested_on(3))  # as of data sets with a few images twice
+    with pytest.raises(UsageProblem, match="on images that they are trained on"):
+        Bench.of(source.experiment, tested_on(len(train.labels)))

@@ -11,6 +11,7 @@ import pytest
 import torch
 from support.training import BATCH, at, distance, tiny, train
 
+from whipray.platform.balancing.filling import ImageSource
 from whipray.platform.config.space_files import parse_space
 from whipray.platform.evaluation.extractors.base import ExtractorInfo
 from whipray.platform.generation.loading import Models, load_model, load_splits
@@ -132,6 +133,10 @@ def test_images_are_kept_by_width_and_by_the_averages_that_formed_it(
         width: inputs.samples_folder(of_width(width), 0) for width in (None, 0.05, 0.07, 0.1)
     }
     assert len(set(folders.values())) == 4
+    for width, folder in folders.items():  # what fills classes up is kept beside
+        sampled = experiment.model_copy(update={"sampling": of_width(width)})
+        source = ImageSource(at(run), name, sampled, inputs.manifest, inputs.splits)
+        assert source.samples_folder == folder
     some = dict(list(inputs.averages.items())[3:])  # others were removed meanwhile
     fewer = replace(inputs, averages=some)
     assert fewer.samples_folder(of_width(0.05), 0) == folders[0.05]

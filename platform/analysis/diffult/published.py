@@ -5,6 +5,7 @@ The numbers are of the class-balanced test sets, in [0, 1]. They come with one c
 
 from __future__ import annotations
 
+from ....trainers.data.groups import GroupsConfig
 from ...config.experiment import Experiment
 from .content import ProtocolDifference, Published
 
@@ -32,6 +33,7 @@ PER_CLASS = {"cifar10": 5000, "cifar100": 500, "list_files": 300}
 """N_t by data source."""
 WEIGHTS = {"cifar10": 0.3, "cifar100": 0.3, "list_files": 0.5}
 """omega by data source."""
+PAPERS_GROUPS = str(GroupsConfig(kind="thresholds"))
 NAMES = {"cifar10": "CIFAR-10-LT", "cifar100": "CIFAR-100-LT"}
 PAPER = "Shao et al. 2024"
 NOT_STATED = "not stated"
@@ -99,6 +101,7 @@ def _protocol(experiment: Experiment, to: int) -> dict[str, tuple[str, str]]:
             + f"rate {classifier.lr:g}, loss {classifier.loss.name}",
         ),
         "classifier": ("resnet32", classifier.network),
+        "groups": (PAPERS_GROUPS, str(experiment.evaluation.groups)),
     }
     if source not in PER_CLASS:
         return {"data": ("CIFAR-10-LT, CIFAR-100-LT, ImageNet-LT", source), **rows}
