@@ -85,6 +85,24 @@ def summarise(
     }
 
 
+def flat_metrics(document: Mapping[str, Any], prefix: str) -> dict[str, float]:
+    """Return metrics for MLflow: `PREFIX/real/accuracy/few`, `.../few_low`, `PREFIX/filtered-repeated/accuracy/few`.
+
+    Args:
+        document: has what `summarise` returns.
+    """
+    parts = {arm: entry["figures"] for arm, entry in document["arms"].items()}
+    for arm, difference in document["differences"].items():
+        parts[f"{document['compared']}-{arm}"] = difference
+    flat = {}
+    for part, figures in parts.items():
+        for name, entry in figures.items():
+            for end, key in (("", "value"), ("_low", "low"), ("_high", "high")):
+                if entry[key] is not None:
+                    flat[f"{prefix}/{part}/{name}{end}"] = entry[key]
+    return flat
+
+
 def student_interval(
     values: Sequence[float], confidence: float, bounds: tuple[float, float]
 ) -> Estimate | None:

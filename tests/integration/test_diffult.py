@@ -128,7 +128,7 @@ def test_a_pipeline_ends_with_a_table_a_page_and_a_document(lab: Lab, finished: 
     metrics = tracker.client.get_run(run.run_id).data.metrics
     for part, figures in (
         ("filtered", document["arms"]["filtered"]["figures"]),
-        ("beyond_repeated", document["differences"]["repeated"]),
+        ("filtered-repeated", document["differences"]["repeated"]),
     ):
         assert metrics[f"diffult/{part}/accuracy/few"] == figures["accuracy/few"]["value"]
     recorded = {each.path for each in tracker.client.list_artifacts(run.run_id, "diffult")}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -16,21 +15,17 @@ from ....trainers.data.groups import group_classes
 from ....trainers.data.report import listed, shown
 from ....trainers.errors import UsageProblem
 from ...balancing.f0 import f0_key, load_f0, read_f0
+from ...balancing.f0_on_worker import train_f0_on_worker
 from ...balancing.filling import Counts, Filled, ImageSource
 from ...balancing.filters import apply_filter, check_every_class_keeps_some
 from ...balancing.scores import Scores, score
-from ...compute.capacity import with_gpu_if_any
-from ...compute.ray_session import ray_session, run_on_worker
-from ...config.experiment import Experiment
+from ...compute.ray_session import ray_session
 from ...evaluation.extractors.base import Value
 from ...evaluation.metrics.memorisation import METRIC
-from ...generation.loading import describe_reference, load_splits
+from ...generation.loading import describe_reference
 from ...generation.shards import short_hash
-from ...runs.evaluation_inputs import check_data
-from ...runs.resolve_guide import fixed_sampling
-from ...storage.checkpoints import CheckpointStore
+from ...runs.image_source import image_source
 from ...storage.layout import datasheet_page
-from ...storage.store import Storage
 from .content import Datasheet
 from .manifest import GeneratedRows, SetContent
 from .result import BalanceResult, count_classes, quantiles
@@ -49,8 +44,8 @@ class BalanceInputs:
 
     subject: Subject
     """Its experiment's sampling is fixed."""
-    splits: Splits
-    manifest: Manifest
+    source: ImageSource
+    """What generates images."""
 
     @classmethod
     def read(cls, subject: Subject) -> BalanceInputs:
@@ -59,25 +54,18 @@ class BalanceInputs:
         Raises:
             DataProblem: they are gone, or others than the model was trained on.
         """
-        run, experiment = subject.run, subject.experiment
-        sampling = fixed_sampling(experiment, run.store, run.checkpoint)
-        experiment = experiment.model_copy(update={"sampling": sampling})
-        manifest = CheckpointStore(run.store).read_manifest(run.checkpoint)
-        splits = load_splits(experiment.for_classifiers)
-        check_data(manifest, splits)
-        return cls(replace(subject, experiment=experiment), splits, manifest)
+        source = image_source(subject.experiment, subject.run.store, subject.run.checkpoint)
+        return cls(replace(subject, experiment=source.experiment), source)
 
     @property
-    def source(self) -> ImageSource:
-        """What generates images."""
-        subject = self.subject
-        return ImageSource(
-            subject.run.store,
-            subject.run.checkpoint,
-            subject.experiment,
-            self.manifest,
-            self.splits,
-        )
+    def splits(self) -> Splits:
+        """The real images that the checkpoint was trained on, and the test images."""
+        return self.source.splits
+
+    @property
+    def manifest(self) -> Manifest:
+        """Of the checkpoint."""
+        return self.source.manifest
 
     @property
     def to(self) -> int:
@@ -142,12 +130,8 @@ class BalanceInputs:
         root, experiment = self.subject.run.store.root, self.subject.experiment
         config = experiment.effective_classification
         if workers != 1 and read_f0(root, f0_key(self.splits.train, config)) is None:
-            from ...compute.progress_queue import QueueReporter, message_queue  # imports Ray
-
-            with ray_session(), message_queue(on_phase) as queue:
-                scaling = with_gpu_if_any(experiment.scaling)
-                work = partial(_train_f0, root, experiment, QueueReporter(queue))
-                run_on_worker(scaling, work, max_retries=scaling.max_failures)
+            with ray_session():
+                train_f0_on_worker(root, experiment, on_phase)
         return load_f0(root, self.splits, config, on_phase)
 
     def identity(self, counts: Counts) -> str:
@@ -259,10 +243,3 @@ class BalanceInputs:
         return (
             f"too few images of {listed(names)} to hold some out: they are training and test images",
         )
-
-
-def _train_f0(root: Storage, experiment: Experiment, on_phase: OnPhase) -> None:
-    """Train f_0 and keep it in the store, on a worker."""
-    load_f0(
-        root, load_splits(experiment.for_classifiers), experiment.effective_classification, on_phase
-    )

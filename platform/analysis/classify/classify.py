@@ -13,11 +13,8 @@ from ...balancing.arms import ArmName, measure
 from ...balancing.filling import ImageSource
 from ...config.balancing import BalancingConfig
 from ...config.tracking import TrackingConfig
-from ...generation.loading import load_splits
-from ...runs.evaluation_inputs import check_data
 from ...runs.find_run import StoredRun, find_run
-from ...runs.resolve_guide import fixed_sampling
-from ...storage.checkpoints import CheckpointStore
+from ...runs.image_source import image_source
 from ...storage.layout import CLASSIFICATION_RESULT, classification_folder
 from ...storage.store import Storage
 from ...tracking.tracker import open_tracker
@@ -99,10 +96,5 @@ def _source(run: StoredRun, overrides: Sequence[str], on_phase: OnPhase) -> Imag
     settings = resolve_settings(run.experiment, overrides)
     unfiltered = {"balancing": BalancingConfig()}  # all arms are of all images
     experiment = run.experiment.model_copy(update={**dict(settings), **unfiltered})
-    sampling = fixed_sampling(experiment, run.store, run.checkpoint)
-    experiment = experiment.model_copy(update={"sampling": sampling})
     on_phase("reading the images")
-    splits = load_splits(experiment.for_classifiers)
-    manifest = CheckpointStore(run.store).read_manifest(run.checkpoint)
-    check_data(manifest, splits)
-    return ImageSource(run.store, run.checkpoint, experiment, manifest, splits)
+    return image_source(experiment, run.store, run.checkpoint)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from ...balancing.summary import flat_metrics
 from ...tracking.mlflow_runs import Run
 
 
@@ -19,26 +20,11 @@ class ClassificationResult:
     trained: int
     """Classifiers that had to be trained; 0 where all were in the store."""
 
-    def metrics(self) -> dict[str, float]:
-        """Return flat metrics for MLflow: `classification/real/accuracy/few`, `.../few_low`, ...
-
-        A difference is `classification/generated-repeated/accuracy/few`.
-        """
-        parts = {arm: entry["figures"] for arm, entry in self.document["arms"].items()}
-        for arm, difference in self.document["differences"].items():
-            parts[f"{self.document['compared']}-{arm}"] = difference
-        flat = {}
-        for part, figures in parts.items():
-            for name, entry in figures.items():
-                for end, key in (("", "value"), ("_low", "low"), ("_high", "high")):
-                    if entry[key] is not None:
-                        flat[f"classification/{part}/{name}{end}"] = entry[key]
-        return flat
-
     def record(self, run: Run) -> None:
         """Add the result to the run's MLflow run; of several results its metrics show the last."""
         run.log_json(self.document, f"{self.folder}.json")
-        run.log_metrics(self.metrics(), self.document["images_seen"])
+        metrics = flat_metrics(self.document, "classification")
+        run.log_metrics(metrics, self.document["images_seen"])
         run.flush()
 
 

@@ -25,8 +25,7 @@ from ...balancing.scores import Scores, score, score_files
 from ...evaluation.arrays import Bools
 from ...evaluation.metrics.memorisation import METRIC as MEMORISATION
 from ...generation.loading import load_splits
-from ...runs.evaluation_inputs import check_data
-from ...runs.resolve_guide import fixed_sampling
+from ...runs.image_source import image_source
 from ...storage import layout
 from ...storage.checkpoints import CheckpointStore
 from .order import Order
@@ -93,16 +92,11 @@ class Materials:
         """The trained model with all that decides its images.
 
         Raises:
-            DataProblem: it was trained on other images.
-            UsageProblem, CheckpointProblem: as `fixed_sampling`.
+            DataProblem, UsageProblem, CheckpointProblem: as `image_source`.
         """
         order, saved = self.order, self.checkpoint()
         assert saved is not None, "the model is not trained yet"
-        checkpoint, manifest = saved
-        check_data(manifest, self.splits)
-        sampling = fixed_sampling(order.experiment, order.store, checkpoint)
-        experiment = order.experiment.model_copy(update={"sampling": sampling})
-        return ImageSource(order.store, checkpoint, experiment, manifest, self.splits)
+        return image_source(order.experiment, order.store, saved[0], self.splits)
 
     def has_source(self) -> bool:
         """Return whether `source` can be asked for; a dry run puts no guide into the store."""

@@ -9,6 +9,7 @@ from typing import Any
 
 from ....trainers.errors import Problem
 from ....trainers.integrity import Altered, seal, unseal
+from ...balancing.summary import flat_metrics
 from ...generation.shards import short_hash
 from ...storage import layout
 from ...storage.errors import MissingObject
@@ -62,7 +63,7 @@ def keep(
         run = tracker.find(layout.run_address(order.run).key)
         run.log_json(document, f"{page.removesuffix('.html')}.json")
         run.log_text(html, page)
-        run.log_metrics(flat_metrics(document), document["images_seen"])
+        run.log_metrics(flat_metrics(document, "diffult"), document["images_seen"])
         run.flush()
     except Problem as problem:
         note = f"not recorded in MLflow: {problem.what}"
@@ -76,19 +77,6 @@ def _kept_page(store: Storage, name: str, page: str, document: Mapping[str, Any]
         return store.read_text(page) if kept == json.loads(json.dumps(document)) else None
     except (Altered, MissingObject):
         return None
-
-
-def flat_metrics(document: Mapping[str, Any]) -> dict[str, float]:
-    """Return metrics for MLflow: `diffult/filtered/accuracy/few`, `.../few_low`, `diffult/beyond_repeated/...`."""
-    parts = {arm: entry["figures"] for arm, entry in document["arms"].items()}
-    parts |= {f"beyond_{arm}": figures for arm, figures in document["differences"].items()}
-    flat = {}
-    for part, figures in parts.items():
-        for name, entry in figures.items():
-            for end, key in (("", "value"), ("_low", "low"), ("_high", "high")):
-                if entry[key] is not None:
-                    flat[f"diffult/{part}/{name}{end}"] = entry[key]
-    return flat
 
 
 def make_document(materials: Materials, measured: Mapping[str, Any]) -> dict[str, Any]:

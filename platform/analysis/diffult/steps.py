@@ -5,21 +5,16 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import Literal
 
 from ...balancing.f0 import load_f0
-from ...compute.capacity import with_gpu_if_any
-from ...compute.ray_session import run_on_worker
-from ...config.experiment import Experiment
+from ...balancing.f0_on_worker import train_f0_on_worker
 from ...foundation.job import in_cluster_job
-from ...generation.loading import load_splits
 from ...runs.evaluation_inputs import check_data
 from ...runs.preflight import Subject, check_continued
 from ...runs.single_run import SingleRun
 from ...runs.work import passes_of_evaluation
 from ...storage import layout
-from ...storage.store import Storage
 from .materials import Materials
 
 State = Literal["there", "partly there", "missing"]
@@ -178,24 +173,12 @@ class TrainF0(Step):
 
     def make(self, report: Report) -> None:
         """Train it, on a worker where there are several."""
-        order = self.order
-        work = partial(_train_f0, order.root, order.experiment)
-        if order.workers == 1 and not in_cluster_job():
-            work(report.on_phase)
-            return
-        from ...compute.progress_queue import QueueReporter, message_queue  # imports Ray
-
-        scaling = with_gpu_if_any(order.experiment.scaling)
-        with message_queue(report.on_phase) as queue:
-            retries = scaling.max_failures
-            run_on_worker(scaling, partial(work, QueueReporter(queue)), max_retries=retries)
-
-
-def _train_f0(root: Storage, experiment: Experiment, on_phase: Callable[[str], None]) -> None:
-    """Train f_0 and keep it in the store, in whichever process."""
-    load_f0(
-        root, load_splits(experiment.for_classifiers), experiment.effective_classification, on_phase
-    )
+        order, splits = self.order, self.materials.splits
+        if order.workers != 1 or in_cluster_job():
+            train_f0_on_worker(order.root, order.experiment, report.on_phase)
+        else:
+            config = order.experiment.effective_classification
+            load_f0(order.root, splits, config, report.on_phase)
 
 
 class Score(Step):
