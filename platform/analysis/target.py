@@ -23,6 +23,7 @@ from ..storage.store import Storage
 from ..tracking import registry
 from ..tracking.mlflow_runs import Run
 from ..tracking.tracker import open_existing_tracker, open_tracker
+from ..tracking.versions import Version
 from .overrides import parse_overrides
 
 CHANGEABLE = ("sampling", "evaluation", "balancing", "classification", "scaling")
@@ -90,15 +91,9 @@ def find_target(root: Storage, tracking: str | None, name: str, overrides: Seque
     if name.startswith("models:/"):
         tracker = open_existing_tracker(TrackingConfig(uri=tracking), root)
         version = registry.resolve(tracker, name)
-        name = version.origin
-        sampling = json.loads(version.tags.get(VersionTag.SAMPLING, "{}"))
-        sampling = sampling_of(sampling) if sampling else {}
-        registered = {f"sampling.{key}": value for key, value in sampling.items()}
+        name, registered = version.origin, registered_sampling(version)
     run = find_run(root, name)
-    recorded_in = run.experiment.tracking
-    if tracking:
-        recorded_in = recorded_in.model_copy(update={"uri": tracking})
-    base = run.experiment.model_copy(update={"storage": root.config, "tracking": recorded_in})
+    base = kept_in(run, root, tracking)
     metrics = _metrics_of(base.evaluation)
     experiment = resolve(
         Experiment,
@@ -110,6 +105,22 @@ def find_target(root: Storage, tracking: str | None, name: str, overrides: Seque
         ],
     ).value
     return Target(name, run, with_absolute_paths(experiment))
+
+
+def registered_sampling(version: Version) -> dict[str, object]:
+    """Return the sampling that a model was registered with, by dotted key."""
+    sampling = json.loads(version.tags.get(VersionTag.SAMPLING, "{}"))
+    if not sampling:
+        return {}
+    return {f"sampling.{key}": value for key, value in sampling_of(sampling).items()}
+
+
+def kept_in(run: StoredRun, root: Storage, tracking: str | None) -> Experiment:
+    """Return a run's experiment with the store that it is in, and MLflow's tracking URI if one is given."""
+    recorded_in = run.experiment.tracking
+    if tracking:
+        recorded_in = recorded_in.model_copy(update={"uri": tracking})
+    return run.experiment.model_copy(update={"storage": root.config, "tracking": recorded_in})
 
 
 def _metrics_of(config: EvaluationConfig) -> tuple[str, ...]:

@@ -46,7 +46,7 @@ def accuracy_at(
     train = source.splits.train.class_counts
     balancing = experiment.balancing
     counts = wanted_counts(train, None, balancing.target(train))
-    there = source.experiment.model_copy(
+    at_point = source.experiment.model_copy(
         update={
             "balancing": balancing,
             "classification": experiment.classification,
@@ -56,7 +56,7 @@ def accuracy_at(
     )
     arm = arms_of(balancing.filter.is_set)[-1]
     measured = measure(
-        replace(source, experiment=there), counts, [arm], balancing.seeds, workers, on_phase
+        replace(source, experiment=at_point), counts, [arm], balancing.seeds, workers, on_phase
     )
     metrics: dict[str, float] = {}
     for name, entry in measured.document["arms"][arm]["figures"].items():

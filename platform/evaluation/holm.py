@@ -17,9 +17,9 @@ def adjusted(p_values: Mapping[Key, float]) -> dict[Key, float]:
     Args:
         p_values: of each comparison by itself, in [0, 1].
     """
-    found: dict[Key, float] = {}
+    result: dict[Key, float] = {}
     largest = 0.0
     for rank, (key, p) in enumerate(sorted(p_values.items(), key=lambda item: item[1])):
         largest = max(largest, min(1.0, (len(p_values) - rank) * p))
-        found[key] = largest
-    return found
+        result[key] = largest
+    return result

@@ -319,7 +319,7 @@ def shard_scores(stem: str, classifier: str, content: str) -> str:
 
 def classifiers_of_scores(names: Iterable[str]) -> set[str]:
     """Return the classifiers that images were scored by, among files of a store."""
-    return {found[1] for name in names if (found := _SCORES.search(name))}
+    return {match[1] for name in names if (match := _SCORES.search(name))}
 
 
 # -- shared by all runs ----------------------------------------------------------------------------

@@ -137,22 +137,22 @@ def test_a_pipeline_ends_with_a_table_a_page_and_a_document(lab: Lab, finished: 
 
 def test_a_second_call_makes_nothing_again(lab: Lab) -> None:
     before = lab.files()
-    assert lab.steps("--run", "one", "--seeds", "2") == dict.fromkeys(STEPS, "there")
+    assert lab.steps("--run", "one", "--seeds", "2") == dict.fromkeys(STEPS, "complete")
     lab.document("--run", "one", "--seeds", "2")
     assert lab.files() == before
 
 
 def test_another_filter_weight_or_number_repeats_what_depends_on_it(lab: Lab) -> None:
     before = lab.files()
-    there = dict.fromkeys(STEPS, "there")
+    complete = dict.fromkeys(STEPS, "complete")
     given = ("--run", "one", "--seeds", "2")
     threshold = (*given, "balancing.filter.pixel_distance=1330")
-    assert lab.steps(*threshold) == there | {"classifiers": "partly there"}
+    assert lab.steps(*threshold) == complete | {"classifiers": "partial"}
     weight = (*given, "classification.generated_weight=0.3")
-    assert lab.steps(*weight) == there | {"classifiers": "partly there"}
-    assert lab.steps("--run", "one", "--seeds", "1", "--arms", "real") == there
+    assert lab.steps(*weight) == complete | {"classifiers": "partial"}
+    assert lab.steps("--run", "one", "--seeds", "1", "--arms", "real") == complete
     more = lab.steps(*given, "balancing.to=80")
-    assert (more["diffusion model"], more["f_0"]) == ("there", "there")
+    assert (more["diffusion model"], more["f_0"]) == ("complete", "complete")
     assert lab.files() == before  # dry runs touch nothing
 
     document = lab.document(*threshold, "--arms", "real,unfiltered,filtered")
@@ -178,8 +178,8 @@ def test_a_class_that_the_filter_rejects_is_refused_unless_a_search_chose_the_fi
 def test_a_model_that_was_trained_before_is_taken(lab: Lab) -> None:
     settings = ("balancing.to=60", "balancing.filter.pixel_distance=1300")
     classifiers = ("classification.network=resnet8", "classification.epochs=1")
-    found = lab.steps("--model", "one", "--seeds", "2", *settings, *classifiers)
-    assert found == dict.fromkeys(STEPS, "there")
+    states = lab.steps("--model", "one", "--seeds", "2", *settings, *classifiers)
+    assert states == dict.fromkeys(STEPS, "complete")
 
 
 def test_a_killed_pipeline_goes_on(lab: Lab, finished: Path, tmp_path: Path) -> None:

@@ -144,10 +144,10 @@ class StoredSet:
                 files, labels, lambda i: shown(self.folder / files[i]), root=self.folder
             )
         shards = {file: _images_in(self.folder / file) for file in dict.fromkeys(files)}
-        places = rows["row"].to_pylist()
-        items = [shards[file][place] for file, place in zip(files, places, strict=True)]
+        of_shard = rows["row"].to_pylist()
+        items = [shards[file][row] for file, row in zip(files, of_shard, strict=True)]
         return EncodedImages(
-            items, labels, lambda i: f"{shown(self.folder / files[i])}, row {places[i]}"
+            items, labels, lambda i: f"{shown(self.folder / files[i])}, row {of_shard[i]}"
         )
 
     def check_unchanged(self, split: str, images: EncodedImages, cache: Path) -> None:

@@ -178,13 +178,13 @@ def folders_of(form: Form, class_names: Sequence[str]) -> list[str]:
 
 
 def manifest(
-    content: SetContent, files: Sequence[str], places: Sequence[int] | None, hashes: Sequence[str]
+    content: SetContent, files: Sequence[str], rows: Sequence[int] | None, hashes: Sequence[str]
 ) -> pa.Table:
     """Return a row for each image: those of the set in the order of its chunks, then the rejected ones.
 
     Args:
         files: of each image of the set.
-        places: rows in these files, where they are Parquet files.
+        rows: of each image in these files, where they are Parquet files.
         hashes: SHA-256 of each image's encoded bytes.
     """
     import pyarrow as pa
@@ -223,8 +223,8 @@ def manifest(
     columns = {
         "file": pa.concat_arrays([pa.array(files, text), none]),
         "row": pa.nulls(sum(counts), number)
-        if places is None
-        else pa.concat_arrays([pa.array(places, number), pa.nulls(len(rejected), number)]),
+        if rows is None
+        else pa.concat_arrays([pa.array(rows, number), pa.nulls(len(rejected), number)]),
         "class_id": labels,
         "class_name": pa.array(splits.train.class_names, text).take(labels),
         "split": column((TRAIN, TRAIN, TEST, TRAIN), text),

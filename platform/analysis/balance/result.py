@@ -156,11 +156,11 @@ def count_classes(
 
 def quantiles(values: Mapping[str, Sequence[float]]) -> dict[str, dict[str, float]]:
     """Return smallest, median and largest of each; of those that are numbers."""
-    found = {}
+    result = {}
     for name, column in values.items():
         numbers = np.asarray(column, np.float64)
         numbers = numbers[np.isfinite(numbers)]
         if len(numbers):
             low, middle, high = np.quantile(numbers, [0, 0.5, 1]).tolist()
-            found[name] = {"min": low, "median": middle, "max": high}
-    return found
+            result[name] = {"min": low, "median": middle, "max": high}
+    return result

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from ....trainers.errors import UsageProblem
-from ....trainers.format_4 import sampling_of
 from ...balancing.filters import parse_filter
 from ...config.experiment import WHERE_DATA_LIE, Experiment
 from ...config.layers import Layer, resolve
@@ -22,6 +20,7 @@ from ...tracking import registry
 from ...tracking.tracker import open_existing_tracker
 from ...tracking.versions import Version
 from ..overrides import parse_overrides
+from ..target import kept_in, registered_sampling
 
 CHANGEABLE = (
     "balancing",
@@ -90,16 +89,11 @@ def find_subject(
         tracker = open_existing_tracker(TrackingConfig(uri=tracking), root)
         version = registry.resolve(tracker, target)
         run, name = _run_of(root, version), version.uri
-        sampling = json.loads(version.tags.get(VersionTag.SAMPLING, "{}"))
-        sampling = sampling_of(sampling) if sampling else {}
-        registered = {f"sampling.{key}": value for key, value in sampling.items()}
+        registered = registered_sampling(version)
     else:
         run = find_run(root, target, checkpoint)
         name = f"{target} {run.checkpoint}"
-    recorded_in = run.experiment.tracking
-    if tracking:
-        recorded_in = recorded_in.model_copy(update={"uri": tracking})
-    base = run.experiment.model_copy(update={"storage": root.config, "tracking": recorded_in})
+    base = kept_in(run, root, tracking)
     experiment = resolve(
         Experiment,
         [

@@ -42,7 +42,7 @@ class WrittenSet:
     form: Form
     images: int
     written: int
-    """Images that were not there before; 0 where the set was whole."""
+    """Images that did not exist before; 0 where the set was whole."""
 
 
 def write_set(
@@ -75,11 +75,11 @@ def write_set(
         for chunk in content.chunks():
             writer.add(chunk)
             on_phase(f"writing images: {len(writer.files):,} of {content.images:,}")
-        rows = io.BytesIO()
-        places = writer.places if form == "parquet" else None
-        parquet.write_table(manifest(content, writer.files, places, writer.hashes), rows)
+        table = io.BytesIO()
+        rows = writer.rows if form == "parquet" else None
+        parquet.write_table(manifest(content, writer.files, rows, writer.hashes), table)
         os.sync()  # images are renamed without a sync of each: the description must not outlive them
-        put(folder / ROWS, rows.getvalue())
+        put(folder / ROWS, table.getvalue())
         put(folder / PAGE, page().encode())
         about = {
             **claim(content, form),
@@ -87,7 +87,7 @@ def write_set(
             "class_names": list(content.splits.train.class_names),
             "image_shape": list(content.splits.train.image_shape),
             "borrowed": list(content.splits.borrowed),
-            "manifest": hashlib.sha256(rows.getvalue()).hexdigest(),
+            "manifest": hashlib.sha256(table.getvalue()).hexdigest(),
             **content.about,
         }
         put(folder / DESCRIPTION, json.dumps(seal(about), indent=1).encode())
@@ -116,7 +116,7 @@ class _Writer:
         self.class_names = content.splits.train.class_names
         self.folders = folders_of(form, self.class_names)
         self.files: list[str] = []
-        self.places: list[int] = []
+        self.rows: list[int] = []
         self.hashes: list[str] = []
         self.written = 0
 
@@ -140,7 +140,7 @@ class _Writer:
         self.files += files
 
     def _write_image(self, file: str, pixels: Pixels) -> tuple[str, bool]:
-        """Return the hash of an image's file, and whether it was not there."""
+        """Return the hash of an image's file, and whether it is new."""
         path = self.folder / file
         with suppress(FileNotFoundError):
             data = path.read_bytes()
@@ -166,7 +166,7 @@ class _Writer:
                 write_shard(path, chunk, names, images, self.class_names)
                 self.written += len(images)
         self.files += [chunk.file] * len(names)
-        self.places += range(len(names))
+        self.rows += range(len(names))
         self.hashes += [hashlib.sha256(image).hexdigest() for image in images]
 
 

@@ -183,16 +183,16 @@ class Materials:
             **sampling.facts(),
         }
         number = evaluation.images_per_class * len(source.manifest.class_names)
-        found: list[dict[str, Any]] = []
+        existing: list[dict[str, Any]] = []
         for folder in layout.evaluations_in(store.list(layout.EVALUATIONS)):
             try:
                 result = unseal(store.read_text(f"{folder}/{layout.EVALUATION_RESULT}"))
             except Altered:
                 continue
             if about.items() <= result["provenance"].items():
-                found.append(result)
-        found.sort(key=lambda result: result["provenance"]["n_generated"] != number)
-        return dict(found[0]["metrics"]) if found else None
+                existing.append(result)
+        existing.sort(key=lambda result: result["provenance"]["n_generated"] != number)
+        return dict(existing[0]["metrics"]) if existing else None
 
     def classifiers(self) -> list[ClassifierRun]:
         """Return the classifiers to train and test.

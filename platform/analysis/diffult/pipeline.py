@@ -17,7 +17,7 @@ from .content import StepState
 from .materials import Materials
 from .order import Order
 from .result import DiffultResult, keep, make_document
-from .steps import Classify, Fill, Found, Report, Score, Step, Take, Train, TrainF0
+from .steps import Classify, Existing, Fill, Report, Score, Step, Take, Train, TrainF0
 
 log = logging.getLogger(__name__)
 
@@ -45,13 +45,13 @@ class Pipeline:
             kinds[1:2] = [TrainF0, Fill, Score]
         self.steps = [kind(self.materials) for kind in kinds]
         self._clock, self._done = Clock(), 0.0
-        self._phase: Callable[[], str] = lambda: "looking at what is there"
+        self._phase: Callable[[], str] = lambda: "looking at what exists"
 
     def status(self) -> str:
         """Return where the pipeline stands, in one line."""
         return " · ".join(filter(None, (self._clock.elapsed(), self._clock.left(), self._phase())))
 
-    def look(self) -> list[Found]:
+    def look(self) -> list[Existing]:
         """Return what the store has of each step.
 
         Raises:
@@ -65,13 +65,13 @@ class Pipeline:
         Raises:
             Problem: what stopped a step; what was made until then is kept.
         """
-        found = self.look()
+        existing = self.look()
         ended: list[PageStep] = []
         with ExitStack() as stack:
             for number, step in enumerate(self.steps):
                 # Looked at again, since an earlier step decides more of it.
-                before = step.look() if found[number].work else found[number]
-                later = sum(each.work for each in found[number + 1 :])
+                before = step.look() if existing[number].work else existing[number]
+                later = sum(each.work for each in existing[number + 1 :])
                 if not before.work:
                     ended.append(PageStep(step.name, before.about, "reused"))
                     continue

@@ -1,4 +1,4 @@
-"""What a call would do: each step, what is there of it, and the time to expect."""
+"""What a call would do: each step, what of it exists, and the time to expect."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ...foundation.durations import minutes
 from ...runs.speed import Speed, latest_speed
 from .order import Order
 from .pipeline import Pipeline
-from .steps import Found
+from .steps import Existing
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,7 @@ class Plan:
     """The steps of an order, looked at without changing anything."""
 
     pipeline: Pipeline
-    found: list[Found]
+    existing: list[Existing]
     speed: Speed | None
     """Of a training of the same network; None where none was measured."""
     unknown: str
@@ -31,23 +31,23 @@ class Plan:
         Raises:
             Problem: a step cannot be done as it is asked for.
         """
-        found = pipeline.look()
+        existing = pipeline.look()
         unknown = "no similar training has been measured yet"
         try:
-            return cls(pipeline, found, latest_speed(pipeline.order.experiment), unknown)
+            return cls(pipeline, existing, latest_speed(pipeline.order.experiment), unknown)
         except Problem as problem:
-            return cls(pipeline, found, None, problem.what)
+            return cls(pipeline, existing, None, problem.what)
 
     def steps(self) -> list[dict[str, Any]]:
         """Return a row for each step, as JSON types: name, state, about, seconds."""
         return [
             {
                 "name": step.name,
-                "state": found.state,
-                "about": found.about,
-                "seconds": self._seconds(found.work),
+                "state": existing.state,
+                "about": existing.about,
+                "seconds": self._seconds(existing.work),
             }
-            for step, found in zip(self.pipeline.steps, self.found, strict=True)
+            for step, existing in zip(self.pipeline.steps, self.existing, strict=True)
         ]
 
     def lines(self) -> dict[str, str]:
@@ -56,8 +56,8 @@ class Plan:
         for row in self.steps():
             takes = f" · about {minutes(row['seconds'])}" if row["seconds"] else ""
             text[row["name"]] = f"{row['state']}: {row['about']}{takes}"
-        if not any(found.work for found in self.found):
-            return {**text, "takes": "nothing: all of it is there"}
+        if not any(existing.work for existing in self.existing):
+            return {**text, "takes": "nothing: everything exists"}
         if self.seconds is None or self.speed is None:
             return {**text, "takes": f"unknown: {self.unknown}"}
         return {
@@ -69,7 +69,7 @@ class Plan:
     @property
     def seconds(self) -> float | None:
         """How long all of it takes with one process; None where no speed is known."""
-        return self._seconds(sum(found.work for found in self.found))
+        return self._seconds(sum(existing.work for existing in self.existing))
 
     def _seconds(self, work: float) -> float | None:
         if self.speed is None:
@@ -85,7 +85,7 @@ def work_in_training_images(order: Order) -> int | None:
     """
     try:
         pipeline = Pipeline(order, dry_run=True)
-        work = sum(found.work for found in pipeline.look())
+        work = sum(existing.work for existing in pipeline.look())
         return round(pipeline.materials.work.training_images(work))
     except Problem:
         return None

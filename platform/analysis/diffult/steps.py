@@ -17,18 +17,25 @@ from ...runs.work import passes_of_evaluation
 from ...storage import layout
 from .materials import Materials
 
-State = Literal["there", "partly there", "missing"]
+State = Literal["complete", "partial", "missing"]
 
 
 @dataclass(frozen=True)
-class Found:
+class Existing:
     """What the store has of a step."""
 
     state: State
     about: str
-    """What the step makes, and how much of it is there, in a line."""
+    """What the step makes, and how much of it exists, in a line."""
     work: float
     """Operations that are still to do; see `WorkOf`."""
+
+    @classmethod
+    def counted(cls, about: str, existing: int, wanted: int, work: float) -> Existing:
+        """Return it of a step that makes several things, of which some exist."""
+        if existing in (0, wanted):
+            return cls("complete" if existing else "missing", about, work)
+        return cls("partial", f"{about}; {existing:,} exist", work)
 
 
 @dataclass(frozen=True)
@@ -56,7 +63,7 @@ class Step(ABC):
         self.materials, self.order = materials, materials.order
 
     @abstractmethod
-    def look(self) -> Found:
+    def look(self) -> Existing:
         """Return what the store has of it; nothing is written."""
 
     @abstractmethod
@@ -74,7 +81,7 @@ class Train(Step):
     name = "diffusion model"
     works_on_ray = False  # it opens its own
 
-    def look(self) -> Found:
+    def look(self) -> Existing:
         """Return how far the training is.
 
         Raises:
@@ -86,17 +93,17 @@ class Train(Step):
         saved = materials.checkpoint()
         if saved is None:
             about = f"{self.order.run}: {images:,} images to train on, then its evaluation"
-            return Found("missing", about, materials.work.training(images) + evaluation)
+            return Existing("missing", about, materials.work.training(images) + evaluation)
         subject = Subject(experiment, self.order.store, dry_run=not materials.is_trained())
         check_continued(subject)
         if not materials.is_trained():
             seen = saved[1].images_seen
             about = f"{self.order.run}: goes on from {seen:,} of {images:,} images"
-            return Found("partly there", about, materials.work.training(images - seen) + evaluation)
+            return Existing("partial", about, materials.work.training(images - seen) + evaluation)
         about = f"{self.order.run}: {saved[1].images_seen:,} images"
         if materials.has_source() and materials.evaluation() is None:
-            return Found("partly there", f"{about}; to be evaluated", evaluation)
-        return Found("there", about, 0)
+            return Existing("partial", f"{about}; to be evaluated", evaluation)
+        return Existing("complete", about, 0)
 
     def make(self, report: Report) -> None:
         """Train from the last checkpoint, and evaluate."""
@@ -115,7 +122,7 @@ class Take(Step):
 
     name = "diffusion model"
 
-    def look(self) -> Found:
+    def look(self) -> Existing:
         """Return which model it is.
 
         Raises:
@@ -124,7 +131,7 @@ class Take(Step):
         saved = self.materials.checkpoint()
         assert saved is not None  # the order was made of it
         check_data(saved[1], self.materials.splits)
-        return Found("there", f"{self.order.run}: {saved[1].images_seen:,} images", 0)
+        return Existing("complete", f"{self.order.run}: {saved[1].images_seen:,} images", 0)
 
     def make(self, report: Report) -> None:
         """Do nothing: it exists."""
@@ -135,21 +142,17 @@ class Fill(Step):
 
     name = "generated images"
 
-    def look(self) -> Found:
-        """Return how many of the images are there."""
+    def look(self) -> Existing:
+        """Return how many of the images exist."""
         materials = self.materials
         counts = materials.class_counts.tolist()
         wanted, label = int(materials.counts.sum()), self.order.experiment.effective_sampling.label
         about = f"{wanted:,} by {label}"
-        there = 0
+        missing = wanted
         if materials.has_source():
-            stored = self.order.root.list(materials.source.samples_folder)
-            shards = materials.filled.shards
-            there = sum(len(s) for s in shards if layout.shard_images(s.stem) in stored)
-        work = materials.work.generating(wanted - there, counts)
-        if there in (0, wanted):
-            return Found("there" if there else "missing", about, work)
-        return Found("partly there", f"{about}; {there:,} are there", work)
+            missing = sum(map(len, materials.source.missing(materials.counts)))
+        work = materials.work.generating(missing, counts)
+        return Existing.counted(about, wanted - missing, wanted, work)
 
     def make(self, report: Report) -> None:
         """Generate what is missing."""
@@ -162,14 +165,14 @@ class TrainF0(Step):
 
     name = "f_0"
 
-    def look(self) -> Found:
-        """Return whether it is there."""
+    def look(self) -> Existing:
+        """Return whether it exists."""
         materials = self.materials
         real = int(materials.class_counts.sum())
         about = f"{self.order.experiment.classification.network} on {real:,} real images"
         if materials.knows_pixels() and materials.has_f0():
-            return Found("there", about, 0)
-        return Found("missing", about, materials.work.classifying(real))
+            return Existing("complete", about, 0)
+        return Existing("missing", about, materials.work.classifying(real))
 
     def make(self, report: Report) -> None:
         """Train it, on a worker where there are several."""
@@ -186,18 +189,16 @@ class Score(Step):
 
     name = "scores"
 
-    def look(self) -> Found:
+    def look(self) -> Existing:
         """Return how many images are scored."""
         materials = self.materials
-        wanted, there = int(materials.counts.sum()), 0
+        wanted, scored = int(materials.counts.sum()), 0
         if materials.has_source() and materials.has_f0():
-            there = materials.scored()
+            scored = materials.scored()
         real = int(materials.class_counts.sum())
-        work = materials.work.using_classifier(wanted - there + real) if there < wanted else 0
+        work = materials.work.using_classifier(wanted - scored + real) if scored < wanted else 0
         about = f"{wanted:,} images: d1, d2, d3, near copies"
-        if there in (0, wanted):
-            return Found("there" if there else "missing", about, work)
-        return Found("partly there", f"{about}; {there:,} are there", work)
+        return Existing.counted(about, scored, wanted, work)
 
     def make(self, report: Report) -> None:
         """Score what is not."""
@@ -209,8 +210,8 @@ class Classify(Step):
 
     name = "classifiers"
 
-    def look(self) -> Found:
-        """Return how many of the classifiers are there.
+    def look(self) -> Existing:
+        """Return how many of the classifiers exist.
 
         Raises:
             UsageProblem: a class would be tested on images that it was trained on.
@@ -219,7 +220,7 @@ class Classify(Step):
         about = f"{len(order.arms) * order.seeds}: {', '.join(order.arms)}, {order.seeds} seeds"
         if not materials.knows_arms():
             added = int(materials.counts.sum())
-            return Found(
+            return Existing(
                 "missing",
                 about,
                 sum(
@@ -234,9 +235,7 @@ class Classify(Step):
         work = sum(
             self._work(0 if each.added is None else len(each.added.rows)) for each in missing
         )
-        if len(missing) in (0, len(planned)):
-            return Found("missing" if missing else "there", about, work)
-        return Found("partly there", f"{about}; {len(planned) - len(missing)} are there", work)
+        return Existing.counted(about, len(planned) - len(missing), len(planned), work)
 
     def _work(self, added: int) -> float:
         """Return the work of one classifier that is trained on so many images besides the real ones."""

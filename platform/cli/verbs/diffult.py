@@ -131,7 +131,7 @@ def _without(overrides: list[str], other: str) -> list[str]:
 
 
 def _show_plan(pipeline: Pipeline, resolved: Resolved[Experiment], as_json: bool) -> None:
-    """Print the steps, what is there of each, and the time to expect."""
+    """Print the steps, what of each exists, and the time to expect."""
     from ...analysis.diffult.plan import Plan
     from ...runs.notes import describe_data, find_warnings
     from ...runs.preflight import find_problems
