@@ -120,7 +120,7 @@ def _settings(materials: Materials, document: Mapping[str, Any]) -> dict[str, An
     if chosen is not None:
         by["chosen"] = (
             f"trial {chosen['trial']} of {chosen['sweep']}: {chosen['rank_by']} {chosen['value']:.3g} on "
-            f"validation images, the best of {chosen['complete']}"
+            f"validation images, the best of {chosen['complete']} trials and of the settings tried in each"
         )
     return {
         **by,
