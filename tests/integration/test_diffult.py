@@ -121,6 +121,8 @@ def test_a_pipeline_ends_with_a_table_a_page_and_a_document(lab: Lab, finished: 
         **dict.fromkeys(("repeated", "augmented", "random", "filtered"), document["kept"]),
     }
     assert document["quality"]["fid/overall"] > 0
+    fid = document["settings"]["FID of the diffusion model"]
+    assert fid.endswith("by whipray-resnet-64, 20 images, against digits, reference")
     assert document["page"] == str(page)
     assert document["note"] is None
     tracker = open_tracker(TrackingConfig(), Storage(StorageConfig(uri=str(lab.store))))

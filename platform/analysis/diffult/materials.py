@@ -170,7 +170,7 @@ class Materials:
         return kept.mask
 
     def evaluation(self) -> dict[str, Any] | None:
-        """Return the metrics of images that this model generates as asked for; None where there are none.
+        """Return an evaluation of images that this model generates as asked for; None where there is none.
 
         Of several evaluations, that of as many images as the experiment says.
         """
@@ -192,7 +192,7 @@ class Materials:
             if about.items() <= result["provenance"].items():
                 existing.append(result)
         existing.sort(key=lambda result: result["provenance"]["n_generated"] != number)
-        return dict(existing[0]["metrics"]) if existing else None
+        return existing[0] if existing else None
 
     def classifiers(self) -> list[ClassifierRun]:
         """Return the classifiers to train and test.

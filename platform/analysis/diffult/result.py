@@ -24,6 +24,8 @@ FORMAT = 1
 """Of the document; raise it when a value changes its meaning."""
 QUALITY = ("fid/", "kid/")
 """Metrics of the diffusion model's evaluation that a result repeats."""
+QUALITY_OF = ("extractor", "n_generated", "reference_source")
+"""What they are of: FIDs by another extractor or of another number of images do not compare."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,7 @@ def make_document(materials: Materials, measured: Mapping[str, Any]) -> dict[str
     """
     order, source = materials.order, materials.source
     experiment = order.experiment
-    quality = materials.evaluation() or {}
+    evaluation = materials.evaluation() or {"metrics": {}, "provenance": {}}
     published = published_rows(experiment)
     filters = experiment.balancing.filter
     document = {
@@ -102,7 +104,8 @@ def make_document(materials: Materials, measured: Mapping[str, Any]) -> dict[str
         "filter": filters.model_dump(mode="json"),
         "generated": materials.counts.tolist(),
         "kept": int(materials.mask.sum()),
-        "quality": {k: v for k, v in quality.items() if k.startswith(QUALITY)},
+        "quality": {k: v for k, v in evaluation["metrics"].items() if k.startswith(QUALITY)},
+        "quality_of": {key: evaluation["provenance"].get(key) for key in QUALITY_OF},
         "published": [asdict(row) for row in published],
         "protocol": [
             asdict(row)
@@ -132,8 +135,16 @@ def _settings(materials: Materials, document: Mapping[str, Any]) -> dict[str, An
         "objective": experiment.objective.name,
         "sampling": experiment.effective_sampling.label,
         "checkpoint": document["model"],
-        "FID of the diffusion model": document["quality"].get("fid/overall"),
+        "FID of the diffusion model": _fid(document),
     }
+
+
+def _fid(document: Mapping[str, Any]) -> str | None:
+    """Return the FID and what it is of; None where it was not computed."""
+    value, of = document["quality"].get("fid/overall"), document["quality_of"]
+    if value is None:
+        return None
+    return f"{value:.3g} by {of['extractor']}, {of['n_generated']:,} images, against {of['reference_source']}"
 
 
 def _warnings(materials: Materials) -> list[str]:
