@@ -23,6 +23,7 @@ from whipray.platform.analysis.classify.settings import resolve_settings
 from whipray.platform.balancing.classifiers import ClassifierTraining, train_missing
 from whipray.platform.balancing.filling import ImageSource
 from whipray.platform.cli import main as cli
+from whipray.platform.compute.ray_session import ray_session
 from whipray.platform.config.experiment import ScalingConfig
 from whipray.platform.generation.loading import load_model
 from whipray.platform.runs.find_run import StoredRun, find_run
@@ -175,11 +176,14 @@ def test_classes_are_filled_up_with_their_own_images(lab: Lab) -> None:
 
 def test_ray_comes_to_the_same_figures(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    here = lab.classify(per_class=9)
+    one = lab.classify(per_class=9)
     for folder in ("classifiers", "runs/tiny/classification", "runs/tiny/samples"):
         lab.root.delete(folder)
-    there = lab.classify(per_class=9, workers=2)
-    assert there == here
+    with ray_session():
+        with pytest.raises(UsageProblem, match="room"):
+            lab.classify("scaling.cpus_per_worker=999", per_class=9, workers=2)
+        two = lab.classify(per_class=9, workers=2)
+    assert two == one
 
 
 def test_two_workers_train_one_classifier_together(
@@ -199,12 +203,14 @@ def test_two_workers_train_one_classifier_together(
         assert trained == 1
         return outcomes[classifier]
 
-    alone, together = train_on(1), train_on(2)
+    alone = train_on(1)
+    with ray_session():
+        together = train_on(2)
+        with pytest.raises(UsageProblem, match="this machine has room for"):
+            train_on(64)
     assert together["train_loss"] == pytest.approx(alone["train_loss"], rel=1e-3)
     assert together["figures"] == pytest.approx(alone["figures"], abs=0.02)  # a few of 740 images
     assert lines[-1].startswith("classifier 1 of 1 on 2 workers: epoch 1 of 1")
-    with pytest.raises(UsageProblem, match="this machine has room for"):
-        train_on(64)
 
 
 def say(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
@@ -291,11 +297,6 @@ def test_a_mistake_is_answered_in_two_lines(
     assert out == ""
     assert len(err.strip().splitlines()) == 2, err
     assert said in err
-
-
-def test_a_cluster_without_room_is_said_so(lab: Lab) -> None:
-    with pytest.raises(UsageProblem, match="room"):
-        lab.classify("scaling.cpus_per_worker=999", workers=2)
 
 
 def test_a_run_that_mlflow_does_not_know_is_classified_all_the_same(

@@ -45,9 +45,8 @@ class Group:
         if self.size == 1:
             return network
         if device.type == "cuda":
-            torch.cuda.set_device(
-                device
-            )  # NCCL takes the current one, which is the first by itself
+            # NCCL takes the current device, which is the first unless it is set.
+            torch.cuda.set_device(device)
             nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
         else:
             _span_batch_norm(network)

@@ -99,9 +99,8 @@ class TrainedClassifier:
             )
         self.network.eval()
         parts = []
-        for start in range(
-            0, max(len(images), 1), BATCH
-        ):  # without images, for the other dimension
+        # Of no images, an empty batch all the same: it gives the other dimension.
+        for start in range(0, max(len(images), 1), BATCH):
             # copied: the array may be read-only
             batch = torch.tensor(images[start : start + BATCH], device=self.device)
             parts.append(function(self.normalise(batch)).float().cpu())
