@@ -9,7 +9,8 @@ from rich.table import Table
 from .consoles import plain_table
 
 if TYPE_CHECKING:  # imported on use, so that `--help` is quick
-    from ..analysis.balance.result import BalanceResult, ClassCounts
+    from ..analysis.balance.counts import Count
+    from ..analysis.balance.result import BalanceResult
 
 COLUMNS = ("real", "generated", "kept", "near copies", "to train on")
 CLASSES = 20
@@ -26,11 +27,11 @@ def balance_table(result: BalanceResult) -> tuple[Table, int]:
     for column in table.columns[2:]:
         column.justify = "right"
 
-    def add(row: ClassCounts, name: str, group: str) -> None:
-        counts = (row.real, row.generated, row.kept, row.near_copies, row.total)
+    def add(row: Count, name: str, group: str) -> None:
+        counts = (row.real, row.generated, row.kept, row.kept_copies, row.total)
         table.add_row(name, group, *(f"{count:,}" for count in counts))
 
-    for row in result.groups:
+    for row in result.counts.groups:
         add(row, row.name, "")
     worst = sorted(result.classes, key=lambda each: (-each.lost, each.real))[:CLASSES]
     for row in sorted(worst, key=lambda each: -each.real):

@@ -92,7 +92,7 @@ def balance_set(
 
 def _record(result: BalanceResult, run: Run, page: str) -> None:
     """Log the set as an input of the run that made it, and its datasheet."""
-    total = result.groups[0]
+    total = result.counts.overall
     run.log_dataset(
         name=f"balanced, up to {result.to}",
         digest=result.identity,

@@ -26,9 +26,10 @@ from ...generation.loading import describe_reference
 from ...generation.shards import short_hash
 from ...runs.image_source import image_source
 from ...storage.layout import datasheet_page
-from .content import Datasheet
+from .content import Datasheet, RealClass
+from .counts import count_images
 from .manifest import GeneratedRows, SetContent
-from .result import BalanceResult, count_classes, quantiles
+from .result import BalanceResult, quantiles
 from .sheet import make_sheet
 from .subject import Subject
 
@@ -66,6 +67,17 @@ class BalanceInputs:
     def manifest(self) -> Manifest:
         """Of the checkpoint."""
         return self.source.manifest
+
+    @property
+    def real_classes(self) -> list[RealClass]:
+        """The classes of the training images, by class id."""
+        train, settings = self.splits.train, self.subject.experiment.evaluation.groups
+        groups = group_classes(train.class_counts.tolist(), settings)
+        group_of = {c: group for group, ids in groups.items() for c in ids}
+        return [
+            RealClass(name, group_of[c], int(train.class_counts[c]), c in self.splits.borrowed)
+            for c, name in enumerate(train.class_names)
+        ]
 
     @property
     def to(self) -> int:
@@ -156,18 +168,14 @@ class BalanceInputs:
         Args:
             missing: images that were generated now.
         """
-        experiment, splits = self.subject.experiment, self.splits
-        counts = splits.train.class_counts
-        groups = group_classes(counts.tolist(), experiment.evaluation.groups)
-        identity = self.identity(np.bincount(rows.labels, minlength=len(counts)))
+        splits = self.splits
+        identity = self.identity(np.bincount(rows.labels, minlength=splits.train.num_classes))
         return BalanceResult(
             subject=self.subject,
             weights=self.manifest.content_hash(),
             identity=identity,
             to=self.to,
-            classes=count_classes(
-                splits.train.class_names, groups, counts, rows.labels, rows.kept, rows.near_copy
-            ),
+            counts=count_images(self.real_classes, rows),
             test_images=len(splits.reference.labels),
             image_shape=splits.train.image_shape,
             distances=quantiles(
@@ -198,7 +206,7 @@ class BalanceInputs:
             self.subject,
             self.splits,
             rows,
-            list(result.classes),
+            self.real_classes,
             self.to,
             result.weights,
             self._of_tests(),

@@ -3,40 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from functools import cached_property
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from ...config.balancing import FilterConfig
-from ...evaluation.arrays import Bools, Ints
+from .counts import Count, ImageCounts
 from .subject import Subject
 from .writing import WrittenSet
-
-
-@dataclass(frozen=True)
-class ClassCounts:
-    """Images of one class, or of several."""
-
-    name: str
-    group: str
-    """many, medium or few."""
-    real: int
-    generated: int
-    kept: int
-    near_copies: int
-    """Among those that are kept."""
-
-    @property
-    def total(self) -> int:
-        """Images to train on."""
-        return self.real + self.kept
-
-    @property
-    def lost(self) -> float:
-        """Share of the generated images that is rejected."""
-        return 1 - self.kept / self.generated if self.generated else 0.0
 
 
 @dataclass(frozen=True)
@@ -48,8 +23,7 @@ class BalanceResult:
     """Hash of the checkpoint that generated."""
     identity: str
     to: int
-    classes: Sequence[ClassCounts]
-    """By class id."""
+    counts: ImageCounts
     test_images: int
     image_shape: tuple[int, int, int]
     """(C, H, W)."""
@@ -70,24 +44,10 @@ class BalanceResult:
         """What is kept."""
         return self.subject.experiment.balancing.filter
 
-    @cached_property
-    def groups(self) -> list[ClassCounts]:
-        """All classes together, then those of each group."""
-        parts = {"overall": list(self.classes)}
-        for group in ("many", "medium", "few"):
-            parts[group] = [each for each in self.classes if each.group == group]
-        return [
-            ClassCounts(
-                name,
-                name,
-                *(
-                    sum(getattr(each, key) for each in some)
-                    for key in ("real", "generated", "kept", "near_copies")
-                ),
-            )
-            for name, some in parts.items()
-            if some
-        ]
+    @property
+    def classes(self) -> list[Count]:
+        """By class id."""
+        return sorted(self.counts.classes, key=lambda each: each.position)
 
     def document(self) -> dict[str, Any]:
         """Return the result as JSON types."""
@@ -103,12 +63,10 @@ class BalanceResult:
             "filter": self.filter.model_dump(),
             "sampling": experiment.sampling.model_dump(mode="json"),
             "seed": experiment.seed,
-            "images": {
-                key: getattr(self.groups[0], key)
-                for key in ("real", "generated", "kept", "near_copies", "total")
-            }
-            | {"test": self.test_images},
-            "classes": [{**asdict(each), "total": each.total} for each in self.classes],
+            "images": {**_numbers(self.counts.overall), "test": self.test_images},
+            "classes": [
+                {"name": each.name, "group": each.group, **_numbers(each)} for each in self.classes
+            ],
             "distances": self.distances,
             "images_generated": self.images_generated,
             "set": written
@@ -124,34 +82,14 @@ class BalanceResult:
         }
 
 
-def count_classes(
-    names: Sequence[str],
-    groups: Mapping[str, Sequence[int]],
-    real: Ints,
-    labels: Ints,
-    kept: Bools,
-    near_copy: Bools,
-) -> list[ClassCounts]:
-    """Return the counts of each class.
-
-    Args:
-        groups: class ids of each group.
-        real: (C,) training images.
-        labels: (N,) classes of the generated images.
-        kept: (N,).
-        near_copy: (N,).
-    """
-    group_of = {c: group for group, ids in groups.items() for c in ids}
-    columns = (
-        real,
-        np.bincount(labels, minlength=len(names)),
-        np.bincount(labels[kept], minlength=len(names)),
-        np.bincount(labels[kept & near_copy], minlength=len(names)),
-    )
-    return [
-        ClassCounts(name, group_of[c], *(int(column[c]) for column in columns))
-        for c, name in enumerate(names)
-    ]
+def _numbers(count: Count) -> dict[str, int]:
+    return {
+        "real": count.real,
+        "generated": count.generated,
+        "kept": count.kept,
+        "near_copies": count.kept_copies,
+        "total": count.total,
+    }
 
 
 def quantiles(values: Mapping[str, Sequence[float]]) -> dict[str, dict[str, float]]:

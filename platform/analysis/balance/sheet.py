@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import PurePath
 
@@ -12,7 +12,6 @@ from ...evaluation.pages.content import CopyPair
 from .content import Datasheet, NearCopy, RealClass
 from .examples import choose_examples, shown
 from .manifest import GeneratedRows
-from .result import ClassCounts
 from .subject import Subject
 
 
@@ -20,7 +19,7 @@ def make_sheet(
     subject: Subject,
     splits: Splits,
     rows: GeneratedRows,
-    classes: list[ClassCounts],
+    classes: Sequence[RealClass],
     to: int,
     weights: str,
     warnings: tuple[str, ...],
@@ -32,10 +31,6 @@ def make_sheet(
         facts: further ones, for its provenance.
     """
     experiment, names = subject.experiment, splits.train.class_names
-    real = [
-        RealClass(each.name, each.group, each.real, c in splits.borrowed)
-        for c, each in enumerate(classes)
-    ]
     order = rows.copy_ratio.argsort(kind="stable")
     limit = shown(max(splits.train.image_shape[1:])).pairs
     nearest = order[rows.near_copy[order]][:limit]
@@ -64,12 +59,12 @@ def make_sheet(
         fill_to=to,
         filter=experiment.balancing.filter,
         image_shape=splits.train.image_shape,
-        classes=real,
+        classes=classes,
         generated=rows,
         test_images=len(splits.reference.labels),
         path="",
         form="folder",
-        examples=choose_examples(real, rows, splits.train),
+        examples=choose_examples(classes, rows, splits.train),
         near_copies=copies,
         warnings=warnings,
         provenance={**facts, "whipray": version("whipray")},

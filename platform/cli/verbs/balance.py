@@ -151,7 +151,7 @@ def _print_result(result: BalanceResult) -> None:
         stderr_console.print(f"{left_out:,} more classes are in the datasheet")
     stderr_console.print()
     known = "" if result.images_generated else " (known already)"
-    total = result.groups[0]
+    total = result.counts.overall
     sampling = result.subject.experiment.sampling.label
     made = f"{total.generated:,} generated{known}, {total.kept:,} kept"
     lines = [f"{result.subject.name}, {sampling}, up to {result.to:,} of a class: {made}"]
