@@ -87,7 +87,7 @@ def test_classes_are_filled_filtered_written_and_trained_on(
     assert cut.images_generated == 0
     kept = made.pixel_distance <= np.float32(bound)
     assert cut.classes[9].kept == 8
-    assert cut.groups[0].kept == kept.sum() < 49
+    assert cut.counts.overall.kept == kept.sum() < 49
     again = parquet.read_table(tmp_path / "cut/manifest.parquet").to_pandas()
     rejected = again[~again.kept]
     assert len(rejected) == 49 - kept.sum()
@@ -116,7 +116,7 @@ def test_classes_are_filled_filtered_written_and_trained_on(
     logged = {each.dataset.digest: each.dataset for each in inputs}
     assert set(logged) == {whole.identity, cut.identity, more.identity}
     profile = json.loads(logged[cut.identity].profile)
-    assert profile["images"] == sum(REAL) + cut.groups[0].kept
+    assert profile["images"] == sum(REAL) + cut.counts.overall.kept
     pages = {each.path for each in run.client.list_artifacts(run.run_id, "balancing")}
     assert pages == {whole.page, cut.page, more.page}
     page = cut.subject.run.store.read_text(cut.page)

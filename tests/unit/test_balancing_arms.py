@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from support.training import at, tiny, train
+from support.balancing import trained_source
+from support.training import tiny
 from torchvision.transforms.v2 import TrivialAugmentWide  # type: ignore[import-untyped]
 
 from whipray.platform.balancing.added_images import augment_real_images, repeat_real_images
@@ -17,8 +17,7 @@ from whipray.platform.balancing.augmentation import augment
 from whipray.platform.balancing.candidates import Candidates
 from whipray.platform.balancing.filling import ImageSource
 from whipray.platform.config.balancing import BalancingConfig
-from whipray.platform.storage.checkpoints import CheckpointStore
-from whipray.trainers.data import Digits, PackedImages, Splits
+from whipray.trainers.data import PackedImages, Splits
 from whipray.trainers.errors import DataProblem, UsageProblem
 from whipray.trainers.randomness import derive_seed
 
@@ -98,12 +97,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> ImageSource:
     experiment = tiny(
         training__images=64, classification=classification, sampling__sampler__steps=2
     )
-    train(experiment, folder / "runs/tiny")
-    store = at(folder).child("runs/tiny")
-    checkpoint = CheckpointStore(store).latest()
-    assert checkpoint is not None
-    manifest = CheckpointStore(store).read_manifest(checkpoint)
-    return ImageSource(store, checkpoint, experiment, manifest, Digits().load(Path()))
+    return trained_source(experiment, folder)
 
 
 def filtering(source: ImageSource) -> ImageSource:

@@ -13,7 +13,8 @@ from typing import Any, Self
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from support.training import at, tiny, train
+from support.balancing import trained_source
+from support.training import tiny
 
 from whipray.platform.balancing import distances
 from whipray.platform.balancing import scores as scoring
@@ -30,7 +31,6 @@ from whipray.platform.balancing.filters import (
 from whipray.platform.balancing.scores import Scores, score
 from whipray.platform.config.balancing import FilterConfig
 from whipray.platform.evaluation.metrics.memorisation import TrainingImages
-from whipray.platform.storage.checkpoints import CheckpointStore
 from whipray.trainers.classification.config import ClassificationConfig
 from whipray.trainers.classification.losses import DRWConfig
 from whipray.trainers.classification.trained import TrainedClassifier
@@ -272,17 +272,9 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
         patch.setenv("WHIPRAY_CACHE", str(folder / "cache"))
         changes = {"sampling.sampler.steps": 2, "evaluation.shard_images": 16}
         experiment = tiny(training__images=64, **changes)
-        train(experiment, folder / "runs/tiny")
-        root = at(folder)
-        store = root.child("runs/tiny")
-        checkpoints = CheckpointStore(store)
-        name = checkpoints.latest()
-        assert name is not None
-        splits = experiment.data.load(Path())
-        manifest = checkpoints.read_manifest(name)
-        source = ImageSource(store, name, experiment, manifest, splits)
-        f0 = load_f0(root, splits, F0, lambda _line: None)
-        yield Lab(source.fill(COUNTS, 1), splits, f0)
+        source = trained_source(experiment, folder)
+        f0 = load_f0(source.store.root, source.splits, F0, lambda _line: None)
+        yield Lab(source.fill(COUNTS, 1), source.splits, f0)
 
 
 def test_scores_are_those_of_an_independent_reading(lab: Lab) -> None:

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from support.training import at, tiny, train
+from support.balancing import trained_source
+from support.training import tiny
 
 from whipray.platform.balancing.arms import measure
 from whipray.platform.balancing.filling import ImageSource
 from whipray.platform.balancing.usefulness import Accuracy, accuracy_at
 from whipray.platform.config.experiment import Experiment
-from whipray.platform.storage.checkpoints import CheckpointStore
 from whipray.platform.storage.store import Storage
-from whipray.trainers.data import Digits, Splits
+from whipray.trainers.data import Splits
 from whipray.trainers.errors import UsageProblem
 
 POINT = {
@@ -38,14 +37,7 @@ def point(**changes: Any) -> Experiment:
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> ImageSource:
     """A run that was trained for two steps, on digits of which not all are tested."""
-    folder, experiment = tmp_path_factory.mktemp("store"), point()
-    train(experiment, folder / "runs/tiny")
-    store = at(folder).child("runs/tiny")
-    checkpoint = CheckpointStore(store).latest()
-    assert checkpoint is not None
-    manifest = CheckpointStore(store).read_manifest(checkpoint)
-    splits: Splits = Digits().load(Path())
-    return ImageSource(store, checkpoint, experiment, manifest, splits)
+    return trained_source(point(), tmp_path_factory.mktemp("store"))
 
 
 def made(root: Storage, do: Callable[[], Accuracy]) -> tuple[Accuracy, list[str]]:
