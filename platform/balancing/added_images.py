@@ -63,11 +63,26 @@ def wanted_counts(train_counts: Counts, per_class: int | None, fill_to: int | No
         raise UsageProblem(f"{name} is {number}", "give at least 1")
     if fill_to is None:
         return np.full(len(train_counts), number, dtype=np.int64)
-    lacking = np.maximum(0, number - train_counts)
+    return lacking_counts(train_counts, number, name)
+
+
+def lacking_counts(train_counts: Counts, to: int, name: str = "balancing.to") -> Counts:
+    """Return how many images each class lacks of a number, (C,) int64.
+
+    Args:
+        train_counts: (C,) real images of each class.
+        to: DiffuLT's N_t.
+        name: of the option or key that gives it.
+
+    Raises:
+        UsageProblem: no class lacks any.
+    """
+    lacking: Counts = np.maximum(0, to - train_counts)
     if not lacking.any():
+        least, most = train_counts.min(), train_counts.max()
         raise UsageProblem(
-            f"--fill-to is {number}, and every class already has that many real images",
-            f"give more than {train_counts.min()}",
+            f"{name} is {to}, and every class already has that many real images: {least:,} to {most:,}",
+            f"give more than {least}; {most} fills every class up to the largest one",
         )
     return lacking
 

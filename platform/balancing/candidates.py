@@ -12,10 +12,9 @@ import numpy as np
 from ...trainers.data import PackedImages
 from ...trainers.data.report import listed, shown
 from ..evaluation.arrays import Bools
-from ..evaluation.metrics.memorisation import METRIC
 from .f0 import load_f0
 from .filling import Counts, Filled, ImageSource
-from .filters import apply_filter
+from .filters import filter_scores
 from .scores import Scores, score
 
 OnPhase = Callable[[str], None]
@@ -61,13 +60,11 @@ class Candidates:
     def mask(self) -> Bools:
         """(N,) whether an image is kept; without a filter all are, and none has to be made."""
         experiment = self.source.experiment
-        config = experiment.balancing.filter
         if self.given_mask is not None:
             return self.given_mask
-        if not config.is_set:
+        if not experiment.balancing.filter.is_set:
             return np.ones(len(self.planned.labels), np.bool_)
-        copy_ratio: float = METRIC.settings_in(experiment.evaluation).copy_ratio
-        return apply_filter(config, self.scores, self.planned.labels, copy_ratio).mask
+        return filter_scores(experiment, self.scores, self.planned.labels).mask
 
     @property
     def kept_counts(self) -> Counts:

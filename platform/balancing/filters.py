@@ -17,7 +17,9 @@ import numpy as np
 from ...trainers.data.report import shown
 from ...trainers.errors import UsageProblem, did_you_mean
 from ..config.balancing import FilterConfig
+from ..config.experiment import Experiment
 from ..evaluation.arrays import Bools, Floats, Ints
+from ..evaluation.metrics.memorisation import METRIC
 from .scores import Scores
 
 DIRECTIONS = {"pixel_distance": "<=", "feature_distance": "<=", "probability": ">="}
@@ -89,6 +91,16 @@ def apply_filter(config: FilterConfig, scores: Scores, labels: Ints, copy_ratio:
         failed = (c.reason(row) for c, ok in zip(criteria, passed, strict=True) if not ok[row])
         reasons[row] = "; ".join(failed)
     return Kept(mask, tuple(reasons))
+
+
+def filter_scores(experiment: Experiment, scores: Scores, labels: Ints) -> Kept:
+    """Return which images pass an experiment's `balancing.filter`; `evaluation.memorisation` says what copies are.
+
+    Args:
+        labels: (N,) classes asked for.
+    """
+    copy_ratio = METRIC.settings_in(experiment.evaluation).copy_ratio
+    return apply_filter(experiment.balancing.filter, scores, labels, copy_ratio)
 
 
 def check_every_class_keeps_some(

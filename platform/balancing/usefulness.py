@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from ..config.experiment import Experiment
-from .added_images import wanted_counts
+from .added_images import lacking_counts
 from .arms import arms_of, measure
 from .filling import ImageSource
 
@@ -45,7 +45,7 @@ def accuracy_at(
     """
     train = source.splits.train.class_counts
     balancing = experiment.balancing
-    counts = wanted_counts(train, None, balancing.target(train))
+    counts = lacking_counts(train, balancing.target(train))
     at_point = source.experiment.model_copy(
         update={
             "balancing": balancing,

@@ -213,7 +213,7 @@ def test_a_killed_pipeline_goes_on(lab: Lab, finished: Path, tmp_path: Path) -> 
     ("arguments", "said"),
     [
         (("--run", "one", "objective.tau=2"), "the run to resume has objective.tau=1.0, not 2.0"),
-        (("--run", "new", "balancing.to=5"), "every class already has that many"),
+        (("--run", "new", "balancing.to=5"), "balancing.to is 5, and every class"),
         (("--run", "new", "--arms", "repeeted"), "did you mean repeated?"),
         (("--run", "new", "--arms", "generated"), "a filter is set"),
         (("--run", "one", "balancing.filter.pixel_distance=1"), "the filter rejects all generated"),

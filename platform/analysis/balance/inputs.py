@@ -13,11 +13,11 @@ from ....trainers.classification.trained import TrainedClassifier
 from ....trainers.data import Splits
 from ....trainers.data.groups import group_classes
 from ....trainers.data.report import listed, shown
-from ....trainers.errors import UsageProblem
+from ...balancing.added_images import lacking_counts
 from ...balancing.f0 import f0_key, load_f0, read_f0
 from ...balancing.f0_on_worker import train_f0_on_worker
 from ...balancing.filling import Counts, Filled, ImageSource
-from ...balancing.filters import apply_filter, check_every_class_keeps_some
+from ...balancing.filters import check_every_class_keeps_some, filter_scores
 from ...balancing.scores import Scores, score
 from ...compute.ray_session import ray_session
 from ...evaluation.extractors.base import Value
@@ -95,15 +95,7 @@ class BalanceInputs:
         Raises:
             UsageProblem: none of any.
         """
-        real = self.splits.train.class_counts
-        lacking: Counts = np.maximum(0, self.to - real)
-        if not lacking.any():
-            raise UsageProblem(
-                f"--to is {self.to}, and every class already has that many real images: "
-                f"{real.min():,} to {real.max():,}",
-                f"give more than {real.min()}; {real.max()} fills every class up to the largest one",
-            )
-        return lacking
+        return lacking_counts(self.splits.train.class_counts, self.to, "--to")
 
     def filtered(
         self, filled: Filled, workers: int | Literal["all"], on_phase: OnPhase
@@ -118,7 +110,7 @@ class BalanceInputs:
         f0 = self._f0(workers, on_phase)
         scores: Scores = score(filled, self.splits, f0, workers, on_phase)
         config, labels = experiment.balancing.filter, filled.labels
-        kept = apply_filter(config, scores, labels, self.copy_ratio)
+        kept = filter_scores(experiment, scores, labels)
         names = self.splits.train.class_names
         check_every_class_keeps_some(kept, scores, labels, names, config)
         return GeneratedRows(

@@ -14,16 +14,15 @@ from ....trainers.data import Splits
 from ....trainers.data.decoding import UNREAD
 from ....trainers.guidance import Autoguidance
 from ....trainers.integrity import Altered, unseal
-from ...balancing.added_images import wanted_counts
+from ...balancing.added_images import lacking_counts
 from ...balancing.arms import Bench, Measured, OnPhase, added_images, measure
 from ...balancing.candidates import Candidates
 from ...balancing.classifiers import ClassifierRun
 from ...balancing.f0 import f0_key, read_f0
 from ...balancing.filling import Counts, Filled, ImageSource
-from ...balancing.filters import apply_filter, check_every_class_keeps_some
+from ...balancing.filters import check_every_class_keeps_some, filter_scores
 from ...balancing.scores import Scores, score, score_files
 from ...evaluation.arrays import Bools
-from ...evaluation.metrics.memorisation import METRIC as MEMORISATION
 from ...generation.loading import load_splits
 from ...runs.image_source import image_source
 from ...storage import layout
@@ -69,7 +68,7 @@ class Materials:
         Raises:
             UsageProblem: N_t is not above the count of any class.
         """
-        return wanted_counts(self.class_counts, None, self.to)
+        return lacking_counts(self.class_counts, self.to)
 
     @property
     def to(self) -> int:
@@ -162,8 +161,7 @@ class Materials:
         if not config.is_set:
             return np.ones(len(labels), np.bool_)
         scores = self.score()
-        copy_ratio = MEMORISATION.settings_in(experiment.evaluation).copy_ratio
-        kept = apply_filter(config, scores, labels, copy_ratio)
+        kept = filter_scores(experiment, scores, labels)
         if self.order.chosen is None:  # a search measures such a point: real images alone are left
             names = self.splits.train.class_names
             check_every_class_keeps_some(kept, scores, labels, names, config)
