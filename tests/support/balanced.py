@@ -237,7 +237,6 @@ def synthetic_diffult(seeds: int = 5) -> DiffultPage:
             ProtocolDifference("sampler", "not stated", "ddim, 50 steps"),
             ProtocolDifference("seeds", "not stated", f"{seeds}"),
         ],
-        datasheet="../balancing/3f9d1c60.html",
         settings={
             "N_t": 500,
             "generated weight": 0.3,

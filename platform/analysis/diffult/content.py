@@ -57,8 +57,6 @@ class ArmResult:
     added_images: int
     accuracy: Mapping[str, Figure]
     """By group (`overall`, `many`, ...), in [0, 1]."""
-    others: Mapping[str, Figure] = field(default_factory=dict)
-    """Other figures of all classes, by name: `precision/macro`, ..."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +80,7 @@ class Published:
     label: str
     """`DiffuLT, CIFAR-100-LT r = 100`."""
     where: str
-    """`Han et al. 2024, table 1`."""
+    """`Shao et al. 2024, main results`."""
     accuracy: Mapping[str, float]
     """By group, in [0, 1]; those that the paper states."""
 
@@ -120,7 +118,5 @@ class DiffultPage:
     protocol: Sequence[ProtocolDifference] = ()
     warnings: Sequence[str] = ()
     """What to know besides what the page sees itself: few seeds, few test images, within noise."""
-    datasheet: str = ""
-    """Address of the datasheet of the filled classes, relative to the page's; empty where there is none."""
     settings: Mapping[str, Value] = field(default_factory=dict)
     """What decides the result, by name: N_t, filter, generated weight, loss, sampling, hashes, ..."""

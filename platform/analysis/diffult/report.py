@@ -39,11 +39,6 @@ def render_result(document: Mapping[str, Any], steps: Sequence[Step]) -> str:
                 arm,
                 sum(images["added"][arm]),
                 _figures(result["figures"], result["trained"]),
-                {
-                    name: _figure(entry, [one["figures"][name] for one in result["trained"]])
-                    for name, entry in result["figures"].items()
-                    if not name.startswith(ACCURACY)
-                },
             )
             for arm, result in arms.items()
         ],
