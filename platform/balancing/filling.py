@@ -16,9 +16,9 @@ from ...trainers.data import PackedImages, Splits
 from ..config.experiment import Experiment
 from ..evaluation.arrays import Ints, Pixels
 from ..generation.loading import Models
+from ..generation.shard_tasks import ShardSampler
 from ..generation.shards import (
     GeneratedShard,
-    ShardSampler,
     by_class,
     generated_shards,
     read_images,

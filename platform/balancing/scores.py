@@ -24,8 +24,8 @@ from ..evaluation.arrays import Floats, Floats32, Ints
 from ..evaluation.metrics.memorisation import TrainingImages
 from ..foundation.background import Lazy
 from ..generation.loading import Models, load_training_images
+from ..generation.shard_tasks import NearestSearch
 from ..generation.shards import (
-    CopySearch,
     GeneratedShard,
     OnImagesDone,
     nearest_name,
@@ -134,7 +134,7 @@ def _keys(train: PackedImages, f0: TrainedClassifier) -> tuple[str, str]:
     return f0_key(train, f0.config), content
 
 
-class ScoreWorker(CopySearch):
+class ScoreWorker(NearestSearch):
     """Scores the images of shards; pickles into workers, which load what it needs themselves.
 
     Args:

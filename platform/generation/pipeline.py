@@ -10,10 +10,10 @@ from ..evaluation.arrays import Ints
 from ..evaluation.extractors.base import Extracted, OnPhase
 from ..evaluation.metrics.memorisation import NearestImages
 from ..storage.layout import shard_images
+from .shard_tasks import ShardWorker
 from .shards import (
     GeneratedShard,
     Shard,
-    ShardWorker,
     by_class,
     read_features,
     read_nearest,

@@ -16,7 +16,8 @@ from ..compute.capacity import cluster_capacity, no_room, with_gpu_if_any
 from ..compute.ray_session import ray_session
 from ..config.experiment import ScalingConfig
 from ..foundation.durations import Seldom
-from .shards import OnImagesDone, Shard, ShardSampler
+from .shard_tasks import ShardSampler
+from .shards import OnImagesDone, Shard
 
 ShardTask = Literal["generate", "extract_features", "find_nearest", "score"]
 

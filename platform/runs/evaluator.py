@@ -33,7 +33,7 @@ from ..generation.loading import (
 )
 from ..generation.pictures import collect
 from ..generation.pipeline import ImagePipeline
-from ..generation.shards import ShardWorker
+from ..generation.shard_tasks import ShardWorker
 from ..generation.workers import Workers
 from ..storage.store import Storage
 from .evaluation_files import EvaluationFiles

@@ -19,7 +19,7 @@ from whipray.platform.analysis.balance.balance import balance_set
 from whipray.platform.analysis.balance.result import BalanceResult
 from whipray.platform.analysis.register import register_run
 from whipray.platform.cli import main as cli
-from whipray.platform.generation.shards import ShardSampler
+from whipray.platform.generation.shard_tasks import ShardSampler
 from whipray.platform.storage.store import Storage
 from whipray.platform.tracking.tracker import open_tracker
 from whipray.trainers.checkpoint_names import checkpoint_name

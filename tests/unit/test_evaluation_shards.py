@@ -20,9 +20,9 @@ from whipray.platform.evaluation.extractors.base import Extractor, ExtractorInfo
 from whipray.platform.evaluation.extractors.labelled import Labelled
 from whipray.platform.evaluation.metrics.memorisation import TrainingImages
 from whipray.platform.foundation.background import Lazy
+from whipray.platform.generation.shard_tasks import ShardWorker
 from whipray.platform.generation.shards import (
     GeneratedShard,
-    ShardWorker,
     by_class,
     features_name,
     generated_shards,
