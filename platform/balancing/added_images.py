@@ -80,6 +80,11 @@ def lacking_counts(train_counts: Counts, to: int, name: str = "balancing.to") ->
     lacking: Counts = np.maximum(0, to - train_counts)
     if not lacking.any():
         least, most = train_counts.min(), train_counts.max()
+        if least == most:
+            raise UsageProblem(
+                f"{name} is {to}, and every class already has {least:,} real images",
+                f"give more than {least}",
+            )
         raise UsageProblem(
             f"{name} is {to}, and every class already has that many real images: {least:,} to {most:,}",
             f"give more than {least}; {most} fills every class up to the largest one",

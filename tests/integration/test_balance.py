@@ -213,6 +213,7 @@ def test_what_a_person_sees(
     assert lines["9"] == ["9", "few", "5", "15", "15", lines["9"][5], "20"]
     assert f"set  {out} (folder, 1,124 images, 1,124 images written)" in told
     assert f"whipray train RECIPE data.source=balanced data.path={out} data.image_size=8" in told
+    assert "--model tiny balancing.to=20 balancing.filter.probability=0.0 classification" in told
     code, text, _ = say(*words, "--out", str(out), "--json")
     document = json.loads(text)
     assert (code, document["set"]["written"], document["images_generated"]) == (0, 0, 0)

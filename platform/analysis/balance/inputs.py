@@ -184,7 +184,7 @@ class BalanceInputs:
             images_generated=missing,
             written=None,
             page=datasheet_page(identity),
-            warnings=(*self._of_tests(), *self._of_borrowed()),
+            warnings=(*self._of_source(), *self._of_borrowed()),
             note=None,
         )
 
@@ -201,7 +201,7 @@ class BalanceInputs:
             self.real_classes,
             self.to,
             result.weights,
-            self._of_tests(),
+            self._of_source(),
             facts,
         )
 
@@ -228,12 +228,19 @@ class BalanceInputs:
             about,
         )
 
-    def _of_tests(self) -> tuple[str, ...]:
-        """Return what is to be known of test images that are none."""
-        if self.splits.validation is None:
-            return ()
-        line = "its test images are training images that data.validation set apart: no test image of its source"
-        return (f"{line} is in the set",)
+    def _of_source(self) -> tuple[str, ...]:
+        """Return what is to be known of test images that are none, and of real images that are not."""
+        lines = []
+        if self.splits.validation is not None:
+            lines.append(
+                "its test images are training images that data.validation set apart: no test image of its "
+                "source is in the set"
+            )
+        if self.subject.experiment.data.source == "balanced":
+            lines.append(
+                "the model was trained on a balanced set: generated images of that set count as real ones here"
+            )
+        return tuple(lines)
 
     def _of_borrowed(self) -> tuple[str, ...]:
         """Return which classes are tested on their training images; a datasheet finds that by itself."""

@@ -30,6 +30,8 @@ from .shards import read_shard, write_shard
 PAGE = "datasheet.html"
 PROBED = 64
 """Images, evenly spaced, whose sizes tell how much room the set takes."""
+REPORTED = 500
+"""Files after which a line says how many are written."""
 BLOCK = 4096
 """Bytes that a small file takes on disk."""
 
@@ -71,10 +73,14 @@ def write_set(
         free = shutil.disk_usage(folder).free
         if needed > free:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        writer = _Writer(content, folder, form)
+        writer = _Writer(
+            content,
+            folder,
+            form,
+            lambda n: on_phase(f"writing images: {n:,} of {content.images:,}"),
+        )
         for chunk in content.chunks():
             writer.add(chunk)
-            on_phase(f"writing images: {len(writer.files):,} of {content.images:,}")
         table = io.BytesIO()
         rows = writer.rows if form == "parquet" else None
         parquet.write_table(manifest(content, writer.files, rows, writer.hashes), table)
@@ -111,8 +117,10 @@ def bytes_needed(content: SetContent, folder: Path, form: Form) -> int:
 class _Writer:
     """Writes the chunks of a set one after the other."""
 
-    def __init__(self, content: SetContent, folder: Path, form: Form) -> None:
-        self.folder, self.form = folder, form
+    def __init__(
+        self, content: SetContent, folder: Path, form: Form, on_images: Callable[[int], None]
+    ) -> None:
+        self.folder, self.form, self.on_images = folder, form, on_images
         self.class_names = content.splits.train.class_names
         self.folders = folders_of(form, self.class_names)
         self.files: list[str] = []
@@ -122,6 +130,7 @@ class _Writer:
 
     def add(self, chunk: Chunk) -> None:
         """Write the images of a chunk that are not in the folder."""
+        self.on_images(len(self.hashes))
         pixels = chunk.pixels()
         names = [
             f"{self.folders[label]}/{name}"
@@ -137,6 +146,8 @@ class _Writer:
             for digest, is_new in pool.map(self._write_image, files, pixels):
                 self.hashes.append(digest)
                 self.written += is_new
+                if len(self.hashes) % REPORTED == 0:
+                    self.on_images(len(self.hashes))
         self.files += files
 
     def _write_image(self, file: str, pixels: Pixels) -> tuple[str, bool]:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from ....trainers.errors import UsageProblem, did_you_mean
 from ...balancing.arms import ArmName, arms_of
 from ...config.errors import DEFAULT
-from ...config.experiment import SETTINGS, WHERE_DATA_LIE, Experiment, with_values
+from ...config.experiment import SETTINGS, Experiment, with_values
 from ...config.layers import Layer, Resolved, resolve
 from ...foundation.names import check_name
 from ...storage import layout
@@ -33,8 +33,8 @@ NOT_CHOSEN = (
     "tuning",
 )
 """Sections that a recipe says also where a sweep's point is taken."""
-CHANGEABLE = ("sampling", "evaluation", "scaling", "balancing", "classification")
-"""Sections that may be given for a trained model."""
+CHANGEABLE = ("sampling", "evaluation", "scaling", "balancing", "classification", "data")
+"""Sections that may be given for a trained model; images are compared with those that it was trained on."""
 
 
 @dataclass(frozen=True)
@@ -192,8 +192,7 @@ def of_trained_model(
     Raises:
         UsageProblem: no such model, its training has not ended, or an override of how it was trained.
     """
-    keys = (*WHERE_DATA_LIE, *(key for key, _, _ in SETTINGS))
-    layers = parse_overrides(overrides, CHANGEABLE, keys)
+    layers = parse_overrides(overrides, CHANGEABLE, [key for key, _, _ in SETTINGS])
     given = recipe.value
     target = find_target(Storage(given.storage), given.tracking.uri, reference, [])
     trained = target.run.experiment
@@ -203,7 +202,7 @@ def of_trained_model(
             f"{target.name} has seen {seen:,} of {trained.training.images:,} images: its training has not ended",
             "wait for it or run its command again, or give another model",
         )
-    own = set(Experiment.model_fields) - {*CHANGEABLE, "data", "storage", "tracking", "tuning"}
+    own = set(Experiment.model_fields) - {*CHANGEABLE, "storage", "tracking", "tuning"}
     values = {
         **given.model_dump(mode="json"),
         **trained.model_dump(mode="json", include=own),

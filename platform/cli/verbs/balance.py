@@ -14,6 +14,7 @@ from ..stores import StoreOptions, with_store_options
 
 if TYPE_CHECKING:  # imported on use, so that `--help` is quick
     from ...analysis.balance.result import BalanceResult
+    from ...config.experiment import Experiment
 
 
 @with_store_options
@@ -103,6 +104,8 @@ def balance(
     from ..page import show_page
     from ..status_line import StatusLine
 
+    if out == "":
+        raise UsageProblem("--out is empty", "give a folder, or leave it out")
     with StatusLine(stderr_console, "looking for the model") as line:
         result = balance_set(
             store.open(),
@@ -119,9 +122,8 @@ def balance(
         print_json(balance_document(result))
     else:
         _print_result(result)
-        given = [*(overrides or []), *store.words]
         words = _words(to, filters, form, checkpoint, seed)
-        next_commands(*_next(result, target, words, given, store.words))
+        next_commands(*_next(result, target, words, overrides or [], store.words))
     if open_page:
         show_page(result.subject.run.store, result.page)
 
@@ -156,8 +158,8 @@ def _print_result(result: BalanceResult) -> None:
     made = f"{total.generated:,} generated{known}, {total.kept:,} kept"
     lines = [f"{result.subject.name}, {sampling}, up to {result.to:,} of a class: {made}"]
     for name, values in result.distances.items():
-        spread = f"{values['min']:.3g} to {values['max']:.3g}, median {values['median']:.3g}"
-        lines.append(f"{name.replace('_', ' ')}  {spread}")
+        low, high, middle = (_number(values[key]) for key in ("min", "max", "median"))
+        lines.append(f"{name.replace('_', ' ')}  {low} to {high}, median {middle}")
     if written := result.written:
         done = f"{written.written:,} images written" if written.written else "written already"
         lines.append(f"set  {written.folder} ({written.form}, {written.images:,} images, {done})")
@@ -166,21 +168,34 @@ def _print_result(result: BalanceResult) -> None:
         stderr_console.print(line)
 
 
+def _number(value: float) -> str:
+    """Return a number with three digits, or all before its point."""
+    return f"{value:,.0f}" if 1000 <= value < 1e9 else f"{value:.3g}"
+
+
 def _next(
-    result: BalanceResult, target: str, words: list[str], given: list[str], store: list[str]
+    result: BalanceResult, target: str, words: list[str], overrides: list[str], store: list[str]
 ) -> list[list[str]]:
     """Return what to run next: write the set, or train on it; measure what it is worth."""
     from ...config.recipes import recipe_names
     from ...config.yaml12 import dump_scalar
 
-    name = result.subject.experiment.name
-    recipe = name if name in recipe_names() else "RECIPE"
-    kept = result.filter.model_dump(exclude_defaults=True)
+    experiment = result.subject.experiment
+    recipe = experiment.name if experiment.name in recipe_names() else "RECIPE"
+    # `whipray diffult` has a filter of its own where none is given.
+    kept = result.filter.model_dump(exclude_defaults=True) or {"probability": None}
     section = {"to": result.to, **{f"filter.{key}": value for key, value in kept.items()}}
-    values = [f"balancing.{key}={dump_scalar(value)}" for key, value in section.items()]
-    worth = ["whipray", "diffult", recipe, "--model", target, *values, *store]
+    values = {f"balancing.{key}": value for key, value in section.items()}
+    if recipe != "RECIPE":
+        values = _data_unlike(recipe, experiment) | values
+    others = [each for each in overrides if not each.startswith(("balancing.", "data."))]
+    words_ = [f"{key}={dump_scalar(value)}" for key, value in values.items()]
+    worth = ["whipray", "diffult", recipe, "--model", target, *words_, *others, *store]
     if result.written is None:
-        return [["whipray", "balance", target, *words, "--out", "balanced", *given], worth]
+        return [
+            ["whipray", "balance", target, *words, "--out", "balanced", *overrides, *store],
+            worth,
+        ]
     channels, size, _ = result.image_shape
     data = [
         "data.source=balanced",
@@ -189,3 +204,20 @@ def _next(
         f"data.channels={channels}",
     ]
     return [["whipray", "train", recipe, *data, "--run", "on-balanced", *store], worth]
+
+
+def _data_unlike(recipe: str, experiment: Experiment) -> dict[str, Any]:
+    """Return the settings of the data that a packaged recipe has otherwise, by key."""
+    from ...config.experiment import load_experiment
+    from ...config.layers import flatten
+    from ...config.paths import with_absolute_paths
+
+    data, own = experiment.data, with_absolute_paths(load_experiment(recipe, []).value).data
+    fields = type(data).model_fields
+    if data.source == own.source:
+        changed = {name for name in fields if getattr(data, name) != getattr(own, name)}
+    else:  # nothing of the recipe's data is inherited then
+        changed = {name for name, field in fields.items() if getattr(data, name) != field.default}
+        changed.add("source")
+    values = flatten(data.model_dump(mode="json", include=changed))
+    return {f"data.{key}": value for key, value in values.items()}
