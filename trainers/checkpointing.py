@@ -100,6 +100,10 @@ def check_continues(manifest: Manifest, next_loss: float, precision: str) -> Non
         )
 
 
+UNUSED = {"training.share_of_many": 1.0, "training.many_above": 100}
+"""Keys that checkpoints of the same format may lack, with the value by which a run trains as one without."""
+
+
 def check_same_run(saved: dict[str, Any], now: dict[str, Any], changeable: tuple[str, ...]) -> None:
     """Check that a resumed run is the same experiment, except for what may change.
 
@@ -114,7 +118,10 @@ def check_same_run(saved: dict[str, Any], now: dict[str, Any], changeable: tuple
     # Discriminators first: with another objective, all of its keys differ.
     keys = sorted(set(saved) | set(now), key=lambda k: (not k.endswith(DISCRIMINATOR_SUFFIXES), k))
     for key in keys:
-        if key not in saved and now[key] == []:  # of a later version, and not used
+        if key not in saved and now[key] in (
+            [],
+            UNUSED.get(key),
+        ):  # of a later version, and not used
             continue
         if saved.get(key) != now.get(key) and not key.startswith(changeable):
             raise CheckpointProblem(

@@ -291,6 +291,11 @@ def test_check_same_run_names_the_key() -> None:
     check_same_run(flatten(saved), now(), free)
     with pytest.raises(CheckpointProblem, match=r"optimizer\.ema_profiles=None, not \[0\.1\]"):
         check_same_run(flatten(saved), now(optimizer__ema_profiles=[0.1]), free)
+    for key in ("share_of_many", "many_above"):
+        del saved["training"][key]
+    check_same_run(flatten(saved), now(), free)
+    with pytest.raises(CheckpointProblem, match=r"training\.share_of_many=None, not 0\.5"):
+        check_same_run(flatten(saved), now(training__share_of_many=0.5), free)
     with pytest.raises(CheckpointProblem, match=r"process\.name=vp, not edm"):
         check_same_run(flatten(saved), now(process__name="edm"), free)
     with pytest.raises(CheckpointProblem, match=r"objective\.tau=1\.0, not 1\.5"):
