@@ -74,7 +74,7 @@ def choose_validation(
     """Choose the images that are set apart, (N,) bool.
 
     Of each class, those with the smallest hashes of (seed, image). Equal images are on one side; one that
-    is there under two labels stays in training, where it says nothing of how well either is known.
+    has two labels stays in training, where it says nothing of how well either is known.
 
     Args:
         hashes: (N,), of each image's content.
