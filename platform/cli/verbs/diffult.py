@@ -115,6 +115,7 @@ def diffult(
         return
     print_result(result)
     words = ["whipray", "diffult", recipe, *(["--model", model] if model else ["--run", order.run])]
+    words += [*(["--arms", arms] if arms else []), *([] if controls else ["--no-controls"])]
     words += ["--seeds", str(seeds), *store.words]
     others = ["balancing.filter.probability=1e-3", "classification.generated_weight=0.3"]
     next_commands(

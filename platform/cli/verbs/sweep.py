@@ -134,7 +134,10 @@ def sweep(
         tail = ["--classes", champion.rarest_class, "--per-class", "16", "--out", "tail.png"]
         again = ["whipray", "sweep", space_name, "--recipe", recipe, "--name", planned.name]
         more = ["--trials", str(2 * experiment.tuning.trials), "--resume"]
+        chosen = ["whipray", "diffult", recipe, "--chosen", planned.name, *store.words]
         next_commands(
+            # A search on validation images ends with one look at the test images.
+            *([] if experiment.data.validation is None else [chosen]),
             ["whipray", "ui", *where],
             ["whipray", "sample", _best_uri(champion), *tail, *where],
             [*again, *more, *(overrides or []), *store.words],
