@@ -16,6 +16,7 @@ from ...storage.store import Storage
 from ...tracking.mlflow_runs import Run
 from ...tracking.tracker import open_tracker
 from .datasheet import datasheet_page
+from .datasheet_warnings import datasheet_warnings
 from .folder import check_folder
 from .inputs import BalanceInputs, OnPhase
 from .manifest import Form
@@ -76,6 +77,7 @@ def balance_set(
     rows = inputs.filtered(filled, workers, on_phase)
     result = inputs.result(rows, missing)
     sheet = inputs.sheet(rows, result)
+    result = replace(result, warnings=datasheet_warnings(sheet, result.counts))
     if out is not None:
         content = inputs.content(rows, result)
         named = replace(sheet, name=out.name, path=str(out), form=form)

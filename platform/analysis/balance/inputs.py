@@ -12,7 +12,6 @@ from ....trainers.checkpoint import Manifest
 from ....trainers.classification.trained import TrainedClassifier
 from ....trainers.data import Splits
 from ....trainers.data.groups import group_classes
-from ....trainers.data.report import listed, shown
 from ...balancing.added_images import lacking_counts
 from ...balancing.f0 import f0_key, load_f0, read_f0
 from ...balancing.f0_on_worker import train_f0_on_worker
@@ -184,7 +183,7 @@ class BalanceInputs:
             images_generated=missing,
             written=None,
             page=datasheet_page(identity),
-            warnings=(*self._of_source(), *self._of_borrowed()),
+            warnings=self._of_source(),
             note=None,
         )
 
@@ -241,12 +240,3 @@ class BalanceInputs:
                 "the model was trained on a balanced set: generated images of that set count as real ones here"
             )
         return tuple(lines)
-
-    def _of_borrowed(self) -> tuple[str, ...]:
-        """Return which classes are tested on their training images; a datasheet finds that by itself."""
-        if not self.splits.borrowed:
-            return ()
-        names = [shown(self.splits.train.class_names[c]) for c in self.splits.borrowed]
-        return (
-            f"too few images of {listed(names)} to hold some out: they are training and test images",
-        )
