@@ -17,6 +17,8 @@ WITH_GENERATED = ("filtered", "generated")
 BASELINES = ("repeated", "random", "augmented", "unfiltered", "real")
 """What they are compared with; repetition, the headline, first."""
 HEADLINE = ("accuracy/few", "accuracy/overall")
+ROUNDING = 1e-12
+"""Of a difference of two accuracies."""
 
 Outcomes = Sequence[Mapping[str, Any]]
 """Of one arm, one for each seed; each has `figures`."""
@@ -139,17 +141,22 @@ def _difference(
     after: Mapping[str, Sequence[float]],
     confidence: float,
 ) -> dict[str, Any]:
-    """Return paired differences of each metric; `within_noise` if the interval contains 0."""
+    """Return paired differences of each metric; `within_noise` if the interval contains 0.
+
+    Where all seeds have one and the same difference other than 0, they show no spread to compare it with:
+    as with a single seed, there is neither an interval nor a verdict. Few test images make that likely.
+    """
     differences = {}
     for name in before:
         change = [b - a for a, b in zip(before[name], after[name], strict=True)]
-        interval = student_interval(change, confidence, (-1, 1))
+        has_spread = np.ptp(change) > ROUNDING or abs(change[0]) <= ROUNDING
+        interval = student_interval(change, confidence, (-1, 1)) if has_spread else None
         within = None if interval is None else interval.low <= 0 <= interval.high
         differences[name] = {
             **_entry(change, interval),
             "by_seed": change,
             "within_noise": within,
-            "p": student_p(change),
+            "p": student_p(change) if has_spread else None,
         }
     return differences
 

@@ -148,7 +148,7 @@ def test_intervals_over_seeds_and_of_their_paired_difference() -> None:
     sure = summarise(
         {
             "real": before,
-            "generated": [outcome(0.8, 0.4), outcome(0.9, 0.5), outcome(1, 0.6)],
+            "generated": [outcome(0.8, 0.4), outcome(0.9, 0.52), outcome(1, 0.58)],
         },
         {"few": [1]},
         np.array([30, 10]),
@@ -159,6 +159,10 @@ def test_intervals_over_seeds_and_of_their_paired_difference() -> None:
         0.3
     )  # more is better
     assert sure["arms"]["generated"]["figures"]["accuracy/overall"]["high"] == 1
+    # Equal differences of all seeds have no spread to tell a gain from noise by.
+    equal = sure["differences"]["real"]["accuracy/overall"]
+    assert equal["value"] == pytest.approx(0.3)
+    assert (equal["low"], equal["within_noise"], equal["p"]) == (None, None, None)
 
 
 def test_one_seed_has_the_interval_of_its_test_images_and_no_verdict() -> None:
@@ -198,7 +202,7 @@ def test_copies_are_the_headline_and_compared_with_seed_by_seed() -> None:
     arms = {
         "real": [outcome(0.5, 0.1), outcome(0.6, 0.2), outcome(0.7, 0.3)],
         "repeated": [outcome(0.6, 0.5), outcome(0.7, 0.4), outcome(0.8, 0.6)],
-        "generated": [outcome(0.7, 0.5), outcome(0.8, 0.5), outcome(0.9, 0.5)],
+        "generated": [outcome(0.71, 0.5), outcome(0.8, 0.5), outcome(0.89, 0.5)],
     }
     groups, counts = {"few": [1]}, np.array([30, 10])
     found = summarise(arms, groups, counts, 0.95)
@@ -211,7 +215,7 @@ def test_copies_are_the_headline_and_compared_with_seed_by_seed() -> None:
     assert beyond["accuracy/few"]["by_seed"] == pytest.approx([0, 0.1, -0.1])
     assert found["headline"] == (
         "accuracy that generated images give beyond repeated real ones: few +0.000 [-0.248, +0.248], "
-        "within noise; overall +0.100 [+0.100, +0.100], a gain (3 seeds, paired, 95 % intervals)"
+        "within noise; overall +0.100 [+0.075, +0.125], a gain (3 seeds, paired, 95 % intervals)"
     )
     alone = summarise({k: v for k, v in arms.items() if k != "repeated"}, groups, counts, 0.95)
     assert list(alone["differences"]) == ["real"]
