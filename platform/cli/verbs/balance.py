@@ -155,7 +155,7 @@ def _print_result(result: BalanceResult) -> None:
     known = "" if result.images_generated else " (known already)"
     total = result.counts.overall
     sampling = result.subject.experiment.sampling.label
-    made = f"{total.generated:,} generated{known}, {total.kept:,} kept"
+    made = f"{total.generated:,} generated{known}, {total.kept:,} kept ({result.filter.label})"
     lines = [f"{result.subject.name}, {sampling}, up to {result.to:,} of a class: {made}"]
     for name, values in result.distances.items():
         low, high, middle = (_number(values[key]) for key in ("min", "max", "median"))
