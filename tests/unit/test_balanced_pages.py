@@ -91,6 +91,16 @@ class TestDatasheet:
             replace(sheet, generated=many)
         )
 
+    @pytest.mark.parametrize(("probability", "is_warned"), [(0.09, True), (0.11, False)])
+    def test_classes_asked_for_that_are_less_likely_than_chance_are_warned_of(
+        self, sheet: Datasheet, probability: float, is_warned: bool
+    ) -> None:
+        values = np.full(len(sheet.generated.labels), probability)
+        page = datasheet_page(
+            replace(sheet, generated=replace(sheet.generated, probability=values))
+        )
+        assert ("of 0.09 (median), less than chance (0.1)" in page) == is_warned
+
     def test_only_sections_with_content_appear(self, sheet: Datasheet, page: str) -> None:
         assert Reader(page).sections == SECTIONS
         page = datasheet_page(replace(sheet, examples=(), near_copies=()))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from ....trainers.data.report import listed, shown
 from .content import Datasheet
 from .counts import Count, ImageCounts
@@ -20,6 +22,7 @@ def datasheet_warnings(sheet: Datasheet, counts: ImageCounts) -> tuple[str, ...]
         _lost(counts, sheet.fill_to),
         _copies(counts.overall),
         _few_real(counts),
+        _unlikely(sheet),
         _borrowed(counts),
         *sheet.warnings,
     ]
@@ -55,6 +58,17 @@ def _few_real(counts: ImageCounts) -> str:
     return (
         f"{_classes(len(few))} with fewer than {FEW} real images: {names}; however many images are "
         "generated, they show what these few and the other classes show"
+    )
+
+
+def _unlikely(sheet: Datasheet) -> str:
+    probability, chance = sheet.generated.probability, 1 / len(sheet.classes)
+    if not len(probability) or np.median(probability) >= chance:
+        return ""
+    return (
+        f"f_0 gives the class asked for a probability of {np.median(probability):.2g} (median), less than "
+        f"chance ({chance:.2g}): the model does not generate these classes, or f_0 does not know them "
+        "(classification.epochs) and the filters by it say nothing"
     )
 
 
