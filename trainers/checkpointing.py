@@ -60,7 +60,7 @@ def save_checkpoint(
         scratch = Scratch()
         until_handed_over.callback(scratch.cleanup)
         folder = Path(scratch.name)
-        files, tensors, norms = engine.save_shard(folder)
+        files, tensors, norms = engine.state.save(folder)
         described: list[dict[str, File] | None] = [None] * engine.world
         dist.all_gather_object(described, {file: describe(folder / file) for file in files})
         manifest = Manifest(

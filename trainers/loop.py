@@ -197,7 +197,7 @@ class Training:
 
     def _continue(self, resume: ResumePoint) -> None:
         """Restore the optimizer's state, and check that the losses go on from there."""
-        self.engine.restore_optimizer(resume.folder, resume.manifest)
+        self.engine.state.restore(resume.folder, resume.manifest)
         self.images_seen = resume.manifest.images_seen
         check_continues(resume.manifest, self._next_loss(), self.config.engine.precision)
 

@@ -14,7 +14,7 @@ from .augmentations import AnyAugmentation, NoAugmentation
 from .averaging import NO_AVERAGES
 from .config import Config
 from .data import DataConfig
-from .engine import EngineConfig
+from .engine_config import EngineConfig
 from .guidance.autoguidance import PRETRAINED, THETA_G, Autoguidance
 from .networks import AnyNetwork, UNetConfig
 from .networks.low_rank import LowRankConfig

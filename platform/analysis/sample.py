@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from ...trainers.data.batches import to_uint8
-from ...trainers.engine import choose_device
+from ...trainers.devices import choose_device
 from ...trainers.errors import UsageProblem
 from ...trainers.export import Exported, ModelCard, load_exported
 from ...trainers.model import changed_sampling

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...trainers.data import Splits
-from ...trainers.disk import cache_folder
 from ...trainers.errors import UsageProblem
 from ..config.tracking import TrackingConfig
+from ..datasets.load import load_images
 from ..evaluation.arrays import Ints, Pixels
 from ..evaluation.metrics.memorisation import METRIC, Copies, TrainingImages
 from ..runs.evaluation_inputs import check_data
@@ -112,7 +112,7 @@ class CopySearch:
             tracker = open_existing_tracker(TrackingConfig(uri=tracking), root)
             target = registry.resolve(tracker, target).origin
         run = find_run(root, target)
-        self._splits = run.experiment.data.load(cache_folder())
+        self._splits = load_images(run.experiment.data, root)
         check_data(CheckpointStore(run.store).read_manifest(run.checkpoint), self._splits)
         train = self._splits.train
         self._training = TrainingImages(train.images, train.labels, train.fingerprint())

@@ -14,7 +14,7 @@ import numpy as np
 from ...trainers.classification.config import ClassificationConfig
 from ...trainers.classification.fit import train_and_test
 from ...trainers.data import PackedImages, Splits
-from ...trainers.engine import choose_device
+from ...trainers.devices import choose_device
 from ...trainers.integrity import Altered, seal, unseal
 from ..compute.actor_pool import ActorPool
 from ..compute.capacity import cluster_capacity, no_room, with_gpu_if_any

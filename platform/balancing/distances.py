@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...trainers.engine import choose_device
+from ...trainers.devices import choose_device
 from ..evaluation.arrays import Floats32, Ints, Pixels
 from ..evaluation.extractors.network import whole_products
 

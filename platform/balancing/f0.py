@@ -14,7 +14,7 @@ from ...trainers.classification.fit import train_classifier
 from ...trainers.classification.losses import CrossEntropyConfig
 from ...trainers.classification.trained import TrainedClassifier, load_classifier
 from ...trainers.data import PackedImages, Splits
-from ...trainers.engine import choose_device
+from ...trainers.devices import choose_device
 from ...trainers.errors import CheckpointProblem, DataProblem
 from ...trainers.scratch import Scratch
 from ..evaluation.arrays import Floats, Floats32

@@ -34,5 +34,5 @@ def train_f0_on_worker(root: Storage, experiment: Experiment, on_phase: OnPhase)
 
 
 def _train(root: Storage, experiment: Experiment, on_phase: OnPhase) -> None:
-    splits = load_splits(experiment.for_classifiers)
+    splits = load_splits(experiment.for_classifiers, root)
     load_f0(root, splits, experiment.effective_classification, on_phase)

@@ -98,7 +98,7 @@ def score(
         make = (
             partial(TrainingImages, train.images, train.labels, train.fingerprint())
             if workers == 1
-            else partial(load_training_images, source.experiment)
+            else partial(load_training_images, source.experiment, root)
         )
         models, total = Models(source.store, source.checkpoint), sum(map(len, missing))
         worker = ScoreWorker(

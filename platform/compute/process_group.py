@@ -15,7 +15,7 @@ from ray.train.collective import broadcast_from_rank_zero
 from ray.train.torch import TorchConfig
 from torch.distributed import TCPStore  # type: ignore[attr-defined]  # documented
 
-from ...trainers.engine import set_local_rank
+from ...trainers.devices import set_local_rank
 
 LOOPBACK = "127.0.0.1"
 

@@ -13,13 +13,14 @@ from typing import Any
 from torch import nn
 
 from ...trainers.data import Splits
+from ...trainers.devices import choose_device
 from ...trainers.disk import cache_folder
-from ...trainers.engine import choose_device
 from ...trainers.export import Exported, build_exported, load_guide
 from ...trainers.guidance import Autoguidance, Denoiser
 from ...trainers.sampling import SamplingConfig
 from ...trainers.scratch import Scratch
 from ..config.experiment import Experiment
+from ..datasets.load import load_images
 from ..evaluation.extractors import build_extractor, choose, with_own_classes
 from ..evaluation.extractors.base import Extractor, OnPhase
 from ..evaluation.extractors.nothing import Nothing
@@ -106,19 +107,21 @@ def load_stored_guide(root: Storage, guidance: Autoguidance) -> Denoiser:
         return load_guide(Path(scratch), guidance, choose_device(), source)
 
 
-def load_splits(experiment: Experiment) -> Splits:
+def load_splits(experiment: Experiment, root: Storage) -> Splits:
     """Return the training images, and the real ones to compare with.
 
     These are of `evaluation.reference` where that is set.
+
+    Args:
+        root: the store's top.
     """
-    cache, other = cache_folder(), experiment.evaluation.reference
-    own = experiment.data.load(cache)
-    return own if other is None else Splits(own.train, other.load(cache).real_images())
+    own, other = load_images(experiment.data, root), experiment.evaluation.reference
+    return own if other is None else Splits(own.train, load_images(other, root).real_images())
 
 
-def load_training_images(experiment: Experiment) -> TrainingImages:
+def load_training_images(experiment: Experiment, root: Storage) -> TrainingImages:
     """Return what copies are searched in."""
-    train = experiment.data.load(cache_folder()).train
+    train = load_images(experiment.data, root).train
     return TrainingImages(train.images, train.labels, train.fingerprint())
 
 
@@ -157,4 +160,4 @@ def load_extractor(
 
 def reload_extractor(experiment: Experiment, root: Storage) -> Extractor:
     """Return the same in another process."""
-    return load_extractor(experiment, load_splits(experiment), root)
+    return load_extractor(experiment, load_splits(experiment, root), root)

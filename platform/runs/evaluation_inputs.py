@@ -153,7 +153,7 @@ def load_inputs(
     checkpoints = CheckpointStore(store)
     manifest = checkpoints.read_manifest(checkpoint)
     averages = checkpoints.averages(checkpoint) if manifest.profiles else {}
-    splits = load_splits(experiment)
+    splits = load_splits(experiment, store.root)
     check_data(manifest, splits)
     check_groups(experiment.evaluation, manifest.class_counts)
     on_phase("preparing the feature extractor")

@@ -323,8 +323,8 @@ def open_evaluator(
         inputs.root,
         models,
         Lazy(partial(reload_extractor, experiment, inputs.root), inputs.extractor),
-        Lazy(partial(load_splits, experiment), inputs.splits),
-        Lazy(partial(load_training_images, experiment)),
+        Lazy(partial(load_splits, experiment, inputs.root), inputs.splits),
+        Lazy(partial(load_training_images, experiment, inputs.root)),
         config.batch_size,
     )
     workers = Workers(shard_worker, config.workers, experiment.scaling)

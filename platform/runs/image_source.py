@@ -31,6 +31,6 @@ def image_source(
     experiment = experiment.model_copy(update={"sampling": sampling})
     manifest = CheckpointStore(store).read_manifest(checkpoint)
     if splits is None:
-        splits = load_splits(experiment.for_classifiers)
+        splits = load_splits(experiment.for_classifiers, store.root)
     check_data(manifest, splits)
     return ImageSource(store, checkpoint, experiment, manifest, splits)

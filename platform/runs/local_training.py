@@ -9,7 +9,6 @@ from pathlib import Path
 
 from ...trainers.checkpointing import check_same_data, check_same_run
 from ...trainers.data.identity import DataIdentity
-from ...trainers.disk import cache_folder
 from ...trainers.errors import DivergenceProblem
 from ...trainers.hooks import Progress
 from ...trainers.loop import Training
@@ -18,6 +17,7 @@ from ...trainers.scratch import Scratch
 from ..compute.gpus import check_gpus
 from ..config.experiment import CHANGEABLE_ON_RESUME, Experiment
 from ..config.layers import flatten
+from ..datasets.load import load_images
 from ..evaluation.pages.content import PreviewStrip
 from ..foundation.versions import check_alike, local_versions
 from ..storage.checkpoints import CheckpointStore
@@ -68,7 +68,7 @@ def train_in_process_group(
     """
     import torch
 
-    from ...trainers.engine import choose_device, ignored_variables, join_workers
+    from ...trainers.devices import choose_device, ignored_variables, join_workers
     from .hooks import StoreHooks, all_gather, resume_point, run_on_all_or_raise
     from .previews import PreviewPage
 
@@ -93,7 +93,7 @@ def train_in_process_group(
             notes = [*notes, f"resumed from {resume.manifest.images_seen:,} images"]
         saved = resume.manifest if resume else None
         pretrained = run_on_all_or_raise(lambda: load_pretrained(run, experiment.pretrained, saved))
-        data = run_on_all_or_raise(lambda: experiment.data.load(cache_folder()))
+        data = run_on_all_or_raise(lambda: load_images(experiment.data, run.root))
         if saved:
             now = DataIdentity.of(data.train)
             run_on_all_or_raise(lambda: check_same_data(saved.data, now))

@@ -25,6 +25,7 @@ from ...trainers.errors import CheckpointProblem, DataProblem, Problem, UsagePro
 from ..compute.gpus import check_gpus
 from ..config.experiment import CHANGEABLE_ON_RESUME, Experiment
 from ..config.layers import flatten
+from ..datasets.load import load_images
 from ..evaluation.evaluate import check_groups
 from ..evaluation.extractors import check_extractor, check_own_classes, choose
 from ..evaluation.extractors.base import OnPhase
@@ -61,7 +62,9 @@ class Subject:
         if key not in self.loaded:
             self.on_phase("reading the data")
             try:
-                self.loaded[key] = data.load(UNREAD if self.dry_run else cache_folder())
+                self.loaded[key] = (
+                    data.load(UNREAD) if self.dry_run else load_images(data, self.store.root)
+                )
             except Problem as problem:
                 self.loaded[key] = problem
         loaded = self.loaded[key]

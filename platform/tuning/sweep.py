@@ -441,7 +441,8 @@ class Sweep:
 
     def _prepare_features(self) -> None:
         """Train the feature network once, rather than in every trial at the same time."""
-        load_extractor(self.experiment, load_splits(self.experiment), self.root, self.status.say)
+        splits = load_splits(self.experiment, self.root)
+        load_extractor(self.experiment, splits, self.root, self.status.say)
 
     def _study_location(self) -> StudyLocation:
         if url := os.environ.get(layout.STUDY_VARIABLE):

@@ -22,7 +22,7 @@ from images import read_images
 from whipray.trainers.classification.config import ClassificationConfig
 from whipray.trainers.classification.fit import train_and_test
 from whipray.trainers.data import Splits
-from whipray.trainers.engine import choose_device
+from whipray.trainers.devices import choose_device
 
 PUBLISHED = {10: 0.7036, 100: 0.3832}
 """Number of classes -> accuracy of cross entropy at imbalance 100, exponential (Cao et al. 2019, table 2)."""

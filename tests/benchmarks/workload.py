@@ -9,7 +9,7 @@ import torch
 
 from whipray.trainers.data import Splits
 from whipray.trainers.data.packed import PackedImages
-from whipray.trainers.engine import join_workers
+from whipray.trainers.devices import join_workers
 from whipray.trainers.loop import Training
 from whipray.trainers.trainer_config import TrainerConfig
 

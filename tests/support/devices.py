@@ -34,7 +34,7 @@ from whipray.trainers.checkpoint import verify
 from whipray.trainers.checkpointing import ResumePoint
 from whipray.trainers.data import Splits
 from whipray.trainers.data.packed import PackedImages
-from whipray.trainers.engine import choose_device, join_workers
+from whipray.trainers.devices import choose_device, join_workers
 from whipray.trainers.guidance import Denoiser
 from whipray.trainers.loop import Training
 from whipray.trainers.network import build_network

@@ -19,11 +19,12 @@ import torch
 import torch.distributed as dist
 
 from whipray.tests.support.servers import free_port
-from whipray.trainers.engine import _quiet_deepspeed, set_local_rank
+from whipray.trainers.deepspeed_setup import quiet_deepspeed
+from whipray.trainers.devices import set_local_rank
 
 from .shell import WAIT_S
 
-_quiet_deepspeed()
+quiet_deepspeed()
 for slow in ("torch._dynamo", "deepspeed.runtime.zero.muon.muon_optimizer", "sklearn.datasets"):
     importlib.import_module(slow)
 

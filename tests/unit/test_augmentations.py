@@ -30,7 +30,7 @@ from whipray.trainers.augmentations.ada import condition, transform
 from whipray.trainers.augmentations.diffaug import color, cutout, translation
 from whipray.trainers.checkpoint import verify
 from whipray.trainers.checkpointing import ResumePoint
-from whipray.trainers.engine import join_workers
+from whipray.trainers.devices import join_workers
 from whipray.trainers.errors import UsageProblem
 from whipray.trainers.export import WEIGHTS, export, load_exported
 from whipray.trainers.loop import Training

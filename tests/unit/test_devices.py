@@ -21,7 +21,7 @@ from whipray.trainers.augmentations import ADAConfig, AugmentationConfig, DiffAu
 from whipray.trainers.checkpoint import verify
 from whipray.trainers.checkpointing import ResumePoint
 from whipray.trainers.data import Splits
-from whipray.trainers.engine import join_workers
+from whipray.trainers.devices import join_workers
 from whipray.trainers.loop import Training
 from whipray.trainers.networks import UNet, UNetConfig
 from whipray.trainers.networks.unet import Attention

@@ -24,7 +24,7 @@ from whipray.platform.tuning.sweep import Sweep
 from whipray.trainers.averaging import Profile, fit, gamma_of, moments_of
 from whipray.trainers.checkpoint import read_tensors
 from whipray.trainers.checkpoint_names import checkpoint_name
-from whipray.trainers.engine import join_workers
+from whipray.trainers.devices import join_workers
 from whipray.trainers.errors import UsageProblem
 from whipray.trainers.export import load_exported, merged_weights
 from whipray.trainers.sampling import SamplingConfig
@@ -126,7 +126,7 @@ def test_images_are_kept_by_width_and_by_the_averages_that_formed_it(
         name,
         store.read_manifest(name),
         store.averages(name),
-        load_splits(experiment),
+        load_splits(experiment, at(run).root),
         extractor(),
     )
     folders = {

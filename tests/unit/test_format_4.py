@@ -20,8 +20,8 @@ from whipray.trainers import format_4
 from whipray.trainers.checkpoint import FORMAT, describe, parse_manifest, verify
 from whipray.trainers.checkpoint_names import MANIFEST
 from whipray.trainers.checkpointing import ResumePoint, check_same_run
+from whipray.trainers.devices import join_workers
 from whipray.trainers.disk import save_tensors
-from whipray.trainers.engine import join_workers
 from whipray.trainers.errors import CheckpointProblem
 from whipray.trainers.export import CARD, WEIGHTS, load_exported
 from whipray.trainers.guidance import ClassifierFree

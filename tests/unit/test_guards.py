@@ -28,6 +28,7 @@ LAYERS = (
     ("platform.evaluation",),
     ("platform.config",),
     ("platform.tracking", "platform.compute"),
+    ("platform.datasets",),
     ("platform.generation", "platform.diagnostics", "platform.inspection"),
     ("platform.balancing",),
     ("platform.runs",),

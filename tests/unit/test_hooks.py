@@ -17,7 +17,7 @@ from whipray.platform.runs.hooks import StoreHooks
 from whipray.platform.storage.checkpoints import CheckpointStore
 from whipray.trainers.checkpoint import parse_manifest
 from whipray.trainers.checkpoint_names import MANIFEST
-from whipray.trainers.engine import join_workers
+from whipray.trainers.devices import join_workers
 from whipray.trainers.errors import Problem
 from whipray.trainers.hooks import Progress
 

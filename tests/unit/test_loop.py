@@ -28,7 +28,8 @@ from whipray.trainers.checkpointing import ResumePoint, check_same_run
 from whipray.trainers.data import Splits
 from whipray.trainers.data.batches import gather, to_float
 from whipray.trainers.data.order import IndexOrder
-from whipray.trainers.engine import Engine, join_workers
+from whipray.trainers.devices import join_workers
+from whipray.trainers.engine import Engine
 from whipray.trainers.errors import CheckpointProblem, DivergenceProblem, UsageProblem
 from whipray.trainers.export import (
     CARD,
@@ -192,7 +193,7 @@ def test_a_training_is_what_plain_pytorch_makes_of_it(
     plain = {name: p.detach() for name, p in network.named_parameters()}
     for kind, expected in (("weights", plain), ("ema", average), ("ema_0.1", profile)):
         found = {
-            name: training.engine._full(p, kind).view_as(plain[name])
+            name: training.engine.state.full(p, kind).view_as(plain[name])
             for name, p in training.engine.network.named_parameters()
         }
         assert distance(expected, found) < 1e-5
@@ -356,7 +357,7 @@ def test_an_exported_model_is_the_average(train: Train, tmp_path: Path) -> None:
     weights_say = network(x, t, labels)
     with torch.no_grad():
         for parameter in network.parameters():
-            parameter.copy_(training.engine._full(parameter, "ema"))
+            parameter.copy_(training.engine.state.full(parameter, "ema"))
         average_says = network(x, t, labels)
         assert torch.equal(model.denoiser.network(x, t, labels), average_says)
     assert not torch.allclose(weights_say, average_says, atol=1e-2)

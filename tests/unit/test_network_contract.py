@@ -15,7 +15,7 @@ from support.objectives import COUNTS, CPU, PROCESS, images_and_labels
 from support.training import copy_half_time, distance, state, tiny, train
 from torch import Tensor, nn
 
-from whipray.trainers.engine import join_workers
+from whipray.trainers.devices import join_workers
 from whipray.trainers.export import merged_weights
 from whipray.trainers.networks import (
     AnyNetwork,

@@ -53,7 +53,7 @@ class Materials:
     @cached_property
     def splits(self) -> Splits:
         """The real images; those to test on are about as many of each class."""
-        return load_splits(self.order.experiment.for_classifiers)
+        return load_splits(self.order.experiment.for_classifiers, self.order.root)
 
     @cached_property
     def work(self) -> WorkOf:

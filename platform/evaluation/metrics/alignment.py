@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ....trainers.engine import choose_device
+from ....trainers.devices import choose_device
 from ..arrays import Bools, Floats, Ints, Pixels
 
 SIDE = 32

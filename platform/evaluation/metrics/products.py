@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ....trainers.engine import choose_device
+from ....trainers.devices import choose_device
 from ..arrays import Bools, Floats, Floats32, Pixels
 
 TILE = 2048

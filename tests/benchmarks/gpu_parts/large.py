@@ -11,7 +11,7 @@ from workload import config_of
 
 from whipray.trainers.data import Splits
 from whipray.trainers.data.packed import PackedImages
-from whipray.trainers.engine import join_workers
+from whipray.trainers.devices import join_workers
 from whipray.trainers.loop import Training
 
 from . import flops

@@ -15,7 +15,7 @@ from torch import nn
 from workload import random_images
 
 from whipray.trainers.data import Splits
-from whipray.trainers.engine import choose_device
+from whipray.trainers.devices import choose_device
 
 from .rows import Row, say
 

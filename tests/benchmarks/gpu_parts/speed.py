@@ -17,7 +17,7 @@ import torch
 from support.devices import step
 from workload import config_of
 
-from whipray.trainers.engine import join_workers
+from whipray.trainers.devices import join_workers
 from whipray.trainers.loop import Training
 from whipray.trainers.trainer_config import TrainerConfig
 

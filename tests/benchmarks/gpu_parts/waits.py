@@ -11,7 +11,7 @@ from support.devices import waits_of
 from workload import config_of
 
 from whipray.trainers.data.batches import gather
-from whipray.trainers.engine import join_workers
+from whipray.trainers.devices import join_workers
 from whipray.trainers.loop import Training
 from whipray.trainers.randomness import BatchRandom
 

@@ -1,0 +1,19 @@
+"""The images of a source, wherever their pixels are: decoded in the store, or on this machine."""
+
+from __future__ import annotations
+
+from ...trainers.data import DataConfig, Splits
+from ...trainers.disk import cache_folder
+from ..storage.store import Storage
+
+
+def load_images(data: DataConfig, root: Storage) -> Splits:  # noqa: ARG001
+    """Return the images of a source, decoded.
+
+    Args:
+        root: the store's top.
+
+    Raises:
+        DataProblem: they cannot be used.
+    """
+    return data.load(cache_folder())
