@@ -16,7 +16,8 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from whipray.trainers.data import decoded, decoding
-from whipray.trainers.data.decoding import EncodedImages, decode
+from whipray.trainers.data.decoding import decode
+from whipray.trainers.data.encoded import EncodedImages
 from whipray.trainers.data.packed import PackedImages
 from whipray.trainers.data.source import Splits
 from whipray.trainers.disk import DiskProblem

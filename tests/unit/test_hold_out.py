@@ -12,8 +12,10 @@ from PIL import Image
 
 from whipray.trainers.data import HoldOut, LongTail, Splits
 from whipray.trainers.data import decoding as decoding_module
-from whipray.trainers.data.decoding import UNREAD, EncodedImages
+from whipray.trainers.data.decoding import UNREAD
+from whipray.trainers.data.encoded import EncodedImages
 from whipray.trainers.data.encoded_config import EncodedConfig
+from whipray.trainers.data.encoded_splits import EncodedSplits
 from whipray.trainers.data.hold_out import hold_out
 from whipray.trainers.data.packed import PackedImages
 
@@ -38,13 +40,13 @@ def encoded(counts: tuple[int, ...], first: int = 0) -> EncodedImages:
 def packed(images: EncodedImages, cache: Path, **settings: object) -> Splits:
     config = Source.model_validate({"image_size": 8, "channels": 1} | settings)
     names = [f"c{c}" for c in range(int(images.labels.max()) + 1)]
-    return config.pack(cache, images, None, names)
+    return config.choose(cache, images, None, names).decode(cache)
 
 
 class Source(EncodedConfig):
     """Packs what it is given."""
 
-    def load(self, cache: Path) -> Splits:
+    def prepare(self, cache: Path) -> EncodedSplits:
         """Read nothing."""
         raise NotImplementedError
 

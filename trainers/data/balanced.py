@@ -14,11 +14,12 @@ from pydantic import Field
 
 from ..errors import DataProblem
 from ..integrity import Altered, unseal
-from .decoding import UNREAD, EncodedImages, read_contents
+from .decoding import UNREAD, read_contents
+from .encoded import EncodedImages
 from .encoded_config import EncodedConfig
+from .encoded_splits import EncodedSplits
 from .packed import Indices
 from .report import listed, shown
-from .source import Splits
 
 if TYPE_CHECKING:
     import pyarrow as pa  # type: ignore[import-untyped]
@@ -42,8 +43,8 @@ class Balanced(EncodedConfig):
     image_size: int = Field(default=32, ge=1)
     """Height and width in pixels; a set of another size is resized."""
 
-    def load(self, cache: Path) -> Splits:
-        """Read both splits; see `SourceConfig`.
+    def prepare(self, cache: Path) -> EncodedSplits:
+        """Return which images are of which split; see `EncodedConfig`.
 
         Raises:
             DataProblem: also where `validation` is set, which would set generated images apart.
@@ -58,7 +59,7 @@ class Balanced(EncodedConfig):
         if cache != UNREAD:
             for split, images in ((TRAIN, train), (TEST, test)):
                 stored.check_unchanged(split, images, cache)
-        splits = self.pack(cache, train, test, stored.class_names)
+        splits = self.choose(cache, train, test, stored.class_names)
         return replace(splits, borrowed=tuple(stored.about["borrowed"]))
 
 

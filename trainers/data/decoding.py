@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import math
 import os
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -23,9 +22,10 @@ from ..disk import disk_problem
 from ..errors import DataProblem
 from ..integrity import Altered, load_arrays, save_arrays
 from .decoded import DecodedImages, read_decoded, write_decoded
+from .encoded import EncodedImages
 from .packed import Indices, Pixels
 from .pixels import read_pixels, without_size_warnings
-from .report import LISTED, Note, raise_together, shown
+from .report import LISTED, raise_together, shown
 
 FORMAT = 4
 """Part of every cache key: raise it when decoding gives other pixels, or a file another layout."""
@@ -46,39 +46,6 @@ FileState = tuple[int, ...]
 UNREAD = Path(os.devnull)
 """A cache folder that says: decode nothing and write nothing, only check that the files are there; they are
 read where what is asked for depends on their bytes."""
-
-
-@dataclass(frozen=True, eq=False)
-class EncodedImages:
-    """Labelled images of one split, as files or as bytes.
-
-    Args:
-        items: paths relative to `root`, or the encoded bytes.
-        labels: (N,) int64.
-        name: gives what error messages call the image at an index: its file, line or row.
-        root: folder of the paths.
-        notes: what was found beside them.
-    """
-
-    items: Sequence[str | bytes]
-    labels: Indices
-    name: Callable[[int], str]
-    root: Path = Path()
-    notes: tuple[Note, ...] = ()
-
-    def select(self, indices: Indices) -> EncodedImages:
-        """Return the images at `indices` (M,), in that order, under their own names."""
-        return EncodedImages(
-            [self.items[i] for i in indices],
-            self.labels[indices],
-            lambda i: self.name(int(indices[i])),
-            self.root,
-        )
-
-    def open(self, index: int) -> Path | io.BytesIO:
-        """Return what PIL reads the image at `index` from."""
-        item = self.items[index]
-        return io.BytesIO(item) if isinstance(item, bytes) else self.root / item
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,7 +1,8 @@
-"""A source of encoded images: its settings, and how two splits become pixels."""
+"""A source of encoded images: its settings, and which images are of which split."""
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,13 +13,13 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from ..errors import DataProblem
-from .decoding import Contents, EncodedImages, decode, read_contents
+from .decoding import read_contents
+from .encoded import EncodedImages
+from .encoded_splits import EncodedSplits, Part
 from .hold_out import HoldOut, hold_out
 from .long_tail import long_tail_indices
-from .packed import Indices, PackedImages, check_every_class, check_labels, check_names
-from .pixels import describe_treatments
-from .repeats import Hashed, describe_repeats
-from .report import DataReport, Note
+from .packed import Indices, check_every_class, check_labels, check_names
+from .report import Note
 from .source import SourceConfig, Splits
 from .validation import Validation, choose_validation
 
@@ -40,22 +41,36 @@ class EncodedConfig(SourceConfig):
         """(channels, height, width)."""
         return self.channels, self.image_size, self.image_size
 
-    def pack(
+    @abstractmethod
+    def prepare(self, cache: Path) -> EncodedSplits:
+        """Return which encoded images are of which split; none is decoded.
+
+        Args:
+            cache: folder of what is known of files' contents; created when needed.
+
+        Raises:
+            DataProblem: naming the file, row or line that cannot be used.
+        """
+
+    def load(self, cache: Path) -> Splits:
+        """Read both splits; see `SourceConfig`."""
+        return self.prepare(cache).decode(cache)
+
+    def choose(
         self,
         cache: Path,
         train: EncodedImages,
         reference: EncodedImages | None,
         class_names: Sequence[str] | None,
-    ) -> Splits:
-        """Check the labels, hold images out or take the others, cut the tail, and decode what is used.
+    ) -> EncodedSplits:
+        """Check the labels, hold images out or take the others, and cut the tail.
 
         Args:
             reference: None to hold images out of the training images.
             class_names: None to number the classes, from 0 to the largest label.
 
         Raises:
-            DataProblem: a label outside the classes, a class without an image, or an image that
-                cannot be decoded.
+            DataProblem: a label outside the classes, or a class without an image.
         """
         named = [("training images", train)]
         if reference is not None:
@@ -74,28 +89,23 @@ class EncodedConfig(SourceConfig):
         if reference is None:
             return self._held_out(cache, train, names)
         chosen = train.select(self._kept(train.labels, names))
-        ours, theirs = (
-            decode(split, self.image_size, self.channels, cache) for split in (chosen, reference)
+        notes = (
+            *(_of_split("train", note) for note in train.notes),
+            *(_of_split("reference", note) for note in reference.notes),
         )
-        return Splits(
-            PackedImages(ours.pixels, chosen.labels, names),
-            PackedImages(theirs.pixels, reference.labels, names),
-            DataReport(
-                (
-                    *(_of_split("train", note) for note in train.notes),
-                    *(_of_split("reference", note) for note in reference.notes),
-                    *describe_treatments([ours.treatments, theirs.treatments]),
-                    *describe_repeats(
-                        Hashed(ours.hashes, chosen.labels, chosen.name),
-                        Hashed(theirs.hashes, reference.labels, reference.name),
-                    ),
-                )
-            ),
+        return EncodedSplits(
+            (Part(chosen), Part(reference)),
+            slice(0, len(chosen.labels)),
+            slice(len(chosen.labels), len(chosen.labels) + len(reference.labels)),
+            names,
+            self.image_shape,
+            notes,
             available=len(train.labels),
-            train_name=chosen.name,
         )
 
-    def _held_out(self, cache: Path, images: EncodedImages, names: tuple[str, ...]) -> Splits:
+    def _held_out(
+        self, cache: Path, images: EncodedImages, names: tuple[str, ...]
+    ) -> EncodedSplits:
         """Return images of one split as two: what is held out is the reference."""
         contents = read_contents(images, cache)
         held = hold_out(contents.hashes, images.labels, len(names), self.hold_out)
@@ -103,16 +113,13 @@ class EncodedConfig(SourceConfig):
         # Where classes are borrowed, the blocks of the two splits overlap.
         is_lent = np.isin(images.labels[kept], held.borrowed)
         order = np.concatenate([kept[~is_lent], kept[is_lent], np.flatnonzero(held.mask)])
-        splits = self._two_of_one(
-            cache,
-            images.select(order),
-            contents.select(order),
+        return EncodedSplits(
+            (Part(images.select(order), contents.select(order)),),
+            slice(0, len(kept)),
+            slice(int((~is_lent).sum()), len(order)),
             names,
-            (slice(0, len(kept)), slice(int((~is_lent).sum()), len(order))),
+            self.image_shape,
             (*images.notes, *held.describe(images.labels, names)),
-        )
-        return replace(
-            splits,
             available=len(images.labels),
             hold_out=self.hold_out,
             borrowed=held.borrowed,
@@ -125,7 +132,7 @@ class EncodedConfig(SourceConfig):
         names: tuple[str, ...],
         config: Validation,
         holds_out: bool,
-    ) -> Splits:
+    ) -> EncodedSplits:
         """Return training images as two splits: those that `validation` sets apart are the reference.
 
         Args:
@@ -141,39 +148,16 @@ class EncodedConfig(SourceConfig):
         mask = choose_validation(contents.hashes[kept], images.labels[kept], names, config)
         order = np.concatenate([kept[~mask], kept[mask]])
         count = int((~mask).sum())
-        splits = self._two_of_one(
-            cache,
-            images.select(order),
-            contents.select(order),
+        return EncodedSplits(
+            (Part(images.select(order), contents.select(order)),),
+            slice(0, count),
+            slice(count, len(order)),
             names,
-            (slice(0, count), slice(count, len(order))),
+            self.image_shape,
             (*images.notes, config.describe(mask, images.labels[kept], len(names))),
+            available=len(images.labels),
+            validation=config,
         )
-        return replace(splits, available=len(images.labels), validation=config)
-
-    def _two_of_one(
-        self,
-        cache: Path,
-        chosen: EncodedImages,
-        contents: Contents,
-        names: tuple[str, ...],
-        blocks: tuple[slice, slice],
-        notes: tuple[Note, ...],
-    ) -> Splits:
-        """Return images as two splits, decoded once, in an order in which each is one block.
-
-        Args:
-            blocks: of the training images and of those to compare with.
-        """
-        decoded = decode(chosen, self.image_size, self.channels, cache, contents)
-        hashed = Hashed(decoded.hashes, chosen.labels, chosen.name)
-        train, reference = (
-            PackedImages(decoded.pixels[block], chosen.labels[block], names) for block in blocks
-        )
-        end = blocks[0].stop  # borrowed images are in both on purpose
-        repeats = describe_repeats(hashed.part(0, end), hashed.part(end, len(chosen.labels)))
-        report = DataReport((*notes, *describe_treatments([decoded.treatments]), *repeats))
-        return Splits(train, reference, report, train_name=chosen.name)
 
     def _kept(
         self, labels: Indices, names: tuple[str, ...], held_out: NDArray[np.bool_] | None = None

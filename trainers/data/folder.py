@@ -11,8 +11,9 @@ from typing import Literal
 import numpy as np
 
 from ..errors import DataProblem
-from .decoding import EncodedImages
+from .encoded import EncodedImages
 from .encoded_config import EncodedConfig
+from .encoded_splits import EncodedSplits
 from .folder_scan import (
     MADE_BY_SYSTEMS,
     SUFFIXES,
@@ -23,7 +24,6 @@ from .folder_scan import (
     scan_images,
 )
 from .report import Note, listed, raise_together, shown
-from .source import Splits
 from .split_names import REFERENCE, TRAIN
 
 
@@ -41,8 +41,8 @@ class Folder(EncodedConfig):
     """Names of all classes, head first, if a tail is to be cut along another order than that of
     the sorted names."""
 
-    def load(self, cache: Path) -> Splits:
-        """Read both splits; see `SourceConfig`."""
+    def prepare(self, cache: Path) -> EncodedSplits:
+        """Return which images are of which split; see `EncodedConfig`."""
         root = self.root.expanduser()
         folders = find_splits(root, self.reference_folder)
         names = self.class_order or _class_folders(folders.train, folders.reference, Scan())
@@ -50,7 +50,7 @@ class Folder(EncodedConfig):
         reference = None
         if folders.reference is not None:
             reference = _read(root, folders.reference, None, names, "reference", ())
-        return self.pack(cache, train, reference, names)
+        return self.choose(cache, train, reference, names)
 
 
 @dataclass(frozen=True)

@@ -11,13 +11,14 @@ from typing import Literal
 import numpy as np
 
 from ..errors import DataProblem
-from .decoding import PATH_SHOWN, EncodedImages
+from .decoding import PATH_SHOWN
+from .encoded import EncodedImages
 from .encoded_config import EncodedConfig
+from .encoded_splits import EncodedSplits
 from .label_texts import number_labels
 from .list_lines import form_of, is_number, numbered_lines, parse_line
 from .packed import Indices
 from .report import LISTED, raise_together, shown
-from .source import Splits
 
 
 class ListFiles(EncodedConfig):
@@ -38,8 +39,8 @@ class ListFiles(EncodedConfig):
     """Names of the classes in the order of their labels; by default their numbers, or the labels
     themselves, sorted, where they are words."""
 
-    def load(self, cache: Path) -> Splits:
-        """Read both splits; see `SourceConfig`."""
+    def prepare(self, cache: Path) -> EncodedSplits:
+        """Return which images are of which split; see `EncodedConfig`."""
         root = self.root.expanduser()
         files = [
             file.expanduser() for file in (self.train_list, self.reference_list) if file is not None
@@ -53,7 +54,7 @@ class ListFiles(EncodedConfig):
         train, *reference = (
             _encoded(each, labels, root) for each, labels in zip(lists, ids, strict=True)
         )
-        return self.pack(cache, train, reference[0] if reference else None, names)
+        return self.choose(cache, train, reference[0] if reference else None, names)
 
 
 @dataclass

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from ..errors import DataProblem
-from .decoding import EncodedImages
+from .encoded import EncodedImages
 from .encoded_config import EncodedConfig
+from .encoded_splits import EncodedSplits
 from .label_texts import number_labels
 from .packed import Indices
 from .parquet_files import (
@@ -25,7 +26,6 @@ from .parquet_files import (
     unreadable,
 )
 from .report import Note, counted, listed, shown
-from .source import Splits
 from .split_names import REFERENCE, TRAIN, split_of
 
 if TYPE_CHECKING:
@@ -57,8 +57,8 @@ class Parquet(EncodedConfig):
     """Likewise, of the images to compare with. None: `reference`, `test`, `val`, `valid`, `validation` or
     `dev`, whichever there is first; else images are held out."""
 
-    def load(self, cache: Path) -> Splits:
-        """Read both splits; see `SourceConfig`."""
+    def prepare(self, cache: Path) -> EncodedSplits:
+        """Return which images are of which split; see `EncodedConfig`."""
         files = find_files(self.path)
         schemas = [read_schema(file) for file in files]
         for file, schema in zip(files, schemas, strict=True):
@@ -96,8 +96,8 @@ class Parquet(EncodedConfig):
 
         train = read(np.flatnonzero(chosen.train), chosen.notes)
         if chosen.reference is None:
-            return self.pack(cache, train, None, names)
-        return self.pack(cache, train, read(np.flatnonzero(chosen.reference)), names)
+            return self.choose(cache, train, None, names)
+        return self.choose(cache, train, read(np.flatnonzero(chosen.reference)), names)
 
     def splits_by_name(self, files: Sequence[Path]) -> list[str]:
         """Return the split of each file by its name, empty where it says none."""

@@ -1,0 +1,376 @@
+"""Files of a folder or below s3://bucket/prefix, read and written by their names in it."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import time
+import uuid
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Self, TypeVar
+from urllib.parse import urlsplit
+
+from pydantic import BeforeValidator, Field
+
+from ..disk import disk_problem
+from ..errors import DataProblem, UsageProblem
+
+if TYPE_CHECKING:
+    from pyarrow.fs import S3FileSystem  # type: ignore[import-untyped]
+
+SCHEME = "s3://"
+ENDPOINT_VARIABLES = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
+REGION_VARIABLES = ("AWS_REGION", "AWS_DEFAULT_REGION")
+CONNECT_TIMEOUT_S = 3.0
+REQUEST_TIMEOUT_S = 20.0
+ATTEMPTS = 3
+"""Of one request, by the client itself, within seconds."""
+PATIENCE_S = 300.0
+"""For how long requests to a bucket that has answered before are sent again: a bucket that asks to slow
+down, or a network that is gone for a moment."""
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 20.0
+SHOWN = 300
+"""Characters of an address that an error repeats."""
+PASSING = re.compile(
+    "NETWORK_CONNECTION|REQUEST_TIMEOUT|SLOW_?DOWN|SERVICE_UNAVAILABLE|THROTTL|TOO_MANY_REQUESTS|LIMIT_EXCEEDED|"
+    "BUSY|INTERNAL_|HTTP status (429|5\\d\\d)"
+)
+"""In pyarrow's text of an error: such as the same request may not have the next time."""
+
+Result = TypeVar("Result")
+
+log = logging.getLogger(__name__)
+
+
+def _without_scheme_twice(value: object) -> object:
+    """Return an address that was a `Path` for a moment, and lost a slash by it, as it was written."""
+    if isinstance(value, Path) and value.parts[:1] == ("s3:",):
+        return SCHEME + "/".join(value.parts[1:])
+    if isinstance(value, str) and value.startswith(SCHEME):
+        return SCHEME + value[len(SCHEME) :].strip("/")
+    return value
+
+
+Location = Annotated[
+    Annotated[str, Field(pattern=rf"^{SCHEME}")] | Path,
+    Field(union_mode="left_to_right"),
+    BeforeValidator(_without_scheme_twice),
+]
+"""In a config: an s3:// address, or a path of this machine."""
+
+
+def in_bucket(location: object) -> bool:
+    """Return whether a location of a config is an address in a bucket."""
+    return isinstance(location, str) and location.startswith(SCHEME)
+
+
+class BucketProblem(DataProblem):
+    """A bucket refused, failed or could not be reached."""
+
+
+@dataclass(frozen=True)
+class FileFacts:
+    """What is known of a file without reading it.
+
+    Args:
+        bytes: its size.
+        version: another one says that it was changed.
+    """
+
+    bytes: int
+    version: str
+
+
+class Files(ABC):
+    """Files below one folder or prefix, by names relative to it, with slashes between their parts.
+
+    May be used by several threads at once, and pickled: whoever gets it opens it anew. Every method raises
+    `DataProblem` (a `BucketProblem` or a `DiskProblem` where these failed) in one line.
+    """
+
+    def __init__(self, uri: str) -> None:
+        self.uri = uri
+
+    def __reduce__(self) -> tuple[Callable[[str], Files], tuple[str]]:
+        return open_files, (self.uri,)
+
+    @abstractmethod
+    def list(self, prefix: str = "") -> dict[str, FileFacts]:
+        """Return all files below a folder of it, sorted by name; empty where there is none.
+
+        Args:
+            prefix: folder below which; "" for all.
+        """
+
+    @abstractmethod
+    def read(self, name: str, start: int = 0, length: int | None = None) -> bytes:
+        """Return the bytes of a file, or `length` of them from `start` on; fewer where it ends before.
+
+        Raises:
+            MissingFile: there is none of this name.
+        """
+
+    @abstractmethod
+    def write(self, name: str, content: bytes | Path) -> None:
+        """Write a whole file, which gets its name when it is complete.
+
+        Args:
+            content: bytes, or the file that holds them.
+        """
+
+    @abstractmethod
+    def delete(self, name: str) -> None:
+        """Remove a file, if it exists."""
+
+    def uri_of(self, name: str) -> str:
+        """Return the address of a file, for people."""
+        return f"{self.uri.rstrip('/')}/{name}" if name else self.uri
+
+    def below(self, folder: str) -> Self:
+        """Return the files below a folder of these."""
+        return type(self)(self.uri_of(folder))
+
+
+class MissingFile(DataProblem):
+    """There is no file of this name."""
+
+
+class LocalFiles(Files):
+    """Files below a folder of this machine."""
+
+    def __init__(self, uri: str) -> None:
+        super().__init__(uri)
+        self.folder = Path(uri).expanduser()
+
+    def list(self, prefix: str = "") -> dict[str, FileFacts]:
+        """See `Files`; links to folders are not followed."""
+        found = {}
+        try:
+            for folder, _, names in os.walk(self.folder / prefix):
+                for name in names:
+                    file = Path(folder, name)
+                    stat = file.stat()
+                    state = (stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino, stat.st_dev)
+                    relative = file.relative_to(self.folder).as_posix()
+                    found[relative] = FileFacts(stat.st_size, "-".join(map(str, state)))
+        except OSError as error:
+            raise self._unreadable(error, prefix) from error
+        return dict(sorted(found.items()))
+
+    def read(self, name: str, start: int = 0, length: int | None = None) -> bytes:
+        """See `Files`."""
+        try:
+            with (self.folder / name).open("rb") as stream:
+                stream.seek(start)
+                return stream.read(-1 if length is None else length)
+        except OSError as error:
+            raise self._unreadable(error, name) from error
+
+    def write(self, name: str, content: bytes | Path) -> None:
+        """See `Files`."""
+        file = self.folder / name
+        partial = file.with_name(f".{file.name}.{uuid.uuid4().hex}.partial")
+        size = len(content) if isinstance(content, bytes) else content.stat().st_size
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            with partial.open("wb") as stream:
+                if isinstance(content, bytes):
+                    stream.write(content)
+                else:
+                    with content.open("rb") as other:
+                        while block := other.read(1 << 22):
+                            stream.write(block)
+                stream.flush()
+                os.fsync(stream.fileno())
+            partial.replace(file)
+        except OSError as error:
+            raise disk_problem(error, file, size) from error
+        finally:
+            partial.unlink(missing_ok=True)
+
+    def delete(self, name: str) -> None:
+        """See `Files`."""
+        try:
+            (self.folder / name).unlink(missing_ok=True)
+        except OSError as error:
+            raise disk_problem(error, self.folder / name) from error
+
+    def _unreadable(self, error: OSError, name: str) -> DataProblem:
+        where = str(self.folder / name)[:SHOWN]
+        if isinstance(error, FileNotFoundError | NotADirectoryError):
+            return MissingFile(f"{where}: no such file", "put it there, or correct the path")
+        reason = error.strerror or type(error).__name__
+        return DataProblem(f"{where}: cannot be read ({reason})", "make it readable, and try again")
+
+
+class BucketFiles(Files):
+    """Files below an s3:// prefix; credentials come from the usual AWS chain of the machine."""
+
+    def __init__(self, uri: str) -> None:
+        super().__init__(uri)
+        self.path = uri.removeprefix(SCHEME)
+        self._answered = False
+
+    def list(self, prefix: str = "") -> dict[str, FileFacts]:
+        """See `Files`."""
+        from pyarrow import fs  # type: ignore[import-untyped]
+
+        below = "/".join(filter(None, (self.path, prefix.strip("/"))))
+        selector = fs.FileSelector(below, allow_not_found=True, recursive=True)
+        entries = self._ask(lambda: self._client.get_file_info(selector), prefix)
+        if not entries:
+            bucket = self.path.partition("/")[0]
+            found = self._ask(lambda: self._client.get_file_info(bucket), prefix)
+            if found.type == fs.FileType.NotFound:
+                raise self._no_bucket(self.uri_of(prefix))
+        files = [entry for entry in entries if entry.type == fs.FileType.File]
+        facts = {
+            entry.path.removeprefix(f"{self.path}/"): FileFacts(entry.size, str(entry.mtime_ns))
+            for entry in files
+        }
+        return dict(sorted(facts.items()))
+
+    def read(self, name: str, start: int = 0, length: int | None = None) -> bytes:
+        """See `Files`."""
+
+        def ask() -> bytes:
+            if start == 0 and length is None:
+                with self._client.open_input_stream(self._path_of(name)) as stream:
+                    return bytes(stream.read())
+            with self._client.open_input_file(self._path_of(name)) as file:
+                return bytes(file.read_at(file.size() - start if length is None else length, start))
+
+        return self._ask(ask, name)
+
+    def write(self, name: str, content: bytes | Path) -> None:
+        """See `Files`."""
+
+        def send() -> None:
+            whole = content if isinstance(content, bytes) else content.read_bytes()
+            with self._client.open_output_stream(self._path_of(name)) as stream:
+                stream.write(whole)
+
+        self._ask(send, name)
+
+    def delete(self, name: str) -> None:
+        """See `Files`."""
+        with suppress(MissingFile):
+            self._ask(lambda: self._client.delete_file(self._path_of(name)), name)
+
+    def _path_of(self, name: str) -> str:
+        return f"{self.path}/{name}"
+
+    @cached_property
+    def _client(self) -> S3FileSystem:
+        from pyarrow import fs
+
+        options: dict[str, Any] = {
+            "connect_timeout": CONNECT_TIMEOUT_S,
+            "request_timeout": REQUEST_TIMEOUT_S,
+            "retry_strategy": fs.AwsStandardS3RetryStrategy(max_attempts=ATTEMPTS),
+        }
+        if endpoint := _variable(ENDPOINT_VARIABLES):
+            options["endpoint_override"] = endpoint
+        # Named whenever it can be: the SDK otherwise asks a cloud's metadata service for it.
+        if region := _variable(REGION_VARIABLES) or ("us-east-1" if endpoint else None):
+            options["region"] = region
+        return fs.S3FileSystem(**options)
+
+    def _ask(self, request: Callable[[], Result], name: str) -> Result:
+        """Return a request's result; one that fails for a moment is sent again, up to `PATIENCE_S`."""
+        began, pause = time.monotonic(), FIRST_PAUSE_S
+        while True:
+            try:
+                result = request()
+            except OSError as error:
+                passing = PASSING.search(str(error)) is not None
+                left = PATIENCE_S - (time.monotonic() - began)
+                if not (passing and self._answered and left > 0):
+                    raise self._problem(error, name) from None  # its text may name the request
+                log.warning("%s: %s; asking again", self.uri_of(name)[:SHOWN], _code(error))
+                time.sleep(min(pause, left))
+                pause = min(2 * pause, LONGEST_PAUSE_S)
+            else:
+                self._answered = True
+                return result
+
+    def _problem(self, error: OSError, name: str) -> DataProblem:
+        """Return what is said of an error; of pyarrow's text only its code is shown."""
+        where, code = self.uri_of(name)[:SHOWN], _code(error)
+        server = _server()
+        if "NO_SUCH_BUCKET" in code:
+            return self._no_bucket(where)
+        if isinstance(error, FileNotFoundError) or "NO_SUCH_KEY" in code or "NOT_FOUND" in code:
+            return MissingFile(f"{where}: no such file", "put it there, or correct the address")
+        if re.search("ACCESS_DENIED|SIGNATURE|ACCESS_KEY|TOKEN|CREDENTIAL|status 40[13]", code):
+            return BucketProblem(
+                f"{where}: access denied ({code})",
+                "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, of a key that may read here",
+            )
+        if PASSING.search(code):
+            return BucketProblem(
+                f"{where}: the bucket at {server} does not answer, or asks to slow down ({code})",
+                "check the address and the network, or try again later: what is done is kept",
+            )
+        return BucketProblem(
+            f"{where}: the bucket at {server} failed ({code})",
+            "try again; if it stays, look into the server's log",
+        )
+
+    def _no_bucket(self, where: str) -> BucketProblem:
+        return BucketProblem(
+            f"{where}: the bucket does not exist at {_server()}",
+            "correct the address, or name the server by --endpoint or AWS_ENDPOINT_URL_S3",
+        )
+
+
+def open_files(uri: str | Path) -> Files:
+    """Return the files below a folder or below s3://bucket/prefix; nothing is contacted yet.
+
+    The address of a server that is not Amazon's, its region and all credentials are taken from the
+    AWS_* variables and files, as by any of Amazon's clients.
+
+    Raises:
+        UsageProblem: an address that is neither, or that holds a login.
+    """
+    text = str(uri)
+    if not in_bucket(text):
+        if re.match(r"[A-Za-z][A-Za-z0-9+]+://", text):
+            scheme = text.partition("://")[0]
+            raise UsageProblem(f"{scheme}:// cannot be read", "give a folder or s3://bucket/prefix")
+        return LocalFiles(text)
+    host = text.removeprefix(SCHEME).partition("/")[0]
+    if "@" in host or not host:
+        raise UsageProblem(
+            "an s3:// address without a bucket, or with a login in it",
+            "give s3://bucket/prefix alone; keys come from AWS_*",
+        )
+    return BucketFiles(text.rstrip("/"))
+
+
+def _variable(names: tuple[str, ...]) -> str | None:
+    return next((os.environ[name] for name in names if os.environ.get(name)), None)
+
+
+def _server() -> str:
+    """Return the name of the server, without a login."""
+    parts = urlsplit(_variable(ENDPOINT_VARIABLES) or "")
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}" if parts.netloc else "Amazon S3"
+
+
+def _code(error: OSError) -> str:
+    """Return S3's code and status in pyarrow's text, or the name of the exception."""
+    match = re.search(r"AWS Error (\w+)(?: \(HTTP status (\d+)\))?", str(error))
+    if not match:
+        return "no credentials" if "redential" in str(error) else type(error).__name__
+    code, status = match.groups()
+    if code == "UNKNOWN":
+        named = re.search(r"Unable to parse ExceptionName: (\w+)", str(error))
+        code = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", named[1]).upper() if named else "UNKNOWN"
+    return f"{code} (HTTP status {status})" if status else code
