@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import os
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
@@ -34,6 +35,12 @@ def join_workers(device: torch.device) -> None:
     dist.init_process_group(backend, store=store, rank=0, world_size=1)
     set_local_rank(device.index or 0)
     atexit.register(dist.destroy_process_group)
+
+
+def limit_collectives(seconds: float) -> None:
+    """Let each collective of each process group take so long; DeepSpeed's begin with PyTorch's default."""
+    for group in list(dist.distributed_c10d._world.pg_map):  # no public list of them
+        dist.set_timeout(timedelta(seconds=seconds), group)
 
 
 def set_local_rank(rank: int) -> None:

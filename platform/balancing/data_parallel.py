@@ -38,7 +38,7 @@ def train_on_all_workers(
     with message_queue(on_phase) as queue:
         return run_on_workers(
             partial(_work, train, QueueReporter(queue)),
-            {"images": images, "gpus": scaling.gpus_per_worker},
+            {"images": images, "scaling": scaling},
             scaling,
             name="classifier",
             less_memory="lower classification.batch_size",
@@ -49,15 +49,18 @@ def train_on_all_workers(
 def _work(train: Train, on_phase: OnPhase, config: dict[str, Any]) -> Any:
     """Train as one Ray Train worker; a problem that all share is returned, not retried."""
     import ray
-    from ray.train import get_context
 
-    from ..compute.process_group import join_process_group
+    from ..compute.gpus import check_workers_gpus
+    from ..compute.process_group import meet_workers
     from ..foundation.logs import quiet_logs
 
     quiet_logs()
-    join_process_group("nccl" if config["gpus"] else "gloo")
-    first = get_context().get_world_rank() == 0
+    scaling: ScalingConfig = config["scaling"]
+    peers = meet_workers(scaling)
+    images = ray.get(config["images"])
     try:
-        return train(ray.get(config["images"]), on_phase if first else lambda _line: None)
+        check_workers_gpus(scaling.gpus_per_worker, peers)  # each has its images, too
+        peers.begin_group()
+        return train(images, on_phase if peers.rank == 0 else lambda _line: None)
     except Problem as problem:
         return problem

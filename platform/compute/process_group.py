@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import os
+import secrets
 import socket
 from dataclasses import dataclass
+from datetime import timedelta
+from functools import partial
+from typing import Any
 
 import psutil  # type: ignore[import-untyped]
 import ray
+import torch
 import torch.distributed as dist
 from ray import train
 from ray.train.backend import Backend
@@ -16,6 +21,8 @@ from ray.train.torch import TorchConfig
 from torch.distributed import TCPStore  # type: ignore[attr-defined]  # documented
 
 from ...trainers.devices import set_local_rank
+from ..config.experiment import ScalingConfig
+from .peers import StorePeers
 
 LOOPBACK = "127.0.0.1"
 
@@ -28,7 +35,7 @@ class _SharedGPUs(Backend):
 
 @dataclass
 class WorkerJoinedTorchConfig(TorchConfig):
-    """Ray Train's PyTorch config for workers that call `join_process_group` themselves.
+    """Ray Train's PyTorch config for workers that begin their group themselves.
 
     `TorchConfig` of Ray 2.60 joins them before their function starts, and ends the whole run if one
     is lost in that moment, whatever `max_failures` says. What fails inside the function is retried.
@@ -40,11 +47,10 @@ class WorkerJoinedTorchConfig(TorchConfig):
         return _SharedGPUs
 
 
-def join_process_group(backend: str) -> None:
-    """Make a process group of the workers; each of them calls it once.
+def meet_workers(scaling: ScalingConfig) -> StorePeers:
+    """Return the workers of a training, of which this process is one; each of them calls it once.
 
-    Args:
-        backend: PyTorch's: `nccl` or `gloo`.
+    They talk through a store that worker 0 holds until they begin their process group.
     """
     context = train.get_context()
     rank, world = context.get_world_rank(), context.get_world_size()
@@ -54,13 +60,13 @@ def join_process_group(backend: str) -> None:
     address = LOOPBACK if on_one_host else ray.util.get_node_ip_address()
     if interface := _interface_of(address):
         os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
-    port = 0  # any free one
+    port, key, server = 0, b"", None  # any free port
     if rank == 0:
         # By itself it would listen on every interface.
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
         listener = socket.create_server((address, port), family=family)
-        port = listener.getsockname()[1]
-        store = TCPStore(
+        port, key = listener.getsockname()[1], secrets.token_bytes()
+        server = TCPStore(
             address,
             port,
             world,
@@ -68,10 +74,38 @@ def join_process_group(backend: str) -> None:
             wait_for_workers=False,
             master_listen_fd=listener.detach(),
         )
-    host, port = broadcast_from_rank_zero((address, port))
-    if rank != 0:
-        store = TCPStore(host, port, world)
-    dist.init_process_group(backend, store=store, rank=rank, world_size=world)
+    host, port, key = broadcast_from_rank_zero((address, port, key))  # through Ray, by its token
+    peers = peers_at(host, port, key, rank, world, scaling)
+    peers.server = server
+    return peers
+
+
+def peers_at(
+    host: str, port: int, key: bytes, rank: int, world: int, scaling: ScalingConfig
+) -> StorePeers:
+    """Return the workers that share the store at an address."""
+    # Clients of their own: one that waits for hours would hold up what PyTorch asks it.
+    clients = [TCPStore(host, port, world, wait_for_workers=False) for _ in range(2)]
+    begin = partial(_begin_group, clients[0], rank, world, scaling)
+    return StorePeers(clients[1], rank, world, key, scaling.load_timeout_s, begin)
+
+
+def _begin_group(store: Any, rank: int, world: int, scaling: ScalingConfig) -> None:
+    """Begin the process group of the training; a collective that takes longer ends the worker."""
+    timeout = timedelta(seconds=scaling.timeout_s)
+    device = None
+    if scaling.gpus_per_worker:
+        # All workers of a host see all of its GPUs; objects and NCCL would use the first one.
+        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        torch.cuda.set_device(device)
+    dist.init_process_group(
+        "nccl" if device else "gloo",
+        store=store,
+        rank=rank,
+        world_size=world,
+        timeout=timeout,
+        device_id=device,  # NCCL connects now, and not in the first step
+    )
 
 
 def _interface_of(address: str) -> str | None:

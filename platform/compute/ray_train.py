@@ -50,7 +50,7 @@ def run_on_workers(
     It has to be called within a Ray session.
 
     Args:
-        work: called on each worker with `config`; it calls `join_process_group`. A problem that all
+        work: called on each worker with `config`; it calls `meet_workers`. A problem that all
             workers share it returns: raised, it would be retried.
         callbacks: run by Ray Train's controller.
         name: of the kind of work, in Ray's dashboard.

@@ -41,6 +41,12 @@ class ScalingConfig(Config):
     max_failures: int = Field(3, ge=0)
     """Failures of workers that a training survives, each by resuming from its last checkpoint; the
     next one ends it."""
+    timeout_s: int = Field(600, ge=10)
+    """Seconds after which a step's communication between workers counts as a hang, which is a failure: at
+    most how much longer one worker's step, compilation included, may take than another's."""
+    load_timeout_s: int = Field(21_600, ge=10)
+    """Seconds for which workers wait for one that still reads its images, its model or its checkpoint, or
+    uploads its part of one."""
     price_per_hour: float = Field(0, ge=0)
     """Price of one worker, in any currency. With it, a launch on a cluster estimates the cost and
     asks for confirmation."""

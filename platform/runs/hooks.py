@@ -1,7 +1,4 @@
-"""Hooks of a training: checkpoints go to the store, progress to a callable.
-
-And the collectives of the workers that this takes.
-"""
+"""Hooks of a training: checkpoints go to the store, progress to a callable."""
 
 from __future__ import annotations
 
@@ -12,9 +9,6 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TypeVar
-
-import torch.distributed as dist
 
 from ...trainers import checkpoint as checkpoint_format
 from ...trainers.checkpoint import Manifest
@@ -23,10 +17,9 @@ from ...trainers.checkpointing import ResumePoint
 from ...trainers.errors import Problem
 from ...trainers.hooks import Progress
 from ...trainers.previews import Preview
+from ..compute.peers import GroupPeers, Peers, run_on_all_or_raise
 from ..foundation.background import in_background
 from ..storage.checkpoints import CheckpointStore, Fetched
-
-T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
@@ -58,6 +51,7 @@ class StoreHooks:
             a checkpoint committed: reports from before it are not made again after a resume.
         on_preview: takes each preview on worker 0, on a thread; what is wrong with it is logged, and the
             training goes on.
+        peers: the workers of the training. None: those of this process's group.
     """
 
     def __init__(
@@ -67,12 +61,14 @@ class StoreHooks:
         preemption_noticed: Callable[[], bool] = lambda: False,
         flush_metrics: Callable[[], None] = lambda: None,
         on_preview: Callable[[Preview], None] = lambda _preview: None,
+        peers: Peers | None = None,
     ) -> None:
         self.store = store
         self.on_report = on_report
         self.preemption_noticed = preemption_noticed
         self.flush_metrics = flush_metrics
         self.on_preview = on_preview
+        self.peers = peers or GroupPeers()
         self._upload: _Upload | None = None
         self._preview: Future[None] | None = None
 
@@ -82,7 +78,7 @@ class StoreHooks:
         Returns:
             whether the training should stop.
         """
-        stop = run_on_all_or_raise(lambda: self.on_report(progress))
+        stop = run_on_all_or_raise(self.peers, lambda: self.on_report(progress))
         self._advance(wait=False)
         return stop
 
@@ -129,11 +125,11 @@ class StoreHooks:
     def _advance(self, wait: bool) -> None:
         """Take the upload from the shards to the manifest to its end, as far as it is ready."""
         while (upload := self._upload) is not None:
-            if not wait and not all(all_gather(upload.job.done())):
+            if not wait and not all(self.peers.all_gather(upload.job.done())):
                 return
             self._upload = None
             try:
-                run_on_all_or_raise(upload.job.result)
+                run_on_all_or_raise(self.peers, upload.job.result)
             except Problem:
                 upload.scratch.cleanup()
                 raise
@@ -142,7 +138,7 @@ class StoreHooks:
                 return
             upload.committing = True
             upload.job = in_background(
-                partial(self._commit, upload) if dist.get_rank() == 0 else _nothing
+                partial(self._commit, upload) if self.peers.rank == 0 else _nothing
             )
             self._upload = upload
 
@@ -164,31 +160,9 @@ def _nothing() -> None:
     """Do what the other workers do while worker 0 commits."""
 
 
-def all_gather(value: T) -> list[T]:
-    """Return every worker's value, by rank."""
-    values: list[T | None] = [None] * dist.get_world_size()
-    dist.all_gather_object(values, value)
-    return values  # type: ignore[return-value]
-
-
-def run_on_all_or_raise(action: Callable[[], T]) -> T:
-    """Run an action on every worker; if one has a problem, all of them raise it.
-
-    A worker that failed alone would leave the others waiting in the next collective.
-    """
-    problem: Problem | None = None
-    result: T | None = None
-    try:
-        result = action()
-    except Problem as error:
-        problem = error
-    for problem_of_any in all_gather(problem):
-        if problem_of_any is not None:
-            raise problem_of_any
-    return result  # type: ignore[return-value]  # only None where the action returns None
-
-
-def resume_point(store: CheckpointStore, folder: Path) -> tuple[ResumePoint | None, list[str]]:
+def resume_point(
+    store: CheckpointStore, folder: Path, peers: Peers
+) -> tuple[ResumePoint | None, list[str]]:
     """Fetch the newest usable checkpoint, every worker into its own `folder`.
 
     Returns:
@@ -196,21 +170,20 @@ def resume_point(store: CheckpointStore, folder: Path) -> tuple[ResumePoint | No
     """
 
     def choose() -> Fetched | None:
-        if dist.get_rank() != 0:
+        if peers.rank != 0:
             return None
         fetched = store.fetch_latest_usable(folder)
         for name in fetched.damaged if fetched else ():  # so that their names can be written again
             store.set_aside(name)
         return fetched
 
-    of_this_worker = run_on_all_or_raise(choose)  # None but for worker 0
-    broadcast = [of_this_worker]
-    dist.broadcast_object_list(broadcast, src=0)
-    chosen = broadcast[0]
+    of_this_worker = run_on_all_or_raise(peers, choose)  # None but for worker 0
+    chosen = peers.all_gather(of_this_worker)[0]
     if chosen is None:
         return None, []
     manifest = run_on_all_or_raise(
-        lambda: of_this_worker.manifest if of_this_worker else store.fetch(chosen.name, folder)
+        peers,
+        lambda: of_this_worker.manifest if of_this_worker else store.fetch(chosen.name, folder),
     )
     return ResumePoint(folder, manifest), [
         f"skipped {name}: {problem.what}" for name, problem in chosen.damaged.items()

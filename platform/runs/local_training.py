@@ -14,7 +14,8 @@ from ...trainers.hooks import Progress
 from ...trainers.loop import Training
 from ...trainers.memory import naming_lack_of_memory
 from ...trainers.scratch import Scratch
-from ..compute.gpus import check_gpus
+from ..compute.gpus import check_workers_gpus
+from ..compute.peers import Peers
 from ..config.experiment import CHANGEABLE_ON_RESUME, Experiment
 from ..config.layers import flatten
 from ..datasets.load import load_images
@@ -49,10 +50,11 @@ def train_in_process_group(
     preemption_noticed: Callable[[], bool] = lambda: False,
     flush_metrics: Callable[[], None] = lambda: None,
     on_strip: OnStrip = lambda _strip: None,
+    peers: Peers | None = None,
 ) -> TrainingResult:
-    """Train as one worker of the current process group, from the run's last checkpoint if any.
+    """Train as one worker of a process group, from the run's last checkpoint if any.
 
-    Without a process group that this process has joined it is the only worker.
+    The group begins once every worker has its images, its model and its checkpoint.
 
     Args:
         experiment: what to train.
@@ -61,6 +63,7 @@ def train_in_process_group(
         preemption_noticed: see `hooks.StoreHooks`.
         flush_metrics: see `hooks.StoreHooks`.
         on_strip: takes each preview that is kept, on a thread.
+        peers: the workers. None: those of the group that this process has joined, or it alone.
 
     Raises:
         Problem: as `trainers.loop.Training`, or what is wrong with the store.
@@ -68,21 +71,22 @@ def train_in_process_group(
     """
     import torch
 
-    from ...trainers.devices import choose_device, ignored_variables, join_workers
-    from .hooks import StoreHooks, all_gather, resume_point, run_on_all_or_raise
+    from ...trainers.deepspeed_setup import quiet_deepspeed
+    from ...trainers.devices import choose_device, ignored_variables, limit_collectives
+    from ..compute.peers import GroupPeers, run_on_all_or_raise
+    from .hooks import StoreHooks, resume_point
     from .previews import PreviewPage
 
-    check_gpus(experiment.scaling.gpus_per_worker)
-    device = choose_device()
-    if device.type == "cpu":
+    if not torch.cuda.is_available():
         torch.set_num_threads(experiment.scaling.cpus_per_worker)
     store = CheckpointStore(run, experiment.keep_checkpoints)
     record = experiment.model_dump(mode="json")
-    ignored = ignored_variables()
-    join_workers(device)
-    check_alike(all_gather(local_versions()))
+    ignored = [] if peers else ignored_variables()
+    peers = peers or GroupPeers()
+    check_workers_gpus(experiment.scaling.gpus_per_worker, peers)
+    check_alike(peers.all_gather(local_versions()))
     with Scratch() as scratch:
-        resume, notes = resume_point(store, Path(scratch))
+        resume, notes = resume_point(store, Path(scratch), peers)
         if ignored:
             notes = [
                 *notes,
@@ -92,13 +96,18 @@ def train_in_process_group(
             check_same_run(flatten(resume.manifest.config), flatten(record), CHANGEABLE_ON_RESUME)
             notes = [*notes, f"resumed from {resume.manifest.images_seen:,} images"]
         saved = resume.manifest if resume else None
-        pretrained = run_on_all_or_raise(lambda: load_pretrained(run, experiment.pretrained, saved))
-        data = run_on_all_or_raise(lambda: load_images(experiment.data, run.root))
+        pretrained = run_on_all_or_raise(
+            peers, lambda: load_pretrained(run, experiment.pretrained, saved)
+        )
+        data = run_on_all_or_raise(peers, lambda: load_images(experiment.data, run.root))
         if saved:
             now = DataIdentity.of(data.train)
-            run_on_all_or_raise(lambda: check_same_data(saved.data, now))
-        with _naming_lack_of_memory():
-            training = Training(experiment, data, device, resume, pretrained)
+            run_on_all_or_raise(peers, lambda: check_same_data(saved.data, now))
+        quiet_deepspeed()  # its import takes longer on a host with slow disks
+        peers.begin_group()
+        with _naming_lack_of_memory(peers):
+            training = Training(experiment, data, choose_device(), resume, pretrained)
+        limit_collectives(experiment.scaling.timeout_s)
     page = PreviewPage(run)
     hooks = StoreHooks(
         store,
@@ -106,11 +115,12 @@ def train_in_process_group(
         preemption_noticed,
         flush_metrics,
         lambda preview: on_strip(page.add(preview)),
+        peers,
     )
     if note := training.previews.note:
         notes = [*notes, note]
     try:
-        with _naming_lack_of_memory():
+        with _naming_lack_of_memory(peers):
             progress = training.run(hooks, record)
     except DivergenceProblem:  # all workers' at once; the checkpoint before it is worth keeping
         hooks.wait_for_uploads()
@@ -122,11 +132,9 @@ def train_in_process_group(
     return TrainingResult(last, progress.images_seen, notes)
 
 
-def _naming_lack_of_memory() -> AbstractContextManager[None]:
+def _naming_lack_of_memory(peers: Peers) -> AbstractContextManager[None]:
     """Return a context that names a lack of memory, for one worker.
 
     Of several, one that runs out of memory must fail as a process does: the others wait for it.
     """
-    import torch.distributed as dist
-
-    return naming_lack_of_memory(LESS_MEMORY) if dist.get_world_size() == 1 else nullcontext()
+    return naming_lack_of_memory(LESS_MEMORY) if peers.size == 1 else nullcontext()

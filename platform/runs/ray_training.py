@@ -64,18 +64,17 @@ def _worker(config: dict[str, Any]) -> TrainingResult | Problem:
     """
     from ray import train
 
-    from ..compute.process_group import join_process_group
+    from ..compute.process_group import meet_workers
 
     quiet_logs()
     on_report: ReportCallback = config["on_report"]
     experiment = Experiment.model_validate(config["experiment"])
-    join_process_group("nccl" if experiment.scaling.gpus_per_worker else "gloo")
-    context = train.get_context()
-    rank, workers = context.get_world_rank(), float(context.get_world_size())
+    peers = meet_workers(experiment.scaling)
+    workers = float(peers.size)
 
     def report(progress: Progress) -> bool:
         train.report(asdict(replace(progress, metrics={**progress.metrics, "workers": workers})))
-        return rank == 0 and on_report(progress)
+        return peers.rank == 0 and on_report(progress)
 
     notices: set[tuple[str, ...]] = set()
 
@@ -88,6 +87,8 @@ def _worker(config: dict[str, Any]) -> TrainingResult | Problem:
         return True
 
     try:
-        return train_in_process_group(experiment, config["run"], report, preemption_noticed)
+        return train_in_process_group(
+            experiment, config["run"], report, preemption_noticed, peers=peers
+        )
     except Problem as problem:
         return problem

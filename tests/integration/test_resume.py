@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from support.own_groups import train_late, train_without_data
 from support.training import (
     BATCH,
     Done,
@@ -22,7 +23,6 @@ from support.training import (
     train,
     train_beside_another_image,
     train_with_nan,
-    train_without_data,
 )
 from support.workers import Workers
 
@@ -420,10 +420,17 @@ def test_weights_that_overflow_are_not_saved(groups: Groups, tmp_path: Path) -> 
     assert CheckpointStore(at(tmp_path)).names() == []
 
 
-def test_a_problem_of_one_worker_is_one_of_all(groups: Groups, tmp_path: Path) -> None:
-    """The others would wait for it in their next collective."""
-    problems = groups.run(2, train_without_data, tiny(), tmp_path, 1)
-    assert [str(problem) for problem in problems] == ["no images here — mount them"] * 2
+def test_workers_get_ready_outside_of_their_process_group(tmp_path: Path) -> None:
+    """One whose images come after the time limit of the group loses nothing, and one without stops all."""
+    hasty = tiny(scaling__timeout_s=10, training__images=BATCH)
+    with Workers(2, joined=False) as two:
+        problems = two.run(train_without_data, hasty, tmp_path, 1)
+        assert [str(problem) for problem in problems] == ["no images here — mount them"] * 2
+        assert list(tmp_path.iterdir()) == []
+    with Workers(2, joined=False) as two:
+        one, other = two.run(train_late, hasty, tmp_path, 1, 12)
+    assert one.trained.images_seen == BATCH
+    assert one.losses() == other.losses()
 
 
 def test_workers_with_other_libraries_do_not_begin(groups: Groups, tmp_path: Path) -> None:

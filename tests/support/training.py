@@ -13,6 +13,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from whipray.platform.compute.peers import Peers
 from whipray.platform.config.experiment import Experiment
 from whipray.platform.config.layers import Layer, resolve
 from whipray.platform.foundation.versions import local_versions
@@ -29,9 +30,7 @@ from whipray.trainers.checkpoint import (
     write_manifest,
 )
 from whipray.trainers.checkpoint_names import checkpoint_name
-from whipray.trainers.data import Digits, Splits
 from whipray.trainers.data.batches import to_float
-from whipray.trainers.errors import DataProblem
 from whipray.trainers.hooks import Progress
 from whipray.trainers.loop import Training
 from whipray.trainers.objectives import Loss
@@ -84,7 +83,9 @@ class Done:
         return [report.metrics["loss/total"] for report in self.reports]
 
 
-def train(experiment: Experiment, folder: Path, stop_at: int | None = None) -> Done:
+def train(
+    experiment: Experiment, folder: Path, stop_at: int | None = None, peers: Peers | None = None
+) -> Done:
     """Train in the current process group; worker 0 asks to stop at the report of `stop_at`."""
     reports: list[Progress] = []
 
@@ -92,7 +93,10 @@ def train(experiment: Experiment, folder: Path, stop_at: int | None = None) -> D
         reports.append(progress)
         return progress.images_seen == stop_at and dist.get_rank() == 0
 
-    return Done(train_in_process_group(experiment, at(folder), on_report), reports)
+    return Done(
+        train_in_process_group(experiment, at(folder), on_report, peers=peers),
+        reports,
+    )
 
 
 def copy_half_time(run: Path, to: Path) -> Path:
@@ -150,19 +154,6 @@ def train_with_nan(experiment: Experiment, folder: Path, rank: int, after: int) 
             return loss(self, images_seen, piece, portable)
 
     with patch.object(Training, "_loss", spoilt):
-        return train(experiment, folder)
-
-
-def train_without_data(experiment: Experiment, folder: Path, rank: int) -> Done:
-    """Train while one worker cannot read the images."""
-    load = Digits.load
-
-    def missing(self: Digits, cache: Path) -> Splits:
-        if dist.get_rank() == rank:
-            raise DataProblem("no images here", "mount them")
-        return load(self, cache)
-
-    with patch.object(Digits, "load", missing):
         return train(experiment, folder)
 
 

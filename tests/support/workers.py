@@ -17,7 +17,10 @@ from unittest.mock import patch
 
 import torch
 import torch.distributed as dist
+from torch.distributed import TCPStore  # type: ignore[attr-defined]  # documented
 
+from whipray.platform.compute.peers import StorePeers
+from whipray.platform.config.experiment import ScalingConfig
 from whipray.tests.support.servers import free_port
 from whipray.trainers.deepspeed_setup import quiet_deepspeed
 from whipray.trainers.devices import set_local_rank
@@ -30,9 +33,12 @@ for slow in ("torch._dynamo", "deepspeed.runtime.zero.muon.muon_optimizer", "skl
 
 
 class Workers:
-    """`size` processes of one group; use as a context manager."""
+    """`size` processes of one group; use as a context manager.
 
-    def __init__(self, size: int) -> None:
+    With `joined=False` they have a store only: `peers` are the workers that begin a group themselves.
+    """
+
+    def __init__(self, size: int, joined: bool = True) -> None:
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload([__name__])
         port = free_port()
@@ -41,7 +47,9 @@ class Workers:
         self._processes = []
         for rank in range(size):
             ours, theirs = context.Pipe()
-            process = context.Process(target=_serve, args=(theirs, rank, size, port), daemon=True)
+            process = context.Process(
+                target=_serve, args=(theirs, rank, size, port, joined), daemon=True
+            )
             with patch.dict(os.environ, PYTHONPATH=os.pathsep.join(sys.path)):  # to preload
                 process.start()
             theirs.close()
@@ -73,10 +81,27 @@ class Workers:
         return results
 
 
-def _serve(pipe: Connection, rank: int, size: int, port: int) -> None:
+_PLACE: list[int] = []
+"""Rank, size and the store's port of a worker that begins a group itself."""
+
+
+def peers(scaling: ScalingConfig) -> StorePeers:
+    """The workers of `Workers(joined=False)`, as `process_group.meet_workers` makes them."""
+    from whipray.platform.compute.process_group import peers_at
+
+    rank, size, port = _PLACE
+    return peers_at("127.0.0.1", port, b"key", rank, size, scaling)
+
+
+def _serve(pipe: Connection, rank: int, size: int, port: int, joined: bool) -> None:
     backend = "nccl" if torch.cuda.is_available() else "gloo"
-    address = f"tcp://127.0.0.1:{port}"
-    dist.init_process_group(backend, init_method=address, rank=rank, world_size=size)
+    if joined:
+        address = f"tcp://127.0.0.1:{port}"
+        dist.init_process_group(backend, init_method=address, rank=rank, world_size=size)
+    else:
+        _PLACE[:] = rank, size, port
+        if rank == 0:
+            TCPStore("127.0.0.1", port, size, is_master=True, wait_for_workers=False)
     while True:
         try:
             environment, action, args = pipe.recv()
