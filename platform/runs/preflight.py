@@ -49,6 +49,8 @@ class Subject:
     dry_run: bool = False
     """Decode no image, fetch nothing, write nothing; pixels are then not compared."""
     on_phase: OnPhase = lambda _line: None
+    images: DataIdentity | None = None
+    """Of the training's own images, where they are known and need not be loaded for it."""
     loaded: dict[str, Splits | Problem] = field(default_factory=dict)
     """Data by their config, shared by the points of a sweep."""
 
@@ -265,8 +267,11 @@ def check_continued(subject: Subject) -> None:
     check_same_run(flatten(saved.config), flatten(now), CHANGEABLE_ON_RESUME)
     training = subject.experiment.training
     check_not_shortened(saved.images_seen, training.images, training.batch_size)
-    if subject.splits is not None:
-        check_same_data(saved.data, DataIdentity.of(subject.splits.train, not subject.dry_run))
+    images = subject.images
+    if images is None and subject.splits is not None:
+        images = DataIdentity.of(subject.splits.train, not subject.dry_run)
+    if images is not None:
+        check_same_data(saved.data, images)
 
 
 Checks = tuple[Callable[[Subject], None], ...]

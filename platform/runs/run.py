@@ -5,42 +5,31 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
-from functools import cache, partial
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, TypeVar
 
 from ...trainers.checkpointing import check_same_run
 from ...trainers.errors import CheckpointProblem, Problem
-from ...trainers.guidance import Autoguidance
 from ...trainers.hooks import Progress
 from ..compute.interrupts import PreemptionWatcher
 from ..compute.ray_session import run_on_worker
 from ..config.experiment import CHANGEABLE_ON_RESUME, Experiment
 from ..config.layers import flatten
 from ..config.space import Space
-from ..evaluation.evaluate import check_groups
 from ..storage import layout
 from ..storage.checkpoints import CheckpointStore
-from ..storage.layout import PRETRAINED_RECORD
-from ..storage.pretrained import PretrainedRecord
 from ..storage.store import Storage
 from ..tracking.mlflow_runs import Run
 from .evaluation_files import EvaluationFiles
 from .evaluator import Evaluated, OnShare, open_evaluator
 from .guidance_search import search_guidance
 from .local_training import ReportCallback, TrainingResult, train_in_process_group
-from .preflight import Subject, check_continued
 from .ray_training import log_report, train_on_workers
-from .resolve_guide import check_guides_exist
-from .resolve_pretrained import resolve_pretrained
-from .run_note import describe_images, log_datasets, note_of_run
-from .speed import step_key
+from .run_note import describe_images, note_of_run
 from .work import points_of
-
-log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -222,63 +211,3 @@ def _log_results(
     ]
     plan.run.log_json({"best": best.values, "tried": points}, layout.Artifact.GUIDANCE_CURVE)
     files.log_best(plan.run, best.folder, best.metrics, best.provenance, best.warnings)
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """What the beginning of a run logs."""
-
-    dataset: dict[str, Any]
-    """Classes, counts and fingerprints of the images."""
-    pretrained: PretrainedRecord | None
-    """The model that it starts from, if any."""
-
-
-def prepare(subject: Subject) -> Prepared:
-    """Return what `begin` logs, after the last checks; what it starts from or is guided by is stored, last.
-
-    Raises:
-        Problem: the data cannot be used, or the run was begun with others or as another experiment.
-        UsageProblem, CheckpointProblem: as `resolve_pretrained`.
-    """
-    experiment = subject.experiment
-    data = subject.load(experiment.data)
-    check_groups(experiment.evaluation, data.train.class_counts.tolist())
-    check_continued(replace(subject))  # another process may have trained it since it was read
-    dataset = {**describe_images(data), "notes": data.report.as_json()}
-    names, shape = data.train.class_names, data.train.image_shape
-    guidance = experiment.effective_sampling.guidance
-    guides = [guidance.guide] if isinstance(guidance, Autoguidance) else []
-    check_guides_exist(experiment, subject.store, guides, names, shape)
-    return Prepared(dataset, resolve_pretrained(experiment, subject.store, names, shape))
-
-
-def begin(plan: Plan, prepared: Prepared | None = None) -> None:
-    """Log what is about to run: config, code, class counts of the data, pretrained model.
-
-    What an earlier command logged for the run is replaced, so everything is checked before.
-
-    Args:
-        prepared: as `prepare` returned it; None: prepare it now.
-
-    Raises:
-        Problem: as `prepare`.
-    """
-    prepared = prepared or prepare(Subject(plan.experiment, plan.store))
-    plan.run.log_config(plan.experiment)
-    plan.run.set_tags({layout.Tag.STEP: step_key(plan.experiment)})
-    plan.run.log_code()
-    plan.run.log_json(prepared.dataset, layout.Artifact.DATASET)
-    log_datasets(plan.run, plan.experiment, prepared.dataset)
-    plan.run.set_note(note_of_run(plan.run, plan.store, plan.experiment, prepared.dataset))
-    for note in prepared.dataset["notes"]:
-        _say_once(note["text"])
-    if record := prepared.pretrained:
-        plan.run.set_tags(record.tags())
-        plan.run.log_json(record.model_dump(), PRETRAINED_RECORD)
-
-
-@cache
-def _say_once(line: str) -> None:
-    """Show a line of the data's report; the trainings of a sweep have the same."""
-    log.warning("data: %s", line)

@@ -13,7 +13,7 @@ from ..config.layers import flatten
 from ..evaluation.metrics import OUTPUTS
 from ..storage import layout
 from ..storage.store import Storage
-from ..tracking.mlflow_runs import Run
+from ..tracking.mlflow_runs import ImagesInput, Run
 
 HEADLINE = ("kid", "fid", "recall", "agreement", "copies", "accuracy")
 GROUPS = ("overall", "few")
@@ -41,15 +41,13 @@ def log_datasets(run: Run, experiment: Experiment, dataset: Mapping[str, Any]) -
         dataset: as `describe_images`.
     """
     source = describe_source(experiment)
+    inputs = []
     for context, key in (("training", "train"), ("reference", "reference")):
         counts = dict(zip(dataset["classes"], dataset[key], strict=True))
-        run.log_dataset(
-            name=f"{experiment.data.source}, {context}",
-            digest=dataset[f"{key}_fingerprint"],
-            source=source,
-            profile={"images": sum(dataset[key]), "classes": counts},
-            context=context,
-        )
+        profile = {"images": sum(dataset[key]), "classes": counts}
+        name, digest = f"{experiment.data.source}, {context}", dataset[f"{key}_fingerprint"]
+        inputs.append(ImagesInput(name, digest, source, profile, context))
+    run.log_images(*inputs)
 
 
 def describe_source(experiment: Experiment) -> dict[str, Any]:

@@ -23,16 +23,14 @@ from ..storage.store import Storage
 from ..storage.writer_lock import writer_lock
 from ..tracking.system_metrics import log_system_metrics
 from ..tracking.tracker import open_tracker
+from .beginning import Prepared, begin, prepare
 from .notes import notes
 from .preflight import Subject, check_training
 from .run import (
     Plan,
-    Prepared,
     RunCallbacks,
     RunResult,
-    begin,
     evaluate,
-    prepare,
     run_in_ray_task,
     train,
     train_on_ray,

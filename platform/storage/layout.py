@@ -406,6 +406,7 @@ LOGGED_MODELS = f"{MLFLOW_ARTIFACTS}/models/*/artifacts/MLmodel"
 """Pattern of the files in which MLflow 3 describes the models that were logged."""
 
 
+COMMIT_TAG = "mlflow.source.git.commit"
 NOTE_TAG = "mlflow.note.content"
 """Of MLflow runs: the description in Markdown, on their pages."""
 FOLDER_TAG = "whipray.folder"

@@ -11,6 +11,7 @@ import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec
@@ -19,7 +20,6 @@ from ...trainers.errors import Problem
 from ..config.experiment import Experiment
 from ..config.layers import flatten
 from ..foundation.abort import before_abort
-from ..foundation.code_version import code_version
 from ..foundation.retry import Outage, retry_during_outage
 from ..storage import layout
 from .async_writer import AsyncWriter
@@ -73,6 +73,22 @@ def _retried(write: Callable[Concatenate[Run, P], None]) -> Callable[Concatenate
     return retried
 
 
+@dataclass(frozen=True)
+class ImagesInput:
+    """Images that a run takes as an input."""
+
+    name: str
+    """Shown by MLflow."""
+    digest: str
+    """Of their content."""
+    source: Mapping[str, Any]
+    """Where they are from, without secrets."""
+    profile: Mapping[str, Any]
+    """What they are, such as the counts of their classes."""
+    context: str
+    """What they are for, such as `training` or `reference`."""
+
+
 class Run:
     """One MLflow run, written by one process at a time. Pickles as its address.
 
@@ -112,9 +128,14 @@ class Run:
     # -- what a run is -------------------------------------------------------------------------
 
     @_retried
-    def log_config(self, experiment: Experiment) -> None:
-        """Log the whole config: as parameters to compare by, and as a file to run again."""
-        from mlflow.entities import Param
+    def log_config(self, experiment: Experiment, tags: Mapping[str, str] | None = None) -> None:
+        """Log the whole config: as parameters to compare by, and as a file to run again.
+
+        Args:
+            experiment: the config.
+            tags: to set in the same request.
+        """
+        from mlflow.entities import Param, RunTag
 
         texts = {
             key: json.dumps(value).strip('"')[:VALUE_CHARACTERS]
@@ -124,57 +145,37 @@ class Run:
         logged = self.client.get_run(self.run_id).data
         known = logged.params
         params = [Param(key, text) for key, text in texts.items() if key not in known]
-        for first in range(0, len(params), PARAMS_PER_REQUEST):
-            self.client.log_batch(self.run_id, params=params[first : first + PARAMS_PER_REQUEST])
+        tags = dict(tags or {})
         changed = [f"{k}={text}" for k, text in texts.items() if known.get(k, text) != text]
         if changed:
-            self.client.set_tag(
-                self.run_id, layout.Tag.CHANGED, ", ".join(changed)[:VALUE_CHARACTERS]
-            )
-        elif layout.Tag.CHANGED in logged.tags:  # of a command before this one
+            tags[layout.Tag.CHANGED] = ", ".join(changed)[:VALUE_CHARACTERS]
+        waiting = [RunTag(key, text) for key, text in tags.items()]
+        for first in range(0, max(len(params), bool(waiting)), PARAMS_PER_REQUEST):
+            some = params[first : first + PARAMS_PER_REQUEST]
+            self.client.log_batch(self.run_id, params=some, tags=waiting)
+            waiting = []
+        if not changed and layout.Tag.CHANGED in logged.tags:  # of a command before this one
             self.client.delete_tag(self.run_id, layout.Tag.CHANGED)
         config = experiment.model_dump(mode="json")
         self.client.log_dict(self.run_id, config, layout.Artifact.EXPERIMENT)
 
-    @_retried
-    def log_code(self) -> None:
-        """Log which code runs: the commit, and what was changed since."""
-        version = code_version()
-        if version is None:
-            return
-        self.client.set_tag(self.run_id, "mlflow.source.git.commit", version.commit)
-        state = "changed" if version.diff else "as committed"
-        self.client.set_tag(self.run_id, layout.Tag.CODE, state)
-        if version.diff:
-            diff = version.diff[:DIFF_CHARACTERS]
-            self.client.log_text(self.run_id, diff, layout.Artifact.CODE_DIFF)
+    def log_diff(self, diff: str) -> None:
+        """Log what was changed in the code since its commit, as far as a person wrote it."""
+        self.log_text(diff[:DIFF_CHARACTERS], layout.Artifact.CODE_DIFF)
 
     @_retried
-    def log_dataset(
-        self,
-        name: str,
-        digest: str,
-        source: Mapping[str, Any],
-        profile: Mapping[str, Any],
-        context: str,
-    ) -> None:
-        """Log images as an input of the run; the same ones once, however often it is called.
-
-        Args:
-            name: shown by MLflow.
-            digest: of their content.
-            source: where they are from, without secrets.
-            profile: what they are, such as the counts of their classes.
-            context: what they are for, `training` or `reference`.
-        """
+    def log_images(self, *inputs: ImagesInput) -> None:
+        """Log images as inputs of the run; the same ones once, however often it is called."""
         from mlflow.entities import Dataset, DatasetInput, InputTag
         from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT
 
-        texts = (json.dumps(dict(content)) for content in (source, profile))
-        kind = str(source.get("source", "images"))
-        dataset = Dataset(name, digest, kind, next(texts), profile=next(texts))
-        tag = InputTag(MLFLOW_DATASET_CONTEXT, context)
-        self.client.log_inputs(self.run_id, [DatasetInput(dataset, [tag])])
+        logged = []
+        for each in inputs:
+            source, profile = (json.dumps(dict(content)) for content in (each.source, each.profile))
+            kind = str(each.source.get("source", "images"))
+            dataset = Dataset(each.name, each.digest, kind, source, profile=profile)
+            logged.append(DatasetInput(dataset, [InputTag(MLFLOW_DATASET_CONTEXT, each.context)]))
+        self.client.log_inputs(self.run_id, logged)
 
     @_retried
     def set_note(self, markdown: str) -> None:
@@ -231,9 +232,10 @@ class Run:
 
     @_retried
     def set_tags(self, values: Mapping[str, str]) -> None:
-        """Set tags."""
-        for key, value in values.items():
-            self.client.set_tag(self.run_id, key, value)
+        """Set tags, in one request."""
+        from mlflow.entities import RunTag
+
+        self.client.log_batch(self.run_id, tags=[RunTag(k, text) for k, text in values.items()])
 
     @_retried
     def log_json(self, content: Mapping[str, Any], name: str) -> None:

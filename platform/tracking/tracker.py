@@ -10,6 +10,7 @@ import logging
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from ...trainers.errors import UsageProblem
@@ -50,10 +51,21 @@ class LoggedMetric:
 
 
 class Tracker:
-    """An MLflow experiment. Made by `open_tracker`."""
+    """An MLflow experiment. Made by `open_tracker`; pickles as its address."""
 
-    def __init__(self, uri: str, client: MlflowClient, experiment_id: str) -> None:
-        self.uri, self.client, self.experiment_id = uri, client, experiment_id
+    def __init__(self, uri: str, experiment_id: str) -> None:
+        self.uri, self.experiment_id = uri, experiment_id
+
+    def __reduce__(self) -> tuple[type[Tracker], tuple[str, str]]:
+        return Tracker, (self.uri, self.experiment_id)
+
+    @cached_property
+    def client(self) -> MlflowClient:
+        """A client of its own in each process."""
+        configure_mlflow()
+        from mlflow import MlflowClient
+
+        return MlflowClient(self.uri)
 
     def find(self, key: str) -> Run:
         """Return the run of this key, as it is.
@@ -195,8 +207,9 @@ def open_tracker(config: TrackingConfig, storage: Storage) -> Tracker:
         # MLflow 3 puts it into the environment, from where the next store's address would be taken.
         if given is None:
             os.environ.pop(VARIABLE, None)
-        client: MlflowClient = mlflow.MlflowClient(uri)
-        return Tracker(uri, client, _experiment_id(client, uri, config.experiment, storage))
+        return Tracker(
+            uri, _experiment_id(mlflow.MlflowClient(uri), uri, config.experiment, storage)
+        )
 
 
 def open_existing_tracker(config: TrackingConfig, storage: Storage) -> Tracker:

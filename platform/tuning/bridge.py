@@ -16,20 +16,20 @@ from typing import Any
 from ray.tune import Callback
 from ray.tune.search import Searcher
 
-from ...trainers.errors import CheckpointProblem, DataProblem, Problem, UsageProblem
+from ...trainers.errors import Problem, UsageProblem
 from ..compute.interrupts import RemoteStopFlag
 from ..config.experiment import Experiment
 from ..foundation.abort import before_abort
-from ..runs.run import Plan
 from ..storage import layout
 from .status import SweepStatus
 from .study import Study
-from .trial import BLOCKED, FAILED, FINISHED, OUTCOME, SAVED, STOPPED
+from .trial import BLOCKED, FAILED, FINISHED, OUTCOME, REFUSED, SAVED, STOPPED
 from .trial_records import Point
+from .trial_spec import TrialSpec
 
 LOST = "its process was lost more often than scaling.max_failures"
 
-PlanFor = Callable[[Point], Plan]
+SpecFor = Callable[[Point], TrialSpec]
 
 
 class PointQueue:
@@ -41,26 +41,27 @@ class PointQueue:
 
     Args:
         study: gives the points.
-        plan_for: begins the run of a point.
+        spec_for: makes a point a training, if the config allows it. It is called in Tune's event loop, in
+            which the reports of all trials wait, so it neither reads data nor calls a server.
         status: shows what becomes of them; its event stops the running trainings.
     """
 
-    def __init__(self, study: Study, plan_for: PlanFor, status: SweepStatus) -> None:
+    def __init__(self, study: Study, spec_for: SpecFor, status: SweepStatus) -> None:
         self.study = study
-        self.plan_for = plan_for
+        self.spec_for = spec_for
         self.status = status
         self.problem: Problem | None = None
         """What keeps every training from running: the sweep ends with it."""
         self._reasons: set[str] = set()
-        self._next: tuple[Point, Plan] | None = None
+        self._next: TrialSpec | None = None
         self._over = False
-        self._unfinished: dict[int, Plan] = {}
+        self._unfinished: dict[int, TrialSpec] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         """Return nothing: Ray Tune pickles what it is given, for a way to resume that is not ours."""
         return {}
 
-    def peek(self) -> tuple[Point, Plan] | None:
+    def peek(self) -> TrialSpec | None:
         """Return the next point without taking it; those that the config refuses have failed."""
         while self._next is None and not self._over and self.problem is None:
             point = self.study.ask()
@@ -68,29 +69,29 @@ class PointQueue:
                 self._over = True
                 break
             try:
-                plan = self.plan_for(point)
-            except (UsageProblem, CheckpointProblem, DataProblem) as problem:
-                # Of this point alone: the sweep's own config, data and model were checked before.
+                self._next = self.spec_for(point)
+            except (
+                UsageProblem
+            ) as problem:  # of this point alone: the sweep's own config was checked
                 self._refuse(point.number, problem)
-            else:
-                self._next = point, plan
-                self._unfinished[point.number] = plan
         return self._next
 
-    def take(self) -> tuple[Point, Plan] | None:
+    def take(self) -> TrialSpec | None:
         """Take the next point."""
         taken, self._next = self.peek(), None
+        if taken is not None:
+            self._unfinished[taken.point.number] = taken
         return taken
 
     def refuse_next(self, problem: Problem) -> None:
         """Fail the next point, which cannot be trained."""
         taken = self.take()
         assert taken is not None
-        point, plan = taken
-        plan.run.set_tags({layout.Tag.OUTCOME: FAILED, layout.Tag.PROBLEM: str(problem)})
-        plan.run.finish("FAILED")
-        self.ended(point.number)
-        self._refuse(point.number, problem)
+        run = taken.plan().run
+        run.set_tags({layout.Tag.OUTCOME: FAILED, layout.Tag.PROBLEM: str(problem)})
+        run.finish("FAILED")
+        self.ended(taken.point.number)
+        self._refuse(taken.point.number, problem)
 
     def _refuse(self, number: int, problem: Problem) -> None:
         self.study.fail(number, str(problem), refused=True)
@@ -117,9 +118,9 @@ class PointQueue:
         """Mark the MLflow runs that have not ended as KILLED where the block raises or is aborted."""
 
         def mark(_problem: Problem | None = None) -> None:
-            for plan in self._unfinished.values():
+            for spec in self._unfinished.values():
                 with suppress(Problem):  # the error that came first is the one to raise
-                    plan.run.finish("KILLED")
+                    finish_lost(spec, "KILLED")
 
         try:
             with before_abort(mark):
@@ -129,9 +130,15 @@ class PointQueue:
             raise
 
 
-def resource_request(plan: Plan) -> tuple[int, int, float]:
+def finish_lost(spec: TrialSpec, status: str) -> None:
+    """Set the status of the MLflow run of a trial whose process does not; it may not have made one."""
+    if run := spec.existing_run():
+        run.finish(status)
+
+
+def resource_request(spec: TrialSpec) -> tuple[int, int, float]:
     """Return the workers of a training, and the CPUs and GPUs of each."""
-    scaling = plan.experiment.scaling
+    scaling = spec.experiment.scaling
     return scaling.workers, scaling.cpus_per_worker, scaling.gpus_per_worker
 
 
@@ -151,24 +158,23 @@ class StudySearcher(Searcher):
         super().__init__()
         self.points, self.experiment = points, experiment
         self.asks_pruning, self.stop = asks_pruning, stop
-        self.numbers: dict[str, tuple[int, Plan]] = {}
+        self.taken: dict[str, TrialSpec] = {}
         first = points.peek()
-        self.resources = resource_request(first[1]) if first else None
+        self.resources = resource_request(first) if first else None
 
     def suggest(self, trial_id: str) -> Any:
         """See `Searcher`."""
         if self.stop.is_set():
             return Searcher.FINISHED
         ahead = self.points.peek()
-        if ahead is None or resource_request(ahead[1]) != self.resources:
+        if ahead is None or resource_request(ahead) != self.resources:
             return Searcher.FINISHED
-        point, plan = ahead
         self.points.take()
-        self.numbers[trial_id] = (point.number, plan)
+        self.taken[trial_id] = ahead
         return {
-            "number": point.number,
-            "plan": plan,
-            "shares_data": plan.experiment.data == self.experiment.data,
+            "number": ahead.point.number,
+            "spec": ahead,
+            "shares_data": ahead.experiment.data == self.experiment.data,
             "pruning": self.asks_pruning,
             "stop": self.stop,
         }
@@ -177,7 +183,8 @@ class StudySearcher(Searcher):
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
         """See `Searcher`."""
-        number, plan = self.numbers[trial_id]
+        spec = self.taken[trial_id]
+        number = spec.point.number
         self.points.ended(number)
         result = result or {}
         outcome = None if error else result.get(OUTCOME)
@@ -192,13 +199,16 @@ class StudySearcher(Searcher):
         elif outcome == BLOCKED:  # it stays running, too, and costs the sweep no trial
             resume = "then the same command with --resume"
             self.points.block(Problem(result["what"], f"{result['fix']}; {resume}"))
+        elif outcome == REFUSED:
+            problem = Problem(result["what"], result["fix"])
+            self.points.study.fail(number, str(problem), refused=True)
         elif outcome == FAILED:
             problem = Problem(result["what"], result["fix"])
             self.points.study.fail(number, str(problem), diverged=result["diverged"])
             if not result["own"]:
                 self.points.block_if_repeated(problem)
         else:
-            plan.run.finish("FAILED")
+            finish_lost(spec, "FAILED")
             self.points.study.fail(number, LOST)
 
     def save(self, checkpoint_path: str) -> None:

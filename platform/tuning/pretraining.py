@@ -6,7 +6,8 @@ from collections.abc import Callable
 
 from ...trainers.hooks import Progress
 from ..compute.ray_session import ray_session
-from ..runs.run import Plan, RunCallbacks, begin, finished_before, train_on_ray
+from ..runs.beginning import begin
+from ..runs.run import Plan, RunCallbacks, finished_before, train_on_ray
 
 
 def pretrain(plan: Plan, say: Callable[[str], None]) -> None:

@@ -31,11 +31,12 @@ from ..config.space_files import load_space
 from ..foundation.background import in_background
 from ..foundation.durations import Clock
 from ..foundation.names import check_name
-from ..generation.loading import load_extractor, load_splits
+from ..generation.loading import load_extractor
+from ..runs.beginning import Prepared, begin, prepare
 from ..runs.notes import notes
 from ..runs.preflight import CHECKS, OF_A_POINT, Checks, Subject, find_problems
 from ..runs.resolve_guide import check_guides_exist
-from ..runs.run import Plan, Prepared, begin, prepare
+from ..runs.run import Plan
 from ..runs.run_note import note_of_sweep
 from ..runs.work import training_share
 from ..storage import layout
@@ -50,7 +51,8 @@ from .study import Study
 from .study_storage import StudyLocation
 from .sweep_identity import check_same_images, check_same_sweep, identity_of, read_identity
 from .sweep_result import SweepResult, best_row, log_result
-from .trial_records import Point, Row, run_name, run_tags
+from .trial_records import Point, Row
+from .trial_spec import TrialSpec
 
 log = logging.getLogger(__name__)
 
@@ -305,7 +307,8 @@ class Sweep:
                 if self.has_pretraining:
                     self.status.say("pre-training")
                     pretrain(self._pretraining_plan(tracker, parent), self.status.say)
-                self._train(study, partial(self._trial_plan, tracker, parent))
+                features = partial(self._prepare_features, subject)
+                self._train(study, partial(self._trial_spec, tracker, parent), prepared, features)
                 rows = study.table()
                 self._rebuild_trials(tracker, parent, rows)
                 result = SweepResult(self.name, rows, best_row(rows, goal), self.store, parent)
@@ -407,16 +410,16 @@ class Sweep:
         experiment = with_values(self.experiment, values, layout.PRETRAIN)
         return Plan(experiment, self.root.child(address.folder), run)
 
-    def _trial_plan(self, tracker: Tracker, parent: Run, point: Point) -> Plan:
-        """Begin the run of a point."""
+    def _trial_spec(self, tracker: Tracker, parent: Run, point: Point) -> TrialSpec:
+        """Return a point as a training.
+
+        Raises:
+            UsageProblem: as `experiment_of`.
+        """
         experiment = self.experiment_of(point)
-        address = layout.trial_address(self.name, point.number)
-        tags = run_tags(self.name, point)
-        run = tracker.run(address.key, run_name(point), tags, parent.run_id)
-        plan = Plan(experiment, self.root.child(address.folder), run, self.space)
-        with run.marking_failure():
-            begin(plan)
-        return plan
+        return TrialSpec(
+            self.name, point, experiment, self.root, self.space, tracker, parent.run_id
+        )
 
     def _rebuild_trials(self, tracker: Tracker, parent: Run, rows: list[Row]) -> None:
         """Make again what MLflow lacks of the trials that earlier drivers finished."""
@@ -425,23 +428,30 @@ class Sweep:
         ):
             log.warning("MLflow had no run of %s: made again from the store", ", ".join(rebuilt))
 
-    def _train(self, study: Study, plan_for: Callable[[Point], Plan]) -> None:
+    def _train(
+        self,
+        study: Study,
+        spec_for: Callable[[Point], TrialSpec],
+        prepared: Prepared,
+        prepare_features: Callable[[], None],
+    ) -> None:
         """Train and evaluate all points that are left."""
         from .bridge import PointQueue
         from .tune_runs import train_all
 
         self.status.resume({row["number"] for row in study.finished()})
-        points = PointQueue(study, plan_for, self.status)
+        points = PointQueue(study, spec_for, self.status)
         if points.peek() is None:
             return
         with points.marking_unfinished():
             # Both take seconds, in which Ray mostly waits.
-            features = in_background(self._prepare_features)
-            train_all(points, self.experiment, self.status, features)
+            features = in_background(prepare_features)
+            train_all(points, self.experiment, prepared, self.status, features)
 
-    def _prepare_features(self) -> None:
+    def _prepare_features(self, subject: Subject) -> None:
         """Train the feature network once, rather than in every trial at the same time."""
-        splits = load_splits(self.experiment, self.root)
+        splits = subject.reference
+        assert splits is not None  # `find_problems` has read them
         load_extractor(self.experiment, splits, self.root, self.status.say)
 
     def _study_location(self) -> StudyLocation:

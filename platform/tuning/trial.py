@@ -10,7 +10,14 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from ...trainers.errors import DataProblem, DivergenceProblem, OutOfMemoryProblem, Problem
+from ...trainers.errors import (
+    CheckpointProblem,
+    DataProblem,
+    DivergenceProblem,
+    OutOfMemoryProblem,
+    Problem,
+    UsageProblem,
+)
 from ...trainers.hooks import Progress
 from ...trainers.memory import naming_lack_of_memory
 from ..compute.interrupts import RemoteStopFlag
@@ -18,37 +25,50 @@ from ..compute.ray_session import run_on_worker
 from ..foundation.durations import Seldom
 from ..foundation.logs import quiet_logs
 from ..foundation.text import describe_exception
+from ..runs.beginning import Prepared, begin, prepare
 from ..runs.local_training import LESS_MEMORY, ReportCallback
+from ..runs.preflight import Subject
 from ..runs.run import Plan, RunCallbacks, RunResult, evaluate, run_in_ray_task, train
 from ..storage import layout
 from ..storage.errors import MissingObject, StorageProblem
 from ..tracking.errors import TrackingProblem
 from ..tracking.system_metrics import log_system_metrics
 from .pruning import PruningClient
+from .trial_spec import TrialSpec
 
 REPORT_EVERY_S = 2.0
 """Between two reports of an evaluation."""
 OUTCOME = "outcome"
 FINISHED, STOPPED, FAILED, SAVED = "finished", "stopped", "failed", "saved"
+REFUSED = "refused"  # never trained: its config, its own data or its checkpoint does not allow it
 BLOCKED = "blocked"  # failed for a reason that all trainings share
 
 
-def run_trial(config: dict[str, Any]) -> None:
-    """Train, evaluate, report.
+def run_trial(config: dict[str, Any], prepared: Prepared) -> None:
+    """Begin the run, train, evaluate, report.
+
+    To begin takes seconds (data, MLflow, a pretrained model), in which the reports of all other trials would
+    wait if Tune's event loop did it.
 
     Reports carry `images_seen`, `total_images` and `metrics` while training, `phase` and the share
     `evaluated` while evaluating; the last one has `outcome`.
 
     Args:
-        config: `number` of the trial, its `plan`, whether it `shares_data` with the sweep, whether
+        config: `number` of the trial, its `spec`, whether it `shares_data` with the sweep, whether
             `pruning` is asked for, and `stop`, which is set when the whole sweep is to save and end.
+        prepared: the sweep's, for trials that share its data.
     """
     from ray import tune
     from ray.exceptions import RayError
 
     quiet_logs()
-    plan: Plan = config["plan"]
+    spec: TrialSpec = config["spec"]
+    plan: Plan | None = None
     try:
+        plan = spec.plan()
+        if refusal := _begin(plan, prepared if config["shares_data"] else None):
+            _fail(plan, refusal, REFUSED)
+            return
         with (
             log_system_metrics(plan.run, plan.experiment.tracking.system_metrics),
             naming_lack_of_memory(LESS_MEMORY),
@@ -57,17 +77,35 @@ def run_trial(config: dict[str, Any]) -> None:
     except RayError:  # a process was lost: Tune runs the trial again
         raise
     except Problem as problem:
-        _fail(plan, problem, _is_shared(problem, config["shares_data"]))
+        _fail(plan, problem, BLOCKED if _is_shared(problem, config["shares_data"]) else FAILED)
         return
     except Exception as error:  # noqa: BLE001  (reported)
         # A full disk, a library that is missing: of the machine, not of this training.
-        _fail(plan, _unexpected(plan, error), isinstance(error, OSError | ImportError))
+        of_machine = isinstance(error, OSError | ImportError)
+        _fail(plan, _unexpected(plan, error), BLOCKED if of_machine else FAILED)
         return
     if result is not None:
         plan.run.set_tags({layout.Tag.OUTCOME: FINISHED})
         plan.run.finish("FINISHED")
         # As text, because Tune 2.60 flattens nested dictionaries.
         tune.report({OUTCOME: FINISHED, "summary": json.dumps(result.summary())})
+
+
+def _begin(plan: Plan, shared: Prepared | None) -> Problem | None:
+    """Begin the run; return why this point is not to be trained, if so.
+
+    Raises:
+        Problem: what every other training of the sweep would meet, too.
+    """
+    try:
+        begin(plan, prepare(Subject(plan.experiment, plan.store), shared))
+    except (UsageProblem, CheckpointProblem) as problem:
+        return problem
+    except DataProblem as problem:
+        if shared is not None:
+            raise
+        return problem
+    return None
 
 
 def _train_and_evaluate(
@@ -125,13 +163,15 @@ class _EvaluationReports:
         self._share = share
 
 
-def _unexpected(plan: Plan, error: Exception) -> Problem:
+def _unexpected(plan: Plan | None, error: Exception) -> Problem:
     """Keep the traceback of an error of our own, and return the problem that names it.
 
     It goes to stderr too, which is the log of the trial's Ray worker: MLflow may be what failed.
     """
     traceback.print_exception(error)
     where = "its traceback is in the log of its Ray worker"
+    if plan is None:
+        return Problem(f"unexpected {describe_exception(error)}", where)
     with suppress(Problem):
         text = "".join(traceback.format_exception(error))
         plan.run.log_json({"traceback": text}, layout.Artifact.PROBLEM)
@@ -148,16 +188,17 @@ def _is_shared(problem: Problem, shares_data: bool) -> bool:
     return isinstance(problem, StorageProblem | TrackingProblem)
 
 
-def _fail(plan: Plan, problem: Problem, is_shared: bool) -> None:
-    """Record why the trial failed, in its MLflow run and for the study."""
+def _fail(plan: Plan | None, problem: Problem, outcome: str) -> None:
+    """Record why the trial failed, in its MLflow run, if there is one, and for the study."""
     from ray import tune
 
-    with suppress(Problem):  # the problem that came first is the one to report
-        plan.run.set_tags({layout.Tag.OUTCOME: FAILED, layout.Tag.PROBLEM: str(problem)})
-        plan.run.finish("FAILED")
+    if plan is not None:
+        with suppress(Problem):  # the problem that came first is the one to report
+            plan.run.set_tags({layout.Tag.OUTCOME: FAILED, layout.Tag.PROBLEM: str(problem)})
+            plan.run.finish("FAILED")
     tune.report(
         {
-            OUTCOME: BLOCKED if is_shared else FAILED,
+            OUTCOME: outcome,
             "what": problem.what,
             "fix": problem.fix,
             "diverged": isinstance(problem, DivergenceProblem),

@@ -14,6 +14,7 @@ from ..compute.capacity import cluster_capacity, is_single_machine, no_room
 from ..compute.interrupts import broadcast_stop, saving_on_interrupt
 from ..compute.ray_session import ray_session
 from ..config.experiment import Experiment, ScalingConfig
+from ..runs.beginning import Prepared
 from .bridge import PointQueue, ShowProgress, StudySearcher
 from .pruning import run_pruning_actor
 from .status import SweepStatus
@@ -25,13 +26,18 @@ requests nothing."""
 
 
 def train_all(
-    points: PointQueue, experiment: Experiment, status: SweepStatus, features: Future[None]
+    points: PointQueue,
+    experiment: Experiment,
+    prepared: Prepared,
+    status: SweepStatus,
+    features: Future[None],
 ) -> None:
     """Train all points: one Tune run for each stretch of points with the same resource request.
 
     Args:
         points: what to train.
         experiment: the sweep's.
+        prepared: the sweep's, for the trials that share its data.
         status: shows what happens; its event is set by Ctrl-C.
         features: done when the feature network exists, which every trial needs.
 
@@ -53,7 +59,7 @@ def train_all(
         features.result()
         status.say("starting trainings")
         while (ahead := points.peek()) and not status.stop_requested.is_set():
-            scaling = ahead[1].experiment.scaling
+            scaling = ahead.experiment.scaling
             try:
                 concurrent = _concurrent(experiment, scaling)
             except UsageProblem as problem:
@@ -62,7 +68,7 @@ def train_all(
                 points.refuse_next(problem)  # this training alone asks for too much
                 continue
             searcher = StudySearcher(points, experiment, asks_pruning=prunes, stop=stop)
-            _tuner(experiment, scaling, concurrent, searcher, status).fit()
+            _tuner(experiment, prepared, scaling, concurrent, searcher, status).fit()
     if points.problem is not None:
         raise points.problem
     if status.stop_requested.is_set():
@@ -71,6 +77,7 @@ def train_all(
 
 def _tuner(
     experiment: Experiment,
+    prepared: Prepared,
     scaling: ScalingConfig,
     concurrent: int,
     searcher: StudySearcher,
@@ -80,7 +87,7 @@ def _tuner(
     cpus, gpus = scaling.cpus_per_worker, scaling.gpus_per_worker
     own: dict[str, float] = {"cpu": cpus, "gpu": gpus} if scaling.workers == 1 else WAITING_TRIAL
     return tune.Tuner(
-        tune.with_resources(run_trial, own),
+        tune.with_resources(tune.with_parameters(run_trial, prepared=prepared), own),
         tune_config=tune.TuneConfig(
             search_alg=searcher,
             max_concurrent_trials=concurrent,

@@ -17,8 +17,9 @@ from support.training import BATCH, Done, at, distance, state, tiny, train
 from support.workers import Workers
 
 from whipray.platform.config.experiment import Experiment
+from whipray.platform.runs.beginning import begin
 from whipray.platform.runs.resolve_pretrained import resolve_pretrained
-from whipray.platform.runs.run import Plan, RunCallbacks, begin
+from whipray.platform.runs.run import Plan, RunCallbacks
 from whipray.platform.runs.run import train as train_run
 from whipray.platform.storage.checkpoints import CheckpointStore
 from whipray.platform.storage.config import StorageConfig

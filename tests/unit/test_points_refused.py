@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,6 +19,7 @@ from whipray.platform.tuning.study import Study
 from whipray.platform.tuning.sweep import Sweep
 from whipray.platform.tuning.sweep_result import SweepResult, best_row, log_result
 from whipray.platform.tuning.trial_records import Point
+from whipray.platform.tuning.trial_spec import TrialSpec
 from whipray.trainers.data.identity import DataIdentity
 from whipray.trainers.errors import Problem, UsageProblem
 
@@ -42,17 +44,17 @@ def opened(folder: Path, text: str, **options: Any) -> Study:
 
 
 def queue_of(study: Study, sweep: Sweep) -> PointQueue:
-    def plan_for(point: Point) -> Any:
-        return SimpleNamespace(experiment=sweep.experiment_for(point.values, "trial"), run=Mock())
+    def spec_for(point: Point) -> TrialSpec:
+        return sweep._trial_spec(Mock(), Mock(), point)
 
-    return PointQueue(study, plan_for, sweep.status)
+    return PointQueue(study, spec_for, sweep.status)
 
 
 def take_all(points: PointQueue) -> list[int]:
     widths = []
     while taken := points.take():
-        widths.append(taken[1].experiment.model.base_channels)
-        points.study.complete(taken[0].number, 1.0)
+        widths.append(taken.experiment.model.base_channels)
+        points.study.complete(taken.point.number, 1.0)
     return widths
 
 
@@ -176,6 +178,34 @@ def test_a_reason_that_all_trainings_share_ends_the_sweep_and_costs_no_trial(
     again = opened(tmp_path, WIDTHS)
     assert again.ask() == Point(0, {"model.base_channels": 4}, resumed=True)
     again.close()
+
+
+def test_a_point_that_its_trial_refuses_is_never_tried_again(tmp_path: Path) -> None:
+    searcher, points = searching(tmp_path)
+    end(searcher, outcome="refused", what="there is no guide s/3", fix="name one")
+    assert points.problem is None
+    points.study.close()
+    again = opened(tmp_path, WIDTHS)
+    (row,) = again.table()
+    assert (row["state"], row["failure"]) == ("fail", "there is no guide s/3 — name one")
+    assert again.ask() != Point(0, {"model.base_channels": 4}, resumed=True)
+    assert [p for p in iter(again.ask, None) if p.values == row["values"]] == []
+    again.close()
+
+
+def test_an_aborted_driver_marks_the_runs_that_its_trials_have_made(tmp_path: Path) -> None:
+    sweep, study = sweep_of(WIDTHS, tmp_path), opened(tmp_path, WIDTHS)
+    tracker, made = Mock(), Mock()
+    tracker.existing.side_effect = lambda key: made if key.endswith("/0") else None
+    points = PointQueue(study, partial(sweep._trial_spec, tracker, Mock()), sweep.status)
+    taken = [points.take(), points.take()]
+    assert None not in taken
+    tracker.run.assert_not_called()
+    with pytest.raises(KeyError), points.marking_unfinished():
+        raise KeyError
+    made.finish.assert_called_once_with("KILLED")
+    assert tracker.existing.call_count == len(taken)
+    study.close()
 
 
 @pytest.mark.parametrize(("own", "ends"), [(False, True), (True, False)])

@@ -13,6 +13,7 @@ from whipray.platform.storage.errors import MissingObject, StorageProblem
 from whipray.platform.tracking.errors import TrackingProblem
 from whipray.platform.tuning import trial
 from whipray.trainers.errors import (
+    CheckpointProblem,
     DataProblem,
     DivergenceProblem,
     OutOfMemoryProblem,
@@ -21,18 +22,27 @@ from whipray.trainers.errors import (
 )
 
 
-def fail_with(error: Exception, monkeypatch: pytest.MonkeyPatch, **mlflow: Any) -> dict[str, Any]:
-    """The last report of a trial whose training raises this error."""
+def fail_with(
+    error: Exception,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    of: str = "train",
+    shares_data: bool = True,
+    **mlflow: Any,
+) -> dict[str, Any]:
+    """The last report of a trial whose training, or another of its steps, raises this error."""
     reports: list[dict[str, Any]] = []
     monkeypatch.setattr("ray.tune.report", reports.append)
-    monkeypatch.setattr(trial, "train", Mock(side_effect=error))
+    for step in ("prepare", "begin", "train"):
+        monkeypatch.setattr(trial, step, Mock(side_effect=error if step == of else None))
     run = Mock(**{"system_metrics.return_value": nullcontext(), **mlflow})
     experiment = SimpleNamespace(
         tracking=SimpleNamespace(system_metrics=False), scaling=SimpleNamespace(workers=1)
     )
-    plan = SimpleNamespace(experiment=experiment, run=run)
-    config = {"plan": plan, "number": 3, "pruning": False, "stop": Mock(), "shares_data": True}
-    trial.run_trial(config)
+    plan = SimpleNamespace(experiment=experiment, run=run, store=Mock())
+    spec = Mock(**{"plan.return_value": plan, "plan.side_effect": error if of == "plan" else None})
+    config = {"spec": spec, "number": 3, "pruning": False, "stop": Mock()}
+    trial.run_trial({**config, "shares_data": shares_data}, Mock())
     return reports[-1]
 
 
@@ -82,6 +92,30 @@ def test_what_all_trainings_share_is_told_apart_from_what_is_one_trainings_own(
 ) -> None:
     report = fail_with(error, monkeypatch)
     assert (report["outcome"], report["own"]) == (outcome, own)
+
+
+@pytest.mark.parametrize(
+    ("error", "shares_data", "outcome"),
+    [
+        (UsageProblem("no guide", "name one"), True, "refused"),
+        (CheckpointProblem("begun with another rate", "restore it"), True, "refused"),
+        (DataProblem("no image", "add one"), False, "refused"),
+        (DataProblem("no image", "add one"), True, "blocked"),
+        (StorageProblem("the disk is full", "free space"), False, "blocked"),
+        (KeyError("x"), True, "failed"),
+    ],
+)
+def test_what_its_beginning_does_not_allow_is_never_tried_again(
+    error: Exception, shares_data: bool, outcome: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    report = fail_with(error, monkeypatch, of="begin", shares_data=shares_data)
+    assert report["outcome"] == outcome
+
+
+def test_a_trial_without_an_mlflow_run_still_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    down = TrackingProblem("MLflow does not answer", "start it")
+    report = fail_with(down, monkeypatch, of="plan")
+    assert (report["outcome"], report["what"]) == ("blocked", down.what)
 
 
 def test_data_that_only_this_training_has_are_its_own_reason() -> None:

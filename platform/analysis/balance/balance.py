@@ -13,7 +13,7 @@ from typing import Literal
 
 from ....trainers.errors import Problem
 from ...storage.store import Storage
-from ...tracking.mlflow_runs import Run
+from ...tracking.mlflow_runs import ImagesInput, Run
 from ...tracking.tracker import open_tracker
 from .datasheet import datasheet_page
 from .datasheet_warnings import datasheet_warnings
@@ -95,7 +95,7 @@ def balance_set(
 def _record(result: BalanceResult, run: Run, page: str) -> None:
     """Log the set as an input of the run that made it, and its datasheet."""
     total = result.counts.overall
-    run.log_dataset(
+    images = ImagesInput(
         name=f"balanced, up to {result.to}",
         digest=result.identity,
         source={
@@ -113,4 +113,5 @@ def _record(result: BalanceResult, run: Run, page: str) -> None:
         },
         context="balanced",
     )
+    run.log_images(images)
     run.log_text(page, result.page)
