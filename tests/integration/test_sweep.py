@@ -490,6 +490,27 @@ def test_a_shared_failure_ends_a_sweep_and_its_name_serves_the_corrected_one(
     assert parent.info.status == "FINISHED"
 
 
+def test_a_slow_beginning_holds_up_no_other_trial(new_place: Callable[[str], Place]) -> None:
+    """A trial that waits for the store before it trains, and one that ends meanwhile."""
+    place = new_place("slow")
+    place.space("slow", {"train": {"optimizer.lr": {"type": "float", "low": 1e-4, "high": 1e-3}}})
+    trials = place.store / "sweeps/slow/trials"
+    # Its beginning reads the manifest of its last checkpoint, which is a pipe that nobody has written to.
+    pipe = trials / "0001/checkpoints/images-000000000320/manifest.json"
+    pipe.parent.mkdir(parents=True)
+    os.mkfifo(pipe)
+    short = ("training.images=640", "training.report_every_images=320", "tuning.concurrent=2")
+    driver = place.start(*place.sweep("slow", 2, *short))
+    place.until(driver, "sweeps/slow/trials/0000/evaluations/*/result.json")
+    assert [path.name for path in trials.glob("0001/*")] == ["checkpoints"], "it has begun"
+    with pipe.open("w") as waiting:
+        pipe.unlink()  # the next reader finds a damaged checkpoint, and skips it
+        pipe.write_text("nothing")
+        waiting.write("nothing")
+    assert driver.wait(WAIT_S) == 0, place.err
+    assert [row["state"] for row in json.loads(place.out)["trials"]] == ["complete", "complete"]
+
+
 def kill_all_of(driver: subprocess.Popen[bytes]) -> None:
     """The driver, and every process that it started: what a power cut does."""
     for process in [psutil.Process(driver.pid), *psutil.process_iter()]:
