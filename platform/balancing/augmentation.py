@@ -26,7 +26,7 @@ def augment(images: PackedImages, seed: int) -> PackedImages:
         images: (N, 1 or 3, H, W).
     """
     transform = _transform(min(images.image_shape[1:]))
-    changed = np.empty_like(images.images)
+    changed = np.empty(images.images.shape, np.uint8)
     seen = np.zeros(images.num_classes, np.int64)
     with torch.random.fork_rng(devices=[]):
         for row, label in enumerate(images.labels.tolist()):

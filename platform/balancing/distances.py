@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ...trainers.data.packed import Images
 from ...trainers.devices import choose_device
 from ..evaluation.arrays import Floats32, Ints, Pixels
 from ..evaluation.extractors.network import whole_products
@@ -46,7 +47,7 @@ class Nearest:
 
 
 def nearest_in_class(
-    images: Pixels | Floats32, labels: Ints, train: Pixels | Floats32, train_labels: Ints
+    images: Pixels | Floats32, labels: Ints, train: Images | Floats32, train_labels: Ints
 ) -> Nearest:
     """Return the nearest training image of the same class of each image, on this machine's device.
 
@@ -168,6 +169,6 @@ def _centred(pixels: Tensor, part: slice, buffer: Tensor) -> Tensor:
     return buffer[: len(pixels), : part.stop - part.start].copy_(pixels[:, part]).sub_(128)
 
 
-def _on_device(images: Pixels | Floats32, rows: Ints) -> Tensor:
+def _on_device(images: Images | Floats32, rows: Ints) -> Tensor:
     """Return the values of the images at `rows`, (n, D), of the same type."""
     return torch.from_numpy(images[rows].reshape(len(rows), -1)).to(choose_device())

@@ -73,8 +73,8 @@ def find_warnings(subject: Subject) -> list[str]:
 
 def _shared(train: PackedImages, reference: PackedImages) -> list[str]:
     """Return a line where real images to compare with have the pixels of training images."""
-    known = {_digest(image) for image in train.images}
-    copies = np.array([_digest(image) in known for image in reference.images])
+    known = {_digest(image) for block in train.blocks() for image in block}
+    copies = np.array([_digest(image) in known for block in reference.blocks() for image in block])
     if not copies.any():
         return []
     counts = np.bincount(reference.labels[copies], minlength=reference.num_classes)

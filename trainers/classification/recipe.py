@@ -80,6 +80,6 @@ def _moments(packed: PackedImages, block: int = 1024) -> tuple[np.ndarray, np.nd
     for first in range(0, len(packed.images), block):
         values = packed.images[first : first + block].astype(np.float64)
         total += [values.sum((0, 2, 3)), np.square(values).sum((0, 2, 3))]
-    mean, square = total / (packed.images.size / packed.image_shape[0])
+    mean, square = total / (math.prod(packed.images.shape) / packed.image_shape[0])
     deviation = np.sqrt(np.maximum(square - mean**2, 0))
     return mean, np.where(deviation > 0, deviation, 1.0)

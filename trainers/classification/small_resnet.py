@@ -96,7 +96,9 @@ def train_small_resnet(
     ):
         torch.default_generator.manual_seed(config.seed)  # first weights
         network = SmallResNet(reference.image_shape, reference.num_classes).to(device)
-        images = torch.tensor(reference.images, device=device)  # copied: it may be read-only
+        images = torch.tensor(
+            np.asarray(reference.images), device=device
+        )  # copied: it may be read-only
         labels = torch.tensor(reference.labels, device=device)
         _optimise(network, images[trained], labels[trained], config, generator, on_phase)
     return network, trained.numpy(), held_out.numpy()

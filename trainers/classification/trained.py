@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
-from ..data.packed import Pixels
+from ..data.packed import Images, Pixels
 from ..errors import CheckpointProblem, DataProblem
 from ..integrity import Altered, load_described_arrays, save_arrays
 from .config import ClassificationConfig
@@ -66,7 +66,7 @@ class TrainedClassifier:
         """
         return self._apply(self.network, images)
 
-    def features(self, images: Pixels) -> Floats:
+    def features(self, images: Images) -> Floats:
         """Return the input of the last layer, uint8 (N, C, H, W) -> float32 (N, d).
 
         Raises:
@@ -91,7 +91,7 @@ class TrainedClassifier:
         save_arrays(weights, path, description.model_dump(mode="json"))
 
     @torch.inference_mode()
-    def _apply(self, function: Callable[[Tensor], Tensor], images: Pixels) -> Floats:
+    def _apply(self, function: Callable[[Tensor], Tensor], images: Images) -> Floats:
         if images.shape[1:] != self.image_shape:
             raise DataProblem(
                 f"images are {images.shape[1:]}, the classifier takes {self.image_shape}",

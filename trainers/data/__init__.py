@@ -17,12 +17,13 @@ from .hold_out import HoldOut
 from .list_files import ListFiles
 from .long_tail import LongTail, long_tail_indices
 from .packed import PackedImages
+from .packed_config import Packed
 from .parquet import Parquet
 from .source import ClassSampling, SourceConfig, Splits
 from .validation import Validation
 
 DataConfig = Annotated[
-    Digits | Cifar | Folder | Parquet | ListFiles | Balanced,
+    Digits | Cifar | Folder | Parquet | ListFiles | Balanced | Packed,
     Field(discriminator="source"),
 ]
 """One source of images, selected by its `source`."""
@@ -37,6 +38,7 @@ __all__ = [
     "HoldOut",
     "ListFiles",
     "LongTail",
+    "Packed",
     "PackedImages",
     "Parquet",
     "SourceConfig",

@@ -13,7 +13,7 @@ def gather(packed: PackedImages, indices: Indices, device: torch.device) -> Tens
 
     They are copied to a GPU as bytes, from pinned memory, without the CPU waiting for it.
     """
-    images = torch.from_numpy(packed.images[indices])
+    images = torch.from_numpy(packed.gather(indices))
     if device.type == "cuda":
         return images.pin_memory().to(device, non_blocking=True)
     return images.to(device)

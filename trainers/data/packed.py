@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +19,40 @@ from .report import listed, shown
 
 Indices = NDArray[np.int64]
 Pixels = NDArray[np.uint8]
+BLOCK_BYTES = 32 << 20
+"""Of the images that are read at a time where all are read one after the other."""
+
+
+class Images(Protocol):
+    """Images (N, C, H, W) uint8: an array, or what reads them from where they are when they are asked for."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(N, C, H, W)."""
+
+    @property
+    def dtype(self) -> np.dtype[np.uint8]:
+        """uint8."""
+
+    def __len__(self) -> int:
+        """Return N."""
+
+    def __getitem__(self, key: Any, /) -> Any:
+        """Return the images of an index, a slice, an array of indices (B,) or a mask (N,), as an array."""
+
+
+class RowsElsewhere(Images, Protocol):
+    """Images that are not, or not yet, in an array of this process."""
+
+    def gather(self, indices: Indices, out: Pixels | None = None) -> Pixels:
+        """Return the images at `indices` (B,), written into `out` if it is given."""
+
+
+class FingerprintCache(Protocol):
+    """Fingerprints that are known from before."""
+
+    def get(self, labels: Indices, class_names: tuple[str, ...], compute: Callable[[], str]) -> str:
+        """Return the fingerprint of the same images with these labels, computed where it is not known."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,21 +60,24 @@ class PackedImages:
     """Labelled images of one size.
 
     Args:
-        images: (N, C, H, W) uint8, C-contiguous; may be a read-only memory map.
+        images: (N, C, H, W) uint8; an array is C-contiguous, and may be a read-only memory map.
         labels: (N,) int64, in [0, number of classes).
         class_names: one for each class, in the order of the labels.
+        known: keeps the fingerprint of exactly these images.
 
     Raises:
         DataProblem: no images, shapes or types that do not fit, or a label outside the classes.
     """
 
-    images: Pixels
+    images: Images
     labels: Indices
     class_names: tuple[str, ...]
+    known: FingerprintCache | None = None
 
     def __post_init__(self) -> None:
         images, labels = self.images, self.labels
-        if images.dtype != np.uint8 or images.ndim != 4 or not images.flags.c_contiguous:
+        in_order = not isinstance(images, np.ndarray) or images.flags.c_contiguous
+        if images.dtype != np.uint8 or len(images.shape) != 4 or not in_order:
             raise DataProblem(
                 f"images are {images.dtype} {images.shape}, not one uint8 block (N, C, H, W)",
                 "convert them with np.ascontiguousarray(images, dtype=np.uint8)",
@@ -70,7 +109,32 @@ class PackedImages:
 
     def select(self, indices: Indices) -> PackedImages:
         """Return the images at `indices` (M,), in that order, copied into memory."""
-        return PackedImages(self.images[indices], self.labels[indices], self.class_names)
+        return PackedImages(self.gather(indices), self.labels[indices], self.class_names)
+
+    def gather(self, indices: Indices, out: Pixels | None = None) -> Pixels:
+        """Return the images at `indices` (B,), as (B, C, H, W) uint8.
+
+        Args:
+            out: (B, C, H, W) uint8, C-contiguous; the images are written into it, and it is returned.
+
+        Raises:
+            DataProblem: images that are read from a bucket, and cannot be.
+        """
+        images = self.images
+        if not isinstance(images, np.ndarray):
+            gathered: Pixels = images.gather(indices, out)  # type: ignore[attr-defined]
+            return gathered
+        if out is None:
+            rows: Pixels = images[indices]
+            return rows
+        if len(indices) and not 0 <= indices.min() <= indices.max() < len(images):
+            raise IndexError(f"an index outside of {len(images)} images")
+        # Checked above: NumPy copies once more through a buffer where it is to raise itself
+        return np.take(images, indices, axis=0, out=out, mode="clip")
+
+    def blocks(self) -> Iterator[Pixels]:
+        """Yield all images in their order, some MiB at a time."""
+        return blocks_of(self.images)
 
     def fingerprint(self) -> str:
         """Return a name for the content: 16 hex digits over shape, images, labels and class names."""
@@ -78,11 +142,41 @@ class PackedImages:
 
     @cached_property
     def _fingerprint(self) -> str:
-        digest = hashlib.blake2b(digest_size=8)
-        digest.update(repr((self.images.shape, self.class_names)).encode())
-        digest.update(self.images.data)
-        digest.update(self.labels.tobytes())
-        return digest.hexdigest()
+        if self.known is None:
+            return self._compute()
+        return self.known.get(self.labels, self.class_names, self._compute)
+
+    def _compute(self) -> str:
+        return fingerprint_of(self.image_shape, self.labels, self.class_names, self.blocks())
+
+
+def fingerprint_of(
+    image_shape: tuple[int, int, int],
+    labels: Indices,
+    class_names: tuple[str, ...],
+    blocks: Iterable[Pixels],
+) -> str:
+    """Return the fingerprint of labelled images, 16 hex digits; see `PackedImages.fingerprint`.
+
+    Args:
+        image_shape: (C, H, W).
+        labels: (N,).
+        class_names: by label.
+        blocks: the images in their order, in C-contiguous pieces of any size.
+    """
+    digest = hashlib.blake2b(digest_size=8)
+    digest.update(repr(((len(labels), *image_shape), class_names)).encode())
+    for block in blocks:
+        digest.update(block.data)
+    digest.update(labels.tobytes())
+    return digest.hexdigest()
+
+
+def blocks_of(images: Images) -> Iterator[Pixels]:
+    """Yield images (N, C, H, W) in their order, some MiB at a time."""
+    each = max(1, BLOCK_BYTES // max(1, math.prod(images.shape[1:])))
+    for first in range(0, len(images), each):
+        yield images[first : first + each]
 
 
 def check_labels(

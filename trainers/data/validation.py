@@ -15,7 +15,7 @@ from pydantic import Field
 
 from ..config import Config
 from ..errors import DataProblem
-from .packed import Indices, Pixels
+from .packed import Images, Indices, blocks_of
 from .report import Note, counted, listed, shown
 
 HASH_BYTES = 8
@@ -55,7 +55,7 @@ class Validation(Config):
         )
 
 
-def hash_pixels(images: Pixels) -> NDArray[np.uint64]:
+def hash_pixels(images: Images) -> NDArray[np.uint64]:
     """Return a hash of each image's pixels, (N,).
 
     Args:
@@ -63,7 +63,8 @@ def hash_pixels(images: Pixels) -> NDArray[np.uint64]:
     """
     digests = (
         hashlib.blake2b(np.ascontiguousarray(image).data, digest_size=HASH_BYTES).digest()
-        for image in images
+        for block in blocks_of(images)
+        for image in block
     )
     return np.frombuffer(b"".join(digests), "<u8")
 

@@ -18,11 +18,11 @@ from typing import ClassVar, Literal, Self
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from pydantic import Field, model_validator
 from torch import Tensor
 
 from ..data import PackedImages
+from ..data.packed import Images, blocks_of
 from ..errors import DataProblem
 from ..randomness import BatchRandom
 from .base import Process, ProcessConfig, even_in_power, rows
@@ -143,14 +143,16 @@ class EDM(Process):
         return self.config.sigma_min, self.config.sigma_max
 
 
-def standard_deviation(images: NDArray[np.uint8]) -> float:
+def standard_deviation(images: Images) -> float:
     """Return the standard deviation of all pixels of images in [0, 255], scaled to [-1, 1].
 
     By counting the 256 values, which is exact and needs no copy of the images in floating point.
     """
-    pixels, counts = images.reshape(-1), np.zeros(256, dtype=np.int64)
-    for first in range(0, len(pixels), CHUNK_BYTES):
-        counts += np.bincount(pixels[first : first + CHUNK_BYTES], minlength=256)
+    counts = np.zeros(256, dtype=np.int64)
+    for block in blocks_of(images):
+        pixels = block.reshape(-1)
+        for first in range(0, len(pixels), CHUNK_BYTES):
+            counts += np.bincount(pixels[first : first + CHUNK_BYTES], minlength=256)
     if np.count_nonzero(counts) == 1:
         return 0.0
     values = np.arange(256) / 127.5 - 1

@@ -26,6 +26,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from ....trainers.data.packed import Images
 from ....trainers.devices import choose_device
 from ..arrays import Bools, Floats, Ints, Pixels
 
@@ -70,7 +71,7 @@ class Aligned:
 
 
 def nearest_pairs(
-    images: Pixels, others: Pixels, count: int, left_out: Ints | None = None
+    images: Pixels, others: Images, count: int, left_out: Ints | None = None
 ) -> tuple[Ints, Bools]:
     """Return which of the others each image may be a copy of, by coarse means, and whether mirrored.
 
@@ -92,7 +93,7 @@ def nearest_pairs(
     return keys // 2, keys % 2 == 1
 
 
-def _nearest_of(images: Pixels, others: Pixels, count: int, left_out: Ints | None) -> Tensor:
+def _nearest_of(images: Pixels, others: Images, count: int, left_out: Ints | None) -> Tensor:
     """Return 2 · index + mirrored of the `count` best of the others, (n, count)."""
     middle, whole = _searched(_on_device(np.concatenate([images, images[..., ::-1]])))
     best: Tensor | None = None
@@ -116,7 +117,7 @@ def _nearest_of(images: Pixels, others: Pixels, count: int, left_out: Ints | Non
     return (-best).remainder(2**30).long()
 
 
-def aligned(images: Pixels, others: Pixels, nearest: Ints, mirrored: Bools) -> Aligned:
+def aligned(images: Pixels, others: Images, nearest: Ints, mirrored: Bools) -> Aligned:
     """Return how images fit best to others.
 
     Args:
@@ -300,7 +301,7 @@ def _on_device(images: Pixels) -> Tensor:
     return torch.from_numpy(np.array(images)).to(choose_device())  # a copy: some are read-only maps
 
 
-def _blocks(n: int, most: int, images: Pixels, copies: int = 1) -> Iterator[slice]:
+def _blocks(n: int, most: int, images: Images, copies: int = 1) -> Iterator[slice]:
     """Yield the rows of n, at most so many at a time, and no more than fit, `copies` of each."""
     size = max(1, min(most, BYTES // (8 * copies * int(np.prod(images.shape[1:])))))
     return (slice(start, min(start + size, n)) for start in range(0, n, size))

@@ -18,6 +18,7 @@ import numpy as np
 from pydantic import Field
 
 from ....trainers.config import Config
+from ....trainers.data.packed import Images
 from ....trainers.errors import DataProblem
 from ..arrays import Bools, Floats, Ints, Pixels
 from ..bootstrap import Sample
@@ -118,7 +119,7 @@ class TrainingImages:
         DataProblem: no class with `MIN_IMAGES` different images.
     """
 
-    def __init__(self, images: Pixels, labels: Ints, fingerprint: str) -> None:
+    def __init__(self, images: Images, labels: Ints, fingerprint: str) -> None:
         self.images, self.labels, self.fingerprint = images, labels, fingerprint
         usual, self.pooled = _usual_distances(images, labels)
         self.usual = np.array([usual[c] for c in labels.tolist()])
@@ -148,7 +149,7 @@ class TrainingImages:
         )
 
 
-def _usual_distances(train: Pixels, labels: Ints) -> tuple[dict[int, float], tuple[int, ...]]:
+def _usual_distances(train: Images, labels: Ints) -> tuple[dict[int, float], tuple[int, ...]]:
     """Return the usual distance of each class, and the classes that have that of the others.
 
     It is the median distance of a class's images to their nearest different one. Copies within the
