@@ -56,6 +56,15 @@ def shards_of(folder: Path) -> list[Path]:
     return [folder / shard["file"] for shard in described["shards"]]
 
 
+def fetched_whole(splits: Splits) -> None:
+    """Wait until the copy on this machine is whole, or its fetching has failed."""
+    rows = splits.train.images
+    if isinstance(rows, SetRows):
+        assert rows.reader.copy is not None
+        rows.reader.copy.wait_for(np.arange(rows.reader.description.rows))
+        rows.reader.copy.check()
+
+
 def test_a_set_gives_the_splits_that_it_was_packed_from(digits, packed, tmp_path) -> None:
     for _ in range(2):  # fetched, then mapped
         splits = Packed(path=packed).load(tmp_path / "cache")
@@ -64,6 +73,7 @@ def test_a_set_gives_the_splits_that_it_was_packed_from(digits, packed, tmp_path
         assert splits.available == digits.available
         assert splits.train_name is not None
         assert splits.train_name(3) == "image 3"
+        fetched_whole(splits)
     assert isinstance(splits.train.images, np.ndarray)
     assert not splits.train.images.flags.writeable
     recomputed = PackedImages(splits.train.images, splits.train.labels, splits.train.class_names)
@@ -102,15 +112,6 @@ def test_a_set_that_is_not_whole_is_refused(file, packed, tmp_path) -> None:
     (packed / file).unlink()
     with pytest.raises(DataProblem, match=file):
         open_packed_set(open_files(packed), tmp_path / "cache")
-
-
-def fetched_whole(splits: Splits) -> None:
-    """Wait until the copy on this machine is whole, or its fetching has failed."""
-    rows = splits.train.images
-    if isinstance(rows, SetRows):
-        assert rows.reader.copy is not None
-        rows.reader.copy.wait_for(np.arange(rows.reader.description.rows))
-        rows.reader.copy.check()
 
 
 @pytest.mark.parametrize("damage", ["flipped", "cut", "missing"])
