@@ -7,17 +7,32 @@ import gc
 import logging
 import os
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 from .devices import accelerator
 from .engine_config import EngineConfig
+from .gradient_buckets import bucket_numbers
 from .optimizer import OptimizerConfig
 
 
 def deepspeed_config(
-    config: EngineConfig, optimizer: OptimizerConfig, micro_batch: int, accumulation: int
+    config: EngineConfig,
+    optimizer: OptimizerConfig,
+    *,
+    micro_batch: int,
+    accumulation: int,
+    sizes: Sequence[int],
+    world: int,
 ) -> dict[str, Any]:
-    """Return DeepSpeed's own config of a training."""
+    """Return DeepSpeed's own config of a training.
+
+    Args:
+        micro_batch: images of a backward pass on a worker.
+        accumulation: backward passes of a step.
+        sizes: numbers of each parameter that is trained.
+        world: workers.
+    """
     return {
         "train_micro_batch_size_per_gpu": micro_batch,
         "gradient_accumulation_steps": accumulation,
@@ -33,12 +48,15 @@ def deepspeed_config(
             "dtype": "bfloat16",
             "lower_precision_safe_modules": [],
         },
+        "communication_data_type": config.communication,
         "zero_optimization": {
             "stage": config.zero_stage,
-            # numbers gathered and reduced at once, 100 MB in fp32; DeepSpeed's default of
-            # 500 million would allocate buffers larger than the network
-            "reduce_bucket_size": 25_000_000,
-            "allgather_bucket_size": 25_000_000,
+            # DeepSpeed's default of 500 million would allocate buffers larger than the network
+            "reduce_bucket_size": bucket_numbers(sizes),
+            # of stages 1 and 2; alone, a worker would wait for its device without any use
+            "overlap_comm": world > 1,
+            # each gradient goes to the worker that needs it, once, instead of to all, twice
+            "use_multi_rank_bucket_allreduce": False,
         },
     }
 

@@ -15,6 +15,7 @@ from .checkpoint import EMA, check_architecture
 from .deepspeed_setup import deepspeed_config, forget_zero_3, quiet_deepspeed
 from .engine_config import EngineConfig
 from .engine_state import EngineState
+from .gradient_buckets import GradientBuckets
 from .optimizer import AdamWithEMA, OptimizerConfig
 
 
@@ -63,15 +64,27 @@ class Engine:
         self._clip = optimizer.clip
         self._norm: Tensor | float = 0.0
         shapes = {name: p.shape for name, p in self.trained.items()}  # ZeRO 3 empties them
+        sent_in = torch.bfloat16 if config.communication == "bf16" else torch.float32
+        for parameter in self.trained.values():
+            parameter.comm_dtype = sent_in  # type: ignore[attr-defined]  # DeepSpeed's, under autocast
         self._ds, *_ = deepspeed.initialize(
             model=network,
             optimizer=self.adam,
-            config=deepspeed_config(config, optimizer, micro_batch, accumulation),
+            config=deepspeed_config(
+                config,
+                optimizer,
+                micro_batch=micro_batch,
+                accumulation=accumulation,
+                sizes=[shape.numel() for shape in shapes.values()],
+                world=self.world,
+            ),
             dist_init_required=False,
         )
-        if self.world == 1 and config.zero_stage == 0:
-            # DeepSpeed 0.19 would flatten all gradients, reduce them over one worker and copy them back
+        self._buckets: GradientBuckets | None = None
+        if config.zero_stage == 0:
             self._ds.enable_backward_allreduce = False
+            if self.world > 1:
+                self._buckets = GradientBuckets(list(self.trained.values()), sent_in)
         self.network: nn.Module = self._ds.module
         self.state = EngineState(
             self.trained,
@@ -123,8 +136,13 @@ class Engine:
             self.network.train()
 
     def backward(self, loss: Tensor) -> None:
-        """Accumulate gradients of one micro-batch."""
+        """Accumulate gradients of one micro-batch; the last one's pass averages them over the workers."""
+        if self._buckets is None or not self._ds.is_gradient_accumulation_boundary():
+            self._ds.backward(loss)
+            return
+        self._buckets.begin()
         self._ds.backward(loss)
+        self._buckets.finish()
 
     def step(self, lr: float, decays: Mapping[str, float]) -> None:
         """Count a micro-batch; after the last one of a global batch, update the weights.
@@ -155,6 +173,8 @@ class Engine:
 
     def close(self) -> None:
         """Release DeepSpeed's hooks and buffers, so that the process can train again."""
+        if self._buckets is not None:
+            self._buckets.close()
         self._ds.destroy()
         if self.config.zero_stage == 3:
             forget_zero_3()

@@ -24,6 +24,9 @@ class EngineConfig(Config):
     contiguous, which ZeRO's flat buffers and DeepSpeed's broadcast need."""
     tf32: bool = True
     """Allow TF32 in fp32 matrix products and convolutions on a GPU."""
+    communication: Literal["fp32", "bf16"] = "fp32"
+    """In which workers send each other their gradients. bf16 sends half the bytes and rounds each sum to 8
+    bits, by which results then differ with the number of workers; for slow networks. Weights stay fp32."""
 
     @model_validator(mode="after")
     def _supported(self) -> EngineConfig:
