@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 
-from ...trainers.data.folder import Folder, SplitFolders, find_splits
-from ...trainers.data.folder_scan import BESIDE, SUFFIXES, Scan, class_folders, scan_images
+from ...trainers.data.bucket_folder import BucketFolder
+from ...trainers.data.folder import Folder, SplitFolders, find_splits, folder_of, relative
+from ...trainers.data.folder_scan import (
+    BESIDE,
+    SUFFIXES,
+    AnyFolder,
+    Scan,
+    class_folders,
+    scan_images,
+)
 from ...trainers.data.packed import Indices
 from ...trainers.data.report import LISTED, counted, listed, shown
 from ...trainers.data.split_names import REFERENCE, TRAIN
 from .facts import EXAMPLES, Finding
-from .listing import Encoded, Listing
+from .listing import Encoded, Listing, read_from_bucket
 
 
 def list_folder(config: Folder) -> Listing:
@@ -22,7 +29,7 @@ def list_folder(config: Folder) -> Listing:
     Raises:
         DataProblem: no such folder.
     """
-    root = config.root.expanduser()
+    root = folder_of(config.root)
     splits = find_splits(root, config.reference_folder)
     folders = {"train": splits.train}
     if splits.reference is not None:
@@ -44,7 +51,7 @@ def list_folder(config: Folder) -> Listing:
             if name not in present[split]:
                 continue
             of_class = scan_images(folder / name)
-            where = (folder / name).relative_to(root).as_posix()
+            where = relative(folder / name, root).as_posix()
             scan.add(of_class, f"{where}/")
             if not of_class.images and not of_class.problems:
                 kinds = f" ({of_class.describe_left_out()})" if of_class.left_out else ""
@@ -55,6 +62,8 @@ def list_folder(config: Folder) -> Listing:
     findings += [*_of_scan(scan), *_empty(empty), *_of_layout(root, scan, names, len(paths))]
 
     def read(indices: Indices) -> Iterator[tuple[int, Encoded]]:
+        if isinstance(root, BucketFolder):
+            return read_from_bucket(root.files, paths, indices)
         return ((int(i), root / paths[i]) for i in indices)
 
     return Listing(
@@ -78,7 +87,7 @@ def _of_splits(splits: SplitFolders) -> Iterator[Finding]:
         yield Finding("other folders", "warning", len(splits.unread), text, fix, examples)
 
 
-def _missing(folder: Path, root: Path, names: list[str]) -> Iterator[Finding]:
+def _missing(folder: AnyFolder, root: AnyFolder, names: list[str]) -> Iterator[Finding]:
     if not names:
         return
     where = "the folder" if folder == root else f"{shown(folder.name)}/"
@@ -132,7 +141,7 @@ def _empty(folders: list[str]) -> Iterator[Finding]:
 
 
 def _of_layout(
-    root: Path, scan: Scan, names: tuple[str, ...] | list[str], images: int
+    root: AnyFolder, scan: Scan, names: tuple[str, ...] | list[str], images: int
 ) -> Iterator[Finding]:
     """Yield what is odd about the folders themselves."""
     beside = scan.left_out[BESIDE]

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 
-from ...trainers.data.list_files import Listed, ListFiles, number_classes, read_list
+from ...trainers.data.files import Files
+from ...trainers.data.list_files import (
+    Listed,
+    ListFiles,
+    list_at,
+    number_classes,
+    read_list,
+    root_of,
+)
 from ...trainers.data.packed import Indices
 from ...trainers.data.report import LISTED, counted, listed, shown
 from ...trainers.errors import DataProblem
 from .facts import Finding
 from .labels import name_classes
-from .listing import Encoded, Listing
+from .listing import Encoded, Listing, read_from_bucket
 
 
 def list_lists(config: ListFiles) -> Listing:
@@ -22,8 +29,8 @@ def list_lists(config: ListFiles) -> Listing:
     Raises:
         DataProblem: a list that cannot be read at all.
     """
-    root = config.root.expanduser()
-    files = [file.expanduser() for file in (config.train_list, config.reference_list) if file]
+    root = root_of(config.root)
+    files = [list_at(file) for file in (config.train_list, config.reference_list) if file]
     lists = [read_list(file, root) for file in files]
     paths = [path for each in lists for path in each.paths]
     line_of = [(file, n) for file, each in zip(files, lists, strict=True) for n in each.numbers]
@@ -43,7 +50,9 @@ def list_lists(config: ListFiles) -> Listing:
         return f"{shown(file.name)}:{number} ({shown(paths[i])})"
 
     def read(indices: Indices) -> Iterator[tuple[int, Encoded]]:
-        return ((int(i), Path(root, paths[i])) for i in indices)
+        if isinstance(root, Files):
+            return read_from_bucket(root, paths, indices)
+        return ((int(i), root / paths[i]) for i in indices)
 
     names, labels, more = name_classes(labels, class_names, name)
     return Listing(names, labels, reference, name, read, (*findings, *more))

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ...trainers.data.files import Files, MissingFile
 from ...trainers.data.packed import Indices
 from .facts import Finding
 
@@ -42,3 +44,24 @@ class Listing:
         """Return the images of each class in one split, (number of classes,) int64."""
         labels = self.labels[self.reference == reference]
         return np.bincount(labels, minlength=len(self.class_names)).astype(np.int64)
+
+
+AT_ONCE = 16
+"""Objects of a bucket that are read at a time."""
+
+
+def read_from_bucket(
+    files: Files, names: Sequence[str], indices: Indices
+) -> Iterator[tuple[int, Encoded]]:
+    """Yield (index, bytes) of objects, whole; nothing where there is none."""
+
+    def read(index: int) -> Encoded:
+        try:
+            return io.BytesIO(files.read(names[index]))
+        except MissingFile:
+            return io.BytesIO()
+
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        for first in range(0, len(indices), 4 * AT_ONCE):
+            some = [int(i) for i in indices[first : first + 4 * AT_ONCE]]
+            yield from zip(some, pool.map(read, some), strict=True)

@@ -13,7 +13,14 @@ from numpy.typing import NDArray
 from ...trainers.data.label_texts import number_labels
 from ...trainers.data.packed import Indices
 from ...trainers.data.parquet import Parquet
-from ...trainers.data.parquet_files import find_files, holds_text, read_class_names, unreadable
+from ...trainers.data.parquet_files import (
+    ParquetPath,
+    find_files,
+    holds_text,
+    open_parquet_file,
+    read_class_names,
+    unreadable,
+)
 from ...trainers.data.report import counted, listed, shown
 from ...trainers.errors import DataProblem
 from .facts import Finding
@@ -82,7 +89,7 @@ def list_parquet(config: Parquet) -> Listing:
     return Listing(named, ids, reference[rows], name, read, (*findings, *more))
 
 
-def open_parquet(path: Path) -> pq.ParquetFile:
+def open_parquet(path: ParquetPath) -> pq.ParquetFile:
     """Return a Parquet file of which the schema is read.
 
     Raises:
@@ -92,6 +99,8 @@ def open_parquet(path: Path) -> pq.ParquetFile:
     from pyarrow import parquet as pq
 
     try:
+        if not isinstance(path, Path):
+            return open_parquet_file(path)
         if not path.is_file():
             what = "a folder" if path.is_dir() else "no such file"
             raise DataProblem(f"{shown(path)}: {what}, not a Parquet file", "correct the path")
@@ -119,7 +128,7 @@ def _label_column(files: list[pq.ParquetFile], config: Parquet) -> pa.ChunkedArr
         ) from error
 
 
-def _labels(column: pa.ChunkedArray, path: Path, config: Parquet) -> NDArray[Any]:
+def _labels(column: pa.ChunkedArray, path: object, config: Parquet) -> NDArray[Any]:
     """Return the label of each row, int64 or text; 0 or nothing where there is none."""
     import pyarrow as pa
     import pyarrow.compute as pc  # type: ignore[import-untyped]
@@ -145,7 +154,7 @@ def _without_label(usable: NDArray[np.bool_], where: Callable[[int], str]) -> It
         yield Finding("labels", "error", nulls, text, fix, (example,))
 
 
-def _splits(files: list[pq.ParquetFile], paths: list[Path], config: Parquet) -> NDArray[Any]:
+def _splits(files: list[pq.ParquetFile], paths: list[ParquetPath], config: Parquet) -> NDArray[Any]:
     """Return the split of each row: its column's, else that of its file's name."""
     if config.split_column not in files[0].schema_arrow.names:
         return np.repeat(config.splits_by_name(paths), [file.metadata.num_rows for file in files])

@@ -12,7 +12,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from stat import S_ISREG
 from typing import Literal
 
 import numpy as np
@@ -22,26 +21,21 @@ from ..disk import disk_problem
 from ..errors import DataProblem
 from ..integrity import Altered, load_arrays, save_arrays
 from .decoded import DecodedImages, read_decoded, write_decoded
-from .encoded import EncodedImages
+from .encoded import EncodedImages, FileState
 from .packed import Indices, Pixels
 from .pixels import read_pixels, without_size_warnings
-from .report import LISTED, raise_together, shown
+from .report import raise_together
 
 FORMAT = 4
 """Part of every cache key: raise it when decoding gives other pixels, or a file another layout."""
 HASH_BYTES = 8
 """Of the hashes of an image's bytes and of its pixels: among a million images two are alike by chance once
 in 10^7."""
-PATH_SHOWN = 300
-"""Characters of a path that an error repeats."""
 CHUNK = 4096
 """Images given to the threads at a time, which bounds the memory."""
 SETTLED_S = 2.0
 """Age of a file's last change from which its times tell of a further one: they advance in steps, of up
 to 2 s on file systems in use."""
-
-FileState = tuple[int, ...]
-"""What says of a file that it is as before: see `_describe_files`."""
 
 UNREAD = Path(os.devnull)
 """A cache folder that says: decode nothing and write nothing, only check that the files are there; they are
@@ -71,7 +65,7 @@ def read_contents(encoded: EncodedImages, cache: Path) -> Contents:
     """Return the hash of each image's own bytes.
 
     Files are read only when they are new, or when one has changed since: 13 GB at every start for
-    ImageNet-LT. So the hashes are kept under the hash of what `_describe_files` says. Not that description
+    ImageNet-LT. So the hashes are kept under the hash of what `EncodedImages.states` says. Not that description
     in the place of the hashes: then a copied or moved data set would be decoded again.
 
     Args:
@@ -81,16 +75,15 @@ def read_contents(encoded: EncodedImages, cache: Path) -> Contents:
         DataProblem: an image that is missing.
         DiskProblem: a cache that cannot be written.
     """
-    files = _describe_files(encoded)
+    files = encoded.states()
     if not files:
         return Contents(_hash_all(encoded), files)
-    unchanged = repr((FORMAT, str(encoded.root.absolute()), encoded.items, files))
+    unchanged = repr((FORMAT, encoded.where, encoded.items, files))
     kept = cache / f"{hashlib.sha256(unchanged.encode()).hexdigest()[:32]}.key"
     with suppress(OSError, KeyError, Altered):
         return Contents(load_arrays(kept)["hashes"], files)
     hashes = _hash_all(encoded)
-    newest = max(max(mtime, ctime) for _, mtime, ctime, *_ in files) / 1e9
-    if cache != UNREAD and time.time() - newest > SETTLED_S:
+    if cache != UNREAD and _are_settled(encoded, files):
         partial = kept.with_suffix(f".{uuid.uuid4().hex}.partial")
         try:
             cache.mkdir(parents=True, exist_ok=True)
@@ -128,7 +121,7 @@ def decode(
     shape = (len(encoded.items), channels, size, size)
     if cache == UNREAD:
         if contents is None:
-            _describe_files(encoded)
+            encoded.states()
         hashes = np.random.default_rng().integers(0, 2**63, shape[0], np.uint64)
         return DecodedImages(np.zeros(shape, np.uint8), np.zeros(shape[0], np.uint8), hashes)
     if contents is None:
@@ -143,7 +136,7 @@ def decode(
             write_decoded(path, _decode_all(encoded, size, channels), shape)
     except OSError as error:
         raise disk_problem(error, cache, math.prod(shape)) from error
-    if _describe_files(encoded) != contents.files:  # the pixels may not be those of the key
+    if encoded.states() != contents.files:  # the pixels may not be those of the key
         path.unlink(missing_ok=True)
         raise DataProblem(
             f"{encoded.root}: images were changed while they were read",
@@ -155,37 +148,12 @@ def decode(
     return written
 
 
-def _describe_files(encoded: EncodedImages) -> list[FileState]:
-    """Return size, times, inode and device of each image that is a file.
-
-    The time of the last change of the inode cannot be set, unlike that of the content: a file that was
-    replaced or written in place has another one, whatever tar, rsync or cp -p made of the rest.
-    """
-    described: list[FileState] = []
-    problems: list[DataProblem] = []
-    more = 0
-    for index, item in enumerate(encoded.items):
-        if isinstance(item, bytes):
-            continue
-        try:
-            stat = (encoded.root / item).stat()
-            if S_ISREG(stat.st_mode):
-                described.append(
-                    (stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino, stat.st_dev)
-                )
-                continue
-            problem = DataProblem(
-                f"{encoded.name(index)}: a folder, pipe or device, not a file",
-                "put the image there, or correct the path",
-            )
-        except (OSError, ValueError) as error:
-            problem = _missing(encoded, index, error)
-        if len(problems) < LISTED:
-            problems.append(problem)
-        else:
-            more += 1
-    raise_together(problems, more)
-    return described
+def _are_settled(encoded: EncodedImages, files: list[FileState]) -> bool:
+    """Return whether a further change of any file would show in its state."""
+    if not isinstance(encoded.root, Path):
+        return True
+    newest = max(max(int(mtime), int(ctime)) for _, mtime, ctime, *_ in files) / 1e9
+    return time.time() - newest > SETTLED_S
 
 
 def _hash_all(encoded: EncodedImages) -> NDArray[np.uint64]:
@@ -203,20 +171,13 @@ def _hash_one(encoded: EncodedImages, index: int) -> bytes:
     item = encoded.items[index]
     if isinstance(item, bytes):
         return hashlib.sha256(item).digest()[:HASH_BYTES]
+    if not (isinstance(item, str) and isinstance(encoded.root, Path)):
+        return hashlib.sha256(encoded.read(index)).digest()[:HASH_BYTES]
     try:
         with (encoded.root / item).open("rb") as stream:
             return hashlib.file_digest(stream, "sha256").digest()[:HASH_BYTES]
     except OSError as error:
-        raise _missing(encoded, index, error) from error
-
-
-def _missing(encoded: EncodedImages, index: int, error: OSError | ValueError) -> DataProblem:
-    reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
-    return DataProblem(
-        f"{encoded.name(index)}: no image at "
-        f"{shown(encoded.root / str(encoded.items[index]))[:PATH_SHOWN]} ({reason})",
-        "put the image there, or correct the path",
-    )
+        raise encoded.missing(index, error) from error
 
 
 def _decode_all(

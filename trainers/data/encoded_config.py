@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from ..errors import DataProblem
-from .decoding import read_contents
+from .decoding import Contents, read_contents
 from .encoded import EncodedImages
 from .encoded_splits import EncodedSplits, Part
 from .hold_out import HoldOut, hold_out
@@ -88,7 +88,7 @@ class EncodedConfig(SourceConfig):
             return self._set_apart(cache, train, names, self.validation, reference is None)
         if reference is None:
             return self._held_out(cache, train, names)
-        chosen = train.select(self._kept(train.labels, names))
+        chosen = self._cut(train, self._kept(train.labels, names))
         notes = (
             *(_of_split("train", note) for note in train.notes),
             *(_of_split("reference", note) for note in reference.notes),
@@ -114,7 +114,7 @@ class EncodedConfig(SourceConfig):
         is_lent = np.isin(images.labels[kept], held.borrowed)
         order = np.concatenate([kept[~is_lent], kept[is_lent], np.flatnonzero(held.mask)])
         return EncodedSplits(
-            (Part(images.select(order), contents.select(order)),),
+            (self._part(images, contents, order),),
             slice(0, len(kept)),
             slice(int((~is_lent).sum()), len(order)),
             names,
@@ -149,7 +149,7 @@ class EncodedConfig(SourceConfig):
         order = np.concatenate([kept[~mask], kept[mask]])
         count = int((~mask).sum())
         return EncodedSplits(
-            (Part(images.select(order), contents.select(order)),),
+            (self._part(images, contents, order),),
             slice(0, count),
             slice(count, len(order)),
             names,
@@ -158,6 +158,18 @@ class EncodedConfig(SourceConfig):
             available=len(images.labels),
             validation=config,
         )
+
+    def _cut(self, images: EncodedImages, order: Indices) -> EncodedImages:
+        """Return the images at `order` (M,): those of a tail that is cut are in no order of their files."""
+        chosen = images.select(order)
+        return chosen if self.long_tail.kind == "none" else chosen.scattered_in_memory()
+
+    def _part(self, images: EncodedImages, contents: Contents, order: Indices) -> Part:
+        chosen = self._cut(images, order)
+        known = contents.select(order)
+        if chosen.items and isinstance(chosen.items[0], bytes):
+            known = Contents(known.hashes, [])
+        return Part(chosen, known)
 
     def _kept(
         self, labels: Indices, names: tuple[str, ...], held_out: NDArray[np.bool_] | None = None

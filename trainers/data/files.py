@@ -13,13 +13,14 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Self, TypeVar
+from typing import IO, TYPE_CHECKING, Annotated, Any, Self, TypeVar
 from urllib.parse import urlsplit
 
 from pydantic import BeforeValidator, Field
 
 from ..disk import disk_problem
 from ..errors import DataProblem, UsageProblem
+from .report import PATH_SHOWN
 
 if TYPE_CHECKING:
     from pyarrow.fs import S3FileSystem  # type: ignore[import-untyped]
@@ -35,8 +36,6 @@ PATIENCE_S = 300.0
 """For how long requests to a bucket that has answered before are sent again: a bucket that asks to slow
 down, or a network that is gone for a moment."""
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 20.0
-SHOWN = 300
-"""Characters of an address that an error repeats."""
 PASSING = re.compile(
     "NETWORK_CONNECTION|REQUEST_TIMEOUT|SLOW_?DOWN|SERVICE_UNAVAILABLE|THROTTL|TOO_MANY_REQUESTS|LIMIT_EXCEEDED|"
     "BUSY|INTERNAL_|HTTP status (429|5\\d\\d)"
@@ -117,6 +116,14 @@ class Files(ABC):
         """
 
     @abstractmethod
+    def open(self, name: str) -> IO[bytes]:
+        """Return a file to be read from anywhere in it; its errors are those of `OSError`.
+
+        Raises:
+            MissingFile: there is none of this name.
+        """
+
+    @abstractmethod
     def write(self, name: str, content: bytes | Path) -> None:
         """Write a whole file, which gets its name when it is complete.
 
@@ -135,6 +142,49 @@ class Files(ABC):
     def below(self, folder: str) -> Self:
         """Return the files below a folder of these."""
         return type(self)(self.uri_of(folder))
+
+
+@dataclass(frozen=True)
+class BucketFile:
+    """One file of a bucket, in the place of a `Path`.
+
+    Args:
+        files: of the bucket.
+        name: in it.
+        facts: as it was listed; None where it was not.
+    """
+
+    files: Files
+    name_in_bucket: str
+    facts: FileFacts | None = None
+
+    @property
+    def name(self) -> str:
+        """Last part of its name."""
+        return self.name_in_bucket.rpartition("/")[2]
+
+    @property
+    def parent(self) -> BucketFile:
+        """The folder that it is in."""
+        return BucketFile(self.files, self.name_in_bucket.rpartition("/")[0])
+
+    def __str__(self) -> str:
+        """Return its address."""
+        return self.files.uri_of(self.name_in_bucket)
+
+    @staticmethod
+    def at(uri: str) -> BucketFile:
+        """Return the file of an address."""
+        bucket, _, name = uri.removeprefix(SCHEME).partition("/")
+        return BucketFile(open_files(SCHEME + bucket), name)
+
+    def open(self) -> IO[bytes]:
+        """Return a file to be read from anywhere in it."""
+        return self.files.open(self.name_in_bucket)
+
+    def read(self) -> bytes:
+        """Return its bytes."""
+        return self.files.read(self.name_in_bucket)
 
 
 class MissingFile(DataProblem):
@@ -172,6 +222,17 @@ class LocalFiles(Files):
         except OSError as error:
             raise self._unreadable(error, name) from error
 
+    def open(self, name: str) -> IO[bytes]:
+        """See `Files`."""
+        try:
+            return (self.folder / name).open("rb")
+        except OSError as error:
+            raise self._unreadable(error, name) from error
+
+    def uri_of(self, name: str) -> str:
+        """See `Files`."""
+        return str(self.folder / name)
+
     def write(self, name: str, content: bytes | Path) -> None:
         """See `Files`."""
         file = self.folder / name
@@ -202,7 +263,7 @@ class LocalFiles(Files):
             raise disk_problem(error, self.folder / name) from error
 
     def _unreadable(self, error: OSError, name: str) -> DataProblem:
-        where = str(self.folder / name)[:SHOWN]
+        where = str(self.folder / name)[:PATH_SHOWN]
         if isinstance(error, FileNotFoundError | NotADirectoryError):
             return MissingFile(f"{where}: no such file", "put it there, or correct the path")
         reason = error.strerror or type(error).__name__
@@ -247,6 +308,10 @@ class BucketFiles(Files):
                 return bytes(file.read_at(file.size() - start if length is None else length, start))
 
         return self._ask(ask, name)
+
+    def open(self, name: str) -> IO[bytes]:
+        """See `Files`."""
+        return self._ask(lambda: self._client.open_input_file(self._path_of(name)), name)
 
     def write(self, name: str, content: bytes | Path) -> None:
         """See `Files`."""
@@ -293,7 +358,7 @@ class BucketFiles(Files):
                 left = PATIENCE_S - (time.monotonic() - began)
                 if not (passing and self._answered and left > 0):
                     raise self._problem(error, name) from None  # its text may name the request
-                log.warning("%s: %s; asking again", self.uri_of(name)[:SHOWN], _code(error))
+                log.warning("%s: %s; asking again", self.uri_of(name)[:PATH_SHOWN], _code(error))
                 time.sleep(min(pause, left))
                 pause = min(2 * pause, LONGEST_PAUSE_S)
             else:
@@ -302,7 +367,7 @@ class BucketFiles(Files):
 
     def _problem(self, error: OSError, name: str) -> DataProblem:
         """Return what is said of an error; of pyarrow's text only its code is shown."""
-        where, code = self.uri_of(name)[:SHOWN], _code(error)
+        where, code = self.uri_of(name)[:PATH_SHOWN], _code(error)
         server = _server()
         if "NO_SUCH_BUCKET" in code:
             return self._no_bucket(where)

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Literal
 
 import numpy as np
 
 from ..errors import DataProblem
+from .bucket_folder import BucketFolder
 from .encoded import EncodedImages
 from .encoded_config import EncodedConfig
 from .encoded_splits import EncodedSplits
+from .files import Location
 from .folder_scan import (
     MADE_BY_SYSTEMS,
     SUFFIXES,
+    AnyFolder,
     Scan,
     class_folders,
     entries_of,
@@ -31,8 +33,8 @@ class Folder(EncodedConfig):
     """Images in a folder for each class and its sub-folders, in `root` itself or in `root/train`."""
 
     source: Literal["folder"] = "folder"
-    root: Path
-    """Folder that holds a folder for each class, or `train` with these in it."""
+    root: Location
+    """Folder or s3:// address that holds a folder for each class, or `train` with these in it."""
     reference_folder: str | None = None
     """Folder in `root` of the images to compare with, with a folder for each class. None: `reference`,
     `test`, `val`, `valid`, `validation` or `dev` where `train` has one of these beside it; else images
@@ -43,7 +45,7 @@ class Folder(EncodedConfig):
 
     def prepare(self, cache: Path) -> EncodedSplits:
         """Return which images are of which split; see `EncodedConfig`."""
-        root = self.root.expanduser()
+        root = folder_of(self.root)
         folders = find_splits(root, self.reference_folder)
         names = self.class_order or _class_folders(folders.train, folders.reference, Scan())
         train = _read(root, folders.train, folders.reference, names, "train", folders.notes())
@@ -51,6 +53,22 @@ class Folder(EncodedConfig):
         if folders.reference is not None:
             reference = _read(root, folders.reference, None, names, "reference", ())
         return self.choose(cache, train, reference, names)
+
+
+def folder_of(location: str | Path) -> AnyFolder:
+    """Return the folder of a location; one of a bucket is listed.
+
+    Raises:
+        DataProblem: it cannot be listed.
+    """
+    return BucketFolder.at(location) if isinstance(location, str) else location.expanduser()
+
+
+def relative(folder: AnyFolder, root: AnyFolder) -> PurePath:
+    """Return the path of a folder from one above it."""
+    if isinstance(folder, BucketFolder) and isinstance(root, BucketFolder):
+        return folder.relative_to(root)
+    return Path(str(folder)).relative_to(str(root))
 
 
 @dataclass(frozen=True)
@@ -64,8 +82,8 @@ class SplitFolders:
         by_name: whether `reference` was recognised by its name, not given.
     """
 
-    train: Path
-    reference: Path | None
+    train: AnyFolder
+    reference: AnyFolder | None
     unread: tuple[str, ...] = ()
     by_name: bool = False
 
@@ -81,7 +99,7 @@ class SplitFolders:
         return tuple(notes)
 
 
-def find_splits(root: Path, reference_folder: str | None = None) -> SplitFolders:
+def find_splits(root: AnyFolder, reference_folder: str | None = None) -> SplitFolders:
     """Return the folders of both splits.
 
     `train` without folders in it is a class of that name, or with images where other classes lie beside
@@ -104,7 +122,9 @@ def find_splits(root: Path, reference_folder: str | None = None) -> SplitFolders
         (
             entry
             for name, entry in entries.items()
-            if name.lower() in TRAIN and _has_folders(entry) and not (others and _has_images(entry))
+            if name.lower() in TRAIN
+            and _has_folders(root / name)
+            and not (others and _has_images(root / name))
         ),
         None,
     )
@@ -117,23 +137,22 @@ def find_splits(root: Path, reference_folder: str | None = None) -> SplitFolders
     }
     if reference is None:
         known = [beside[name] for name in REFERENCE if name in beside]
-        fitting = [name for name in known if _has_folders(entries[name])]
+        fitting = [name for name in known if _has_folders(root / name)]
         reference = root / fitting[0] if fitting else None
     used = reference.name if reference else None
     unread = sorted(name for name in beside.values() if name != used)
     return SplitFolders(root / train.name, reference, tuple(unread), reference_folder is None)
 
 
-def _has_folders(folder: os.DirEntry[str]) -> bool:
-    inside = entries_of(Path(folder.path))
-    return any(entry.is_dir() and entry.name not in MADE_BY_SYSTEMS for entry in inside)
+def _has_folders(folder: AnyFolder) -> bool:
+    return any(e.is_dir() and e.name not in MADE_BY_SYSTEMS for e in entries_of(folder))
 
 
-def _has_images(folder: os.DirEntry[str]) -> bool:
-    return any(map(is_image, entries_of(Path(folder.path))))
+def _has_images(folder: AnyFolder) -> bool:
+    return any(map(is_image, entries_of(folder)))
 
 
-def _class_folders(folder: Path, reference: Path | None, scan: Scan) -> list[str]:
+def _class_folders(folder: AnyFolder, reference: AnyFolder | None, scan: Scan) -> list[str]:
     """Return what `class_folders` does, where there are some.
 
     Raises:
@@ -154,9 +173,9 @@ def _class_folders(folder: Path, reference: Path | None, scan: Scan) -> list[str
 
 
 def _read(
-    root: Path,
-    folder: Path,
-    other: Path | None,
+    root: AnyFolder,
+    folder: AnyFolder,
+    other: AnyFolder | None,
     names: Sequence[str],
     split: str,
     notes: tuple[Note, ...],
@@ -181,7 +200,7 @@ def _read(
     paths: list[str] = []
     labels: list[int] = []
     problems = []
-    below = folder.relative_to(root)
+    below = relative(folder, root)
     for label, name in enumerate(names):
         of_class = scan_images(folder / name)
         scan.add(of_class, f"{name}/")
@@ -194,12 +213,13 @@ def _read(
         paths,
         np.array(labels, dtype=np.int64),
         lambda i: shown(root / paths[i]),
-        root,
+        root.files if isinstance(root, BucketFolder) else root,
         (*notes, *scan.notes()),
+        root.facts if isinstance(root, BucketFolder) else None,
     )
 
 
-def _empty(folder: Path, split: str, label: int, scan: Scan) -> DataProblem:
+def _empty(folder: AnyFolder, split: str, label: int, scan: Scan) -> DataProblem:
     what = f"{split} images: class {label} ({shown(folder.name)}) has no image"
     if not scan.left_out:
         return DataProblem(what, "add images of it, or leave the class out")

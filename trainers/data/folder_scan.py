@@ -9,7 +9,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..errors import DataProblem
+from .bucket_folder import BucketEntry, BucketFolder
 from .report import Note, counted, listed, shown
+
+AnyFolder = Path | BucketFolder
+AnyEntry = os.DirEntry[str] | BucketEntry
+"""A folder of this machine or of a bucket, and what is in it."""
 
 SUFFIXES = frozenset(
     [
@@ -106,7 +111,7 @@ class Scan:
             yield Note("nested", self.nested, text)
 
 
-def entries_of(folder: Path) -> list[os.DirEntry[str]]:
+def entries_of(folder: AnyFolder) -> list[AnyEntry]:
     """Return what lies in a folder, sorted by name, without hidden files.
 
     Raises:
@@ -115,8 +120,10 @@ def entries_of(folder: Path) -> list[os.DirEntry[str]]:
     return [entry for entry in _all_entries_of(folder) if not entry.name.startswith(".")]
 
 
-def _all_entries_of(folder: Path) -> list[os.DirEntry[str]]:
+def _all_entries_of(folder: AnyFolder) -> list[AnyEntry]:
     try:
+        if isinstance(folder, BucketFolder):
+            return list(folder.entries())
         with os.scandir(folder) as entries:
             return sorted(entries, key=lambda e: e.name)
     except (OSError, ValueError) as error:
@@ -129,7 +136,7 @@ def _all_entries_of(folder: Path) -> list[os.DirEntry[str]]:
         ) from error
 
 
-def class_folders(folder: Path, reference: Path | None, scan: Scan) -> list[str]:
+def class_folders(folder: AnyFolder, reference: AnyFolder | None, scan: Scan) -> list[str]:
     """Return the names of the class folders; what else lies beside them is counted in `scan`.
 
     Args:
@@ -150,12 +157,12 @@ def class_folders(folder: Path, reference: Path | None, scan: Scan) -> list[str]
     return names
 
 
-def is_image(entry: os.DirEntry[str]) -> bool:
+def is_image(entry: AnyEntry) -> bool:
     """Return whether an entry has the name of an image, and is no folder."""
     return Path(entry.name).suffix.lower() in SUFFIXES and not entry.is_dir()
 
 
-def scan_images(folder: Path) -> Scan:
+def scan_images(folder: AnyFolder) -> Scan:
     """Return the images in a folder and its sub-folders; problems are collected, none is raised."""
     scan, seen = Scan(), set[tuple[int, int]]()
     waiting = [""]  # sub-folders, each with a slash at its end
@@ -163,13 +170,14 @@ def scan_images(folder: Path) -> Scan:
         prefix = waiting.pop()
         try:
             entries = _all_entries_of(folder / prefix)
-            stat = (folder / prefix).stat()
+            stat = (folder / prefix).stat() if isinstance(folder, Path) else None
         except DataProblem as problem:
             scan.problems.append(problem)
             continue
-        if (stat.st_dev, stat.st_ino) in seen:  # a link to a folder above
-            continue
-        seen.add((stat.st_dev, stat.st_ino))
+        if stat is not None:
+            if (stat.st_dev, stat.st_ino) in seen:  # a link to a folder above
+                continue
+            seen.add((stat.st_dev, stat.st_ino))
         for entry in entries:
             path = prefix + entry.name
             if entry.name.startswith("."):
@@ -195,7 +203,7 @@ def _add_hidden(scan: Scan, name: str, path: str) -> None:
         scan.leave_out("hidden", path)
 
 
-def _add_file(scan: Scan, entry: os.DirEntry[str], path: str) -> None:
+def _add_file(scan: Scan, entry: AnyEntry, path: str) -> None:
     suffix = os.path.splitext(entry.name)[1].lower()
     if not _is(entry.is_file):
         if entry.is_symlink() and suffix in SUFFIXES:

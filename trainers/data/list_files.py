@@ -11,14 +11,14 @@ from typing import Literal
 import numpy as np
 
 from ..errors import DataProblem
-from .decoding import PATH_SHOWN
 from .encoded import EncodedImages
 from .encoded_config import EncodedConfig
 from .encoded_splits import EncodedSplits
+from .files import BucketFile, Files, Location, open_files
 from .label_texts import number_labels
 from .list_lines import form_of, is_number, numbered_lines, parse_line
 from .packed import Indices
-from .report import LISTED, raise_together, shown
+from .report import LISTED, PATH_SHOWN, raise_together, shown
 
 
 class ListFiles(EncodedConfig):
@@ -29,11 +29,11 @@ class ListFiles(EncodedConfig):
     """
 
     source: Literal["list_files"] = "list_files"
-    root: Path
-    """Folder that the paths in the lists are relative to; they may not lead out of it."""
-    train_list: Path
-    """Images to train on."""
-    reference_list: Path | None = None
+    root: Location
+    """Folder or s3:// address that the paths in the lists are relative to; they may not lead out of it."""
+    train_list: Location
+    """Images to train on: a file or an s3:// address."""
+    reference_list: Location | None = None
     """Images to compare with. None: images are held out."""
     class_names: tuple[str, ...] | None = None
     """Names of the classes in the order of their labels; by default their numbers, or the labels
@@ -41,9 +41,9 @@ class ListFiles(EncodedConfig):
 
     def prepare(self, cache: Path) -> EncodedSplits:
         """Return which images are of which split; see `EncodedConfig`."""
-        root = self.root.expanduser()
+        root = root_of(self.root)
         files = [
-            file.expanduser() for file in (self.train_list, self.reference_list) if file is not None
+            list_at(file) for file in (self.train_list, self.reference_list) if file is not None
         ]
         lists = [read_list(file, root) for file in files]
         for file, each in zip(files, lists, strict=True):
@@ -51,10 +51,22 @@ class ListFiles(EncodedConfig):
             if not each.paths:
                 raise DataProblem(f"{file}: lists no image", "write one line for each image")
         ids, names = number_classes(lists, self.class_names)
+        facts = root.list() if isinstance(root, Files) else None
         train, *reference = (
-            _encoded(each, labels, root) for each, labels in zip(lists, ids, strict=True)
+            EncodedImages(each.paths, labels, each.name, root, facts=facts)
+            for each, labels in zip(lists, ids, strict=True)
         )
         return self.choose(cache, train, reference[0] if reference else None, names)
+
+
+def root_of(location: str | Path) -> Path | Files:
+    """Return where the paths of lists start from."""
+    return open_files(location) if isinstance(location, str) else location.expanduser()
+
+
+def list_at(location: str | Path) -> Path | BucketFile:
+    """Return the file of a list."""
+    return BucketFile.at(location) if isinstance(location, str) else location.expanduser()
 
 
 @dataclass
@@ -70,7 +82,7 @@ class Listed:
         more: number of further such lines.
     """
 
-    file: Path
+    file: Path | BucketFile
     paths: list[str] = field(default_factory=list)
     labels: list[str] = field(default_factory=list)
     numbers: list[int] = field(default_factory=list)
@@ -82,7 +94,7 @@ class Listed:
         return f"{self.file}:{self.numbers[index]} ({self.paths[index]})"
 
 
-def read_list(file: Path, root: Path) -> Listed:
+def read_list(file: Path | BucketFile, root: Path | Files) -> Listed:
     """Return what a list names; lines that cannot be used are collected, not raised.
 
     Raises:
@@ -152,17 +164,15 @@ def number_classes(
     return np.split(ids, ends[:-1]), names
 
 
-def _encoded(listed: Listed, labels: Indices, root: Path) -> EncodedImages:
-    return EncodedImages(listed.paths, labels, listed.name, root)
-
-
-def _text(file: Path) -> str:
+def _text(file: Path | BucketFile) -> str:
     """Return what a list holds, without the mark that Windows puts before it."""
     try:
-        if not file.is_file():  # reading a pipe or a device may never end
+        if (
+            isinstance(file, Path) and not file.is_file()
+        ):  # reading a pipe or a device may never end
             what = "not a file" if file.exists() else "no such file"
             raise DataProblem(f"{shown(file)}: {what}", "correct the path of the list")
-        content = file.read_bytes()
+        content = file.read_bytes() if isinstance(file, Path) else file.read()
     except (OSError, ValueError) as error:
         reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
         raise DataProblem(

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 
 from ..errors import DataProblem
+from .files import Files
 from .folder_scan import SUFFIXES
 from .report import listed, shown
 
@@ -79,7 +80,7 @@ def form_of(lines: Sequence[str]) -> Form:
     return Form(header=_names_columns(first.split()))
 
 
-def parse_line(line: str, form: Form, root: Path) -> tuple[str, str]:
+def parse_line(line: str, form: Form, root: Path | Files) -> tuple[str, str]:
     """Return the path, relative to the root, and the label that one line names.
 
     Raises:
@@ -142,8 +143,14 @@ def _first(words: Sequence[str], known: Sequence[str]) -> int:
     return words.index(next(word for word in known if word in words))
 
 
-def _below(path: str, root: Path) -> str:
+def _below(path: str, root: Path | Files) -> str:
     """Return a path relative to the root; Windows writes backslashes."""
+    if isinstance(root, Files):
+        path = path.replace("\\", "/") if "/" not in path else path
+        path = path.removeprefix(f"{root.uri}/")
+        if "://" in path or ".." in PurePath(path).parts or path.startswith("/"):
+            raise _leads_out(path, root.uri)
+        return path.removeprefix("./")
     if "\\" in path and "/" not in path and not (root / path).exists():
         path = path.replace("\\", "/")
     if PurePath(path).is_absolute():
@@ -152,11 +159,15 @@ def _below(path: str, root: Path) -> str:
                 path = str(PurePath(path).relative_to(base))
                 break
     if PurePath(path).is_absolute() or ".." in PurePath(path).parts:
-        raise DataProblem(
-            f"{path[:SHOWN]} leads out of {root}",
-            "write paths below data.root, or choose a data.root above all of them",
-        )
+        raise _leads_out(path, root)
     return path
+
+
+def _leads_out(path: str, root: object) -> DataProblem:
+    return DataProblem(
+        f"{path[:SHOWN]} leads out of {root}",
+        "write paths below data.root, or choose a data.root above all of them",
+    )
 
 
 def numbered_lines(text: str) -> Iterator[tuple[int, str]]:

@@ -15,14 +15,17 @@ from ..errors import DataProblem
 from .encoded import EncodedImages
 from .encoded_config import EncodedConfig
 from .encoded_splits import EncodedSplits
+from .files import Files, Location
 from .label_texts import number_labels
 from .packed import Indices
+from .parquet_cells import Cell, CellReader
 from .parquet_files import (
+    ParquetPath,
     bytes_of,
     find_files,
     holds_text,
+    open_parquet_file,
     read_class_names,
-    read_schema,
     unreadable,
 )
 from .report import Note, counted, listed, shown
@@ -30,6 +33,7 @@ from .split_names import REFERENCE, TRAIN, split_of
 
 if TYPE_CHECKING:
     import pyarrow as pa  # type: ignore[import-untyped]
+    from pyarrow import parquet as pq
 
 
 class Parquet(EncodedConfig):
@@ -40,8 +44,9 @@ class Parquet(EncodedConfig):
     """
 
     source: Literal["parquet"] = "parquet"
-    path: Path | tuple[Path, ...]
-    """The file, several of them, a folder of such files, or a pattern such as `photos/train-*.parquet`."""
+    path: Location | tuple[Location, ...]
+    """The file, several of them, a folder of such files, or a pattern such as `photos/train-*.parquet`; of
+    this machine or s3:// addresses of one bucket."""
     image_size: int = Field(default=32, ge=1)
     """Height and width in pixels; 32 is CIFAR's. Other images are cropped and resized."""
     image_column: str = "image"
@@ -58,48 +63,75 @@ class Parquet(EncodedConfig):
     `dev`, whichever there is first; else images are held out."""
 
     def prepare(self, cache: Path) -> EncodedSplits:
-        """Return which images are of which split; see `EncodedConfig`."""
-        files = find_files(self.path)
-        schemas = [read_schema(file) for file in files]
-        for file, schema in zip(files, schemas, strict=True):
-            self._check_columns(file, schema.names)
-        by_column = self.split_column in schemas[0].names
-        tables = [self._table(file, by_column) for file in files]
-        counts = [len(table) for table in tables]
-        where = [
-            f"{shown(file)}, row {row}"
-            for file, n in zip(files, counts, strict=True)
-            for row in range(n)
+        """Return which images are of which split; see `EncodedConfig`.
+
+        Of the files the columns of labels and splits are read; the images when they are decoded, a row
+        group at a time.
+        """
+        paths = find_files(self.path)
+        files = [open_parquet_file(path) for path in paths]
+        for path, file in zip(paths, files, strict=True):
+            self._check_columns(path, file.schema_arrow)
+        by_column = self.split_column in files[0].schema_arrow.names
+        tables = [
+            self._table(path, file, by_column) for path, file in zip(paths, files, strict=True)
         ]
+        counts = [len(table) for table in tables]
+        starts = np.cumsum([0, *counts])
+
+        def where(row: int) -> str:
+            of = int(np.searchsorted(starts, row, side="right")) - 1
+            return f"{shown(paths[of])}, row {row - starts[of]}"
+
         if by_column:
             splits = np.concatenate([table[self.split_column].to_numpy() for table in tables])
         else:
-            splits = np.repeat(self.splits_by_name(files), counts)
+            splits = np.repeat(self.splits_by_name(paths), counts)
         labels = np.concatenate([table[self.label_column].to_numpy() for table in tables])
-        chosen = self.choose_rows(splits, labels, listed([shown(file) for file in files[:2]]))
-        names = read_class_names(files[0], schemas[0].metadata or {}, self.label_column)
+        chosen = self.choose_rows(splits, labels, listed([shown(path) for path in paths[:2]]))
+        metadata = files[0].schema_arrow.metadata or {}
+        names = read_class_names(paths[0], metadata, self.label_column)
         if labels.dtype.kind == "O":
             used = np.flatnonzero(chosen.used)
-            ids, names = number_labels(labels[used].tolist(), names, lambda i: where[used[i]])
+            ids, names = number_labels(labels[used].tolist(), names, lambda i: where(used[i]))
             labels = np.full(len(labels), -1, np.int64)
             labels[used] = ids
-        _check_names_used(files[0], names, labels)
+        _check_names_used(paths[0], names, labels)
+        items = self._cells(paths, files)
+        of_bucket = [path for path in paths if not isinstance(path, Path)]
+        root: Path | Files = of_bucket[0].files if of_bucket else Path()
+        facts = {file.name_in_bucket: file.facts for file in of_bucket if file.facts is not None}
+        reader = CellReader()
 
         def read(rows: Indices, notes: tuple[Note, ...] = ()) -> EncodedImages:
-            ends = np.cumsum(counts)
-            of = np.searchsorted(ends, rows, side="right")
-            items = [
-                tables[t][self.image_column][int(row - ends[t] + counts[t])].as_py()
-                for t, row in zip(of, rows, strict=True)
-            ]
-            return EncodedImages(items, labels[rows], lambda i: where[rows[i]], notes=notes)
+            return EncodedImages(
+                [items[row] for row in rows],
+                labels[rows],
+                lambda i: where(int(rows[i])),
+                root,
+                notes,
+                facts if of_bucket else None,
+                reader,
+            )
 
         train = read(np.flatnonzero(chosen.train), chosen.notes)
         if chosen.reference is None:
             return self.choose(cache, train, None, names)
         return self.choose(cache, train, read(np.flatnonzero(chosen.reference)), names)
 
-    def splits_by_name(self, files: Sequence[Path]) -> list[str]:
+    def _cells(self, paths: Sequence[ParquetPath], files: Sequence[pq.ParquetFile]) -> list[Cell]:
+        """Return where each row is."""
+        cells = []
+        for path, file in zip(paths, files, strict=True):
+            name = str(path) if isinstance(path, Path) else path.name_in_bucket
+            first = 0
+            for group in range(file.num_row_groups):
+                rows = file.metadata.row_group(group).num_rows
+                cells += [Cell(name, group, row, first, self.image_column) for row in range(rows)]
+                first += rows
+        return cells
+
+    def splits_by_name(self, files: Sequence[ParquetPath]) -> list[str]:
         """Return the split of each file by its name, empty where it says none."""
         own = [word for word in (self.train_split, self.reference_split) if word]
         return [split_of(file, own) or "" for file in files]
@@ -154,30 +186,22 @@ class Parquet(EncodedConfig):
             f"choose one of: {listed([shown(word) or 'no split' for word in present])}",
         )
 
-    def _table(self, path: Path, by_column: bool) -> pa.Table:
-        """Return the columns of one file, without nulls, labels as numbers or text, splits as text."""
+    def _table(self, path: ParquetPath, file: pq.ParquetFile, by_column: bool) -> pa.Table:
+        """Return labels and splits of one file, without nulls, labels as numbers or text, splits as text."""
         import pyarrow as pa
-        from pyarrow import parquet
 
-        columns = [
-            self.image_column,
-            self.label_column,
-            *([self.split_column] if by_column else []),
-        ]
+        columns = [self.label_column, *([self.split_column] if by_column else [])]
         try:
-            table = parquet.read_table(path, columns=columns, partitioning=None)
+            table = file.read(columns=columns)
         except (pa.ArrowException, OSError, ValueError) as error:
             raise unreadable(path, error) from error
         types = {
-            self.image_column: (pa.large_binary(), "bytes"),
             self.label_column: (pa.int64(), "whole numbers or text"),
             self.split_column: (pa.string(), "text"),
         }
         for column in columns:
             position = table.schema.names.index(column)
             values = table[column]
-            if column == self.image_column and pa.types.is_struct(values.type):
-                values = bytes_of(path, column, values)
             wanted, what = types[column]
             if column == self.label_column and holds_text(values.type):
                 wanted = pa.string()
@@ -197,14 +221,31 @@ class Parquet(EncodedConfig):
             table = table.set_column(position, column, cast)
         return table
 
-    def _check_columns(self, path: Path, present: Sequence[str]) -> None:
-        wanted = (self.image_column, self.label_column)
-        if missing := [column for column in wanted if column not in present]:
+    def _check_columns(self, path: ParquetPath, schema: pa.Schema) -> None:
+        """Check that the columns are there, and that the images' has images.
+
+        Raises:
+            DataProblem: a column is missing, or holds something else.
+        """
+        import pyarrow as pa
+
+        wanted = [self.image_column, self.label_column]
+        if missing := [column for column in wanted if column not in schema.names]:
             raise DataProblem(
                 f"{path}: no column {listed(missing)}",
-                f"it has {listed(present)}; name them in data.image_column, data.label_column and "
+                f"it has {listed(schema.names)}; name them in data.image_column, data.label_column and "
                 "data.split_column",
             )
+        values = pa.chunked_array([], schema.field(self.image_column).type)
+        if pa.types.is_struct(values.type):
+            values = bytes_of(path, self.image_column, values)
+        try:
+            values.cast(pa.large_binary())
+        except pa.ArrowException as error:
+            raise DataProblem(
+                f"{path}: column {self.image_column} is {values.type}, not bytes",
+                "write it as bytes, or name another column",
+            ) from error
 
 
 @dataclass(frozen=True, eq=False)
@@ -227,7 +268,7 @@ class ChosenRows:
         return self.train if self.reference is None else self.train | self.reference
 
 
-def _check_names_used(path: Path, names: Sequence[str] | None, labels: Indices) -> None:
+def _check_names_used(path: object, names: Sequence[str] | None, labels: Indices) -> None:
     if names is not None and (count := len(np.unique(labels[labels >= 0]))) < len(names):
         raise DataProblem(
             f"{path}: its metadata have {len(names)} class names for {count} classes with images",

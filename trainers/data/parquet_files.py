@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import glob
 import json
 from collections.abc import Iterable, Mapping
@@ -9,22 +10,29 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import DataProblem
-from .decoding import PATH_SHOWN
-from .report import listed, shown
+from .files import BucketFile
+from .report import PATH_SHOWN, listed, shown
 
 if TYPE_CHECKING:
     import pyarrow as pa  # type: ignore[import-untyped]
+    from pyarrow import parquet as pq
+
+ParquetPath = Path | BucketFile
+"""A Parquet file of this machine, or of a bucket."""
 
 
-def find_files(paths: Path | Iterable[Path]) -> list[Path]:
+def find_files(paths: str | Path | Iterable[str | Path]) -> list[ParquetPath]:
     """Return the files that a path, or several, name: a file, a folder of Parquet files, or a pattern.
 
     Raises:
         DataProblem: a path that names none.
     """
-    files: list[Path] = []
-    for path in [paths] if isinstance(paths, Path) else paths:
-        path = path.expanduser()
+    files: list[ParquetPath] = []
+    for given in [paths] if isinstance(paths, str | Path) else paths:
+        if isinstance(given, str):
+            files += [file for file in find_in_bucket(given, (".parquet",)) if file not in files]
+            continue
+        path = given.expanduser()
         try:
             if path.is_dir():
                 inside = sorted(path.rglob("*.parquet"))
@@ -47,7 +55,54 @@ def find_files(paths: Path | Iterable[Path]) -> list[Path]:
     return files
 
 
-def read_schema(path: Path) -> pa.Schema:
+def find_in_bucket(uri: str, suffixes: tuple[str, ...]) -> list[BucketFile]:
+    """Return the objects that an s3:// address names: one, all of these suffixes below it, or a pattern.
+
+    Raises:
+        DataProblem: there is none.
+    """
+    file = BucketFile.at(uri)
+    bucket, name = file.files, file.name_in_bucket
+    folder = name
+    if glob.has_magic(name):
+        first = next(i for i, c in enumerate(name) if c in "*?[")
+        folder = name[:first].rpartition("/")[0]
+    listed_facts = bucket.list(folder)
+    if not listed_facts:  # an object by itself, which is in no folder of its name
+        above = name.rpartition("/")[0]
+        listed_facts = {key: facts for key, facts in bucket.list(above).items() if key == name}
+    elif glob.has_magic(name):
+        listed_facts = {k: v for k, v in listed_facts.items() if fnmatch.fnmatchcase(k, name)}
+    else:
+        listed_facts = {
+            key: facts
+            for key, facts in listed_facts.items()
+            if key.endswith(suffixes) and not key.rpartition("/")[2].startswith(".")
+        }
+    if not listed_facts:
+        raise DataProblem(
+            f"{shown(uri)[:PATH_SHOWN]}: no file, and none of {listed(suffixes)} below it",
+            "correct data.path",
+        )
+    return [BucketFile(bucket, key, facts) for key, facts in listed_facts.items()]
+
+
+def open_parquet_file(path: ParquetPath) -> pq.ParquetFile:
+    """Return a Parquet file of which the schema and the row groups' places are read.
+
+    Raises:
+        DataProblem: no Parquet file that can be read.
+    """
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    try:
+        return parquet.ParquetFile(path if isinstance(path, Path) else path.open(), pre_buffer=True)
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise unreadable(path, error) from error
+
+
+def read_schema(path: ParquetPath) -> pa.Schema:
     """Return the columns of a file.
 
     Raises:
@@ -57,12 +112,12 @@ def read_schema(path: Path) -> pa.Schema:
     from pyarrow import parquet
 
     try:
-        return parquet.read_schema(path)
+        return parquet.read_schema(path if isinstance(path, Path) else path.open())
     except (pa.ArrowException, OSError, ValueError) as error:
         raise unreadable(path, error) from error
 
 
-def unreadable(path: Path, error: Exception) -> DataProblem:
+def unreadable(path: object, error: Exception) -> DataProblem:
     """Return what is said of a file that Arrow cannot read."""
     return DataProblem(
         f"{shown(path)[:PATH_SHOWN]}: not a Parquet file that can be read ({type(error).__name__})",
@@ -79,7 +134,7 @@ def holds_text(kind: pa.DataType) -> bool:
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
 
 
-def bytes_of(path: Path, column: str, values: pa.ChunkedArray) -> pa.ChunkedArray:
+def bytes_of(path: object, column: str, values: pa.ChunkedArray) -> pa.ChunkedArray:
     """Return the bytes of images as Hugging Face writes them, {bytes, path}.
 
     Raises:
@@ -104,7 +159,7 @@ def bytes_of(path: Path, column: str, values: pa.ChunkedArray) -> pa.ChunkedArra
 
 
 def read_class_names(
-    path: Path, metadata: Mapping[bytes, bytes], label_column: str
+    path: object, metadata: Mapping[bytes, bytes], label_column: str
 ) -> list[str] | None:
     """Return the names of classes in a schema's metadata; None where there are none.
 

@@ -10,6 +10,8 @@ from ..errors import DataProblem
 
 LISTED = 10
 """Problems of the data that are shown at once."""
+PATH_SHOWN = 300
+"""Characters of a path that an error repeats."""
 
 
 @dataclass(frozen=True)

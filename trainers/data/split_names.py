@@ -6,13 +6,15 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
+from .files import BucketFile
+
 TRAIN = ("train", "training")
 """Training images."""
 REFERENCE = ("reference", "test", "val", "valid", "validation", "dev")
 """Images to compare with, in the order in which they are looked for."""
 
 
-def split_of(file: Path, further: Iterable[str] = ()) -> str | None:
+def split_of(file: Path | BucketFile, further: Iterable[str] = ()) -> str | None:
     """Return the split that a file's name says, as in `train-00000-of-00002.parquet`; None where it says none.
 
     Where the name itself says nothing, that of its folder does.
