@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import math
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch.distributed as dist
-
-from .checkpoint import File, Manifest, describe
+from .checkpoint import Manifest
 from .checkpoint_names import checkpoint_name
 from .config import DISCRIMINATOR_SUFFIXES
 from .data import PackedImages
@@ -19,7 +16,7 @@ from .engine import Engine
 from .errors import CheckpointProblem, DivergenceProblem
 from .hooks import Hooks
 from .processes import ProcessConfig
-from .scratch import Scratch
+from .state_copy import Snapshot
 
 LOSS_TOLERANCE = {"fp32": 1e-3, "bf16": 2e-2}
 """Relative tolerance of the next loss. Another number of workers, ZeRO stage or device sums in another
@@ -47,7 +44,7 @@ def save_checkpoint(
     pretrained_hash: str | None,
     next_loss: float,
 ) -> None:
-    """Write this worker's share of the state and pass it on to the hooks; every worker calls it.
+    """Have the hooks copy this worker's share of the state and store it; every worker calls it.
 
     Args:
         train: what is trained on, for its shape and classes.
@@ -56,14 +53,10 @@ def save_checkpoint(
         pretrained_hash: SHA-256 of the weights that the training started from, if any.
         next_loss: the objective on the next global batch.
     """
-    with ExitStack() as until_handed_over:
-        scratch = Scratch()
-        until_handed_over.callback(scratch.cleanup)
-        folder = Path(scratch.name)
-        files, tensors, norms = engine.state.save(folder)
-        described: list[dict[str, File] | None] = [None] * engine.world
-        dist.all_gather_object(described, {file: describe(folder / file) for file in files})
-        manifest = Manifest(
+
+    def snapshot() -> Snapshot:
+        state = engine.state.copy()
+        described = Manifest(
             images_seen=images_seen,
             optimizer_steps=images_seen // batch_size,
             config=experiment_config,
@@ -74,14 +67,13 @@ def save_checkpoint(
             train_fingerprint=train.fingerprint(),
             pretrained=pretrained_hash,
             next_loss=next_loss,
-            state_norms=norms,
-            tensors=tensors,
-            files={
-                name: file for of_worker in described for name, file in (of_worker or {}).items()
-            },
+            state_norms={},
+            tensors=state.file_of,
+            files={},
         )
-        until_handed_over.pop_all()
-    hooks.checkpoint(checkpoint_name(images_seen), scratch, files, manifest)
+        return Snapshot(state, described)
+
+    hooks.checkpoint(checkpoint_name(images_seen), snapshot)
 
 
 def check_continues(manifest: Manifest, next_loss: float, precision: str) -> None:

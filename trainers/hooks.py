@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Protocol
 
-from .checkpoint import Manifest
+from .state_copy import Snapshot
 
 if TYPE_CHECKING:  # it imports the engine
     from .previews import Preview
@@ -45,16 +44,11 @@ class Hooks(Protocol):
         """Show images of the training as it is; called on worker 0 alone, so no collective may be in it."""
         ...
 
-    def checkpoint(
-        self,
-        name: str,
-        scratch: TemporaryDirectory[str],
-        files: Sequence[str],
-        manifest: Manifest,
-    ) -> None:
-        """Store this worker's `files` in `scratch`, and after all workers' files the manifest.
+    def checkpoint(self, name: str, snapshot: Callable[[], Snapshot]) -> None:
+        """Store a checkpoint: this worker's files, and after all workers' files the manifest.
 
-        The hook removes the folder. It may return before it has, while the training goes on.
+        `snapshot` copies the state into memory, for which all workers need each other; it is called before
+        this returns, and what is left to do may be done while the training goes on.
         """
         ...
 

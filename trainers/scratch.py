@@ -1,4 +1,4 @@
-"""Temporary directories that are cleaned up even after a SIGKILL.
+"""Temporary directories, of one process or shared, that are cleaned up even after a SIGKILL.
 
 The next process removes the unlocked ones that it finds.
 """
@@ -9,7 +9,8 @@ import fcntl
 import os
 import shutil
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory, gettempdir
@@ -36,6 +37,59 @@ class Scratch(TemporaryDirectory[str]):
             os.close(self._lock)
             self._lock = -1
         super().cleanup()
+
+
+@contextmanager
+def shared_scratch(key: str) -> Iterator[Path]:
+    """Yield a directory that this user's processes on this machine share; the last one removes it.
+
+    A process that is killed leaves it to the others, or to the next one of this module. Where locks do not
+    work, or another user has the name, it is this process's own.
+
+    Args:
+        key: a part of a file name; processes with the same share a directory.
+    """
+    _clear_once(gettempdir())
+    path = Path(gettempdir()) / f"{PREFIX}{os.getuid()}-{key}"
+    lock = _join(path)
+    if lock is None:
+        with Scratch() as own:
+            yield Path(own)
+        return
+    try:
+        yield path
+    finally:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # gives up the shared lock in any case
+            shutil.rmtree(path, ignore_errors=True)
+        except OSError:  # others are in it
+            pass
+        finally:
+            os.close(lock)
+
+
+def _join(path: Path) -> int | None:
+    """Return a shared lock on a directory, which is made if need be; None where that cannot be."""
+    while True:
+        path.mkdir(mode=0o700, exist_ok=True)
+        try:
+            lock = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+            if os.fstat(lock).st_uid != os.getuid():
+                os.close(lock)
+                return None
+        except FileNotFoundError:  # the last of its users has just removed it
+            continue
+        except OSError:
+            return None
+        try:
+            fcntl.flock(lock, fcntl.LOCK_SH)
+        except OSError:
+            os.close(lock)
+            return None
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(lock), path.stat()):
+                return lock
+        os.close(lock)  # it was removed while this process waited for the lock
 
 
 @cache

@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from ...trainers import checkpoint as checkpoint_format
 from ...trainers.checkpoint import Manifest
 from ...trainers.checkpoint_names import MANIFEST
-from ...trainers.checkpointing import ResumePoint
 from ...trainers.errors import Problem
 from ...trainers.hooks import Progress
 from ...trainers.previews import Preview
+from ...trainers.scratch import Scratch
+from ...trainers.state_copy import Snapshot, WrittenShare
 from ..compute.peers import GroupPeers, Peers, run_on_all_or_raise
 from ..foundation.background import in_background
-from ..storage.checkpoints import CheckpointStore, Fetched
+from ..storage.checkpoints import CheckpointStore
 
 log = logging.getLogger(__name__)
 
@@ -29,9 +29,8 @@ class _Upload:
     """A checkpoint on its way to the store."""
 
     name: str
-    scratch: TemporaryDirectory[str]
-    manifest: Manifest
-    job: Future[None]
+    snapshot: Snapshot
+    job: Future[WrittenShare | None]
     """This worker's part of the present step: its files; then, for worker 0, the manifest."""
     committing: bool = False
 
@@ -39,8 +38,10 @@ class _Upload:
 class StoreHooks:
     """`trainers.loop.Hooks` of one worker.
 
-    Checkpoints are uploaded by a thread while the training goes on, one at a time. Each report
-    advances the upload: the manifest follows once all workers' shards are in the store.
+    Checkpoints are written, hashed and uploaded by a thread while the training goes on, one at a time: it
+    waits only until its state is copied into memory. That takes 1 / workers of the state until the files
+    are written. Each report advances the upload: the manifest follows once all workers' shards are in the
+    store.
 
     Args:
         store: the run's checkpoints.
@@ -100,18 +101,11 @@ class StoreHooks:
             log.warning("a preview is not kept: %s", problem)
         self._preview = None
 
-    def checkpoint(
-        self,
-        name: str,
-        scratch: TemporaryDirectory[str],
-        files: Sequence[str],
-        manifest: Manifest,
-    ) -> None:
+    def checkpoint(self, name: str, snapshot: Callable[[], Snapshot]) -> None:
         """Begin to upload: every worker its files; then worker 0 the manifest."""
         self.wait_for_uploads()
-        paths = [Path(scratch.name) / file for file in files]
-        job = in_background(partial(self._put, name, paths))
-        self._upload = _Upload(name, scratch, manifest, job)
+        taken = snapshot()
+        self._upload = _Upload(name, taken, in_background(partial(self._put, name, taken)))
 
     def wait_for_uploads(self) -> None:
         """Wait until the checkpoint is in the store.
@@ -128,63 +122,33 @@ class StoreHooks:
             if not wait and not all(self.peers.all_gather(upload.job.done())):
                 return
             self._upload = None
-            try:
-                run_on_all_or_raise(self.peers, upload.job.result)
-            except Problem:
-                upload.scratch.cleanup()
-                raise
+            share = run_on_all_or_raise(self.peers, upload.job.result)
             if upload.committing:
-                upload.scratch.cleanup()
                 return
+            shares = [share for share in self.peers.all_gather(share) if share is not None]
+            manifest = upload.snapshot.manifest(shares)
             upload.committing = True
             upload.job = in_background(
-                partial(self._commit, upload) if self.peers.rank == 0 else _nothing
+                partial(self._commit, upload.name, manifest) if self.peers.rank == 0 else _nothing
             )
             self._upload = upload
 
-    def _put(self, name: str, paths: Sequence[Path]) -> None:
-        for path in paths:
-            self.store.put_shard(name, path)
+    def _put(self, name: str, snapshot: Snapshot) -> WrittenShare:
+        with Scratch() as scratch:
+            share = snapshot.write(Path(scratch))
+            for file in share.files:
+                self.store.put_shard(name, Path(scratch) / file)
+        return share
 
-    def _commit(self, upload: _Upload) -> None:
-        folder = Path(upload.scratch.name)
+    def _commit(self, name: str, manifest: Manifest) -> None:
         try:
             self.flush_metrics()
         finally:  # a checkpoint is worth more than the reports before it
-            checkpoint_format.write_manifest(folder, upload.manifest)
-            self.store.commit(upload.name, folder / MANIFEST)
+            with Scratch() as scratch:
+                checkpoint_format.write_manifest(Path(scratch), manifest)
+                self.store.commit(name, Path(scratch) / MANIFEST)
             self.store.prune()
 
 
 def _nothing() -> None:
     """Do what the other workers do while worker 0 commits."""
-
-
-def resume_point(
-    store: CheckpointStore, folder: Path, peers: Peers
-) -> tuple[ResumePoint | None, list[str]]:
-    """Fetch the newest usable checkpoint, every worker into its own `folder`.
-
-    Returns:
-        the checkpoint, None at the very start; and a line for each damaged one that was skipped.
-    """
-
-    def choose() -> Fetched | None:
-        if peers.rank != 0:
-            return None
-        fetched = store.fetch_latest_usable(folder)
-        for name in fetched.damaged if fetched else ():  # so that their names can be written again
-            store.set_aside(name)
-        return fetched
-
-    of_this_worker = run_on_all_or_raise(peers, choose)  # None but for worker 0
-    chosen = peers.all_gather(of_this_worker)[0]
-    if chosen is None:
-        return None, []
-    manifest = run_on_all_or_raise(
-        peers,
-        lambda: of_this_worker.manifest if of_this_worker else store.fetch(chosen.name, folder),
-    )
-    return ResumePoint(folder, manifest), [
-        f"skipped {name}: {problem.what}" for name, problem in chosen.damaged.items()
-    ]

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from pathlib import Path
 
 from ...trainers.checkpointing import check_same_data, check_same_run
 from ...trainers.data.identity import DataIdentity
@@ -13,7 +12,6 @@ from ...trainers.errors import DivergenceProblem
 from ...trainers.hooks import Progress
 from ...trainers.loop import Training
 from ...trainers.memory import naming_lack_of_memory
-from ...trainers.scratch import Scratch
 from ..compute.gpus import check_workers_gpus
 from ..compute.peers import Peers
 from ..config.experiment import CHANGEABLE_ON_RESUME, Experiment
@@ -74,8 +72,9 @@ def train_in_process_group(
     from ...trainers.deepspeed_setup import quiet_deepspeed
     from ...trainers.devices import choose_device, ignored_variables, limit_collectives
     from ..compute.peers import GroupPeers, run_on_all_or_raise
-    from .hooks import StoreHooks, resume_point
+    from .hooks import StoreHooks
     from .previews import PreviewPage
+    from .resume import resume_point
 
     if not torch.cuda.is_available():
         torch.set_num_threads(experiment.scaling.cpus_per_worker)
@@ -85,8 +84,7 @@ def train_in_process_group(
     peers = peers or GroupPeers()
     check_workers_gpus(experiment.scaling.gpus_per_worker, peers)
     check_alike(peers.all_gather(local_versions()))
-    with Scratch() as scratch:
-        resume, notes = resume_point(store, Path(scratch), peers)
+    with resume_point(store, peers) as (resume, notes):
         if ignored:
             notes = [
                 *notes,

@@ -11,7 +11,7 @@ Of an old checkpoint the power-function averages stay, if the run keeps any, at 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -117,6 +117,20 @@ class CheckpointStore:
             ) from None
         return checkpoint_format.parse_manifest(text, where)
 
+    def check(self, name: str) -> Manifest:
+        """Return a checkpoint's manifest after checking the sizes of its files.
+
+        Raises:
+            CheckpointProblem: there is none of this name, its manifest is damaged, or a file is missing or
+                has another size.
+        """
+        return _twice(lambda: self._check_once(name))
+
+    def _check_once(self, name: str) -> Manifest:
+        manifest = self.read_manifest(name)
+        self.check_sizes(name, manifest)
+        return manifest
+
     def fetch(self, name: str, local_folder: Path) -> Manifest:
         """Download a checkpoint into a local folder and check every byte of it.
 
@@ -137,8 +151,7 @@ class CheckpointStore:
         return _twice(lambda: self._verify_once(name))
 
     def _verify_once(self, name: str) -> Manifest:
-        manifest = self.read_manifest(name)
-        self.check_sizes(name, manifest)
+        manifest = self._check_once(name)
         for file, expected in manifest.files.items():
             if self.storage.sha256_of(f"{name}/{file}") != expected.sha256:
                 raise CheckpointProblem(
@@ -149,8 +162,7 @@ class CheckpointStore:
 
     def _fetch_once(self, name: str, local_folder: Path) -> Manifest:
         (local_folder / MANIFEST).unlink(missing_ok=True)  # of a checkpoint fetched here before
-        manifest = self.read_manifest(name)
-        self.check_sizes(name, manifest)
+        manifest = self._check_once(name)
         for file in manifest.files:
             self.storage.get_file(f"{name}/{file}", local_folder / file)
         self.storage.get_file(f"{name}/{MANIFEST}", local_folder / MANIFEST)
@@ -223,18 +235,24 @@ class CheckpointStore:
             "formed from other moments",
         )
 
-    def fetch_latest_usable(self, local_folder: Path) -> Fetched | None:
-        """Download the newest checkpoint that is whole; None if the run has no checkpoint.
+    def latest_usable(
+        self, names: Sequence[str], fetch: Callable[[str], Manifest]
+    ) -> Fetched | None:
+        """Fetch the newest checkpoint that is whole; None if there is no checkpoint.
 
         A store that fails is not a damaged checkpoint: it raises, and nothing is passed over.
+
+        Args:
+            names: of the committed checkpoints, oldest first.
+            fetch: downloads and checks the one of this name, as `fetch` does.
 
         Raises:
             CheckpointProblem: there are checkpoints and all of them are damaged.
         """
         damaged: dict[str, CheckpointProblem] = {}
-        for name in reversed(self.names()):
+        for name in reversed(names):
             try:
-                return Fetched(name, self.fetch(name, local_folder), damaged)
+                return Fetched(name, fetch(name), damaged)
             except CheckpointProblem as problem:
                 damaged[name] = problem
         if damaged:

@@ -11,10 +11,10 @@ import random
 import shutil
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory, mkdtemp
+from tempfile import mkdtemp
 from unittest.mock import patch
 
 from measure import Result, hand_over
@@ -32,8 +32,9 @@ from whipray.platform.runs.local_training import ReportCallback, train_in_proces
 from whipray.platform.storage.config import StorageConfig
 from whipray.platform.storage.store import Storage
 from whipray.platform.tracking.tracker import open_tracker
-from whipray.trainers.checkpoint import Manifest
+from whipray.trainers.checkpoint_names import checkpoint_name
 from whipray.trainers.hooks import Progress
+from whipray.trainers.state_copy import Snapshot
 
 ROUNDS, STEPS, BATCH, SAVES = 5, 60, 16, 3
 NETWORK = 1 / 20  # seconds a MiB
@@ -50,23 +51,19 @@ SETTINGS = {
 class InTheWay(StoreHooks):
     """Uploads while the training waits."""
 
-    def checkpoint(
-        self, name: str, scratch: TemporaryDirectory[str], files: Sequence[str], manifest: Manifest
-    ) -> None:
-        super().checkpoint(name, scratch, files, manifest)
+    def checkpoint(self, name: str, snapshot: Callable[[], Snapshot]) -> None:
+        super().checkpoint(name, snapshot)
         self.wait_for_uploads()
 
 
 class AtTheEnd(StoreHooks):
     """Uploads only the last checkpoint."""
 
-    def checkpoint(
-        self, name: str, scratch: TemporaryDirectory[str], files: Sequence[str], manifest: Manifest
-    ) -> None:
-        if manifest.images_seen == STEPS * BATCH:
-            super().checkpoint(name, scratch, files, manifest)
+    def checkpoint(self, name: str, snapshot: Callable[[], Snapshot]) -> None:
+        if name == checkpoint_name(STEPS * BATCH):
+            super().checkpoint(name, snapshot)
         else:
-            scratch.cleanup()
+            snapshot()
 
 
 def seconds(

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from support.checkpoints import make_checkpoint, save
+from support.checkpoints import fetch_latest_usable, make_checkpoint, save
 from support.servers import Server
 
 from whipray.platform.storage.checkpoints import CheckpointStore
@@ -51,7 +51,7 @@ def test_checkpoints_come_back_and_old_ones_go(
         save(store, make_checkpoint(tmp_path, images_seen))
     assert store.prune() == [checkpoint_name(800), checkpoint_name(1600)]
     assert store.names() == [checkpoint_name(2400)]
-    fetched = store.fetch_latest_usable(tmp_path / "got")
+    fetched = fetch_latest_usable(store, tmp_path / "got")
     assert fetched is not None
     assert fetched.manifest.images_seen == 2400
     for name in (checkpoint_name(800), checkpoint_name(1600)):
@@ -88,7 +88,7 @@ def test_a_refusal_names_its_cause_and_the_store_keeps_what_it_has(
             lambda: save(refused, new),
             lambda: refused.latest(),  # must not look like a run that has no checkpoint yet
             lambda: refused.fetch(saved, tmp_path / "got"),
-            lambda: refused.fetch_latest_usable(tmp_path / "got"),
+            lambda: fetch_latest_usable(refused, tmp_path / "got"),
         ):
             with pytest.raises(StorageProblem, match=said) as caught:
                 use()
@@ -125,7 +125,7 @@ def test_a_server_killed_during_an_upload_leaves_the_checkpoint_before(
     swift.start()
     after = open_store()
     assert after.names() == [saved]
-    fetched = after.fetch_latest_usable(tmp_path / "got")
+    fetched = fetch_latest_usable(after, tmp_path / "got")
     assert fetched is not None
     assert (fetched.name, fetched.damaged) == (saved, {})
     save(after, large)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from whipray.platform.storage.checkpoints import CheckpointStore
+from whipray.platform.storage.checkpoints import CheckpointStore, Fetched
 from whipray.trainers.checkpoint import Manifest, describe, verify, write_manifest
 from whipray.trainers.checkpoint_names import MANIFEST, checkpoint_name
 from whipray.trainers.processes import VPConfig
@@ -50,6 +50,11 @@ def save(store: CheckpointStore, folder: Path) -> str:
         store.put_shard(folder.name, shard)
     store.commit(folder.name, folder / MANIFEST)
     return folder.name
+
+
+def fetch_latest_usable(store: CheckpointStore, folder: Path) -> Fetched | None:
+    """What a worker that is alone does when a run begins."""
+    return store.latest_usable(store.names(), lambda name: store.fetch(name, folder))
 
 
 def save_averages(folder: Path, values: dict[float, torch.Tensor]) -> None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
-from whipray.trainers.checkpoint import Manifest, write_manifest
+from whipray.trainers.checkpoint import write_manifest
 from whipray.trainers.loop import Progress
 from whipray.trainers.previews import Preview
+from whipray.trainers.state_copy import Snapshot
 
 
 class FolderHooks:
@@ -26,14 +26,11 @@ class FolderHooks:
     def preview(self, preview: Preview) -> None:
         pass
 
-    def checkpoint(
-        self, name: str, scratch: TemporaryDirectory[str], files: Sequence[str], manifest: Manifest
-    ) -> None:
+    def checkpoint(self, name: str, snapshot: Callable[[], Snapshot]) -> None:
         (self.folder / name).mkdir(parents=True)
-        for file in files:
-            (self.folder / name / file).write_bytes((Path(scratch.name) / file).read_bytes())
-        write_manifest(self.folder / name, manifest)
-        scratch.cleanup()
+        taken = snapshot()
+        share = taken.write(self.folder / name)
+        write_manifest(self.folder / name, taken.manifest([share]))
 
     def wait_for_uploads(self) -> None:
         pass

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from support.checkpoints import make_checkpoint, save, save_averages
+from support.checkpoints import fetch_latest_usable, make_checkpoint, save, save_averages
 from support.training import tiny
 
 from whipray.platform.runs.find_run import find_run
@@ -91,12 +91,12 @@ def cut_manifest(folder: Path) -> None:
 
 def test_what_ranks_saved_comes_back(store: CheckpointStore, tmp_path: Path) -> None:
     assert store.latest() is None
-    assert store.fetch_latest_usable(tmp_path / "got") is None
+    assert fetch_latest_usable(store, tmp_path / "got") is None
     save(store, make_checkpoint(tmp_path, 800))
     name = save(store, make_checkpoint(tmp_path, 12_800))
     assert name == "images-000000012800"
     assert pickle.loads(pickle.dumps(store)).names() == [checkpoint_name(800), name]
-    fetched = store.fetch_latest_usable(tmp_path / "got")
+    fetched = fetch_latest_usable(store, tmp_path / "got")
     assert fetched is not None
     assert (fetched.name, fetched.damaged) == (name, {})
     weights = read_tensors(tmp_path / "got", fetched.manifest, "weights")
@@ -145,7 +145,7 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "got" / MANIFEST).exists()
 
-    fetched = store.fetch_latest_usable(tmp_path / "got")
+    fetched = fetch_latest_usable(store, tmp_path / "got")
     assert fetched is not None
     assert fetched.name == older
     assert fetched.manifest.images_seen == 800
@@ -176,7 +176,7 @@ def test_one_bad_read_does_not_set_a_good_checkpoint_aside(
             local.write_bytes(content)
 
     monkeypatch.setattr(Storage, "get_file", get_file_badly)
-    fetched = store.fetch_latest_usable(tmp_path / "got")
+    fetched = fetch_latest_usable(store, tmp_path / "got")
     assert reads == [f"{checkpoint_name(1600)}/{file}"]
     assert fetched is not None
     assert (fetched.name, fetched.damaged) == (checkpoint_name(1600), {})
@@ -201,7 +201,7 @@ def test_when_all_are_damaged_it_does_not_start_from_nothing(
     with pytest.raises(
         CheckpointProblem, match=f"none of 2 checkpoints .*{checkpoint_name(1600)}: "
     ):
-        store.fetch_latest_usable(tmp_path / "got")
+        fetch_latest_usable(store, tmp_path / "got")
 
 
 def test_a_committed_checkpoint_is_never_rewritten(store: CheckpointStore, tmp_path: Path) -> None:

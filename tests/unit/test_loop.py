@@ -8,10 +8,9 @@ import shutil
 import subprocess
 import sys
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 from unittest.mock import patch
 
@@ -22,7 +21,7 @@ from support.training import BATCH, TINY, distance
 from torch import Tensor, nn
 
 from whipray.platform.config.layers import Layer, flatten, resolve
-from whipray.trainers.checkpoint import Manifest, verify, write_manifest
+from whipray.trainers.checkpoint import verify, write_manifest
 from whipray.trainers.checkpoint_names import MANIFEST
 from whipray.trainers.checkpointing import ResumePoint, check_same_run
 from whipray.trainers.data import Splits
@@ -48,6 +47,7 @@ from whipray.trainers.networks import UNet
 from whipray.trainers.objectives import Batch
 from whipray.trainers.processes import VPConfig, edm
 from whipray.trainers.randomness import BatchRandom, derive_seed
+from whipray.trainers.state_copy import Snapshot
 from whipray.trainers.trainer_config import LoopConfig, TrainerConfig
 
 CPU = torch.device("cpu")
@@ -77,15 +77,12 @@ class Folder:
     def checkpoint_now(self) -> bool:
         return self.reports[-1].images_seen == self.checkpoint_now_at
 
-    def checkpoint(
-        self, name: str, scratch: TemporaryDirectory[str], files: Sequence[str], manifest: Manifest
-    ) -> None:
+    def checkpoint(self, name: str, snapshot: Callable[[], Snapshot]) -> None:
         self.events.append(name)
         (self.folder / name).mkdir()
-        for file in files:
-            (self.folder / name / file).write_bytes((Path(scratch.name) / file).read_bytes())
-        write_manifest(self.folder / name, manifest)
-        scratch.cleanup()
+        taken = snapshot()
+        share = taken.write(self.folder / name)
+        write_manifest(self.folder / name, taken.manifest([share]))
 
     def wait_for_uploads(self) -> None:
         self.events.append("settled")
