@@ -78,7 +78,7 @@ class Training:
             try:
                 self._continue(resume)
             except Problem:
-                self.engine.close()
+                self.close()
                 raise
 
     def run(self, hooks: Hooks, experiment_config: dict[str, Any]) -> Progress:
@@ -98,16 +98,7 @@ class Training:
         steps, since = 0, time.perf_counter()
         progress = Progress(self.images_seen, total, {})
         while self.images_seen < total:
-            # one step: forward, backward, update
-            for piece in range(pieces):
-                loss = self._loss(self.images_seen, piece)
-                self.engine.backward(loss.total)
-                after = self.images_seen + batch
-                self.engine.step(optimizer.lr_at(after, batch), optimizer.decays_at(after, batch))
-                values = {"total": loss.total.detach(), **loss.terms, **loss.metrics}
-                for name, value in values.items():
-                    sums[name] = sums.get(name, torch.zeros_like(value)) + value
-            self.images_seen += batch
+            self._step(sums)
             steps += 1
 
             # now and then: show images, report, and sometimes save
@@ -143,18 +134,35 @@ class Training:
         hooks.wait_for_uploads()
         return progress
 
+    def close(self) -> None:
+        """Release what the training holds of this process, so that it can train again."""
+        self.engine.close()
+
     # -- the pieces ---------------------------------------------------------------------------------
 
-    def _loss(self, images_seen: int, piece: int, portable: bool = False) -> Loss:
-        """Return the objective on one piece of this worker's rows of the global batch.
+    def _step(self, sums: dict[str, Tensor]) -> None:
+        """Take one step: forward, backward, update. Nothing in it waits for the device.
 
         Args:
-            portable: sample noise that is the same on every device.
+            sums: of the loss, its terms and metrics since the last report; this step's are added.
         """
+        optimizer, batch = self.config.optimizer, self.config.training.batch_size
+        after = self.images_seen + batch
+        for piece in range(self.rows // self.micro):
+            loss = self._loss(self.images_seen, piece)
+            self.engine.backward(loss.total)
+            self.engine.step(optimizer.lr_at(after, batch), optimizer.decays_at(after, batch))
+            values = {"total": loss.total.detach(), **loss.terms, **loss.metrics}
+            for name, value in values.items():
+                sums[name] = sums[name] + value if name in sums else value
+        self.images_seen = after
+
+    def _loss(self, images_seen: int, piece: int) -> Loss:
+        """Return the objective on one piece of this worker's rows of the global batch."""
         step = images_seen // self.config.training.batch_size
         first = self.rank * self.rows + piece * self.micro  # row of the global batch
         batch = self.batches.rows(images_seen, first, self.micro)
-        rng = BatchRandom(self.config.seed, step, first, self.micro, self.device, portable)
+        rng = BatchRandom(self.config.seed, step, first, self.micro, self.device)
         torch.manual_seed(derive_seed(self.config.seed, "dropout", step, first))
         return self.objective(self._predict, batch, self.process, rng, images_seen)
 
@@ -163,13 +171,10 @@ class Training:
         return self.engine.predict(*self.process.network_input(x_t, t), labels, **extra)
 
     def _next_loss(self) -> float:
-        """Return the objective on the next global batch, dropout off: equal for any world size.
-
-        Also on any device: a run that went on from a CPU to a GPU would not reproduce it otherwise.
-        """
+        """Return the objective on the next global batch, dropout off: equal for any world size and device."""
         with self.engine.evaluating():
             pieces = [
-                self._loss(self.images_seen, piece, portable=True).total
+                self._loss(self.images_seen, piece).total
                 for piece in range(self.rows // self.micro)
             ]
             return float(self.engine.all_reduce_mean(torch.stack(pieces).mean()))

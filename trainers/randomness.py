@@ -1,10 +1,9 @@
 """Randomness as a function of (seed, step, row of the global batch), never of the rank.
 
-On the CPU every row has its place in a stream of random bits: Philox (Salmon et al. 2011) computes the
-bits at any place from a 128-bit key, which names seed, stream and step. A GPU's generator does not start
-at a given place; there a block of `BLOCK` consecutive rows has one, with a 63-bit seed. One, two or four
-workers therefore see the same images, noise and labels, and a run resumes without saving the state of
-any generator.
+Every row has its range in a stream of random bits: Philox (Salmon et al. 2011) computes the bits at any
+position from a 128-bit key, which names seed, stream and step. One, two or four workers therefore see the
+same images, noise and labels, on a GPU (`gpu_noise.py`) as on the CPU but for rounding, and a run resumes
+without saving the state of any generator.
 """
 
 from __future__ import annotations
@@ -13,6 +12,8 @@ import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
+from types import ModuleType
 
 import numpy as np
 import torch
@@ -21,7 +22,7 @@ from torch import Tensor
 
 CPU = torch.device("cpu")
 BLOCK = 8
-"""Rows of the global batch that share one generator on a GPU."""
+"""Consecutive rows of the global batch with numbers in common (`for_block`)."""
 
 
 def derive_seed(*parts: int | str) -> int:
@@ -54,10 +55,7 @@ class BatchRandom:
         step: number of the global batch, or another index that names this set of random numbers.
         first_row: where this worker's rows start in the global batch.
         rows: how many rows this worker has.
-        device: where noise is sampled; small samples are made on the CPU, so that
-            they are the same on every device.
-        portable: sample noise on the CPU too and move it, which is slower: a GPU's generator
-            gives other numbers.
+        device: where noise is sampled; small samples are made on the CPU.
     """
 
     seed: int
@@ -65,7 +63,6 @@ class BatchRandom:
     first_row: int
     rows: int
     device: torch.device
-    portable: bool = False
 
     @property
     def whole_blocks(self) -> bool:
@@ -73,10 +70,16 @@ class BatchRandom:
         return self.first_row % BLOCK == 0 and self.rows % BLOCK == 0
 
     def normal(self, stream: str, shape: Sequence[int]) -> Tensor:
-        """Sample standard normal noise, (rows, *shape) float32, on the device."""
-        if self.device.type != "cpu" and not self.portable:
-            return self._normal_by_block(stream, shape)
+        """Sample standard normal noise, (rows, *shape) float32, on the device.
+
+        On the CPU, and copied, for a device other than a GPU or where Triton is not installed.
+        """
         size = math.prod(shape)
+        if self.device.type == "cuda" and (gpu := _gpu_noise()):
+            made: Tensor = gpu.normal(
+                self._key(stream), self.first_row, self.rows, size, self.device
+            )
+            return made.view(self.rows, *shape)
         pairs = -(-size // 2)  # numbers come in pairs, each from one word
         words = random_words(self._key(stream), self.first_row * pairs, self.rows * pairs)
         halves = words.view(np.uint32).reshape(self.rows, 2, pairs)
@@ -85,7 +88,7 @@ class BatchRandom:
         radius.add_(1).mul_(2.0**-32).log_().mul_(-2).sqrt_()
         angle.mul_(2 * math.pi * 2.0**-32)
         noise = torch.cat([radius * angle.cos(), angle.sin_().mul_(radius)], 1)  # (rows, 2 pairs)
-        return noise[:, :size].reshape(self.rows, *shape).to(self.device)
+        return noise[:, :size].reshape(self.rows, *shape).to(self.device, non_blocking=True)
 
     def integers(self, stream: str, high: int) -> Tensor:
         """Sample uniform integers in [0, high), (rows,) int64, on the CPU."""
@@ -122,15 +125,15 @@ class BatchRandom:
         words = random_words(self._key(stream), first * columns, rows * columns)
         return torch.from_numpy((words >> np.uint64(11)) * 2.0**-53).reshape(rows, columns)
 
-    def _normal_by_block(self, stream: str, shape: Sequence[int]) -> Tensor:
-        first, last = self.first_row // BLOCK, (self.first_row + self.rows - 1) // BLOCK
-        generator = torch.Generator(self.device)
-        blocks = []
-        for block in range(first, last + 1):
-            generator.manual_seed(derive_seed(self.seed, stream, self.step, block))
-            blocks.append(torch.randn((BLOCK, *shape), generator=generator, device=self.device))
-        offset = self.first_row - first * BLOCK
-        return torch.cat(blocks)[offset : offset + self.rows]
+
+@cache
+def _gpu_noise() -> ModuleType | None:
+    """Return the module of kernels, None where there is no Triton, which PyTorch's CUDA builds bring along."""
+    try:
+        from . import gpu_noise
+    except ImportError:
+        return None
+    return gpu_noise
 
 
 def _digest(parts: Sequence[int | str], size: int) -> int:

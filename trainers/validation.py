@@ -19,7 +19,7 @@ def validation_loss(
 ) -> float:
     """Return the denoising loss on reference images, at fixed t and noise, dropout off.
 
-    Every worker calls it. The noise is the same on every device, so that losses can be compared.
+    Every worker calls it.
 
     Args:
         images: how many are taken, evenly spaced over the reference.
@@ -36,7 +36,7 @@ def validation_loss(
         for first in range(0, share, micro):
             rows = min(micro, share - first)
             first_row = engine.rank * share + first
-            rng = BatchRandom(noise_seed, 0, first_row, rows, engine.device, portable=True)
+            rng = BatchRandom(noise_seed, 0, first_row, rows, engine.device)
             indices = chosen_and_padded[first_row : first_row + rows]
             x_0 = to_float(gather(reference, indices, engine.device), None)
             t = process.sample_times(rng).to(engine.device)

@@ -148,7 +148,7 @@ def generated_shards(
     the last shards are made again.
     """
     classes = len(counts)
-    # On a GPU images of a class share a noise generator by BLOCK: a shard takes whole blocks.
+    # By whole blocks, as earlier versions cut them: what a store has of these is used again.
     together = max(1, min(classes, shard_images // BLOCK))  # classes in a shard
     each = BLOCK * max(1, shard_images // (BLOCK * together))  # images of each class
     shards = []

@@ -78,7 +78,7 @@ def by_hand(training: Training) -> Training:
     abar = torch.cumprod(1 - torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64), 0)
     signal, noise = (x.sqrt().float()[:, None, None, None] for x in (abar, 1 - abar))
 
-    def loss_of(images_seen: int, piece: int, portable: bool = False) -> Loss:  # noqa: ARG001
+    def loss_of(images_seen: int, piece: int) -> Loss:  # noqa: ARG001
         batch, number = training.batches.rows(images_seen, 0, BATCH), images_seen // BATCH
         rng = BatchRandom(training.config.seed, number, 0, BATCH, training.device)
         t, eps = rng.integers("t", 1000), rng.normal("eps", batch.images.shape[1:])

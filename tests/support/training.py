@@ -145,13 +145,13 @@ def train_with_nan(experiment: Experiment, folder: Path, rank: int, after: int) 
     """Train while one worker's images turn into NaN, `after` so many images."""
     loss = Training._loss
 
-    def spoilt(self: Training, images_seen: int, piece: int, portable: bool = False) -> Loss:
+    def spoilt(self: Training, images_seen: int, piece: int) -> Loss:
         bad = self.rank == rank and images_seen >= after and self.engine.network.training
         factor = torch.nan if bad else 1.0
         with patch(
             "whipray.trainers.global_batches.to_float", lambda *args: to_float(*args) * factor
         ):
-            return loss(self, images_seen, piece, portable)
+            return loss(self, images_seen, piece)
 
     with patch.object(Training, "_loss", spoilt):
         return train(experiment, folder)

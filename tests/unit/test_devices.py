@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -11,31 +13,17 @@ from unittest.mock import patch
 import pytest
 import torch
 import torch.distributed as dist
-from support.folder_hooks import FolderHooks
 from support.training import BATCH, TINY
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
 from whipray.platform.config.layers import Layer, resolve
-from whipray.trainers.augmentations import ADAConfig, AugmentationConfig, DiffAugConfig
-from whipray.trainers.checkpoint import verify
 from whipray.trainers.checkpointing import ResumePoint
 from whipray.trainers.data import Splits
 from whipray.trainers.devices import join_workers
 from whipray.trainers.loop import Training
-from whipray.trainers.networks import UNet, UNetConfig
+from whipray.trainers.networks import UNetConfig
 from whipray.trainers.networks.unet import Attention
-from whipray.trainers.objectives import (
-    Batch,
-    CALLConfig,
-    CBDMConfig,
-    DDPMConfig,
-    FocalConfig,
-    OCConfig,
-    TCFGConfig,
-)
-from whipray.trainers.processes import VPConfig
-from whipray.trainers.randomness import BatchRandom
 from whipray.trainers.trainer_config import TrainerConfig
 
 CPU, META = torch.device("cpu"), torch.device("meta")
@@ -130,83 +118,32 @@ def test_one_worker_sends_its_gradients_to_nobody(training_of: Open) -> None:
 
 # -- the same numbers on every device ----------------------------------------------------------------
 
-
-def other_noise(rng: BatchRandom, stream: str, shape: Sequence[int]) -> Tensor:
-    """Sample other noise, as a device with its own generator does, unless it is portable."""
-    return NORMAL(rng if rng.portable else replace(rng, seed=rng.seed + 1), stream, shape)
-
-
-NORMAL = BatchRandom.normal
+SHARES = ((0, 5), (3, 2), (2**40, 3))
+"""First row and rows."""
+SHAPES = ((3, 5, 5), (2, 4, 4), (1,))
+"""Of an odd and an even number of values, and of one."""
 
 
-def test_a_run_goes_on_where_the_generator_samples_other_noise(
-    training_of: Open, tmp_path: Path
-) -> None:
-    """As on a GPU after a CPU: the next loss and the validation loss are those of the CPU."""
-    first = training_of()
-    first.run(FolderHooks(tmp_path), first.config.model_dump(mode="json"))
-    folder = max(tmp_path.iterdir())
-    resume = ResumePoint(folder, verify(folder))
-    on_cpu = first._loss(0, 0).total.item()
-    with patch.object(BatchRandom, "normal", other_noise):
-        second = training_of(resume)
-        assert second._next_loss() == pytest.approx(resume.manifest.next_loss, rel=1e-6)
-        assert second._validation_loss() == pytest.approx(first._validation_loss(), rel=1e-6)
-        assert second._loss(0, 0).total.item() != pytest.approx(on_cpu, rel=1e-3)
-
-
-def test_portable_noise_is_the_cpus_on_every_device() -> None:
-    cpu = BatchRandom(1, 2, 3, 10, CPU)
-    assert torch.equal(replace(cpu, portable=True).normal("s", (2,)), cpu.normal("s", (2,)))
-    elsewhere = BatchRandom(1, 2, 3, 10, META, portable=True).normal("s", (2,))
-    assert elsewhere.device.type == "meta"
-    assert elsewhere.shape == (10, 2)
-
-
-# -- every tensor on the device where it is used -----------------------------------------------------
-
-COUNTS, ROWS = [60, 25, 12, 3], 16
-OBJECTIVES = [
-    DDPMConfig(),
-    CBDMConfig(),
-    CBDMConfig(gamma=0.0),
-    CBDMConfig(thin=0.5, dropout_masks="shared"),
-    OCConfig(),
-    OCConfig(mode="full", tr_tau=1.0, estimator="expected"),
-    CALLConfig(base=CBDMConfig(), margin=1.0),
-    CALLConfig(),
-    FocalConfig(),
-    TCFGConfig(),
-]
-
-
-def batch_elsewhere(extra: dict[str, Tensor] | None = None) -> Batch:
-    labels = torch.zeros(ROWS, dtype=torch.int64, device=META)
-    return Batch(torch.zeros(ROWS, 3, 8, 8, device=META), labels, extra or {})
-
-
-@pytest.mark.parametrize("config", OBJECTIVES, ids=lambda c: c.name)
-def test_an_objective_keeps_to_the_device(config: Any) -> None:
-    """Tensors of the device `meta` refuse to be mixed with the CPU's, as a GPU's do."""
-    sizes = {"base_channels": 8, "norm_groups": 4, "channel_mult": (1, 2)}
-    sizes |= {"blocks_per_level": 1, "attention_resolutions": (4,)}
-    model = UNetConfig(**sizes, guidance_embedding=config.name == "tcfg")
-    with META:
-        network = UNet(model, (3, 8, 8), len(COUNTS))
-        config.prepare(network)
-    network.to(META)
-    process = VPConfig().build(META)
-    rng = BatchRandom(0, 0, 0, ROWS, META, portable=True)
-    loss = config.build(COUNTS)(network, batch_elsewhere(), process, rng, 0)
-    assert {value.device.type for value in (loss.total, *loss.terms.values())} == {"meta"}
-    loss.total.backward()
-
-
-@pytest.mark.parametrize("config", [ADAConfig(probability=1.0), DiffAugConfig()])
-def test_an_augmentation_keeps_to_the_device(config: AugmentationConfig) -> None:
-    images, numbers = config(batch_elsewhere().images, BatchRandom(0, 0, 0, ROWS, META))
-    assert images.device.type == "meta"
-    assert numbers is None or numbers.device.type == "meta"
+@pytest.mark.slow
+def test_a_gpus_kernel_makes_the_noise_of_the_cpu() -> None:
+    """Triton's interpreter runs it on the CPU, in a process of its own: it decides at the import."""
+    script = f"""
+import torch
+from whipray.trainers import gpu_noise
+from whipray.trainers.randomness import BatchRandom
+for first, rows in {SHARES}:
+    for shape in {SHAPES}:
+        for seed in range(3):
+            rng = BatchRandom(seed, 7, first, rows, torch.device("cpu"))
+            size = torch.Size(shape).numel()
+            found = gpu_noise.normal(rng._key("eps"), first, rows, size, rng.device)
+            expected = rng.normal("eps", shape).flatten(1)
+            assert (found - expected).abs().max() < 5e-6, (first, rows, shape)
+"""
+    pytest.importorskip("triton")
+    subprocess.run(
+        [sys.executable, "-c", script], env=os.environ | {"TRITON_INTERPRET": "1"}, check=True
+    )
 
 
 # -- kernels that a GPU chooses by the layout of their inputs ------------------------------------------

@@ -15,8 +15,8 @@ def gather(packed: PackedImages, indices: Indices, device: torch.device) -> Tens
     """
     images = torch.from_numpy(packed.gather(indices))
     if device.type == "cuda":
-        return images.pin_memory().to(device, non_blocking=True)
-    return images.to(device)
+        images = images.pin_memory()
+    return images.to(device, non_blocking=True)
 
 
 def crop(

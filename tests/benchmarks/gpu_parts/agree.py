@@ -7,9 +7,15 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import torch
 from support import devices
 
+from whipray.trainers.randomness import BatchRandom
+
 from .setting import Setting, parse
+
+NOISE_LIMIT = 1e-5
+"""Of standard normal numbers, by rounding."""
 
 
 def compare_losses(
@@ -77,7 +83,19 @@ def compare_images(setting: Setting, expected: list[float]) -> None:
     setting.say(what, {"": gap}, f"at most {limit:g}", gap <= limit)
 
 
+def compare_noise(setting: Setting) -> None:
+    """A batch's noise from the device's kernel beside the CPU's, as one worker and as the second of two."""
+    gaps = []
+    for first, rows in ((0, 128), (64, 64)):
+        mine = BatchRandom(0, 3, first, rows, setting.device).normal("eps", (3, 32, 32))
+        cpu = BatchRandom(0, 3, first, rows, torch.device("cpu")).normal("eps", (3, 32, 32))
+        gaps.append(float((mine.cpu() - cpu).abs().max()))
+    note = f"at most {NOISE_LIMIT:g}"
+    setting.say("noise beside the CPU's", {"": max(gaps)}, note, max(gaps) <= NOISE_LIMIT)
+
+
 def main(setting: Setting) -> None:
+    compare_noise(setting)  # all that follows needs it
     with TemporaryDirectory() as scratch:
         folders = {precision: f"{scratch}/{precision}" for precision in devices.TOLERANCES}
         for folder in folders.values():

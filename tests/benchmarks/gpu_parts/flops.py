@@ -39,7 +39,7 @@ def _counted(parts: str, side: int) -> float:
         labels = torch.zeros(ROWS, dtype=torch.int64)
     process = config.process.build(META)
     objective = config.objective.build([10] * classes)
-    rng = BatchRandom(0, 0, 0, ROWS, META, portable=True)
+    rng = BatchRandom(0, 0, 0, ROWS, META)
     with FlopCounterMode(display=False) as counter:
         loss = objective(network, Batch(images, labels), process, rng, 0)
         loss.total.backward()
