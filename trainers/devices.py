@@ -70,6 +70,17 @@ def choose_device() -> torch.device:
     return torch.device("cuda", torch.cuda.current_device())
 
 
+def limit_memory(device: torch.device, share: float) -> None:
+    """Keep this process to its share of the GPU's memory, so that lacking it fails this process alone.
+
+    Args:
+        device: of this process; on a CPU nothing is limited.
+        share: of the memory, in (0, 1]. The context of CUDA comes on top, some hundred MiB a process.
+    """
+    if device.type == "cuda" and share < 1:
+        torch.cuda.set_per_process_memory_fraction(share, device)
+
+
 def accelerator() -> str:
     """Return DeepSpeed's word for the devices that `choose_device` returns."""
     return "cuda" if torch.cuda.is_available() else "cpu"

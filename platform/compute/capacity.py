@@ -6,11 +6,14 @@ from ...trainers.errors import Problem, UsageProblem
 from ..config.experiment import ScalingConfig
 from .ray_address import cluster_address
 
+ROUNDING = 1e-4
+"""Ray counts fractions of a GPU to four digits."""
+
 
 def count_fitting_workers(hosts: list[dict[str, float]], cpus: float, gpus: float) -> int:
     """Return how many workers of that size fit on hosts with these resources.
 
-    No worker spreads over two hosts.
+    No worker spreads over two hosts, nor a fraction of a GPU over two GPUs.
 
     Args:
         hosts: `CPU` and `GPU` of each.
@@ -18,9 +21,17 @@ def count_fitting_workers(hosts: list[dict[str, float]], cpus: float, gpus: floa
         gpus: of each worker.
     """
     return sum(
-        int(min(has.get("CPU", 0) // cpus, has.get("GPU", 0) // gpus if gpus else 2**31))
-        for has in hosts
+        int(min(has.get("CPU", 0) // cpus, count_on_gpus(has.get("GPU", 0), gpus))) for has in hosts
     )
+
+
+def count_on_gpus(gpus: float, per_worker: float) -> int:
+    """Return how many workers so many GPUs of one host have room for, by `scaling.gpus_per_worker`."""
+    if per_worker == 0:
+        return 2**31
+    if per_worker < 1:
+        return int(gpus) * int(1 / per_worker + ROUNDING)
+    return int(gpus // per_worker)
 
 
 def cluster_capacity(cpus: float, gpus: float) -> int:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ...trainers.errors import UsageProblem
+from .capacity import count_on_gpus
 from .peers import Peers, run_on_all_or_raise
 
 
@@ -26,7 +27,9 @@ def check_gpus(per_worker: float, workers: int = 1) -> None:
         return
     import torch
 
-    wanted = math.ceil(per_worker * workers)
+    # A fraction of a GPU does not spread over two.
+    each = count_on_gpus(1, per_worker) if per_worker < 1 else 1 / per_worker
+    wanted = math.ceil(workers / each)
     usable = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if usable >= wanted:
         return

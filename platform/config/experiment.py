@@ -38,6 +38,8 @@ class ScalingConfig(Config):
     is room. None: it waits for all."""
     cpus_per_worker: int = Field(1, ge=1)
     gpus_per_worker: float = Field(0, ge=0)
+    """A fraction such as 0.25 lets several trainings of one worker share a GPU, with that share of its
+    memory each."""
     max_failures: int = Field(3, ge=0)
     """Failures of workers that a training survives, each by resuming from its last checkpoint; the
     next one ends it."""
@@ -68,6 +70,14 @@ class ScalingConfig(Config):
             raise ValueError(
                 f"min_workers={self.min_workers} is more than workers={self.workers}: "
                 "lower scaling.min_workers"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _whole_gpus(self) -> ScalingConfig:
+        if self.gpus_per_worker > 1 and not self.gpus_per_worker.is_integer():
+            raise ValueError(
+                f"gpus_per_worker={self.gpus_per_worker:g}: Ray gives a worker whole GPUs or a part of one"
             )
         return self
 

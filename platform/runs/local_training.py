@@ -70,7 +70,12 @@ def train_in_process_group(
     import torch
 
     from ...trainers.deepspeed_setup import quiet_deepspeed
-    from ...trainers.devices import choose_device, ignored_variables, limit_collectives
+    from ...trainers.devices import (
+        choose_device,
+        ignored_variables,
+        limit_collectives,
+        limit_memory,
+    )
     from ..compute.peers import GroupPeers, run_on_all_or_raise
     from .hooks import StoreHooks
     from .previews import PreviewPage
@@ -104,7 +109,9 @@ def train_in_process_group(
         quiet_deepspeed()  # its import takes longer on a host with slow disks
         peers.begin_group()
         with _naming_lack_of_memory(peers):
-            training = Training(experiment, data, choose_device(), resume, pretrained)
+            device = choose_device()
+            limit_memory(device, experiment.scaling.gpus_per_worker or 1)
+            training = Training(experiment, data, device, resume, pretrained)
         limit_collectives(experiment.scaling.timeout_s)
     page = PreviewPage(run)
     hooks = StoreHooks(

@@ -21,6 +21,7 @@ from support.training import tiny, train
 import whipray
 from whipray.platform.analysis.classify.classify import classify
 from whipray.platform.cli.main import main
+from whipray.platform.compute.capacity import count_fitting_workers
 from whipray.platform.compute.gpus import check_gpus
 from whipray.platform.config.experiment import Experiment, load_experiment
 from whipray.platform.config.layers import Layer, resolve
@@ -220,6 +221,16 @@ def test_a_gpu_that_is_asked_for_and_absent_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(UsageProblem, match="asks for 1 GPU"):
         train(tiny(scaling__gpus_per_worker=1), tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_part_of_a_gpu_does_not_spread_over_two() -> None:
+    host = {"CPU": 16.0, "GPU": 2.0}
+    room = {0.25: 8, 0.2: 10, 0.4: 4, 0.5: 4, 0.3333: 6, 1: 2, 2: 1, 0: 16}
+    assert {gpus: count_fitting_workers([host], 1, gpus) for gpus in room} == room
+    with pytest.raises(UsageProblem, match="asks for 3 GPUs"):
+        check_gpus(0.4, workers=5)
+    with pytest.raises(UsageProblem, match="whole GPUs or a part of one"):
+        tiny(scaling__gpus_per_worker=1.5)
 
 
 @pytest.mark.usefixtures("photos")
