@@ -46,6 +46,7 @@ class ActorPool(Generic[Item, Result]):
         actor: Any = ray.remote(PoolActor).options(
             num_cpus=scaling.cpus_per_worker,
             num_gpus=scaling.gpus_per_worker,
+            scheduling_strategy="DEFAULT",  # not in the placement group of a trial, which has no CPU
             max_restarts=losses,
             max_task_retries=losses,
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
@@ -132,6 +132,11 @@ class Experiment(TrainerConfig):
     def effective_sampling(self) -> SamplingConfig:
         """How images are generated; two experiments in which it is equal generate the same ones."""
         return self.sampling.effective(self.process, self.evaluation.groups)
+
+    @property
+    def evaluation_workers(self) -> int | Literal["all"]:
+        """How many processes evaluate: by default as many as train."""
+        return self.evaluation.workers or self.scaling.workers
 
     @property
     def effective_classification(self) -> ClassificationConfig:

@@ -84,9 +84,10 @@ class EvaluationConfig(MetricSettings):
     shard_images: int = Field(512, ge=1)
     """About how many images are generated and kept together: what a lost worker repeats."""
 
-    workers: Annotated[int, Field(ge=1)] | Literal["all"] = 1
-    """Processes that generate images and extract features. 1: the calling one; more, or `all` that
-    fit into the cluster, run on Ray. The images do not depend on it."""
+    workers: Annotated[int, Field(ge=1)] | Literal["all"] | None = None
+    """Processes that generate images and extract features. None: as many as trained (`scaling.workers`),
+    with their CPUs and GPUs, or fewer where this machine has no room for them. 1: the calling one; more, or
+    `all` that fit into the cluster, run on Ray. The images do not depend on it."""
 
     keep_samples: bool = True
     """Keep images and features, so that other metrics need no new images. When a search over

@@ -24,6 +24,7 @@ from ..evaluation.extractors.base import OnPhase, Value
 from ..evaluation.metrics import METRICS
 from ..evaluation.pages.content import CurvePoint
 from ..evaluation.pages.training_curves import Series
+from ..evaluation.report import Report
 from ..foundation.background import Lazy
 from ..generation.loading import (
     Models,
@@ -234,7 +235,8 @@ class Evaluator:
         self.pipeline.on_generated = lambda share: self._report_share(generating * share)
         images = self.pipeline.generate(inputs.shards(sampling, seed), description, find_nearest)
 
-        def on_metric(words: str, done: int, total: int) -> None:
+        def on_metric(message: tuple[str, int, int]) -> None:
+            words, done, total = message
             self.pipeline.on_phase(f"computing {done + 1} of {total}: {words} ({description})")
             self._report_share(generating + (1 - generating) * done / total)
 
@@ -243,7 +245,8 @@ class Evaluator:
             about |= self._facts_of_classifiers(point)
         if nearest is not None:
             about |= nearest.provenance(inputs.classes.names)
-        report = evaluate(
+        compute = partial(
+            _evaluate_features,
             images.features,
             images.labels,
             real,
@@ -254,9 +257,9 @@ class Evaluator:
             about,
             None if nearest is None else nearest.ratio,
             None if nearest is None else inputs.splits.train.labels[nearest.nearest],
-            on_metric,
-            None if accuracy is None else _estimates(accuracy.metrics),
+            given=None if accuracy is None else _estimates(accuracy.metrics),
         )
+        report = self.pipeline.workers.compute(compute, on_metric)
         if accuracy is not None:
             report = replace(report, warnings=(*report.warnings, *accuracy.warnings))
         return self.files.write(folder, report, collect(report, inputs.root, images, inputs.splits))
@@ -268,7 +271,8 @@ class Evaluator:
         source = ImageSource(
             inputs.store, inputs.checkpoint, of_noise, inputs.manifest, inputs.splits
         )
-        workers = self.experiment.evaluation.workers
+        workers = self.pipeline.workers.size
+        self.pipeline.workers.release()  # classifiers are trained by actors of their own
         return accuracy_at(source, of_noise, workers, self.pipeline.on_phase)
 
     def _facts_of_classifiers(self, point: Experiment) -> dict[str, Value]:
@@ -284,6 +288,12 @@ class Evaluator:
             ),
             "accuracy_interval": interval,
         }
+
+
+def _evaluate_features(*inputs: Any, given: Any) -> Report:
+    """Call `evaluate` with a callback for messages, which comes last, as `Workers.compute` does."""
+    put = inputs[-1]
+    return evaluate(*inputs[:-1], on_metric=lambda *message: put(message), given=given)
 
 
 def _estimates(metrics: Mapping[str, float]) -> dict[str, Estimate]:

@@ -163,7 +163,7 @@ class SingleRun:
                 trained = train_on_ray(plan, replace(remote, should_stop=stop))
             self._exit_if_interrupted()
             evaluation = partial(evaluate, plan, trained.checkpoint)
-            if self.experiment.evaluation.workers == 1:
+            if self.experiment.evaluation_workers == 1:
                 work = partial(run_in_ray_task, plan, partial(evaluation, remote))
                 result = run_on_worker(scaling, work, max_retries=scaling.max_failures)
             else:  # it has workers of its own

@@ -122,9 +122,9 @@ class Sweep:
         self, name: str, experiment: Experiment, space: Space, root: Storage | None = None
     ) -> None:
         self.name, self.space = check_name(name, "a sweep"), space
-        # A trial evaluates where it was trained: workers of its own would wait for room that other
-        # trials hold.
-        own = with_values(experiment, {"evaluation.workers": 1}, "sweep")
+        # A trial evaluates on as many workers as it was trained by: more of them would wait for room that
+        # other trials hold.
+        own = with_values(experiment, {"evaluation.workers": None}, "sweep")
         self.experiment = with_absolute_paths(own)
         self.root = root or Storage(experiment.storage)
         self.address = layout.sweep_address(name)

@@ -19,6 +19,7 @@ FORMAT = 5
 CHANGEABLE_IN_RESUMED_SWEEP = (
     *WHERE_DATA_LIE,
     "engine.",
+    "evaluation.workers",
     "scaling.",
     "storage.",
     "tracking.",

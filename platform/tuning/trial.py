@@ -7,7 +7,7 @@ import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
+from threading import Lock
 from typing import Any
 
 from ...trainers.errors import (
@@ -21,14 +21,13 @@ from ...trainers.errors import (
 from ...trainers.hooks import Progress
 from ...trainers.memory import naming_lack_of_memory
 from ..compute.interrupts import RemoteStopFlag
-from ..compute.ray_session import run_on_worker
 from ..foundation.durations import Seldom
 from ..foundation.logs import quiet_logs
 from ..foundation.text import describe_exception
 from ..runs.beginning import Prepared, begin, prepare
 from ..runs.local_training import LESS_MEMORY, ReportCallback
 from ..runs.preflight import Subject
-from ..runs.run import Plan, RunCallbacks, RunResult, evaluate, run_in_ray_task, train
+from ..runs.run import Plan, RunCallbacks, RunResult, evaluate, train
 from ..storage import layout
 from ..storage.errors import MissingObject, StorageProblem
 from ..tracking.errors import TrackingProblem
@@ -139,8 +138,6 @@ def _train_and_evaluate(
             tune.report({OUTCOME: STOPPED})
         return None
     evaluation.say("evaluating")
-    if has_workers:
-        return _evaluate_on_a_worker(plan, trained.checkpoint)
     return evaluate(plan, trained.checkpoint, callbacks)
 
 
@@ -150,13 +147,15 @@ class _EvaluationReports:
     def __init__(self, report: Callable[[dict[str, Any]], None]) -> None:
         self._report, self._is_due = report, Seldom(REPORT_EVERY_S)
         self._line, self._share, self._title = "", 0.0, ""
+        self._lock = Lock()  # lines of actors come on a thread
 
     def say(self, line: str) -> None:
         """Take a line; one that begins with another word is passed on at once."""
         title = line.partition(" ")[0]
-        self._line, is_new, self._title = line, title != self._title, title
-        if self._is_due() or is_new:
-            self._report({"phase": line, "evaluated": self._share})
+        with self._lock:
+            self._line, is_new, self._title = line, title != self._title, title
+            if self._is_due() or is_new:
+                self._report({"phase": line, "evaluated": self._share})
 
     def share(self, share: float) -> None:
         """Take the share that is done."""
@@ -222,12 +221,3 @@ def _forward_to_tune() -> tuple[Any, ...]:
     from ray.tune.integration.ray_train import TuneReportCallback
 
     return (TuneReportCallback(),)
-
-
-def _evaluate_on_a_worker(plan: Plan, checkpoint: str) -> RunResult:
-    """Evaluate where there is a CPU or GPU: a trial with Ray Train workers holds none itself."""
-    return run_on_worker(
-        plan.experiment.scaling,
-        partial(run_in_ray_task, plan, partial(evaluate, plan, checkpoint, RunCallbacks())),
-        scheduling_strategy="DEFAULT",  # not in the trial's own placement group, which has no CPU
-    )

@@ -9,10 +9,13 @@ from pathlib import Path
 
 import pytest
 from support.ray_train import Diary, KillTheOther, OpenPorts
+from support.shards import ShardDiary, process_id
 from support.training import BATCH, Done, at, distance, state, tiny, train
 from support.workers import Workers
 
 from whipray.platform.compute.ray_session import ray_session
+from whipray.platform.generation.shards import RealShard
+from whipray.platform.generation.workers import Workers as ShardWorkers
 from whipray.platform.runs.ray_training import train_on_workers
 from whipray.trainers.errors import DivergenceProblem, UsageProblem
 
@@ -72,3 +75,28 @@ def test_a_problem_of_the_workers_is_raised_in_the_driver_and_not_retried(tmp_pa
 def test_more_workers_than_this_machine_holds_are_refused_at_once(tmp_path: Path) -> None:
     with pytest.raises(UsageProblem, match=r"512 workers with 1 CPUs .* this machine has room for"):
         train_on_workers(tiny(scaling__workers=512), at(tmp_path / "run"), [])
+
+
+@pytest.mark.usefixtures("_ray")
+def test_as_many_evaluate_as_trained_and_metrics_are_computed_by_one_of_them(
+    tmp_path: Path,
+) -> None:
+    shards = [RealShard("real", first, 1) for first in range(4)]
+    said: list[str] = []
+    done: list[float] = []
+    two = tiny(scaling__workers=2).scaling
+    with ShardWorkers(ShardDiary(tmp_path / "two"), None, two) as workers:
+        workers.run("generate", shards, done.append)
+        computed_by = workers.compute(process_id, said.append)
+    pids = {int(file.name.rpartition("-")[2]) for file in (tmp_path / "two/real").iterdir()}
+    assert len(pids) == 2
+    assert computed_by in pids - {os.getpid()}
+    assert (done[-1], said) == (4, ["computing"])
+
+    one = tiny().scaling
+    with ShardWorkers(ShardDiary(tmp_path / "one"), None, one) as workers:
+        assert workers.compute(process_id, said.append) == os.getpid()
+    # A run of a cluster, evaluated on a machine that has no room for one of its workers.
+    large = tiny(scaling__workers=8, scaling__cpus_per_worker=512).scaling
+    with ShardWorkers(ShardDiary(tmp_path / "one"), None, large) as workers:
+        assert workers.compute(process_id, said.append) == os.getpid()
