@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, TypeAdapter
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from . import format_4
 from .checkpoint import EMA, Manifest, check_architecture, describe, read_tensors
@@ -96,6 +96,10 @@ class Exported:
                     f"keep its value, or use the run that it is from: `whipray evaluate RUN "
                     f"sampling.{key}={getattr(config, key)}`",
                 )
+        if config.compile:
+            for one in (self.denoiser, guide or self.guide):
+                if one is not None:
+                    _compile(one.network)
         return sample(
             self.denoiser,
             labels,
@@ -283,6 +287,12 @@ def load_guide(
             "export the checkpoint again, or restore the folder from a copy",
         )
     return build_exported(*read_exported(folder, where), device).denoiser
+
+
+def _compile(network: Callable[..., Tensor]) -> None:
+    """Compile a network in place at its next call, unless it is compiled already."""
+    if isinstance(network, nn.Module) and network._compiled_call_impl is None:
+        network.compile()
 
 
 def build_exported(

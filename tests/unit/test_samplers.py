@@ -571,6 +571,30 @@ def test_sampling_reports_stays_in_range_and_takes_nothing() -> None:
     assert run(MIXED[:0]).shape == (0, 3, 2, 2)
 
 
+def test_bf16_is_of_the_networks_products_alone() -> None:
+    inner: list[torch.dtype] = []
+    given: list[torch.dtype] = []
+    weight = torch.randn(4, 4, generator=torch.Generator().manual_seed(0)) / 2
+
+    def network(x_t: Tensor, _: Tensor, _labels: Tensor) -> Tensor:
+        product = x_t.flatten(1) @ weight
+        given.append(x_t.dtype)
+        inner.append(product.dtype)
+        return product.reshape(x_t.shape)
+
+    def images(config: SamplingConfig) -> Tensor:
+        own = Denoiser(network, SAYS_X0)
+        return sample(own, MIXED, (1, 2, 2), config, class_counts=COUNTS, seed=0)
+
+    exact = images(SamplingConfig(sampler=DDIMSampler(steps=5)))
+    assert {*given, *inner} == {torch.float32}
+    rounded = images(SamplingConfig(sampler=DDIMSampler(steps=5), precision="bf16"))
+    assert set(given) == {torch.float32}
+    assert inner[-1] == torch.bfloat16
+    error = (rounded - exact).abs().max()
+    assert 0 < error < 0.02  # a product in bf16 has 8 bits
+
+
 def test_occurrences() -> None:
     assert occurrences(torch.tensor([4, 2, 4, -1, 4, 2])).tolist() == [0, 0, 1, 0, 2, 1]
     assert occurrences(torch.tensor([], dtype=torch.int64)).tolist() == []

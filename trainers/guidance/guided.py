@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -22,6 +23,8 @@ class Denoiser:
     network: Callable[..., Tensor]
     """(input (B, C, H, W), time (B,), labels (B,)) -> output (B, C, H, W)."""
     process: Process
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """Of the network's convolutions and products."""
 
     def __call__(self, x_t: Tensor, level: Level, labels: Tensor, **extra: Any) -> Tensor:
         """Return x_0, (B, C, H, W) float32.
@@ -32,7 +35,10 @@ class Denoiser:
             extra: as the network takes it.
         """
         t = torch.full((len(x_t),), level.t, dtype=torch.float64, device=x_t.device)
-        output = self.network(*self.process.network_input(x_t, t), labels, **extra)
+        inputs = self.process.network_input(x_t, t)
+        is_bf16 = self.precision == "bf16"
+        with torch.autocast(x_t.device.type, torch.bfloat16) if is_bf16 else nullcontext():
+            output = self.network(*inputs, labels, **extra)
         return self.process.to_x0(output.float(), x_t, t)
 
 
