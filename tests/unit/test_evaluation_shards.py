@@ -262,7 +262,9 @@ def test_a_shard_that_is_damaged_where_it_is_only_read_is_named(tmp_path: Path) 
 
 def test_only_what_changes_images_changes_their_folder() -> None:
     usual = SamplingConfig()
-    assert short_hash(usual.identity()) == "46eaac329e1a04f3"  # as the stores of earlier versions have it
+    assert (
+        short_hash(usual.identity()) == "46eaac329e1a04f3"
+    )  # as the stores of earlier versions have it
     for same in (SamplingConfig(batch_size=3), SamplingConfig(compile=True)):
         assert same.identity() == usual.identity()
     assert SamplingConfig(precision="bf16").identity() != usual.identity()
