@@ -181,8 +181,8 @@ def sample(
         (N, C, H, W) float32 in [-1, 1], on the CPU.
     """
     device = torch.device(device)
-    own, guide = (one and replace(one, precision=config.precision) for one in (own, guide))
-    assert own is not None
+    own = replace(own, precision=config.precision)
+    guide = guide and replace(guide, precision=config.precision)
     indices = occurrences(labels) if indices is None else indices
     images = []
     calls = config.sampler.calls(own.process.config)  # type: ignore[attr-defined]

@@ -245,20 +245,22 @@ class Evaluator:
             about |= self._facts_of_classifiers(point)
         if nearest is not None:
             about |= nearest.provenance(inputs.classes.names)
-        compute = partial(
-            _evaluate_features,
-            images.features,
-            images.labels,
-            real,
-            inputs.splits.reference.labels,
-            inputs.classes,
-            inputs.extractor.info,
-            config,
-            about,
-            None if nearest is None else nearest.ratio,
-            None if nearest is None else inputs.splits.train.labels[nearest.nearest],
-            given=None if accuracy is None else _estimates(accuracy.metrics),
-        )
+        of_features = {
+            "generated": images.features,
+            "generated_labels": images.labels,
+            "real": real,
+            "real_labels": inputs.splits.reference.labels,
+            "classes": inputs.classes,
+            "info": inputs.extractor.info,
+            "config": config,
+            "about": about,
+            "copy_ratios": None if nearest is None else nearest.ratio,
+            "copied_labels": None
+            if nearest is None
+            else inputs.splits.train.labels[nearest.nearest],
+            "given": None if accuracy is None else _estimates(accuracy.metrics),
+        }
+        compute = partial(_evaluate_features, of_features)
         report = self.pipeline.workers.compute(compute, on_metric)
         if accuracy is not None:
             report = replace(report, warnings=(*report.warnings, *accuracy.warnings))
@@ -290,10 +292,9 @@ class Evaluator:
         }
 
 
-def _evaluate_features(*inputs: Any, given: Any) -> Report:
-    """Call `evaluate` with a callback for messages, which comes last, as `Workers.compute` does."""
-    put = inputs[-1]
-    return evaluate(*inputs[:-1], on_metric=lambda *message: put(message), given=given)
+def _evaluate_features(inputs: Mapping[str, Any], put: Callable[[Any], None]) -> Report:
+    """Call `evaluate`, and pass the arguments of its callback on as one message."""
+    return evaluate(**inputs, on_metric=lambda *message: put(message))
 
 
 def _estimates(metrics: Mapping[str, float]) -> dict[str, Estimate]:
