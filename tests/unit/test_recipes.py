@@ -42,7 +42,7 @@ def test_a_file_of_that_name_comes_first() -> None:
 
 def test_the_names_are_data_recipes_their_methods_and_files() -> None:
     names = recipe_names()
-    assert len(names) == len(set(names)) == 79
+    assert len(names) == len(set(names)) == 84
     assert {"cifar10-lt", "cifar100-lt-ir50-sqrt-rs", "digits-lt-call-lora", "digits-demo"} <= {
         *names
     }
@@ -226,6 +226,38 @@ def test_imagenet_lt_is_edm_s_at_64_pixels() -> None:
     dit = load_experiment("imagenet-lt-64-dit", []).value
     assert dit.model.grid_of((3, 64, 64)) == (16, 16)
     assert (dit.data, dit.process.name) == (config.data, "flow")
+
+
+@pytest.mark.parametrize("name", ["imagenet-lt-32", "imagenet-lt-64-ddpm"])
+def test_imagenet_lt_by_ddpm_is_trained_and_sampled_as_cm_has_it(name: str) -> None:
+    """CM (ICLR 2026): DDIM in 50 steps at omega 1.5, 50,000 images; its code: batch 64, rate 2e-4, clip 1, bf16."""
+    ddpm, call = load_experiment(name, []).value, load_experiment(f"{name}-call", []).value
+    assert ddpm.data.image_size == int(name.split("-")[2])
+    assert ddpm.data.train_list == load_experiment("imagenet-lt-64", []).value.data.train_list
+    for config in (ddpm, call):
+        loop, optimizer, sampling = config.training, config.optimizer, config.sampling
+        assert (loop.batch_size, loop.images) == (64, 300_000 * 64)
+        assert optimizer.lr_at(2500 * 64, 64) == pytest.approx(1e-4, rel=1e-12)
+        assert optimizer.ema_decay_at(10**8, 64) == pytest.approx(0.9999, abs=1e-8)
+        assert (optimizer.clip, config.engine.precision) == (1, "bf16")
+        sampler = sampling.sampler
+        assert (sampler.name, sampler.steps, sampler.spacing) == ("ddim", 50, "leading")
+        assert (sampling.guidance.omega, sampling.clip_x0) == (1.5, False)
+        assert (config.augmentation.name, config.process.name) == ("none", "vp")
+        assert config.evaluation.images_per_class * 1000 == 50_000
+    levels = [ddpm.data.image_size >> level for level in range(len(ddpm.model.channel_mult))]
+    assert (levels[-1], ddpm.model.attention_resolutions) == (4, (16,))
+    assert (call.objective.name, call.objective.base.name) == ("call", "oc")
+    assert (call.objective.weight, call.objective.reserve.rank) == (1.0, 0.1)
+
+
+def test_cbdm_fine_tunes_imagenet_lt_with_its_own_tau_and_omega() -> None:
+    config = load_experiment("imagenet-lt-64-ddpm-cbdm-finetune", []).value
+    base = load_experiment("imagenet-lt-64-ddpm", []).value
+    assert (config.objective.name, config.objective.tau) == ("cbdm", 0.01)
+    assert (config.objective.label_set, config.sampling.guidance.omega) == ("balanced", 1.6)
+    assert (config.pretrained.model, config.model) == ("base", base.model)
+    assert config.data == base.data
 
 
 def test_without_a_network_one_setting_takes_the_own_classifier() -> None:
