@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from .cadence import Cadence
 from .checkpoint import read_tensors
 from .checkpointing import ResumePoint, check_continues, save_checkpoint
 from .data import PackedImages, Splits
@@ -25,7 +27,7 @@ from .network import build_network
 from .objectives import Loss
 from .previews import Previews
 from .processes import ProcessConfig
-from .randomness import BatchRandom, derive_seed
+from .randomness import derive_seed
 from .trainer_config import LoopConfig, TrainerConfig
 from .validation import validation_loss
 
@@ -58,7 +60,7 @@ class Training:
         self.process = self.process_config.build(device)
         train = part_of_many(data.train, config.training, config.seed)
         self.objective = config.objective.build(train.class_counts.tolist())
-        self.batches = GlobalBatches(config, train, device)
+        self.batches = GlobalBatches(config, train, device, self.rank, self.world)
         self.previews = Previews(config, data.train, self.process_config)
         self.pretrained_hash = pretrained.hash if pretrained else None
         image_shape = data.train.image_shape
@@ -92,6 +94,7 @@ class Training:
         """
         plan, optimizer = self.config.training, self.config.optimizer
         batch = plan.batch_size
+        cadence = Cadence(plan, self._agree)
         total = math.ceil(plan.images / batch) * batch
         pieces = self.rows // self.micro
         sums: dict[str, Tensor] = {}
@@ -102,27 +105,28 @@ class Training:
             steps += 1
 
             # now and then: show images, report, and sometimes save
-            done = self.images_seen >= total
             if self.previews.is_due(self.images_seen, batch, total):
-                since += self.previews.show(
+                self.previews.show(
                     self.engine, self.process, self.images_seen, total, hooks.preview
                 )
-            save = done or _passed(self.images_seen, plan.checkpoint_every_images, batch)
-            if not (save or _passed(self.images_seen, plan.report_every_images, batch)):
+            report, save = cadence.due(self.images_seen, done=self.images_seen >= total)
+            if not report:
                 continue
             means = self._means(sums, steps * pieces)
             metrics = {f"loss/{name}": value for name, value in means.items()}
             metrics["lr"] = optimizer.lr_at(self.images_seen, batch)
             metrics["gradient_norm"] = self.engine.gradient_norm()
-            metrics["images_per_second"] = steps * batch / (time.perf_counter() - since)
             if save and plan.validation_images:
                 metrics["validation/denoising"] = self._validation_loss()
+            # from report to report, with all that lies between: a forecast is made of it
+            now = time.perf_counter()
+            metrics["images_per_second"], since = steps * batch / (now - since), now
             self.objective.check(means)
             self._check_finite(metrics)
             # Reported before it is saved: a run that is killed in between resumes from the last
             # checkpoint and reports it again, while the other order could lose the report for good.
             progress = Progress(self.images_seen, total, metrics)
-            stop = self._agree(hooks.report(progress))
+            (stop,) = self._agree([hooks.report(progress)])
             urgent = hooks.checkpoint_now()
             if save or stop or urgent:
                 self._save(hooks, experiment_config)
@@ -130,12 +134,13 @@ class Training:
                 hooks.wait_for_uploads()
             if stop:
                 break
-            sums, steps, since = {}, 0, time.perf_counter()
+            sums, steps = {}, 0
         hooks.wait_for_uploads()
         return progress
 
     def close(self) -> None:
         """Release what the training holds of this process, so that it can train again."""
+        self.batches.close()
         self.engine.close()
 
     # -- the pieces ---------------------------------------------------------------------------------
@@ -161,8 +166,7 @@ class Training:
         """Return the objective on one piece of this worker's rows of the global batch."""
         step = images_seen // self.config.training.batch_size
         first = self.rank * self.rows + piece * self.micro  # row of the global batch
-        batch = self.batches.rows(images_seen, first, self.micro)
-        rng = BatchRandom(self.config.seed, step, first, self.micro, self.device)
+        batch, rng = self.batches.rows_and_random(images_seen, first, self.micro)
         torch.manual_seed(derive_seed(self.config.seed, "dropout", step, first))
         return self.objective(self._predict, batch, self.process, rng, images_seen)
 
@@ -220,12 +224,13 @@ class Training:
         means = self.engine.all_reduce_mean(stacked / count).tolist()
         return dict(zip(sums, means, strict=True))
 
-    def _agree(self, stop: bool) -> bool:
-        """Return worker 0's answer on every worker."""
-        answer = torch.tensor([float(stop)], device=self.device)
-        if self.world > 1:
-            dist.broadcast(answer, src=0)
-        return bool(answer.item())
+    def _agree(self, answers: Sequence[bool]) -> list[bool]:
+        """Return worker 0's answers on every worker."""
+        if self.world == 1:
+            return list(answers)
+        agreed = torch.tensor(answers, dtype=torch.int32, device=self.device)
+        dist.broadcast(agreed, src=0)
+        return [bool(answer) for answer in agreed.tolist()]
 
 
 def process_of(
@@ -270,8 +275,3 @@ def rows_of_worker(plan: LoopConfig, world: int) -> tuple[int, int]:
             "choose a divisor",
         )
     return rows, micro
-
-
-def _passed(images_seen: int, every: int, batch: int) -> bool:
-    """Return whether the last batch passed a multiple of `every`."""
-    return images_seen // every > (images_seen - batch) // every

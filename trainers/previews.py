@@ -5,7 +5,6 @@ They take nothing from the training: neither its random numbers nor its weights 
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -99,16 +98,14 @@ class Previews:
         images_seen: int,
         total: int,
         on_preview: Callable[[Preview], None],
-    ) -> float:
-        """Generate the images on worker 0, and return the seconds it took; every worker calls it."""
-        start = time.perf_counter()
+    ) -> None:
+        """Generate the images on worker 0; every worker calls it."""
         with engine.averaged() as network:
             if engine.rank == 0:
                 images = self._generate(network, engine, process)
                 names = [self.train.class_names[c] for c in self.classes]
                 of = tuple(self.counts[c] for c in self.classes)
                 on_preview(Preview(images_seen, total, tuple(names), of, images))
-        return time.perf_counter() - start
 
     def _generate(self, network: nn.Module, engine: Engine, process: Process) -> NDArray[np.uint8]:
         each, shape = self.plan.each, self.train.image_shape

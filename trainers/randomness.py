@@ -11,9 +11,10 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cache
 from types import ModuleType
+from typing import Literal
 
 import numpy as np
 import torch
@@ -46,6 +47,23 @@ def random_words(key: int, first: int, count: int) -> NDArray[np.uint64]:
     return words[skipped:]
 
 
+Per = Literal["row", "block", "batch"]
+Request = tuple[str, int, Per]
+"""Of uniform numbers: stream, columns, and what has numbers of its own."""
+
+
+class MadeAhead:
+    """Uniform numbers of some rows, made before they are asked for.
+
+    Args:
+        asked: what steps have asked for. What is asked for beyond it is added, so that a later step has it.
+    """
+
+    def __init__(self, asked: dict[Request, None]) -> None:
+        self.asked = asked
+        self.values: dict[Request, Tensor] = {}
+
+
 @dataclass(frozen=True)
 class BatchRandom:
     """The random numbers of some consecutive rows of one step's global batch.
@@ -56,6 +74,7 @@ class BatchRandom:
         first_row: where this worker's rows start in the global batch.
         rows: how many rows this worker has.
         device: where noise is sampled; small samples are made on the CPU.
+        ahead: what has been made of these numbers already; they are the same with and without it.
     """
 
     seed: int
@@ -63,6 +82,15 @@ class BatchRandom:
     first_row: int
     rows: int
     device: torch.device
+    ahead: MadeAhead | None = field(default=None, compare=False, repr=False)
+
+    def make_ahead(self, asked: dict[Request, None]) -> BatchRandom:
+        """Return the same random numbers, those that steps have `asked` for made now."""
+        ahead = MadeAhead(asked)
+        for request in list(asked):  # another thread may add to it
+            if request[2] != "block" or self.whole_blocks:
+                ahead.values[request] = self._make_uniform(*request)
+        return replace(self, ahead=ahead)
 
     @property
     def whole_blocks(self) -> bool:
@@ -96,7 +124,7 @@ class BatchRandom:
 
     def uniform(self, stream: str, columns: int = 1) -> Tensor:
         """Sample uniform numbers in [0, 1), (rows, columns) float64, on the CPU."""
-        return self._uniform(stream, self.first_row, self.rows, columns)
+        return self._uniform(stream, columns, "row")
 
     def categorical(self, stream: str, weights: Tensor, columns: int = 1) -> Tensor:
         """Sample indices by unnormalised `weights` (C,), (rows, columns) int64, on the CPU."""
@@ -112,16 +140,33 @@ class BatchRandom:
         """
         if not self.whole_blocks:
             raise ValueError(f"{self.rows} rows from row {self.first_row} are not whole blocks")
-        return self._uniform(stream, self.first_row // BLOCK, self.rows // BLOCK, columns)
+        return self._uniform(stream, columns, "block")
 
     def for_batch(self, stream: str) -> float:
         """Sample one uniform number in [0, 1), the same on every worker."""
-        return self._uniform(stream, 0, 1, 1).item()
+        return self._uniform(stream, 1, "batch").item()
 
     def _key(self, stream: str) -> int:
         return _digest((self.seed, stream, self.step), 16)
 
-    def _uniform(self, stream: str, first: int, rows: int, columns: int) -> Tensor:
+    def _uniform(self, stream: str, columns: int, per: Per) -> Tensor:
+        if self.ahead is None:
+            return self._make_uniform(stream, columns, per)
+        request = stream, columns, per
+        made = self.ahead.values.get(request)
+        if made is None:
+            self.ahead.asked[request] = None
+            made = self.ahead.values[request] = self._make_uniform(stream, columns, per)
+        return made
+
+    def _make_uniform(self, stream: str, columns: int, per: Per) -> Tensor:
+        match per:
+            case "row":
+                first, rows = self.first_row, self.rows
+            case "block":
+                first, rows = self.first_row // BLOCK, self.rows // BLOCK
+            case "batch":
+                first, rows = 0, 1
         words = random_words(self._key(stream), first * columns, rows * columns)
         return torch.from_numpy((words >> np.uint64(11)) * 2.0**-53).reshape(rows, columns)
 

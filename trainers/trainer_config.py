@@ -60,6 +60,11 @@ class LoopConfig(Config):
     """Interval of reports: losses, learning rate, gradient norm, images per second."""
     checkpoint_every_images: int = Field(640_000, ge=1)
     """Interval of checkpoints and validation losses; the end of the training has one too."""
+    report_every_s: float = Field(10.0, ge=0)
+    """Least seconds between two reports, by the first worker's clock: intervals that pass earlier have none. The
+    first 200 intervals of a training have theirs whatever the clock says, so that a short training has all of them."""
+    checkpoint_every_s: float = Field(600.0, ge=0)
+    """Least seconds between two checkpoints, in the same way, after the first 20."""
     preview_every_images: int | None = Field(None, ge=0)
     """Interval of previews: images of the ten rarest classes, from fixed noise in at most ten calls of the
     network, by the averaged weights. They change nothing in the training, and need ZeRO 0, 1 or 2. None: eight

@@ -209,10 +209,12 @@ CHANGEABLE_ON_RESUME = (
     "storage.",
     "tracking.",
     "training.checkpoint_every_images",
+    "training.checkpoint_every_s",
     "training.images",
     "training.micro_batch",
     "training.preview_every_images",
     "training.report_every_images",
+    "training.report_every_s",
     "training.validation_images",
     "tuning.",
 )

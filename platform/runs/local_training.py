@@ -131,7 +131,7 @@ def train_in_process_group(
         hooks.wait_for_uploads()
         raise
     finally:
-        training.engine.close()
+        training.close()
     last = store.latest()
     assert last is not None  # a training ends with a checkpoint
     return TrainingResult(last, progress.images_seen, notes)

@@ -14,11 +14,11 @@ from whipray.trainers.loop import Training
 from whipray.trainers.trainer_config import TrainerConfig
 
 
-def random_images(count: int, classes: int = 10) -> PackedImages:
-    """Random bytes in CIFAR's shape, every class alike."""
+def random_images(count: int, classes: int = 10, side: int = 32) -> PackedImages:
+    """Random bytes, in CIFAR's shape if nothing else is asked for, every class alike."""
     generator = np.random.default_rng(0)
     return PackedImages(
-        generator.integers(0, 256, (count, 3, 32, 32), dtype=np.uint8),
+        generator.integers(0, 256, (count, 3, side, side), dtype=np.uint8),
         np.arange(count, dtype=np.int64) % classes,
         tuple(str(c) for c in range(classes)),
     )

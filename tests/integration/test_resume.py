@@ -23,6 +23,7 @@ from support.training import (
     train,
     train_beside_another_image,
     train_with_nan,
+    whole_batches,
 )
 from support.workers import Workers
 
@@ -224,6 +225,23 @@ def averages(run: Path) -> dict[str, dict[str, dict[str, torch.Tensor]]]:
                 for width in manifest.profiles
             }
     return found
+
+
+@pytest.mark.parametrize(
+    ("changes", "piece"),
+    [({"data__flip": True}, 16), ({"data__flip": True}, 4), ({"augmentation__name": "ada"}, 8)],
+    ids=["bytes", "bytes-in-pieces", "augmented-in-pieces"],
+)
+def test_workers_put_the_global_batch_together(
+    groups: Groups, changes: dict[str, Any], piece: int
+) -> None:
+    """To the last bit what one worker makes alone, and nobody reads more images than its own."""
+    experiment = tiny(**changes)
+    ((expected, _),) = groups.run(1, whole_batches, experiment, BATCH)
+    for wholes, most_read in groups.run(2, whole_batches, experiment, piece):
+        assert most_read == BATCH // 2
+        for found, wanted in zip(wholes, expected, strict=True):
+            assert all(torch.equal(a, b) for a, b in zip(found, wanted, strict=True))
 
 
 def call_over(base: str) -> dict[str, Any]:

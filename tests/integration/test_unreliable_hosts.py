@@ -45,6 +45,7 @@ SMALL = (
     "keep_checkpoints=99",
     f"training.checkpoint_every_images={SAVE}",
     f"training.report_every_images={REPORT}",
+    "training.checkpoint_every_s=0",
     "sampling.batch_size=8",
     "scaling.workers=2",
     "scaling.max_failures=9",

@@ -31,6 +31,8 @@ from whipray.trainers.checkpoint import (
 )
 from whipray.trainers.checkpoint_names import checkpoint_name
 from whipray.trainers.data.batches import to_float
+from whipray.trainers.data.packed import PackedImages
+from whipray.trainers.global_batches import GlobalBatches
 from whipray.trainers.hooks import Progress
 from whipray.trainers.loop import Training
 from whipray.trainers.objectives import Loss
@@ -163,3 +165,26 @@ def train_beside_another_image(experiment: Experiment, folder: Path) -> Done:
     mine = local_versions() if rank == 0 else {**local_versions(), "torch": "1.0", "host": "node-2"}
     with patch("whipray.platform.runs.local_training.local_versions", lambda: mine):
         return train(experiment, folder)
+
+
+def whole_batches(experiment: Experiment, piece: int) -> tuple[list[tuple[Tensor, Tensor]], int]:
+    """Images and labels of two global batches as a worker has them, and the most images that it read at once."""
+    rank, world = dist.get_rank(), dist.get_world_size()
+    train = experiment.data.load(Path()).train
+    gather, read = PackedImages.gather, []
+
+    def noted(self: PackedImages, indices: Any, out: Any = None) -> Any:
+        read.append(len(indices))
+        return gather(self, indices, out)
+
+    wholes = []
+    with patch.object(PackedImages, "gather", noted):
+        batches = GlobalBatches(experiment, train, torch.device("cpu"), rank, world)
+        for step in range(2):
+            for first in range(rank * BATCH // world, (rank + 1) * BATCH // world, piece):
+                batch = batches.rows(step * BATCH, first, piece)
+                whole = batch.whole()
+                assert torch.equal(whole.images[first : first + piece], batch.images)
+            wholes.append((whole.images, whole.labels))
+        batches.close()
+    return wholes, max(read)

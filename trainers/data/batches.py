@@ -8,15 +8,24 @@ from torch import Tensor
 from .packed import Indices, PackedImages
 
 
+def load(packed: PackedImages, indices: Indices, pinned: bool) -> Tensor:
+    """Return the images at `indices` (B,), as (B, C, H, W) uint8 in the host's memory.
+
+    Args:
+        pinned: into memory from which a GPU copies by itself. PyTorch uses the memory again once the copies that
+            read it are done.
+    """
+    images = torch.empty((len(indices), *packed.image_shape), dtype=torch.uint8, pin_memory=pinned)
+    packed.gather(indices, images.numpy())
+    return images
+
+
 def gather(packed: PackedImages, indices: Indices, device: torch.device) -> Tensor:
     """Return the images at `indices` (B,), as (B, C, H, W) uint8 on the device.
 
     They are copied to a GPU as bytes, from pinned memory, without the CPU waiting for it.
     """
-    images = torch.from_numpy(packed.gather(indices))
-    if device.type == "cuda":
-        images = images.pin_memory()
-    return images.to(device, non_blocking=True)
+    return load(packed, indices, device.type == "cuda").to(device, non_blocking=True)
 
 
 def crop(

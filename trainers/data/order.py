@@ -54,10 +54,14 @@ class IndexOrder:
         return np.concatenate(parts)
 
     def _epoch(self, epoch: int) -> Indices:
-        if self._permutation[0] != epoch:
+        of_epoch, permutation = (
+            self._permutation
+        )  # together: another thread may be at another epoch
+        if of_epoch != epoch:
             keys = _words(derive_seed(self._seed, "order", "epoch", epoch), 0, len(self._by_class))
-            self._permutation = (epoch, np.argsort(keys[:, 0], kind="stable"))
-        return self._permutation[1]
+            permutation = np.argsort(keys[:, 0], kind="stable")
+            self._permutation = epoch, permutation
+        return permutation
 
 
 def _words(key: int, start: int, count: int) -> NDArray[np.uint64]:
