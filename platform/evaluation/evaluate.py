@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -114,17 +116,24 @@ def evaluate(
     warnings = find_warnings(
         rows, per_class, (images.generated, images.real), metrics, config, provenance
     )
-    return Report(tuple(rows), tuple(per_class), provenance, warnings, all_replicates)
+    return Report(
+        tuple(rows), tuple(per_class), provenance, warnings, all_replicates, count.seconds
+    )
 
 
 class _Count:
-    """Counts the values that are computed."""
+    """Counts the values that are computed, and their seconds by metric."""
 
     def __init__(self, on_metric: OnMetric, total: int) -> None:
         self.on_metric, self.total, self.done = on_metric, total, 0
+        self.seconds: dict[str, float] = {}
 
-    def begin(self, metric: str, row: str) -> None:
+    @contextmanager
+    def computing(self, metric: str, row: str) -> Iterator[None]:
         self.on_metric(f"{metric} of {row}", self.done, self.total)
+        begin = time.perf_counter()
+        yield
+        self.seconds[metric] = self.seconds.get(metric, 0.0) + time.perf_counter() - begin
         self.done += 1
 
 
@@ -136,6 +145,11 @@ class _Images:
     real: Sample
     config: EvaluationConfig
 
+    @property
+    def num_classes(self) -> int:
+        """Classes of the whole."""
+        return len(np.unique(self.generated.labels))
+
     def row(
         self, name: str, classes: Sequence[int], metrics: Sequence[Metric[Any]], count: _Count
     ) -> tuple[Row, dict[str, Floats]]:
@@ -143,9 +157,9 @@ class _Images:
         generated, real = self.generated.of(classes), self.real.of(classes)
         replicates: dict[str, Floats] = {}
         for metric in metrics:
-            count.begin(metric.name, name)
             settings = metric.settings_in(self.config)
-            replicates |= metric.compute(generated, real, settings, self.config.seed)
+            with count.computing(metric.name, name):
+                replicates |= metric.compute(generated, real, settings, self.config.seed)
         n, m = len(generated), len(real)
         values = _estimates(replicates, n, int(real.effective), self.config.confidence)
         return Row(name, tuple(classes), n, m, values), replicates
@@ -234,7 +248,7 @@ def _provenance(
         "min_real": config.min_real,
     }
     for metric in METRICS.values():
-        own |= metric.provenance(metric.settings_in(config))
+        own |= metric.provenance(metric.settings_in(config), images.num_classes)
     own |= {
         "bootstrap_resamples": config.bootstrap_resamples,
         "bootstrap_seed": config.seed,

@@ -80,6 +80,8 @@ class Report:
     """What to know before believing the values; see `warnings.py`."""
     replicates: Mapping[str, Floats] = field(default_factory=dict)
     """`kid/overall`, `kid/few`, ... -> (1 + B,): the estimate, then its resamples."""
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    """What took how long, in words, in order; a metric's is that of all rows and classes."""
 
     def metrics(self) -> dict[str, float]:
         """Return all values flat, for tracking: `kid/overall`, `kid/few`, `kid/few_low`, `kid/few_high`, ..."""
@@ -103,6 +105,7 @@ class Report:
             "per_class": [asdict(row) for row in self.per_class],
             "provenance": dict(self.provenance),
             "warnings": self.warnings,
+            "seconds": dict(self.seconds),
         }
         (folder / layout.EVALUATION_REPORT).write_text(json.dumps(content))
         names = [n for n in OUTPUTS if any(n in row.values for row in self.per_class)]
@@ -124,6 +127,7 @@ class Report:
             tuple(ClassRow(**_estimated(row)) for row in content["per_class"]),
             content["provenance"],
             tuple(content["warnings"]),
+            seconds=content.get("seconds", {}),
         )
 
 

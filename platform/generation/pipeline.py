@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Self
@@ -59,6 +60,8 @@ class ImagePipeline:
         self.on_generated: Callable[[float], None] = lambda _share: None
         self.images_generated = 0
         """0 where all images were in the store."""
+        self.seconds: dict[str, float] = {}
+        """What took how long, in words, since it was last emptied."""
 
     def __enter__(self) -> Self:
         self.workers.__enter__()
@@ -71,7 +74,12 @@ class ImagePipeline:
         """Return the features of the reference images."""
         reference = self.shard_worker.splits().reference
         shards = real_shards(reference, self.shard_size)
-        self._run("extract_features", shards, lambda at: f"features of {at} real images")
+        self._run(
+            "extract_features",
+            "features of real images",
+            shards,
+            lambda at: f"features of {at} real images",
+        )
         return read_features(self.shard_worker.root, shards, self._extractor_key)
 
     def generate(
@@ -90,6 +98,7 @@ class ImagePipeline:
         self.images_generated += sum(map(len, new))
         self._run(
             "extract_features",
+            "generating images, and their features",
             shards,
             lambda at: f"generated {at} images ({description})",
             self.on_generated,
@@ -99,6 +108,7 @@ class ImagePipeline:
         if find_nearest:
             self._run(
                 "find_nearest",
+                "comparing with training images",
                 shards,
                 lambda at: f"compared {at} images with training images ({description})",
             )
@@ -116,6 +126,7 @@ class ImagePipeline:
     def _run(
         self,
         task: ShardTask,
+        piece: str,
         shards: Sequence[Shard],
         words: Callable[[str], str],
         on_share: Callable[[float], None] = lambda _share: None,
@@ -127,4 +138,6 @@ class ImagePipeline:
             on_share(done / total)
 
         on_images_done(0)
+        begin = time.perf_counter()
         self.workers.run(task, shards, on_images_done)
+        self.seconds[piece] = time.perf_counter() - begin

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
@@ -227,7 +228,11 @@ class Evaluator:
 
     def _evaluate(self, point: Experiment, seed: int, folder: str) -> dict[str, Any]:
         inputs, config, sampling = self.inputs, self.experiment.evaluation, point.sampling
+        seconds = self.pipeline.seconds = {}
+        begin = time.perf_counter()
         accuracy = self._classify(point, seed) if config.trains_classifiers else None
+        if accuracy is not None:
+            seconds["classifiers"] = time.perf_counter() - begin
         description = sampling.label
         real = self.pipeline.extract_real()
         find_nearest = any(METRICS[name].needs_nearest for name in config.metrics)
@@ -262,6 +267,7 @@ class Evaluator:
         }
         compute = partial(_evaluate_features, of_features)
         report = self.pipeline.workers.compute(compute, on_metric)
+        report = replace(report, seconds={**seconds, **report.seconds})
         if accuracy is not None:
             report = replace(report, warnings=(*report.warnings, *accuracy.warnings))
         return self.files.write(folder, report, collect(report, inputs.root, images, inputs.splits))

@@ -36,7 +36,7 @@ def test_the_config_is_derived_from_the_metrics() -> None:
         assert name == metric.name
         assert (name in fields) == (metric.settings is not NoSettings)
         assert metric.settings_in(EvaluationConfig()) == metric.settings()
-        assert metric.compared.keys() <= metric.provenance(metric.settings()).keys()
+        assert metric.compared.keys() <= metric.provenance(metric.settings(), 10).keys()
         assert metric.compared.items() <= COMPARED.items()
         assert all(METRIC_OF[output] is metric for output in metric.outputs)
     changed = EvaluationConfig.model_validate({"kid": {"subsets": 7}})

@@ -533,6 +533,23 @@ class TestPRD:
         assert np.isnan(measured("prd", x, y)["f_8"]).all()  # 4 clusters for each of 3 classes
         assert np.isfinite(measured("prd", x, y, clusters_per_class=3)["f_8"]).all()
 
+    @pytest.mark.parametrize("change", [0.0, 1.5])
+    def test_many_clusters_by_lloyds_rounds_give_what_mini_batches_give(
+        self, change: float, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def values(most: int) -> np.ndarray:
+            monkeypatch.setattr(prd, "MOST_BY_BATCHES", most)
+            x, y = sample(normal(360, 6, 0, change)), sample(normal(360, 6, 1))
+            found = [measured("prd", x, y, seed=s, clusters_per_class=14, runs=5) for s in range(3)]
+            return np.array([[f["f_8"][0], f["f_1_8"][0]] for f in found])
+
+        batches, rounds = values(2000), values(0)
+        assert np.abs(batches - rounds).max() > 0  # another way
+        np.testing.assert_allclose(rounds.mean(0), batches.mean(0), atol=0.04)
+        monkeypatch.undo()
+        assert "Lloyd" in prd.METRIC.provenance(prd.PRDConfig(), 1000)["prd"]
+        assert prd.METRIC.provenance(prd.PRDConfig(), 100)["prd"] == "20 clusters a class, 10 runs"
+
 
 class TestAgreement:
     def test_it_is_the_share_of_images_seen_as_asked_for(self) -> None:

@@ -18,6 +18,8 @@ from whipray.platform.evaluation.config import EvaluationConfig
 from whipray.platform.evaluation.evaluate import Classes, check_groups, evaluate
 from whipray.platform.evaluation.extractors.base import Extracted, ExtractorInfo
 from whipray.platform.evaluation.metrics.fid import frechet_distance
+from whipray.platform.evaluation.pages.content import Pictures
+from whipray.platform.evaluation.pages.report import render_report
 from whipray.platform.evaluation.report import Report, comparable
 from whipray.platform.generation.grid import class_grid
 from whipray.trainers.errors import DataProblem, UsageProblem
@@ -54,6 +56,16 @@ def report_of(fake: tuple[Extracted, Ints], config: EvaluationConfig = CONFIG) -
 def report() -> Report:
     """Other real digits as samples; half of class 4's are noise."""
     return report_of(digits(40, 60, noise=True))
+
+
+def test_the_time_of_each_metric_is_kept_and_shown(report: Report, tmp_path: Path) -> None:
+    assert report.seconds.keys() == set(CONFIG.metrics)
+    assert all(seconds > 0 for seconds in report.seconds.values())
+    report.save(tmp_path)
+    read = Report.load(tmp_path)
+    assert read.seconds == report.seconds
+    page = render_report(replace(read, seconds={"fid": 12.34, "prd": 3700.0}), Pictures())
+    assert all(words in page for words in ("<dd>12.3 s</dd>", "<dd>1:01:40</dd>"))
 
 
 def test_it_says_which_value_of_how_many_it_computes() -> None:

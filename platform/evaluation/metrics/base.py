@@ -85,7 +85,7 @@ def _two_images(_settings: Any, _classes: int) -> int:
     return 2
 
 
-def _no_provenance(_settings: Any) -> Mapping[str, Value]:
+def _no_provenance(_settings: Any, _classes: int) -> Mapping[str, Value]:
     return {}
 
 
@@ -102,8 +102,8 @@ class Metric(Generic[Settings]):
     estimate, NaN where there are too few images for one."""
     settings: type[Settings]
     """Its section of the config, `evaluation.NAME`."""
-    provenance: Callable[[Settings], Mapping[str, Value]] = _no_provenance
-    """Its settings as the provenance of a report shows them."""
+    provenance: Callable[[Settings, int], Mapping[str, Value]] = _no_provenance
+    """(settings, number of classes) -> its settings as the provenance of a report shows them."""
     compared: Mapping[str, str] = field(default_factory=dict)
     """Keys of `provenance` in which two reports must agree, and what to say where they do not."""
     compared_for_outputs: tuple[str, ...] = ()

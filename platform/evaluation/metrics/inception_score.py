@@ -85,6 +85,6 @@ METRIC = Metric(
     fewest=lambda settings, _classes: PER_SPLIT * settings.splits,
     generated_alone=True,
     needs_logits=True,
-    provenance=lambda settings: {"inception_splits": settings.splits},
+    provenance=lambda settings, _classes: {"inception_splits": settings.splits},
     compared={"inception_splits": "the Inception Score has other splits"},
 )

@@ -190,7 +190,9 @@ METRIC = Metric(
     },
     compute=compute,
     settings=KIDConfig,
-    provenance=lambda settings: {"kid_subsets": f"{settings.subsets} of {settings.subset_size}"},
+    provenance=lambda settings, _classes: {
+        "kid_subsets": f"{settings.subsets} of {settings.subset_size}"
+    },
     compared={"kid_subsets": "KID's subsets are others"},
     for_few_images=True,
 )

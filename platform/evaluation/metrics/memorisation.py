@@ -233,7 +233,7 @@ METRIC = Metric(
     },
     compute=compute,
     settings=MemorisationConfig,
-    provenance=lambda settings: {
+    provenance=lambda settings, _classes: {
         "copies": f"closer than {settings.copy_ratio:g} of the usual distance, aligned"
     },
     compared={"copies": "near copies are judged otherwise"},

@@ -201,6 +201,6 @@ METRIC = Metric(
     settings=PrecisionRecallConfig,
     cuts_real=True,
     fewest=lambda settings, _classes: NEIGHBOURHOODS * settings.k,
-    provenance=lambda settings: {"recall_k": settings.k},
+    provenance=lambda settings, _classes: {"recall_k": settings.k},
     compared={"recall_k": "recall and precision use another k"},
 )

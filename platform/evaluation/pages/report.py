@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ...foundation.durations import minutes
 from ..extractors.base import Value
 from ..extractors.config import IMAGENET
 from ..extractors.nothing import Nothing
@@ -85,6 +86,7 @@ def render_report(
         copies=_copies(report.rows),
         pairs=[_pair(pair) for pair in pictures.copies[:PAIRS]],
         method=_method(report),
+        seconds=[(piece, _duration(taken)) for piece, taken in report.seconds.items()],
         must_agree=[(k, v) for k, v in provenance.items() if k in COMPARED],
         other=[(k, v) for k, v in provenance.items() if k not in COMPARED],
     )
@@ -164,6 +166,10 @@ def _method(report: Report) -> list[tuple[str, str]]:
     notes = dict.fromkeys(note for n in _present(report.rows) if (note := OUTPUTS[n].note))
     settings = defaultdict(lambda: "as configured", report.provenance)
     return [(note.heading, note.text.format_map(settings)) for note in notes]
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.1f} s" if seconds < 60 else minutes(seconds)
 
 
 def _worst(worst: WorstClass) -> tuple[ClassRow, str, Strip | None, Strip | None]:
