@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from ..config.tracking import TrackingConfig
 from ..evaluation.config import EvaluationConfig
 from ..evaluation.metrics import METRICS, OF_IMAGES
 from ..evaluation.pages.training_curves import Series
+from ..runs.evaluation_outlook import outlook
 from ..runs.evaluator import Evaluated, Evaluator, OnShare, open_evaluator
 from ..runs.find_run import StoredRun, find_run
 from ..storage.layout import EVALUATION_PAGE, VersionTag
@@ -25,6 +27,8 @@ from ..tracking.mlflow_runs import Run
 from ..tracking.tracker import open_existing_tracker, open_tracker
 from ..tracking.versions import Version
 from .overrides import parse_overrides
+
+log = logging.getLogger(__name__)
 
 CHANGEABLE = ("sampling", "evaluation", "balancing", "classification", "scaling")
 """Sections; also where the data lie, as long as they are the same."""
@@ -139,6 +143,10 @@ def evaluated_target(
     """Evaluate the run's last checkpoint; inside, the evaluation's files are at hand."""
     with target.evaluator(on_phase) as evaluator:
         evaluator.on_share = on_share
+        inputs = evaluator.inputs
+        real = inputs.splits.reference.class_counts.tolist()
+        for line in outlook(evaluator.experiment, inputs.manifest.class_counts, real):
+            log.warning(line)
         yield evaluator, evaluator.select_best([evaluator.evaluate_at()])
 
 

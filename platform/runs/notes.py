@@ -8,6 +8,7 @@ import numpy as np
 
 from ...trainers.data import Cifar, PackedImages, Splits
 from ...trainers.optimizer import too_long
+from .evaluation_outlook import outlook
 from .preflight import Subject
 
 MOST_NAMED = 5
@@ -57,6 +58,9 @@ def find_warnings(subject: Subject) -> list[str]:
     training = experiment.training
     lines = too_long(experiment.optimizer, training.images, training.batch_size)
     other, reference = experiment.evaluation.reference, subject.reference
+    if reference is not None:
+        counts = (split.class_counts.tolist() for split in (reference.train, reference.reference))
+        lines += outlook(experiment, *counts)
     # Of one source it is in the data's own report; CBDM's paper compares with the training images.
     is_meant = other is None or (isinstance(other, Cifar) and other.reference == "train")
     if reference is not None and not subject.dry_run and not is_meant:
