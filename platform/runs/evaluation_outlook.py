@@ -12,7 +12,7 @@ from ...trainers.previews import TRAINING_PASSES
 from ..config.experiment import Experiment
 from ..evaluation.extractors import choose
 from ..evaluation.extractors.config import ClassifierConfig
-from ..evaluation.metrics import METRICS
+from ..evaluation.metrics import METRICS, prd
 from ..foundation.durations import minutes
 from .work import passes_of_image
 
@@ -61,7 +61,8 @@ def metric_seconds(experiment: Experiment, classes: int, real: int) -> float:
     """Return about how long the metrics of one setting take on one CPU core.
 
     Counted are products of features: of all pairs for KID and for precision and recall, of covariances and
-    their roots for FID, once for all classes and once in all for the groups.
+    their roots for FID, of images and centres for PRD with many clusters, whose float32 counts half; once for
+    all classes and, but for PRD, once in all for the groups.
     """
     config = experiment.evaluation
     if not config.uses_features:
@@ -69,10 +70,14 @@ def metric_seconds(experiment: Experiment, classes: int, real: int) -> float:
     extractor = choose(config.features, experiment.data.image_shape).extractor
     d, n = DIMENSIONS.get(extractor, 2048), config.images_per_class * classes
     pairs = (n * n + real * real) / 2 + n * real
+    settings = METRICS["prd"].settings_in(config)
+    clusters, side = settings.clusters_per_class * classes, min(n, real)
+    by_rounds = clusters > prd.MOST_BY_BATCHES and side >= prd.PER_CLUSTER * clusters
     flop = {
         "kid": 1.5 * 2 * d * pairs,
         "precision_recall": 1.5 * 2 * d * pairs,
         "fid": 2 * 2 * d * d * (n + real) + 4 * 30 * d**3,
+        "prd": settings.runs * prd.ROUNDS * 2 * side * clusters * d if by_rounds else 0.0,
     }
     return sum(flop.get(name, 0.0) for name in config.metrics) / FLOP_PER_SECOND
 

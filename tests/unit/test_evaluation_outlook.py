@@ -35,6 +35,8 @@ def test_the_work_of_a_setting_is_told() -> None:
     whole, half = (metric_seconds(experiment, classes, 50 * classes) for classes in (1000, 500))
     # Products of all pairs are four times as many; those of covariances are less.
     assert 3 < whole / half < 4
+    with_prd = metric_seconds(imagenet_lt(prd={"clusters_per_class": 10}), 1000, 50_000)
+    assert 1000 < with_prd - whole < 5000  # 45 s a round of 50 on one core
     assert 1000 < whole < 3000  # measured at 2,000 and 4,000 images: about half an hour
 
 
