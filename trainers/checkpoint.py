@@ -16,6 +16,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,8 @@ PASS_OVER = (
     "type its `whipray train` again, which passes over this checkpoint and trains the rest again, or "
     "restore the folder from a copy"
 )
+HASHED_AT_ONCE = 8
+"""Files of a checkpoint, each by a thread."""
 FORMAT = 5
 """Raise it when a checkpoint could be misread: another layout, other keys in the manifest or in the
 config that it holds, other names of parameters, or other numbers under the same name."""
@@ -217,11 +220,14 @@ def verify(folder: Path, where: str = "") -> Manifest:
                 f"{where}/{name}: {file.stat().st_size} bytes, the manifest says {expected.bytes}",
                 PASS_OVER,
             )
-        if describe(file).sha256 != expected.sha256:
-            raise CheckpointProblem(
-                f"{where}/{name}: its content does not match the manifest",
-                PASS_OVER,
-            )
+    with ThreadPoolExecutor(HASHED_AT_ONCE) as pool:
+        described = pool.map(describe, [folder / name for name in manifest.files])
+        for (name, expected), found in zip(manifest.files.items(), described, strict=True):
+            if found.sha256 != expected.sha256:
+                raise CheckpointProblem(
+                    f"{where}/{name}: its content does not match the manifest",
+                    PASS_OVER,
+                )
     return manifest
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +24,9 @@ from ...trainers.errors import CheckpointProblem
 from . import layout
 from .errors import MissingObject
 from .store import Storage
+
+REQUESTS = 16
+"""Files of a checkpoint that are asked for at a time: there is one or two for each worker that wrote it."""
 
 log = logging.getLogger(__name__)
 
@@ -334,14 +338,16 @@ class CheckpointStore:
         Raises:
             CheckpointProblem: a file is missing or has another size.
         """
-        for file, expected in manifest.files.items():
-            where = self.storage.uri_of(name)
-            if (size := self.storage.size_of(f"{name}/{file}")) != expected.bytes:
-                state = "is missing" if size is None else f"has {size} bytes"
-                raise CheckpointProblem(
-                    f"{where}/{file} {state}, the manifest says {expected.bytes} bytes",
-                    PASS_OVER,
-                )
+        where = self.storage.uri_of(name)
+        with ThreadPoolExecutor(REQUESTS) as pool:  # not a listing, which may lag behind the writes
+            sizes = pool.map(self.storage.size_of, [f"{name}/{file}" for file in manifest.files])
+            for (file, expected), size in zip(manifest.files.items(), sizes, strict=True):
+                if size != expected.bytes:
+                    state = "is missing" if size is None else f"has {size} bytes"
+                    raise CheckpointProblem(
+                        f"{where}/{file} {state}, the manifest says {expected.bytes} bytes",
+                        PASS_OVER,
+                    )
 
 
 def _twice(read: Callable[[], Manifest]) -> Manifest:

@@ -6,8 +6,10 @@ Why pyarrow, and not fsspec or boto3 alone: `docs/design/storage.md`.
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import cached_property, wraps
@@ -32,6 +34,11 @@ P = ParamSpec("P")
 
 COPY_BYTES = 8 << 20
 """Read and written at a time: more than the 5 MiB that S3 asks of a part of an upload."""
+RANGES = 8
+"""Parts of an object that are downloaded at a time. pyarrow 25 uploads as many at a time."""
+FLUSH_BYTES = 160 << 20
+"""An upload waits for its parts after so much, or pyarrow 25 would keep all of a large file in memory: it
+sends parts of 10 MiB, as many at a time as it has threads (8), and takes what it is given at once."""
 
 
 def _retried(
@@ -144,15 +151,26 @@ class Storage:
         """
         size = local.stat().st_size
         with local.open("rb") as source, self._writer(name, size) as target:
-            shutil.copyfileobj(source, target, COPY_BYTES)
+            written = 0
+            while chunk := source.read(COPY_BYTES):
+                target.write(chunk)
+                written += len(chunk)
+                if written % FLUSH_BYTES == 0:
+                    target.flush()
 
     @_retried
     def get_file(self, name: str, local: Path) -> None:
-        """Copy `name` to a local file, which appears whole or not at all."""
-        with self._translate_errors(name), self._open(name) as source:
+        """Copy `name` to a local file, which appears whole or not at all.
+
+        From a bucket several parts come at a time.
+        """
+        with self._translate_errors(name), self._open(name, parts=not self.is_folder) as source:
             try:
                 with whole_file(local) as copy:
-                    shutil.copyfileobj(source, copy, COPY_BYTES)
+                    if self.is_folder:
+                        shutil.copyfileobj(source, copy, COPY_BYTES)
+                    else:
+                        _copy_in_parts(source, copy)
             except OSError as error:
                 if error.errno is None:  # not this machine's disk, but the store
                     raise
@@ -252,9 +270,11 @@ class Storage:
     def _path_of(self, name: str) -> str:
         return f"{self.path}/{_checked(name)}"
 
-    def _open(self, name: str) -> IO[bytes]:
+    def _open(self, name: str, parts: bool = False) -> Any:
+        """Open a file to be read from its start to its end, or in any parts."""
+        opened = self.filesystem.open_input_file if parts else self.filesystem.open_input_stream
         try:
-            stream: IO[bytes] = self.filesystem.open_input_stream(self._path_of(name))
+            stream = opened(self._path_of(name))
         except FileNotFoundError:
             self._require_bucket()
             raise
@@ -300,6 +320,24 @@ class Storage:
             if self.is_folder or error.errno is not None:
                 raise local_problem(error, where, size) from error
             raise pyarrow_problem(error, self.config, where) from error
+
+
+def _copy_in_parts(source: Any, copy: IO[bytes]) -> None:
+    """Copy a file of pyarrow, several parts at a time."""
+    size = source.size()
+
+    def copy_part(start: int) -> None:
+        content = memoryview(source.read_at(min(COPY_BYTES, size - start), start))
+        if len(content) < min(COPY_BYTES, size - start):
+            raise OSError("AWS Error NETWORK_CONNECTION: the answer is too short")
+        while content:
+            written = os.pwrite(copy.fileno(), content, start)
+            content, start = content[written:], start + written
+
+    copy.truncate(size)
+    with ThreadPoolExecutor(min(RANGES, size // COPY_BYTES + 1)) as pool:
+        for _ in pool.map(copy_part, range(0, size, COPY_BYTES)):
+            pass
 
 
 def _checked(name: str) -> str:

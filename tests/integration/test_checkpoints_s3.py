@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 import threading
 import time
 from collections.abc import Callable
@@ -9,7 +11,9 @@ from pathlib import Path
 
 import pytest
 from support.checkpoints import fetch_latest_usable, make_checkpoint, save
+from support.proxy import Proxy
 from support.servers import Server
+from support.shell import WAIT_S
 
 from whipray.platform.storage.checkpoints import CheckpointStore
 from whipray.platform.storage.config import StorageConfig
@@ -99,6 +103,34 @@ def test_a_refusal_names_its_cause_and_the_store_keeps_what_it_has(
 
     assert open_store().names() == [saved]
     assert open_store().fetch(saved, tmp_path / "got").images_seen == 800
+
+
+@pytest.mark.parametrize(
+    ("requests", "mebibytes"), [(rb"^PUT .*partNumber", 40), (rb"^GET .*large", 8)]
+)
+def test_parts_are_on_their_way_at_the_same_time(
+    swift: Server,
+    open_store: Callable[..., CheckpointStore],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    requests: bytes,
+    mebibytes: int,
+) -> None:
+    """Four parts of an upload or a download, of which none goes on before the others are there."""
+    monkeypatch.setattr("whipray.platform.storage.store.COPY_BYTES", (mebibytes << 20) // 4)
+    monkeypatch.setattr("whipray.platform.storage.store.FLUSH_BYTES", mebibytes << 20)
+    content = os.urandom(mebibytes << 20)
+    (tmp_path / "large").write_bytes(content)
+    with Proxy(swift.port) as proxy:
+        config = open_store().storage.config.model_copy(update={"endpoint_url": proxy.endpoint})
+        storage = Storage(config)
+        storage.try_write()
+        proxy.refused = re.compile(requests)
+        proxy.meeting = threading.Barrier(4, timeout=WAIT_S)
+        storage.put_file(tmp_path / "large", "large")
+        storage.get_file("large", tmp_path / "back")
+        assert not proxy.meeting.broken
+    assert (tmp_path / "back").read_bytes() == content
 
 
 def test_a_server_killed_during_an_upload_leaves_the_checkpoint_before(

@@ -40,6 +40,8 @@ class Proxy:
         self.refused = re.compile(rb".")
         """Is searched for in the first line of a request, such as `PUT /bucket/name HTTP/1.1`."""
         self.refusal = SLOW_DOWN
+        self.meeting: threading.Barrier | None = None
+        """Where requests whose first line fits `refused` wait until enough others are there."""
         self.seconds_a_mebibyte = 0.0
         """Delay of uploads, on each connection."""
         self.trickles = False
@@ -103,6 +105,8 @@ class Proxy:
             if first and self.refused.search(first[0]) and self._take("requests_to_refuse"):
                 _refuse(client, *self.refusal, head=first[0].startswith(b"HEAD"))
                 return False
+            if first and self.meeting and self.refused.search(first[0]):
+                self.meeting.wait()
             return sent < self.cut_after or not self._take("uploads_to_cut")
 
         def answer(_data: bytes) -> bool:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from tempfile import TemporaryDirectory
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 from unittest.mock import patch
 
@@ -75,7 +75,9 @@ def copied(stage: int) -> Copied:
     for step in range(3):
         torch.manual_seed(10 * step + dist.get_rank())
         zero = torch.zeros(2)
-        engine.backward(engine.predict(torch.randn(2, 1, 1, 353), zero, zero.long()).square().mean())
+        engine.backward(
+            engine.predict(torch.randn(2, 1, 1, 353), zero, zero.long()).square().mean()
+        )
         engine.step(1e-3, {"ema": 0.5, "ema_0.1": 0.9})
     counts: dict[str, int] = {}
 

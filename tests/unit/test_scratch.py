@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from whipray.trainers.scratch import UNLOCKED_GRACE_S, Scratch, clear
+from whipray.trainers.scratch import UNLOCKED_GRACE_S, Scratch, clear, shared_scratch
 
 HOLD = """
 from pathlib import Path
@@ -69,3 +69,39 @@ def test_it_can_be_cleaned_up_twice() -> None:
     again = Scratch()
     again.cleanup()
     again.cleanup()
+
+
+JOIN = """
+from whipray.trainers.scratch import shared_scratch
+with shared_scratch("key") as folder:
+    (folder / "file").touch()
+    print(folder, flush=True)
+    input()
+"""
+
+
+def test_a_shared_one_goes_with_its_last_user_even_if_others_were_killed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    pipe = subprocess.PIPE
+    command = [sys.executable, "-c", JOIN]
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) as other:
+        assert other.stdout is not None
+        folder = Path(other.stdout.readline().strip())
+        with shared_scratch("key") as same, shared_scratch("another") as another:
+            assert (same, another) == (folder, tmp_path / another.name)
+            assert another != folder
+            age(folder)
+            clear(tmp_path)
+            assert (same / "file").exists()
+        assert list(tmp_path.iterdir()) == [folder]  # the other one is in it
+        with shared_scratch("key") as same:
+            other.send_signal(signal.SIGKILL)
+            other.wait()
+        assert list(tmp_path.iterdir()) == []
+    folder.mkdir()  # as it is left where all were killed
+    age(folder)
+    clear(tmp_path)
+    assert list(tmp_path.iterdir()) == []

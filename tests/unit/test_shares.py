@@ -22,9 +22,7 @@ def numbers_of(recipe: str) -> dict[str, int]:
     with torch.device("meta"):
         network = build_network(experiment, (3, SIDE[recipe], SIDE[recipe]), CLASSES, None)
     sizes = {name: p.numel() for name, p in network.named_parameters()}
-    return {
-        f"{kind}/{name}": size for kind in kinds((0.05, 0.1)) for name, size in sizes.items()
-    }
+    return {f"{kind}/{name}": size for kind in kinds((0.05, 0.1)) for name, size in sizes.items()}
 
 
 @pytest.mark.parametrize("recipe", SIDE)
