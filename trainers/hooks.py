@@ -19,8 +19,8 @@ class Progress:
     images_seen: int
     total_images: int
     metrics: dict[str, float]
-    """Means since the last report: `loss/...`, `lr`, `gradient_norm`, `images_per_second`; before a
-    checkpoint also `validation/denoising`."""
+    """Means since the last report: `loss/...`, `lr`, `gradient_norm`, `images_per_second` with all that the time
+    went to; before a checkpoint also `validation/denoising`."""
 
 
 class Hooks(Protocol):

@@ -95,7 +95,7 @@ def main() -> None:
     for model, process in (("ddpmpp", "edm"), ("dit", "flow")):
         ours, plain = with_plain_loop(model, process)
         times = cpu_seconds({"ours": partial(step, ours), "plain": plain.step}, ROUNDS, STEPS)
-        ours.engine.close()
+        ours.close()
         what = f"images/s, {model} with {process} at 32 px"
         faster = ratios(times["plain"], times["ours"])
         results += [

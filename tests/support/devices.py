@@ -101,7 +101,7 @@ def opened(
     try:
         yield training
     finally:
-        training.engine.close()
+        training.close()
 
 
 def step(training: Training, number: int) -> Tensor:

@@ -400,7 +400,7 @@ def test_ada_is_learnt_with_and_sampled_without(tmp_path: Path) -> None:
             finals.append(progress.metrics["loss/total"])
             trained = training.engine.network.augmentation.weight.detach().clone()
         finally:
-            training.engine.close()
+            training.close()
         (tmp_path / "again").mkdir(exist_ok=True)
     assert finals[0] == pytest.approx(finals[1], rel=1e-5)
     assert torch.equal(piece.images, whole.images[8:16])

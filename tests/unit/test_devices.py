@@ -56,7 +56,7 @@ def training_of(data: Splits) -> Iterator[Open]:
 
     yield make
     for training in opened:
-        training.engine.close()
+        training.close()
 
 
 def step(training: Training, number: int) -> None:

@@ -109,7 +109,7 @@ def test_a_run_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
     assert data.train.fingerprint() == old.train_fingerprint
     training = Training(config, data, CPU, None)
     training.run(FolderHooks(tmp_path / "run"), {"engine": {"precision": "fp32"}})
-    training.engine.close()
+    training.close()
     (folder,) = (tmp_path / "run").iterdir()
     of_today = json.loads((folder / MANIFEST).read_text())
     files = {key: of_today[key] for key in ("tensors", "files", "state_norms")}
@@ -120,7 +120,7 @@ def test_a_run_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
     resumed = Training(config.model_copy(update={"training": longer}), data, CPU, resume)
     assert resumed._next_loss() == pytest.approx(old.next_loss, rel=1e-3)
     resumed.run(FolderHooks(tmp_path / "run"), old.config)
-    resumed.engine.close()
+    resumed.close()
     after = verify(tmp_path / "run" / "images-000000000096")
     assert (after.format, after.process) == (FORMAT, old.process)
 

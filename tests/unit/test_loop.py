@@ -7,6 +7,7 @@ import json
 import shutil
 import subprocess
 import sys
+import time
 import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -28,7 +29,6 @@ from whipray.trainers.data import Splits
 from whipray.trainers.data.batches import gather, to_float
 from whipray.trainers.data.order import IndexOrder
 from whipray.trainers.devices import join_workers
-from whipray.trainers.engine import Engine
 from whipray.trainers.errors import CheckpointProblem, DivergenceProblem, UsageProblem
 from whipray.trainers.export import (
     CARD,
@@ -51,6 +51,7 @@ from whipray.trainers.state_copy import Snapshot
 from whipray.trainers.trainer_config import LoopConfig, TrainerConfig
 
 CPU = torch.device("cpu")
+PAUSE_S = 0.1
 
 
 def config_of(**changes: Any) -> TrainerConfig:
@@ -105,22 +106,22 @@ Train = Callable[..., tuple[Training, Folder]]
 @pytest.fixture
 def train(data: Splits, tmp_path: Path) -> Iterator[Train]:
     """Train, and leave the engine open to look at."""
-    opened: list[Engine] = []
+    opened: list[Training] = []
 
     def run(
         resume: ResumePoint | None = None, checkpoint_now_at: int = 0, **changes: Any
     ) -> tuple[Training, Folder]:
         config = config_of(**changes)
         training = Training(config, data, CPU, resume)
-        opened.append(training.engine)
+        opened.append(training)
         hooks = Folder(tmp_path)
         hooks.checkpoint_now_at = checkpoint_now_at
         training.run(hooks, config.model_dump(mode="json"))
         return training, hooks
 
     yield run
-    for engine in opened:
-        engine.close()
+    for training in opened:
+        training.close()
 
 
 def by_hand(
@@ -231,6 +232,27 @@ def test_a_report_is_the_mean_since_the_last_one(train: Train) -> None:
     assert report.metrics["loss/total"] == pytest.approx(sum(losses) / 3, rel=1e-6)
 
 
+def test_images_per_second_are_from_report_to_report_with_all_between(
+    data: Splits, tmp_path: Path
+) -> None:
+    class Slow(Folder):
+        def report(self, progress: Progress) -> bool:
+            time.sleep(PAUSE_S)
+            return super().report(progress)
+
+        def checkpoint(self, *files: Any) -> None:
+            time.sleep(PAUSE_S)
+            super().checkpoint(*files)
+
+    config = config_of(training__images=3 * BATCH, training__checkpoint_every_images=2 * BATCH)
+    training, hooks = Training(config, data, CPU, None), Slow(tmp_path)
+    training.run(hooks, config.model_dump(mode="json"))
+    training.close()
+    seconds = [BATCH / report.metrics["images_per_second"] for report in hooks.reports]
+    assert seconds[1] >= PAUSE_S
+    assert seconds[2] >= 2 * PAUSE_S
+
+
 def test_a_finished_training_has_nothing_left_to_do(train: Train) -> None:
     _, hooks = train(training__images=BATCH)
     again, later = train(hooks.resume(), training__images=BATCH)
@@ -261,7 +283,7 @@ def test_the_validation_loss_is_a_fixed_mean_over_fixed_images(data: Splits) -> 
             nn.init.normal_(parameter, std=0.1)
         found += [training._validation_loss(), training._validation_loss()]
         assert training.engine.network.training
-        training.engine.close()
+        training.close()
 
     picked = torch.linspace(0, 739, 37).long().numpy()  # of 740 reference images
     assert set(data.reference.labels[picked]) == set(range(10))
@@ -311,7 +333,7 @@ def test_trainings_one_after_another_leave_nothing_behind(data: Splits, tmp_path
         config = config_of(training__images=BATCH, **changes)
         training = Training(config, data, CPU, None)
         training.run(Folder(folder), config.model_dump(mode="json"))
-        training.engine.close()
+        training.close()
         return weakref.ref(training.engine.network)
 
     def failing(stage: int) -> weakref.ref[nn.Module]:
@@ -388,7 +410,7 @@ def test_a_measured_sigma_data_is_kept_by_all_that_follows(
     def tune(pretrained: Pretrained, **changes: Any) -> Training:
         config = config_of(pretrained={"model": "./model"}, **changes)
         tuned = Training(config, data, CPU, None, pretrained)
-        tuned.engine.close()
+        tuned.close()
         return tuned
 
     pretrained = read_pretrained(tmp_path / "model")
