@@ -19,7 +19,7 @@ from ...trainers.integrity import Altered, seal, unseal
 from ..compute.actor_pool import ActorPool
 from ..compute.capacity import cluster_capacity, no_room, with_gpu_if_any
 from ..compute.ray_session import ray_session
-from ..config.experiment import ScalingConfig
+from ..config.scaling import ScalingConfig
 from ..generation.shards import short_hash
 from ..storage.layout import CLASSIFIERS, classifier_file
 from ..storage.store import Storage

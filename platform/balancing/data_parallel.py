@@ -8,7 +8,7 @@ from typing import Any
 
 from ...trainers.errors import Problem
 from ..compute.capacity import with_gpu_if_any
-from ..config.experiment import ScalingConfig
+from ..config.scaling import ScalingConfig
 
 OnPhase = Callable[[str], None]
 Train = Callable[[Any, OnPhase], Any]

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Generic, TypeVar
 
 from ...trainers.errors import Problem
-from ..config.experiment import ScalingConfig
+from ..config.scaling import ScalingConfig
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")

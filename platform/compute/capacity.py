@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ...trainers.errors import Problem, UsageProblem
-from ..config.experiment import ScalingConfig
+from ..config.scaling import ScalingConfig
 from .ray_address import cluster_address
 
 ROUNDING = 1e-4

@@ -10,7 +10,6 @@ from datetime import timedelta
 from functools import partial
 from typing import Any
 
-import psutil  # type: ignore[import-untyped]
 import ray
 import torch
 import torch.distributed as dist
@@ -21,10 +20,22 @@ from ray.train.torch import TorchConfig
 from torch.distributed import TCPStore  # type: ignore[attr-defined]  # documented
 
 from ...trainers.devices import set_local_rank
-from ..config.experiment import ScalingConfig
+from ..config.scaling import ScalingConfig
+from .node_facts import interface_of
 from .peers import StorePeers
 
 LOOPBACK = "127.0.0.1"
+
+NCCL_SETTINGS = {
+    # Its threads listen on the network, ask nobody, and share a port with every other training of the
+    # host. Hangs are found by `scaling.timeout_s`.
+    "NCCL_RAS_ENABLE": "0",
+    # What was communicated last is written to a file when that time is over.
+    "TORCH_FR_BUFFER_SIZE": "2000",
+    "TORCH_FR_DUMP_ON_TIMEOUT": "1",
+}
+"""Variables of workers that the node and `scaling.environment` may set otherwise. PyTorch's own default
+ends a process whose communication fails (TORCH_NCCL_ASYNC_ERROR_HANDLING=3): the training resumes."""
 
 
 class _SharedGPUs(Backend):
@@ -58,8 +69,8 @@ def meet_workers(scaling: ScalingConfig) -> StorePeers:
     # Neither PyTorch's store nor gloo asks who connects: on one host they stay off the network.
     on_one_host = context.get_local_world_size() == world
     address = LOOPBACK if on_one_host else ray.util.get_node_ip_address()
-    if interface := _interface_of(address):
-        os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
+    for name, value in {**NCCL_SETTINGS, **_network(address, on_one_host)}.items():
+        os.environ.setdefault(name, value)
     port, key, server = 0, b"", None  # any free port
     if rank == 0:
         # By itself it would listen on every interface.
@@ -108,12 +119,11 @@ def _begin_group(store: Any, rank: int, world: int, scaling: ScalingConfig) -> N
     )
 
 
-def _interface_of(address: str) -> str | None:
-    """Return the network interface through which the other hosts reach this one.
-
-    Gloo by itself takes the address that the host's name resolves to: on many a machine 127.0.1.1.
-    """
-    for name, addresses in psutil.net_if_addrs().items():
-        if any(entry.address == address for entry in addresses):
-            return str(name)
-    return None
+def _network(address: str, on_one_host: bool) -> dict[str, str]:
+    """Return the settings by which gloo and NCCL take the network through which the workers met."""
+    interface = interface_of(address)
+    if interface is None:
+        return {}
+    # On one host NCCL needs no network but to begin, and may look at all of them to know the host.
+    nccl = {} if on_one_host else {"NCCL_SOCKET_IFNAME": f"={interface}"}
+    return {"GLOO_SOCKET_IFNAME": interface, **nccl}

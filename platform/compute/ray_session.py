@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ...trainers.errors import Problem
-from ..config.experiment import ScalingConfig
+from ..config.scaling import ScalingConfig
 from ..foundation.environment import environment
 from ..foundation.job import in_cluster_job
 from ..foundation.logs import quiet_logs

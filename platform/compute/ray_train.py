@@ -10,7 +10,7 @@ from uuid import uuid4
 from ...trainers.errors import OutOfMemoryProblem, Problem
 from ...trainers.memory import says_lack_of_memory
 from ...trainers.scratch import Scratch
-from ..config.experiment import ScalingConfig
+from ..config.scaling import ScalingConfig
 from ..foundation.background import in_background
 from ..foundation.text import last_line
 from .capacity import cluster_capacity, is_single_machine, no_room, waited_in_vain
@@ -44,6 +44,7 @@ def run_on_workers(
     name: str,
     less_memory: str,
     again: str,
+    progress: Callable[[], object] = lambda: None,
 ) -> Any:
     """Call a function on `scaling.workers` Ray Train workers, again where one of them is lost.
 
@@ -56,6 +57,8 @@ def run_on_workers(
         name: of the kind of work, in Ray's dashboard.
         less_memory: what to do about workers that run out of memory.
         again: what the same command does after too many failures.
+        progress: returns another value once a failure costs less than the one before it, so that failures
+            are counted anew; called here and by Ray Train's controller.
 
     Returns:
         What worker 0 returned.
@@ -70,7 +73,7 @@ def run_on_workers(
     _set_timeouts(scaling)
     with Scratch() as bookkeeping:
         trainer = _trainer(
-            work, config, scaling, callbacks, f"{name}-{uuid4().hex[:12]}", bookkeeping
+            work, config, scaling, callbacks, f"{name}-{uuid4().hex[:12]}", bookkeeping, progress
         )
         try:
             # Not in the main thread, where Ray Train 2.60 handles SIGINT itself and ends at once.
@@ -108,6 +111,7 @@ def _trainer(
     callbacks: Sequence[Any],
     name: str,
     bookkeeping: str,
+    progress: Callable[[], object],
 ) -> Any:
     """Return Ray's trainer.
 
@@ -117,9 +121,9 @@ def _trainer(
     """
     from ray.train import FailureConfig, RunConfig
     from ray.train import ScalingConfig as Workers
-    from ray.train.torch import TorchTrainer
 
     from .process_group import WorkerJoinedTorchConfig
+    from .ray_policies import Trainer
 
     resources: dict[str, float] = {"CPU": scaling.cpus_per_worker}
     if scaling.gpus_per_worker > 0:
@@ -127,14 +131,17 @@ def _trainer(
     workers: Any = (
         (scaling.required_workers, scaling.workers) if scaling.min_workers else scaling.workers
     )
-    return TorchTrainer(
-        work,
+    return Trainer(
+        scaling.elastic_step,
+        progress,
+        train_loop_per_worker=work,
         train_loop_config=config,
         scaling_config=Workers(  # type: ignore[call-arg]
             num_workers=workers,
             elastic_resize_monitor_interval_s=REGROW_INTERVAL_S,
             use_gpu=scaling.gpus_per_worker > 0,
             resources_per_worker=resources,
+            placement_strategy=scaling.placement.upper(),
         ),
         torch_config=WorkerJoinedTorchConfig(),
         run_config=RunConfig(
@@ -146,6 +153,7 @@ def _trainer(
                 controller_failure_limit=-1 if scaling.min_workers else scaling.max_failures,
             ),
             callbacks=list(callbacks),
+            worker_runtime_env={"env_vars": dict(scaling.environment)},
         ),
     )
 
@@ -159,7 +167,7 @@ def _as_problem(error: Exception, scaling: ScalingConfig, less_memory: str, agai
                 f"the memory of worker {rank} did not suffice: {last_line(failure)}", less_memory
             )
         return Problem(
-            f"worker {rank} failed more than {scaling.max_failures} times: {last_line(failure)}",
+            f"worker {rank} failed more than {scaling.max_failures} times in a row: {last_line(failure)}",
             f"see the Ray log for its traceback; the same command {again}",
         )
     inner = getattr(error, "controller_failure", None)

@@ -23,72 +23,9 @@ from .balancing import BalancingConfig
 from .errors import problem
 from .layers import Layer, Resolved, parse_override, resolve
 from .recipes import recipe_layers
+from .scaling import ScalingConfig, shown_sizes
 from .tracking import VARIABLE as TRACKING_VARIABLE
 from .tracking import TrackingConfig
-
-
-class ScalingConfig(Config):
-    """Workers of one training."""
-
-    workers: int = Field(1, ge=1)
-    """Processes that share each batch. One trains in the calling process; more go through Ray
-    Train."""
-    min_workers: int | None = Field(None, ge=1)
-    """A training continues with this many workers while others are lost; those rejoin when there
-    is room. None: it waits for all."""
-    cpus_per_worker: int = Field(1, ge=1)
-    gpus_per_worker: float = Field(0, ge=0)
-    """A fraction such as 0.25 lets several trainings of one worker share a GPU, with that share of its
-    memory each."""
-    max_failures: int = Field(3, ge=0)
-    """Failures of workers that a training survives, each by resuming from its last checkpoint; the
-    next one ends it."""
-    timeout_s: int = Field(600, ge=10)
-    """Seconds after which a step's communication between workers counts as a hang, which is a failure: at
-    most how much longer one worker's step, compilation included, may take than another's."""
-    load_timeout_s: int = Field(21_600, ge=10)
-    """Seconds for which workers wait for one that still reads its images, its model or its checkpoint, or
-    uploads its part of one."""
-    price_per_hour: float = Field(0, ge=0)
-    """Price of one worker, in any currency. With it, a launch on a cluster estimates the cost and
-    asks for confirmation."""
-
-    @property
-    def requirement_text(self) -> str:
-        """The resources that a training requests of a cluster, for messages."""
-        cpus, gpus = self.cpus_per_worker, self.gpus_per_worker
-        return f"{self.workers} workers with {cpus} CPUs and {gpus:g} GPUs each"
-
-    @property
-    def required_workers(self) -> int:
-        """The number of workers without which a training waits."""
-        return self.min_workers or self.workers
-
-    @model_validator(mode="after")
-    def _min_workers_fit(self) -> ScalingConfig:
-        if self.required_workers > self.workers:
-            raise ValueError(
-                f"min_workers={self.min_workers} is more than workers={self.workers}: "
-                "lower scaling.min_workers"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _whole_gpus(self) -> ScalingConfig:
-        if self.gpus_per_worker > 1 and not self.gpus_per_worker.is_integer():
-            raise ValueError(
-                f"gpus_per_worker={self.gpus_per_worker:g}: Ray gives a worker whole GPUs or a part of one"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _one_gpu_each(self) -> ScalingConfig:
-        if self.workers > 1 and self.gpus_per_worker not in (0, 1):
-            raise ValueError(
-                f"{self.workers} workers with {self.gpus_per_worker:g} GPUs each: NCCL needs "
-                "a GPU of its own for each of several workers: set scaling.gpus_per_worker=1"
-            )
-        return self
 
 
 class EarlyStopConfig(Config):
@@ -176,12 +113,12 @@ class Experiment(TrainerConfig):
 
     @model_validator(mode="after")
     def _batch_divides_among_workers(self) -> Experiment:
-        batch = self.training.batch_size
-        sizes = range(self.scaling.required_workers, self.scaling.workers + 1)
+        batch, sizes = self.training.batch_size, self.scaling.sizes
         if self.scaling.min_workers and any(batch % size for size in sizes):
             raise ValueError(
-                f"training.batch_size {batch} cannot be divided among each of {sizes[0]} to "
-                f"{sizes[-1]} workers: give a multiple of {math.lcm(*sizes)}, or another scaling.min_workers"
+                f"training.batch_size {batch} cannot be divided among each of "
+                f"{shown_sizes(sizes)} workers: give a multiple of {math.lcm(*sizes)}, or another "
+                "scaling.min_workers or scaling.elastic_step"
             )
         return self
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ...trainers.data import DataConfig, Splits
+from ...trainers.data.decoding import UNREAD
 from ...trainers.disk import cache_folder
 from ..storage.store import Storage
 
@@ -17,3 +18,15 @@ def load_images(data: DataConfig, root: Storage) -> Splits:  # noqa: ARG001
         DataProblem: they cannot be used.
     """
     return data.load(cache_folder())
+
+
+def check_images(data: DataConfig, root: Storage) -> None:  # noqa: ARG001
+    """Check that this machine can get at the images of a source; none is decoded.
+
+    Args:
+        root: as `load_images`.
+
+    Raises:
+        DataProblem: it cannot.
+    """
+    data.load(UNREAD)

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
-from ...trainers.errors import Problem
+from ...trainers.errors import Problem, combine
 from ...trainers.scratch import Scratch
 from ..config.tracking import TrackingConfig
 from ..foundation.environment import environment
@@ -250,6 +250,7 @@ def _ray_checks() -> Iterator[Check]:
         if started.ok:
             for name, (probe, mend) in open_ray.enter_context(probes()).items():
                 yield _check(name, probe, mend)
+            yield _check("limits", _limits, "run `whipray doctor` on each node")
 
 
 def _attach(stack: ExitStack, ray_open: AbstractContextManager[None]) -> str:
@@ -267,6 +268,26 @@ def _attach(stack: ExitStack, ray_open: AbstractContextManager[None]) -> str:
     resources = ray.cluster_resources()
     cpus, gpus = resources.get("CPU", 0), resources.get("GPU", 0)
     return f"Ray {ray.__version__}: {alive} nodes, {cpus:g} CPU, {gpus:g} GPU; State API answers"
+
+
+def _limits() -> str:
+    """Check shared memory, limits of processes, disks and network of each node."""
+    from ..compute.node_facts import Needs, doubts, lacks, limits_text
+    from ..compute.nodes import examine_nodes
+
+    nodes = examine_nodes()
+    needs = Needs(
+        uses_gpus=any(node.gpus_of_ray for node in nodes),
+        several_nodes=len(nodes) > 1,
+        cache_bytes=LITTLE_DISK,
+        scratch_bytes=LITTLE_DISK,
+    )
+    if problems := [problem for node in nodes for problem in lacks(node, needs)]:
+        raise combine(problems)
+    detail = "; ".join(sorted({limits_text(node) for node in nodes}))
+    if lines := [line for node in nodes for line in doubts(node, needs)]:
+        raise Warn(detail, "; ".join(lines))
+    return detail
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from typing import Any, Literal, Self, TypeVar, cast
 from ..compute.actor_pool import ActorPool
 from ..compute.capacity import cluster_capacity, is_single_machine, no_room, with_gpu_if_any
 from ..compute.ray_session import ray_session
-from ..config.experiment import ScalingConfig
+from ..config.scaling import ScalingConfig
 from ..foundation.durations import Seldom
 from .shard_tasks import ShardSampler
 from .shards import OnImagesDone, Shard

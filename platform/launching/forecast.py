@@ -6,7 +6,8 @@ import math
 import time
 from dataclasses import dataclass
 
-from ..config.experiment import Experiment, ScalingConfig
+from ..config.experiment import Experiment
+from ..config.scaling import ScalingConfig
 from ..config.space import Space
 from ..foundation.durations import minutes
 from ..runs.speed import Speed, latest_speed

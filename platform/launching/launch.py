@@ -13,7 +13,7 @@ from uuid import uuid4
 from ...trainers.errors import UsageProblem
 from ...trainers.scratch import Scratch
 from ..compute.capacity import no_room
-from ..config.experiment import ScalingConfig
+from ..config.scaling import ScalingConfig
 from ..foundation.code_version import code_version
 from ..foundation.text import redact
 from ..tracking.server import user_name

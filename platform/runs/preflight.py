@@ -131,8 +131,7 @@ def check_batch(subject: Subject) -> None:
     """Check that the workers can share a batch evenly."""
     from ...trainers.loop import rows_of_worker
 
-    scaling = subject.experiment.scaling
-    for workers in range(scaling.required_workers, scaling.workers + 1):
+    for workers in subject.experiment.scaling.sizes:
         rows_of_worker(subject.experiment.training, workers)
 
 

@@ -11,6 +11,7 @@ from ...trainers.hooks import Progress
 from ..compute.ray_train import run_on_workers
 from ..config.experiment import Experiment
 from ..foundation.logs import quiet_logs
+from ..storage.checkpoints import CheckpointStore
 from ..storage.store import Storage
 from ..tracking.mlflow_runs import Run
 from .local_training import LESS_MEMORY, ReportCallback, TrainingResult, train_in_process_group
@@ -52,6 +53,7 @@ def train_on_workers(
         name="train",
         less_memory=LESS_MEMORY,
         again="goes on from the last checkpoint",
+        progress=CheckpointStore(run).latest,
     )
     return trained
 

@@ -24,6 +24,7 @@ from ..storage.writer_lock import writer_lock
 from ..tracking.system_metrics import log_system_metrics
 from ..tracking.tracker import open_tracker
 from .beginning import Prepared, begin, prepare
+from .node_checks import check_nodes
 from .notes import notes
 from .preflight import Subject, check_training
 from .run import (
@@ -65,6 +66,7 @@ class SingleRun:
         self.run_id = ""
         self._clock, self._line = Clock(), "starting"
         self._training_share = 1.0
+        self._subject = self.subject(dry_run=False)
         self._interrupted = threading.Event()
 
     def status(self) -> str:
@@ -89,7 +91,7 @@ class SingleRun:
             UsageProblem: another process trains the run.
         """
         self._line = "checking config and data"
-        subject = self.subject(dry_run=False)
+        subject = self._subject
         check_training(subject)
         for line in notes(subject):
             self.on_note(line)
@@ -154,6 +156,7 @@ class SingleRun:
         scaling = self.experiment.scaling
         self._line = f"starting {scaling.workers} workers"
         with progress_queue(callbacks.on_progress, callbacks.on_phase, callbacks.on_share) as queue:
+            check_nodes(self._subject)
             put = QueueReporter(queue)
             remote = RunCallbacks(put, put, put)
             with (

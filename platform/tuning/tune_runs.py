@@ -13,7 +13,8 @@ from ...trainers.errors import UsageProblem
 from ..compute.capacity import cluster_capacity, is_single_machine, no_room
 from ..compute.interrupts import broadcast_stop, saving_on_interrupt
 from ..compute.ray_session import ray_session
-from ..config.experiment import Experiment, ScalingConfig
+from ..config.experiment import Experiment
+from ..config.scaling import ScalingConfig
 from ..runs.beginning import Prepared
 from .bridge import PointQueue, ShowProgress, StudySearcher
 from .pruning import run_pruning_actor

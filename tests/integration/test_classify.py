@@ -24,7 +24,7 @@ from whipray.platform.balancing.classifiers import ClassifierTraining, train_mis
 from whipray.platform.balancing.filling import ImageSource
 from whipray.platform.cli import main as cli
 from whipray.platform.compute.ray_session import ray_session
-from whipray.platform.config.experiment import ScalingConfig
+from whipray.platform.config.scaling import ScalingConfig
 from whipray.platform.generation.loading import load_model
 from whipray.platform.runs.find_run import StoredRun, find_run
 from whipray.platform.storage.checkpoints import CheckpointStore

@@ -40,23 +40,24 @@ class Diary(UserCallback):
 
 
 class KillTheOther:
-    """A report callback of worker 0 that kills the other worker with SIGKILL, once."""
+    """A report callback of worker 0 that kills the other worker with SIGKILL, once at each moment."""
 
-    def __init__(self, images_seen: int, once: Path) -> None:
-        self.images_seen, self.once = images_seen, once
+    def __init__(self, *images_seen: int, folder: Path) -> None:
+        self.killed = {moment: folder / f"killed-{moment}" for moment in images_seen}
 
     def __call__(self, progress: Progress) -> bool:
-        if progress.images_seen == self.images_seen and not self.once.exists():
+        once = self.killed.get(progress.images_seen)
+        if once is not None and not once.exists():
             me = psutil.Process()
             siblings = me.parent().children()  # of this test's own Ray
             (other,) = [p for p in siblings if p != me and p.cmdline() == me.cmdline()]
-            self.once.write_text(str(other.pid))
+            once.write_text(str(other.pid))
             os.kill(other.pid, signal.SIGKILL)
         return False
 
 
-class OpenPorts:
-    """A report callback of worker 0 that writes on how many ports it can be reached from elsewhere."""
+class Surroundings:
+    """A report callback of worker 0 that writes its environment, and how many ports others can reach."""
 
     def __init__(self, file: Path) -> None:
         self.file = file
@@ -65,7 +66,8 @@ class OpenPorts:
         listening = [
             c for c in psutil.Process().net_connections() if c.status == psutil.CONN_LISTEN
         ]
-        self.file.write_text(str(sum(not is_loopback(c.laddr.ip) for c in listening)))
+        ports = sum(not is_loopback(c.laddr.ip) for c in listening)
+        self.file.write_text(json.dumps({"ports": ports, **os.environ}))
         return False
 
 

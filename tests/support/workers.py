@@ -20,7 +20,7 @@ import torch.distributed as dist
 from torch.distributed import TCPStore  # type: ignore[attr-defined]  # documented
 
 from whipray.platform.compute.peers import StorePeers
-from whipray.platform.config.experiment import ScalingConfig
+from whipray.platform.config.scaling import ScalingConfig
 from whipray.tests.support.servers import free_port
 from whipray.trainers.deepspeed_setup import quiet_deepspeed
 from whipray.trainers.devices import set_local_rank

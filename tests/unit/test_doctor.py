@@ -23,7 +23,7 @@ def test_on_this_machine_everything_answers_and_nothing_stays(tmp_path: Path) ->
     found = by_name(storage, f"sqlite:///{tmp_path}/mlflow.db", ray=True)
     assert [check for check in found.values() if not check.ok] == []
     here = {"libraries", "devices", "memory", "disk", "storage", "tracking"}
-    assert set(found) == here | {"ray", "nodes", "clocks", "network"}
+    assert set(found) == here | {"ray", "nodes", "clocks", "network", "limits"}
     assert list(tmp_path.iterdir()) == []
     assert "State API answers" in found["ray"].detail
     assert "1 with the same libraries" in found["nodes"].detail

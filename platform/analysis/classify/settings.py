@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from ....trainers.classification.config import ClassificationConfig
 from ....trainers.config import Config
 from ....trainers.sampling import SamplingConfig
-from ...config.experiment import Experiment, ScalingConfig
+from ...config.experiment import Experiment
 from ...config.layers import Layer, resolve
+from ...config.scaling import ScalingConfig
 from ...evaluation.config import EvaluationConfig
 from ..overrides import parse_overrides
 
