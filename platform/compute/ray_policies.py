@@ -9,11 +9,11 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
-from ray.train import FailureConfig
-from ray.train import ScalingConfig as Workers
-from ray.train.torch import TorchTrainer
 from ray.train.v2._internal.execution.failure_handling import DefaultFailurePolicy, FailureDecision
 from ray.train.v2._internal.execution.scaling_policy import ElasticScalingPolicy
+from ray.train.v2.api.config import FailureConfig
+from ray.train.v2.api.config import ScalingConfig as Workers
+from ray.train.v2.torch.torch_trainer import TorchTrainer
 
 from ...trainers.errors import Problem
 
@@ -72,9 +72,8 @@ class Trainer(TorchTrainer):
         self.step, self.progress = step, progress
 
     def _initialize_and_run_controller(self, **options: Any) -> Any:
-        options["failure_policy"] = FailuresSinceProgress(
-            self.run_config.failure_config, self.progress
-        )
+        failures = self.run_config.failure_config or FailureConfig()
+        options["failure_policy"] = FailuresSinceProgress(failures, self.progress)
         if self.scaling_config.elasticity_enabled:
             options["scaling_policy"] = SteppedScaling(self.scaling_config, self.step)
         return super()._initialize_and_run_controller(**options)
