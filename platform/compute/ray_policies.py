@@ -72,8 +72,10 @@ class Trainer(TorchTrainer):
         self.step, self.progress = step, progress
 
     def _initialize_and_run_controller(self, **options: Any) -> Any:
-        failures = self.run_config.failure_config or FailureConfig()
+        failures, workers = self.run_config.failure_config, self.scaling_config
+        assert isinstance(failures, FailureConfig)
+        assert isinstance(workers, Workers)
         options["failure_policy"] = FailuresSinceProgress(failures, self.progress)
-        if self.scaling_config.elasticity_enabled:
-            options["scaling_policy"] = SteppedScaling(self.scaling_config, self.step)
+        if workers.elasticity_enabled:
+            options["scaling_policy"] = SteppedScaling(workers, self.step)
         return super()._initialize_and_run_controller(**options)
