@@ -12,3 +12,14 @@ if [ -f "$whipray_secrets" ]; then
 fi
 set +a
 PATH=$whipray_infra/../.venv/bin:$PATH
+# A machine's own disks, which hold more than its first one and are faster.
+for whipray_local in /opt/dlami/nvme /mnt/local; do
+  if [ -d "$whipray_local" ] && [ -w "$whipray_local" ]; then
+    mkdir -p "$whipray_local/tmp"
+    export TMPDIR=${TMPDIR:-$whipray_local/tmp} WHIPRAY_CACHE=${WHIPRAY_CACHE:-$whipray_local/cache}
+  fi
+done
+# NCCL finds EFA through this library of Amazon's image.
+if [ -d /opt/amazon/ofi-nccl/lib ]; then
+  export LD_LIBRARY_PATH=/opt/amazon/ofi-nccl/lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
+fi

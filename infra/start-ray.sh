@@ -7,6 +7,7 @@ set -euo pipefail
 : "${RAY_AUTH_TOKEN:?is not set: put it into ~/.whipray/cluster.env, as infra/README.md says}"
 # Ray keeps a connection open to every worker process.
 ulimit -Sn 65536 2> /dev/null || ulimit -Sn "$(ulimit -Hn)"
+ulimit -Sl "$(ulimit -Hl)" # NCCL locks the memory that EFA and InfiniBand read
 node=()
 if [ -n "${WHIPRAY_NODE_IP:-}" ]; then node=(--node-ip-address="$WHIPRAY_NODE_IP"); fi
 case ${1:-} in

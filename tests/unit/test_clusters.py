@@ -56,7 +56,9 @@ def whipray_cluster(*words: str) -> int:
 
 KINDS = {
     "aws.yaml": "ray",
+    "aws-8gpu.yaml": "ray",
     "gcp.yaml": "ray",
+    "gcp-8gpu.yaml": "ray",
     "raycluster.yaml": "kubectl",
     "rayjob.yaml": "kubectl",
     "mlflow.yaml": "kubectl",

@@ -24,7 +24,8 @@ INFRA = ROOT / "infra"
 DATA = ROOT / "tests" / "data"
 SCRIPTS = [*sorted(INFRA.glob("*.sh")), INFRA / "slurm.sbatch"]
 EVERY = sorted(path for path in INFRA.iterdir() if path.is_file())
-LAUNCHER = ["aws.yaml", "gcp.yaml"]
+LAUNCHER = ["aws.yaml", "gcp.yaml", "aws-8gpu.yaml", "gcp-8gpu.yaml"]
+CLOUDS = ["aws", "gcp"]
 Where = tuple[str | int, ...]
 
 
@@ -104,8 +105,7 @@ def validator(kind: str) -> Draft7Validator:
 
 
 SCHEMAS = {
-    "aws.yaml": "launcher",
-    "gcp.yaml": "launcher",
+    **dict.fromkeys(LAUNCHER, "launcher"),
     "compose.yaml": "compose",
     "raycluster.yaml": "RayCluster",
     "rayjob.yaml": "RayJob",
@@ -223,7 +223,7 @@ def test_pods_and_services_use_the_image() -> None:
         for at, value in leaves(document)
         if at[-1] == "image"
     ]
-    assert len(images) == 7  # a head and two kinds of worker, twice; MLflow
+    assert len(images) == 9  # a head and three kinds of worker, twice; MLflow
     assert set(images) == {settings()["WHIPRAY_IMAGE"]}
     compose = load("compose.yaml")["x-image"]["image"]
     assert compose == "${WHIPRAY_IMAGE:-" + settings()["WHIPRAY_IMAGE"] + "}"
@@ -269,12 +269,35 @@ def test_the_job_runs_on_the_same_cluster() -> None:
     assert load("rayjob.yaml")["spec"]["rayClusterSpec"] == load("raycluster.yaml")["spec"]
 
 
-def test_the_two_clouds_differ_in_the_machines_only() -> None:
-    aws, gcp = (load(name) for name in LAUNCHER)
-    own = {"provider", "available_node_types", "initialization_commands"}
-    assert {k: v for k, v in aws.items() if k not in own} == {
-        k: v for k, v in gcp.items() if k not in own
-    }
+def test_clouds_and_sizes_differ_in_the_machines_only() -> None:
+    own = {"cluster_name", "provider", "available_node_types", "initialization_commands"}
+    aws, *others = ({k: v for k, v in load(name).items() if k not in own} for name in LAUNCHER)
+    assert others == [aws] * 3
+
+
+def test_nodes_of_eight_gpus_have_a_fast_network_shared_memory_and_disks_of_their_own() -> None:
+    aws, gcp = (load(f"{cloud}-8gpu.yaml")["available_node_types"]["spot"] for cloud in CLOUDS)
+    cards = aws["node_config"]["NetworkInterfaces"]
+    assert [card["NetworkCardIndex"] for card in cards] == [0, 1, 2, 3]  # of a p4d.24xlarge
+    assert {card["InterfaceType"] for card in cards} == {"efa"}
+    assert aws["node_config"]["Placement"]["GroupName"] in (INFRA / "README.md").read_text()
+    assert gcp["resources"]["GPU"] == 8
+    assert [disk["type"] for disk in gcp["node_config"]["disks"]].count("SCRATCH") == 2
+    (pod,) = [pod for where, pod in pods() if where == "raycluster.yaml eight-gpus"]
+    (container,) = pod["containers"]
+    assert container["resources"]["limits"]["nvidia.com/gpu"] == "8"
+    volumes = {volume["name"]: volume["emptyDir"] for volume in pod["volumes"]}
+    mounted = {mount["mountPath"]: volumes[mount["name"]] for mount in container["volumeMounts"]}
+    assert mounted["/dev/shm"] == {"medium": "Memory", "sizeLimit": "64Gi"}  # noqa: S108
+    assert {"/tmp", "/home/whipray/.cache"} < mounted.keys()  # noqa: S108
+
+
+def test_launchers_file_of_eight_gpus_is_what_ray_asks_amazon_for() -> None:
+    from ray.autoscaler._private.aws.config import _configure_from_network_interfaces
+
+    spot = _configure_from_network_interfaces(load("aws-8gpu.yaml"))["available_node_types"]["spot"]
+    assert set(spot["node_config"]["SubnetIds"]) == {"SUBNET"}
+    assert set(spot["node_config"]["SecurityGroupIds"]) == {"GROUP"}
 
 
 # --- who may do what ---
@@ -400,7 +423,7 @@ def test_a_secret_in_a_file_would_be_found() -> None:
     cluster = load("raycluster.yaml")
     env = cluster["spec"]["headGroupSpec"]["template"]["spec"]["containers"][0]["env"]
     env.append({"name": "AWS_SECRET_ACCESS_KEY", "value": "hunter2"})
-    assert len(given_secrets(cluster)) == 3  # the two kinds of worker share the list
+    assert len(given_secrets(cluster)) == 4  # the three kinds of worker share the list
 
 
 def test_secrets_reach_pods_by_reference() -> None:
