@@ -11,6 +11,7 @@ from typing import Any, Generic, TypeVar
 
 from ...trainers.errors import Problem
 from ..config.scaling import ScalingConfig
+from .gpus import check_gpus
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -51,7 +52,8 @@ class ActorPool(Generic[Item, Result]):
             max_task_retries=losses,
         )
         self._apply = ray.put(apply)  # once for all of them; kept here for those that start again
-        self._actors = [actor.remote(self._apply) for _ in range(size)]
+        gpus = scaling.gpus_per_worker
+        self._actors = [actor.remote(self._apply, gpus) for _ in range(size)]
 
     def map(
         self,
@@ -113,12 +115,17 @@ class ActorPool(Generic[Item, Result]):
 class PoolActor:
     """The function in a process of its own."""
 
-    def __init__(self, apply: Callable[[Any], Any]) -> None:
-        self._apply = apply
+    def __init__(self, apply: Callable[[Any], Any], gpus: float) -> None:
+        self._apply, self._gpus = apply, gpus
 
     def ready(self) -> None:
         """Answer once the actor has started, or started again."""
 
     def apply(self, item: Any) -> Any:
-        """Apply the function."""
+        """Apply the function.
+
+        Raises:
+            UsageProblem: Ray gave the actor a GPU that PyTorch does not find.
+        """
+        check_gpus(self._gpus)
         return self._apply(item)

@@ -192,18 +192,26 @@ def driver_node_options() -> dict[str, Any]:
     return {"num_cpus": 0, "scheduling_strategy": this_node}
 
 
-def run_on_worker(scaling: ScalingConfig, action: Callable[[], T], **options: Any) -> T:
+def run_on_worker(
+    scaling: ScalingConfig,
+    action: Callable[[], T],
+    progress: Callable[[], object] = lambda: None,
+    **options: Any,
+) -> T:
     """Run a picklable action where there are one worker's CPUs and GPUs, and wait for it.
 
     Args:
         scaling: CPUs and GPUs of the worker.
         action: what to run.
+        progress: returns another value once the action can go on from a later point: lost processes are
+            then counted anew.
         **options: further ones of `ray.remote(..).options`.
 
     Raises:
         Exception: what the action raised, without Ray's words around it.
     """
     import ray
+    from ray.exceptions import NodeDiedError, RayTaskError, WorkerCrashedError
 
     def run() -> T:
         return action()
@@ -211,8 +219,14 @@ def run_on_worker(scaling: ScalingConfig, action: Callable[[], T], **options: An
     task = ray.remote(run).options(
         num_cpus=scaling.cpus_per_worker, num_gpus=scaling.gpus_per_worker, **options
     )
-    try:
-        result: T = ray.get(task.remote())
-    except ray.exceptions.RayTaskError as error:
-        raise error.cause from None
-    return result
+    while True:
+        reached = progress()
+        try:
+            result: T = ray.get(task.remote())
+        except RayTaskError as error:
+            raise error.cause from None
+        except (NodeDiedError, WorkerCrashedError):
+            if progress() == reached:
+                raise
+        else:
+            return result

@@ -136,7 +136,8 @@ def train_on_ray(plan: Plan, callbacks: RunCallbacks) -> TrainingResult:
     if scaling.workers > 1:
         return train(plan, callbacks, (OnReport(callbacks.on_progress),))
     task = partial(run_in_ray_task, plan, partial(train, plan, callbacks))
-    return run_on_worker(scaling, task, max_retries=scaling.max_failures)
+    newest = CheckpointStore(plan.store).latest
+    return run_on_worker(scaling, task, newest, max_retries=scaling.max_failures)
 
 
 def run_in_ray_task(plan: Plan, work: Callable[[], T]) -> T:

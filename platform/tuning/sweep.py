@@ -33,6 +33,7 @@ from ..foundation.durations import Clock
 from ..foundation.names import check_name
 from ..generation.loading import load_extractor
 from ..runs.beginning import Prepared, begin, prepare
+from ..runs.node_checks import check_nodes
 from ..runs.notes import notes
 from ..runs.preflight import CHECKS, OF_A_POINT, Checks, Subject, find_problems
 from ..runs.resolve_guide import check_guides_exist
@@ -308,7 +309,13 @@ class Sweep:
                     self.status.say("pre-training")
                     pretrain(self._pretraining_plan(tracker, parent), self.status.say)
                 features = partial(self._prepare_features, subject)
-                self._train(study, partial(self._trial_spec, tracker, parent), prepared, features)
+                self._train(
+                    study,
+                    partial(self._trial_spec, tracker, parent),
+                    prepared,
+                    features,
+                    partial(check_nodes, subject),
+                )
                 rows = study.table()
                 self._rebuild_trials(tracker, parent, rows)
                 result = SweepResult(self.name, rows, best_row(rows, goal), self.store, parent)
@@ -434,6 +441,7 @@ class Sweep:
         spec_for: Callable[[Point], TrialSpec],
         prepared: Prepared,
         prepare_features: Callable[[], None],
+        check: Callable[[], None],
     ) -> None:
         """Train and evaluate all points that are left."""
         from .bridge import PointQueue
@@ -446,7 +454,7 @@ class Sweep:
         with points.marking_unfinished():
             # Both take seconds, in which Ray mostly waits.
             features = in_background(prepare_features)
-            train_all(points, self.experiment, prepared, self.status, features)
+            train_all(points, self.experiment, prepared, self.status, features, check)
 
     def _prepare_features(self, subject: Subject) -> None:
         """Train the feature network once, rather than in every trial at the same time."""

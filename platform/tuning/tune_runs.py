@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import nullcontext
 from uuid import uuid4
@@ -32,6 +33,7 @@ def train_all(
     prepared: Prepared,
     status: SweepStatus,
     features: Future[None],
+    check: Callable[[], None] = lambda: None,
 ) -> None:
     """Train all points: one Tune run for each stretch of points with the same resource request.
 
@@ -41,6 +43,7 @@ def train_all(
         prepared: the sweep's, for the trials that share its data.
         status: shows what happens; its event is set by Ctrl-C.
         features: done when the feature network exists, which every trial needs.
+        check: what has to be so of the cluster's nodes; called once Ray runs.
 
     Raises:
         KeyboardInterrupt: trainings were interrupted, and have saved a checkpoint each.
@@ -56,6 +59,7 @@ def train_all(
         saving_on_interrupt() as status.stop_requested,
         broadcast_stop(status.stop_requested) as stop,
     ):
+        check()
         status.say("training the feature network on the reference images")
         features.result()
         status.say("starting trainings")

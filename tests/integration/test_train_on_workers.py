@@ -14,7 +14,8 @@ from support.shards import ShardDiary, process_id
 from support.training import BATCH, Done, at, distance, state, tiny, train
 from support.workers import Workers
 
-from whipray.platform.compute.ray_session import ray_session
+from whipray.platform.compute.ray_session import ray_session, run_on_worker
+from whipray.platform.config.scaling import ScalingConfig
 from whipray.platform.generation.shards import RealShard
 from whipray.platform.generation.workers import Workers as ShardWorkers
 from whipray.platform.runs.ray_training import train_on_workers
@@ -110,3 +111,21 @@ def test_as_many_evaluate_as_trained_and_metrics_are_computed_by_one_of_them(
     large = tiny(scaling__workers=8, scaling__cpus_per_worker=512).scaling
     with ShardWorkers(ShardDiary(tmp_path / "one"), None, large) as workers:
         assert workers.compute(process_id, said.append) == os.getpid()
+
+
+@pytest.mark.usefixtures("_ray")
+def test_a_task_that_is_lost_counts_its_failures_since_it_last_got_on(tmp_path: Path) -> None:
+    done = tmp_path / "done"
+
+    def work() -> int:
+        done.mkdir(exist_ok=True)
+        steps = len([*done.iterdir()])
+        (done / str(steps)).touch()
+        if steps < 1:
+            os._exit(1)
+        return steps
+
+    reached = run_on_worker(
+        ScalingConfig(), work, lambda: done.exists() and len([*done.iterdir()]), max_retries=0
+    )
+    assert reached == 1

@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+import torch
 
+from whipray.platform.compute.actor_pool import PoolActor
 from whipray.platform.compute.node_facts import (
     GIB,
     MIB,
@@ -16,7 +18,7 @@ from whipray.platform.compute.node_facts import (
     lacks,
     limits_text,
 )
-from whipray.trainers.errors import DataProblem
+from whipray.trainers.errors import DataProblem, UsageProblem
 
 NODE = NodeFacts(
     host="node-3",
@@ -82,6 +84,13 @@ def test_a_node_that_suffices_is_passed_over_in_silence() -> None:
     assert [*lacks(NODE, NEEDS), *doubts(NODE, NEEDS)] == []
     cpu = replace(NODE, gpus=(), gpus_of_ray=0, shared_bytes=0, open_files=1024, network_mbps=100)
     assert [*lacks(cpu, Needs(False, False)), *doubts(cpu, Needs(False, False))] == []
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is there")
+def test_a_gpu_that_ray_gives_and_pytorch_does_not_find_is_no_reason_to_use_the_cpu() -> None:
+    assert PoolActor(str, 0).apply(3) == "3"
+    with pytest.raises(UsageProblem, match="asks for 1 GPU, and PyTorch finds none"):
+        PoolActor(str, 0.25).apply(3)
 
 
 def test_a_node_tells_of_itself(tmp_path: object, monkeypatch: pytest.MonkeyPatch) -> None:
