@@ -277,10 +277,7 @@ def _limits() -> str:
 
     nodes = examine_nodes()
     needs = Needs(
-        uses_gpus=any(node.gpus_of_ray for node in nodes),
-        several_nodes=len(nodes) > 1,
-        cache_bytes=LITTLE_DISK,
-        scratch_bytes=LITTLE_DISK,
+        uses_gpus=any(node.gpus_of_ray for node in nodes), several_nodes=len(nodes) > 1
     )
     if problems := [problem for node in nodes for problem in lacks(node, needs)]:
         raise combine(problems)
