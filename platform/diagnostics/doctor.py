@@ -276,9 +276,7 @@ def _limits() -> str:
     from ..compute.nodes import examine_nodes
 
     nodes = examine_nodes()
-    needs = Needs(
-        uses_gpus=any(node.gpus_of_ray for node in nodes), several_nodes=len(nodes) > 1
-    )
+    needs = Needs(uses_gpus=any(node.gpus_of_ray for node in nodes), several_nodes=len(nodes) > 1)
     if problems := [problem for node in nodes for problem in lacks(node, needs)]:
         raise combine(problems)
     detail = "; ".join(sorted({limits_text(node) for node in nodes}))
