@@ -96,8 +96,15 @@ UNUSED = {"training.share_of_many": 1.0, "training.many_above": 100}
 """Keys that checkpoints of the same format may lack, with the value by which a run trains as one without."""
 
 
+OF_ORDER = ("data.class_sampling", "data.flip")
+"""Keys of the data that decide how images are used, whichever they are."""
+
+
 def check_same_run(saved: dict[str, Any], now: dict[str, Any], changeable: tuple[str, ...]) -> None:
     """Check that a resumed run is the same experiment, except for what may change.
+
+    Of a packed set only its content says which images it has: `check_same_data` compares them, and a run may
+    go on with a set that was packed from its source, or with that source.
 
     Args:
         saved: the flattened config of the checkpoint, dotted key -> value.
@@ -109,7 +116,10 @@ def check_same_run(saved: dict[str, Any], now: dict[str, Any], changeable: tuple
     """
     # Discriminators first: with another objective, all of its keys differ.
     keys = sorted(set(saved) | set(now), key=lambda k: (not k.endswith(DISCRIMINATOR_SUFFIXES), k))
+    is_packed = "packed" in (saved.get("data.source"), now.get("data.source"))
     for key in keys:
+        if is_packed and key.startswith("data.") and key not in OF_ORDER:
+            continue
         if key not in saved and now[key] in (
             [],
             UNUSED.get(key),

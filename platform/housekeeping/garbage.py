@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ...trainers.data.packed_set.opening import FOLDER as SETS
 from ...trainers.disk import cache_folder
 from ..storage import layout
 from ..storage.local_files import PARTIAL
@@ -30,7 +31,8 @@ AGE_S = 24 * 3600.0
 CACHE_AGE_S = 30 * 24 * 3600.0
 """Since it was last read; what is in the cache can be made or fetched again."""
 OF_THE_CACHE = re.compile(
-    r"[0-9a-f]{32}(-.*)?\.(npy|safetensors|key)|features-.*|keys-.*\.json|pretrained|ray"
+    r"[0-9a-f]{32}(-.*)?\.(npy|safetensors|key)|[0-9a-f]{32}-\dx\d+|[0-9a-f]{16}|features-.*|"
+    r"keys-.*\.json|pretrained|ray"
 )
 """Names of what Whipray keeps in it: WHIPRAY_CACHE may be a folder with other things."""
 
@@ -166,7 +168,7 @@ def _local(root: Storage, now: float) -> Iterator[Garbage]:
             if now - _stat(path)[1] > AGE_S and not _is_locked(path):
                 yield Garbage("half-written file", str(path), _stat(path)[0], is_local=True)
     cache = cache_folder()
-    for path in sorted(cache.iterdir()) if cache.is_dir() else ():
+    for path in sorted([*cache.glob("*"), *cache.glob(f"{SETS}/*")]):
         size, used = _stat(path)
         if path.name.endswith(PARTIAL) or path.name.startswith(".features-"):
             if now - used > AGE_S and not _is_locked(path):

@@ -6,7 +6,6 @@ import io
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Literal
 
@@ -15,7 +14,8 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from whipray.trainers.data import decoded, decoding
+from whipray.trainers.data import decoded, decoding, progress
+from whipray.trainers.data import packed as packed_module
 from whipray.trainers.data.decoding import decode
 from whipray.trainers.data.encoded import EncodedImages
 from whipray.trainers.data.packed import PackedImages
@@ -129,8 +129,9 @@ def test_other_sizes_are_cropped_at_the_centre_and_resized(tmp_path) -> None:
     assert small[0].tolist() == wide[:, 20:60].transpose(2, 0, 1).tolist()
 
 
-def test_more_than_a_chunk_stays_in_order(tmp_path, monkeypatch) -> None:
+def test_more_than_a_piece_stays_in_order(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(decoding, "CHUNK", 7)
+    monkeypatch.setattr(decoded, "LEAST_ROWS", 4)
     assert pixels_of(encoded(45), 8, 1, tmp_path).tolist() == DIGITS[:45, None].tolist()
 
 
@@ -146,7 +147,7 @@ def test_other_content_or_size_is_another_entry(tmp_path) -> None:
     pixels_of(encoded(5), 4, 1, tmp_path)
     reversed_items = EncodedImages(encoded(5).items[::-1], np.zeros(5, np.int64), str)
     assert pixels_of(reversed_items, 8, 1, tmp_path).tolist() == DIGITS[4::-1, None].tolist()
-    assert len(list(tmp_path.glob("*.npy"))) == 4
+    assert len(list(tmp_path.glob("*/rows.bin"))) == 4
 
 
 def test_a_changed_file_is_decoded_again(tmp_path) -> None:
@@ -159,61 +160,122 @@ def test_a_changed_file_is_decoded_again(tmp_path) -> None:
     assert pixels_of(one, 8, 1, tmp_path / "cache")[0, 0].tolist() == DIGITS[1].tolist()
 
 
-def other_array(_: bytes) -> bytes:
-    np.save(buffer := io.BytesIO(), np.zeros((2, 1, 8, 8), np.uint8))
-    return buffer.getvalue()
-
-
+@pytest.mark.parametrize("file", ["rows.bin", "known.bin"])
 @pytest.mark.parametrize(
-    "damage", [lambda whole: whole[:-1], lambda _: b"", lambda _: b"junk", other_array]
+    "damage", [lambda whole: whole[:-1], lambda _: b"", lambda whole: b"junk" + whole[4:]]
 )
-def test_a_damaged_cache_is_made_again(tmp_path, damage) -> None:
-    first = pixels_of(encoded(), 8, 1, tmp_path).copy()
-    (entry,) = tmp_path.glob("*.npy")
+def test_a_damaged_cache_is_made_again(tmp_path, file, damage) -> None:
+    first = decode(encoded(), 8, 1, tmp_path)
+    (entry,) = tmp_path.glob(f"*/{file}")
     whole = entry.read_bytes()
+    del first
     entry.write_bytes(damage(whole))
-    assert pixels_of(encoded(), 8, 1, tmp_path).tolist() == first.tolist()
+    assert pixels_of(encoded(), 8, 1, tmp_path).tolist() == DIGITS[:5, None].tolist()
     assert entry.read_bytes() == whole
 
 
-def test_a_failure_leaves_nothing_behind(tmp_path) -> None:
+def test_a_failure_names_the_image_and_leaves_what_was_finished(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(decoded, "LEAST_ROWS", 5)
     items = [encode(DIGITS[i]) for i in range(20)]
     items[17] = items[17][:40]
     damaged = EncodedImages(items, np.zeros(20, np.int64), "birds.parquet, row {}".format)
-    with pytest.raises(DataProblem, match=r"birds.parquet, row 17: not an image"):
-        pixels_of(damaged, 8, 1, tmp_path)
-    assert list(tmp_path.iterdir()) == []
+    for _ in range(2):
+        with pytest.raises(DataProblem, match=r"birds.parquet, row 17: not an image"):
+            pixels_of(damaged, 8, 1, tmp_path)
+    (marks,) = tmp_path.glob("*/written")
+    assert marks.read_bytes()[3] == 0
 
 
-def test_a_killed_run_leaves_no_half_cache_and_is_tidied_up_later(tmp_path) -> None:
-    script = """
-import io, os, signal, sys
+DECODE = """
+import io, os, signal, sys, time
 from pathlib import Path
 import numpy as np
 from PIL import Image
-from whipray.trainers.data import decoded, decoding
-buffer = io.BytesIO()
-Image.new("L", (8, 8)).save(buffer, "PNG")
-images = decoding.EncodedImages([buffer.getvalue()] * 9, np.zeros(9, np.int64), int)
+from whipray.trainers.data import decoded, decoding, progress
+from whipray.trainers.data import packed as packed_module
+from whipray.trainers.data.encoded import EncodedImages
+
+cache, log, last = sys.argv[1:]
+def png(value):
+    buffer = io.BytesIO()
+    Image.new("L", (8, 8), value).save(buffer, "PNG")
+    return buffer.getvalue()
+images = EncodedImages([png(i) for i in range(40)], np.zeros(40, np.int64), int)
 whole = decoding.read_pixels
-def killed(source, name, *rest):
-    if name == 8:
+def counting(source, name, *rest):
+    if name == int(last):
+        time.sleep(0.2)
         os.kill(os.getpid(), signal.SIGKILL)
+    with open(log, "a") as lines:
+        lines.write(f"{name}\\n")
+    time.sleep(0.01)
     return whole(source, name, *rest)
-decoding.CHUNK, decoding.read_pixels = 4, killed
-decoding.decode(images, 8, 1, Path(sys.argv[1]))
+decoded.LEAST_ROWS, decoding.read_pixels = 4, counting
+pixels = decoding.decode(images, 8, 1, Path(cache)).pixels
+print(pixels[:, 0, 0, 0].tolist() == list(range(40)))
 """
-    done = subprocess.run([sys.executable, "-c", script, str(tmp_path)], check=False)
-    assert done.returncode == -9
-    (left,) = tmp_path.iterdir()
-    assert left.suffix == ".partial"
-    pixels_of(encoded(), 8, 1, tmp_path)
-    assert left.exists()  # it might be another worker's
-    os.utime(left, (0, time.time() - 2 * decoded.STALE_S))
-    pixels_of(encoded(4), 8, 1, tmp_path)
-    assert (
-        sorted(entry.suffix for entry in tmp_path.iterdir()) == [".npy"] * 2 + [".safetensors"] * 2
+
+
+def decoding_process(tmp_path: Path, log: str, last: int = -1) -> subprocess.Popen[str]:
+    """Start one that decodes 40 images, a piece of 4 at a time, and is killed at the last."""
+    arguments = [str(tmp_path / "cache"), str(tmp_path / log), str(last)]
+    return subprocess.Popen(
+        [sys.executable, "-c", DECODE, *arguments], stdout=subprocess.PIPE, text=True
     )
+
+
+def test_a_killed_decoding_goes_on_where_it_was(tmp_path) -> None:
+    killed = decoding_process(tmp_path, "first", last=25)
+    killed.communicate()
+    assert killed.returncode == -9
+    (marks,) = (tmp_path / "cache").glob("*/written")
+    finished = sum(marks.read_bytes()) * 4
+    assert 0 < finished <= 36
+    assert decoding_process(tmp_path, "second").communicate()[0] == "True\n"
+    assert len((tmp_path / "second").read_text().split()) == 40 - finished
+
+
+def test_two_processes_on_an_empty_cache_decode_each_image_once(tmp_path) -> None:
+    both = [decoding_process(tmp_path, "log") for _ in range(2)]
+    assert [process.communicate()[0] for process in both] == ["True\n"] * 2
+    names = (tmp_path / "log").read_text().split()
+    assert sorted(map(int, names)) == list(range(40))
+
+
+def test_a_decoding_says_how_far_it_is(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(progress, "EVERY_S", 0.0)
+    monkeypatch.setattr(decoded, "LEAST_ROWS", 4)
+    lines: list[str] = []
+    decode(encoded(40), 8, 1, tmp_path, on_phase=lines.append)
+    assert any(line.startswith("decoding images: ") and "of 40" in line for line in lines)
+
+
+def test_what_is_left_is_said_of_what_this_process_has_seen(monkeypatch) -> None:
+    lines: list[str] = []
+    now = iter([0.0, 2.0, 10.0])
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(now))
+    count = progress.Count(lines.append, "decoding images", 5000, done=1000)
+    count.at(1100)
+    count.at(2000)
+    assert lines == [
+        "decoding images: 1,100 of 5,000",
+        "decoding images: 2,000 of 5,000, 30 s left",
+    ]
+
+
+def test_a_fingerprint_is_kept_beside_the_images_that_it_is_of(tmp_path, monkeypatch) -> None:
+    images, labels = decode(encoded(), 8, 1, tmp_path), np.array([0, 1, 2, 0, 1])
+    rows = slice(0, 4)
+
+    def block(labels: np.ndarray, names: tuple[str, ...] = NAMES) -> PackedImages:
+        return PackedImages(images.pixels[rows], labels[rows], names, images.known(rows))
+
+    expected = PackedImages(DIGITS[:4, None].copy(), labels[rows], NAMES).fingerprint()
+    assert block(labels).fingerprint() == expected
+    changed = block(labels[::-1].copy()).fingerprint(), block(labels, ("a", "b", "c")).fingerprint()
+    assert len({expected, *changed}) == 3
+    monkeypatch.setattr(packed_module, "fingerprint_of", lambda *_: pytest.fail("hashed again"))
+    assert block(labels).fingerprint() == expected
 
 
 def test_a_cache_that_cannot_be_made_is_named(tmp_path) -> None:

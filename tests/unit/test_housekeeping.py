@@ -451,12 +451,18 @@ def test_what_nothing_refers_to_is_found_and_freed(
     partial = Path(root.path) / "runs/mine/.x.partial"
     partial.write_text("half")
     (cached := tmp_path / "cache").mkdir()
-    for name in (f"{'a' * 32}-3x32.npy", "thesis.txt"):
+    folders = f"{'b' * 32}-3x64/rows.bin", f"sets/{'c' * 16}/rows.bin"
+    for name in (f"{'a' * 32}-3x32.npy", "thesis.txt", *folders):
+        (cached / name).parent.mkdir(parents=True, exist_ok=True)
         (cached / name).write_text("x")
         os.utime(cached / name, (1, 1))
     before = root.list().keys() - rubbish
     young = find_garbage(Inventory(root), versions(root))
-    assert [Path(each.name).name for each in young] == [f"{'a' * 32}-3x32.npy"]
+    assert [Path(each.name).name for each in young] == [
+        f"{'a' * 32}-3x32.npy",
+        f"{'b' * 32}-3x64",
+        "c" * 16,
+    ]
     os.utime(partial, (0, 0))
     found = find_garbage(Inventory(root), versions(root), later())
     unknown = find_garbage(Inventory(root), None, later())  # which versions there are
@@ -467,7 +473,7 @@ def test_what_nothing_refers_to_is_found_and_freed(
         each.free(root)
     assert root.list().keys() == before
     assert not partial.exists()
-    assert [path.name for path in cached.iterdir()] == ["thesis.txt"]
+    assert {path.name for path in cached.rglob("*")} == {"thesis.txt", "sets"}
     assert find_garbage(Inventory(root), versions(root), later()) == []
 
 

@@ -322,6 +322,18 @@ def test_check_same_run_names_the_key() -> None:
         check_same_run(flatten(saved), now(objective__tau=1.5), free)
     with pytest.raises(CheckpointProblem, match=r"data\.long_tail\.ratio=20\.0, not 50\.0"):
         check_same_run(flatten(saved), now(data__long_tail__ratio=50), free)
+    packed = {key: value for key, value in now().items() if not key.startswith("data.")}
+    packed |= {
+        "data.source": "packed",
+        "data.path": "s3://b/set",
+        "data.flip": saved["data"]["flip"],
+    }
+    packed["data.class_sampling"] = saved["data"]["class_sampling"]
+    check_same_run(
+        flatten(saved), packed, free
+    )  # which images it has is compared by `check_same_data`
+    with pytest.raises(CheckpointProblem, match=r"data\.class_sampling=natural, not sqrt"):
+        check_same_run(flatten(saved), packed | {"data.class_sampling": "sqrt"}, free)
 
 
 @pytest.mark.slow

@@ -13,6 +13,7 @@ import numpy as np
 from ..errors import DataProblem
 from .long_tail import LongTail, OwnTail, long_tail_indices
 from .packed import PackedImages
+from .progress import OnPhase, quiet
 from .source import SourceConfig, Splits
 
 
@@ -40,7 +41,11 @@ class Cifar(SourceConfig):
         """The same with the test images as reference; see `SourceConfig`."""
         return self.model_copy(update={"reference": "test"})
 
-    def load(self, cache: Path) -> Splits:  # noqa: ARG002  (stored decoded already)
+    def load(
+        self,
+        cache: Path,  # noqa: ARG002  (stored decoded already)
+        on_phase: OnPhase = quiet,  # noqa: ARG002
+    ) -> Splits:
         """Read both splits; see `SourceConfig`."""
         pool = self._read(train=True)
         kept = long_tail_indices(

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import math
 import os
 import time
 import uuid
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -20,19 +20,25 @@ from numpy.typing import NDArray
 from ..disk import disk_problem
 from ..errors import DataProblem
 from ..integrity import Altered, load_arrays, save_arrays
-from .decoded import DecodedImages, read_decoded, write_decoded
+from .decoded import DecodedImages, DecodedStore
 from .encoded import EncodedImages, FileState
-from .packed import Indices, Pixels
+from .filling import Filling
+from .packed import Indices
 from .pixels import read_pixels, without_size_warnings
+from .progress import Count, OnPhase, quiet
 from .report import raise_together
 
-FORMAT = 4
+FORMAT = 5
 """Part of every cache key: raise it when decoding gives other pixels, or a file another layout."""
 HASH_BYTES = 8
 """Of the hashes of an image's bytes and of its pixels: among a million images two are alike by chance once
 in 10^7."""
 CHUNK = 4096
-"""Images given to the threads at a time, which bounds the memory."""
+"""Images given to the threads at a time to be hashed."""
+WAITING = 4
+"""Threads beyond the cores: some wait for a disk or a bucket."""
+AT_ONCE = 2
+"""Pieces of a process: no thread waits for the last image of one. Rows of Parquet files are read in their order."""
 SETTLED_S = 2.0
 """Age of a file's last change from which its times tell of a further one: they advance in steps, of up
 to 2 s on file systems in use."""
@@ -40,6 +46,8 @@ to 2 s on file systems in use."""
 UNREAD = Path(os.devnull)
 """A cache folder that says: decode nothing and write nothing, only check that the files are there; they are
 read where what is asked for depends on their bytes."""
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,15 +108,17 @@ def decode(
     channels: Literal[1, 3],
     cache: Path,
     contents: Contents | None = None,
+    on_phase: OnPhase = quiet,
 ) -> DecodedImages:
-    """Return all images as (N, channels, size, size) uint8, from the cache or decoded in threads.
+    """Return all images as (N, channels, size, size) uint8, from the cache or decoded.
 
-    A cached array gets its name only when it is complete, and is followed by its hash, which is checked
-    here; what is known of each image lies beside it. Its key are the hashes of the bytes of all images.
+    All processes of the machine that need them decode them together, some images at a time, and map the same
+    file; what a killed one had finished stays. Their key are the hashes of the bytes of all images.
 
     Args:
         cache: folder of the arrays; created when needed.
         contents: what `read_contents` gives, where it is known already.
+        on_phase: takes lines that say how far it is.
 
     Returns:
         Read-only memory maps; for the cache `UNREAD`, black images of the same shape, all with a hash of
@@ -125,27 +135,64 @@ def decode(
         hashes = np.random.default_rng().integers(0, 2**63, shape[0], np.uint64)
         return DecodedImages(np.zeros(shape, np.uint8), np.zeros(shape[0], np.uint8), hashes)
     if contents is None:
+        on_phase("reading the images' bytes, to know whether they are decoded already")
         contents = read_contents(encoded, cache)
     key = hashlib.sha256(repr(FORMAT).encode() + contents.hashes.tobytes()).hexdigest()[:32]
-    path = cache / f"{key}-{channels}x{size}.npy"
+    folder = cache / f"{key}-{channels}x{size}"
     try:
-        cache.mkdir(parents=True, exist_ok=True)
-        if (cached := read_decoded(path, shape)) is not None:
-            return cached
-        with without_size_warnings():
-            write_decoded(path, _decode_all(encoded, size, channels), shape)
+        store = DecodedStore(folder, shape)
+        if not store.rows.is_whole:
+            _fill(store, encoded, on_phase)
+            if encoded.states() != contents.files:  # the pixels may not be those of the key
+                store.rows.forget()
+                raise DataProblem(
+                    f"{encoded.where}: images were changed while they were read",
+                    "try again when that is over",
+                )
+        return store.images()
     except OSError as error:
         raise disk_problem(error, cache, math.prod(shape)) from error
-    if encoded.states() != contents.files:  # the pixels may not be those of the key
-        path.unlink(missing_ok=True)
-        raise DataProblem(
-            f"{encoded.root}: images were changed while they were read",
-            "try again when that is over",
-        )
-    written = read_decoded(path, shape)
-    if written is None:
-        raise DataProblem(f"{path}: was damaged as it was written", "check the disk, and try again")
-    return written
+
+
+def _fill(store: DecodedStore, encoded: EncodedImages, on_phase: OnPhase) -> None:
+    """Decode what is missing, together with other processes that do."""
+    _, channels, size, _ = store.shape
+    depth: Literal[1, 3] = 1 if channels == 1 else 3
+
+    def decode_one(index: int) -> DataProblem | None:
+        if filling.is_over:
+            return None
+        try:  # PIL releases the interpreter's lock
+            pixels, done = read_pixels(encoded.open(index), encoded.name(index), size, depth)
+        except DataProblem as problem:
+            return problem
+        store.put(index, pixels, done)
+        return None
+
+    def make(piece: int) -> None:
+        if store.rows.is_written(piece):
+            if store.is_right(piece):
+                store.rows.mark(piece)
+                return
+            log.warning("%s: decoded images are damaged; decoding them again", store.folder)
+        rows = store.rows.rows_of(piece)
+        problems = list(pool.map(decode_one, range(rows.start, rows.stop)))
+        raise_together([problem for problem in problems if problem is not None])
+        if not filling.is_over:
+            store.finish(piece)
+
+    filling = Filling(store.rows, make, AT_ONCE)
+    count = Count(on_phase, "decoding images", store.rows.rows, store.rows.rows_ready)
+    threads = ThreadPoolExecutor(_cores() + WAITING)
+    with without_size_warnings(), threads as pool, filling:
+        filling.wait_for(while_waiting=lambda: count.at(store.rows.rows_ready))
+
+
+def _cores() -> int:
+    """Return the cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _are_settled(encoded: EncodedImages, files: list[FileState]) -> bool:
@@ -178,27 +225,3 @@ def _hash_one(encoded: EncodedImages, index: int) -> bytes:
             return hashlib.file_digest(stream, "sha256").digest()[:HASH_BYTES]
     except OSError as error:
         raise encoded.missing(index, error) from error
-
-
-def _decode_all(
-    encoded: EncodedImages, size: int, channels: Literal[1, 3]
-) -> Iterator[tuple[Pixels, int, bytes]]:
-    """Yield pixels, treatment and hash of each image; PIL releases the interpreter's lock."""
-
-    def decode_one(index: int) -> tuple[Pixels, int, bytes] | DataProblem:
-        try:
-            pixels, done = read_pixels(encoded.open(index), encoded.name(index), size, channels)
-        except DataProblem as problem:
-            return problem
-        return pixels, done, hashlib.blake2b(pixels.data, digest_size=HASH_BYTES).digest()
-
-    with ThreadPoolExecutor() as pool:
-        for start in range(0, len(encoded.items), CHUNK):
-            chunk = range(start, min(start + CHUNK, len(encoded.items)))
-            problems = []
-            for result in pool.map(decode_one, chunk):
-                if isinstance(result, DataProblem):
-                    problems.append(result)
-                elif not problems:
-                    yield result
-            raise_together(problems)

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from ..errors import DataProblem
 from .long_tail import LongTail, OwnTail, long_tail_indices
 from .packed import PackedImages
+from .progress import OnPhase, quiet
 from .source import SourceConfig, Splits
 
 TRAIN_PER_CLASS = 100
@@ -36,7 +37,11 @@ class Digits(SourceConfig):
         """(channels, height, width)."""
         return 1, 8, 8
 
-    def load(self, cache: Path) -> Splits:  # noqa: ARG002  (nothing to decode)
+    def load(
+        self,
+        cache: Path,  # noqa: ARG002  (nothing to decode)
+        on_phase: OnPhase = quiet,  # noqa: ARG002
+    ) -> Splits:
         """Read both splits; see `SourceConfig`."""
         rows = _read_rows()
         images = rows[:, :-1].reshape(-1, 1, 8, 8)

@@ -19,6 +19,7 @@ from .encoded_splits import EncodedSplits, Part
 from .hold_out import HoldOut, hold_out
 from .long_tail import long_tail_indices
 from .packed import Indices, check_every_class, check_labels, check_names
+from .progress import OnPhase, quiet
 from .report import Note
 from .source import SourceConfig, Splits
 from .validation import Validation, choose_validation
@@ -52,9 +53,10 @@ class EncodedConfig(SourceConfig):
             DataProblem: naming the file, row or line that cannot be used.
         """
 
-    def load(self, cache: Path) -> Splits:
+    def load(self, cache: Path, on_phase: OnPhase = quiet) -> Splits:
         """Read both splits; see `SourceConfig`."""
-        return self.prepare(cache).decode(cache)
+        on_phase("listing the images")
+        return self.prepare(cache).decode(cache, on_phase)
 
     def choose(
         self,

@@ -14,6 +14,7 @@ from .encoded import EncodedImages
 from .hold_out import HoldOut
 from .packed import PackedImages
 from .pixels import describe_treatments
+from .progress import OnPhase, quiet
 from .repeats import Hashed, describe_repeats
 from .report import DataReport, Note
 from .source import Splits
@@ -73,8 +74,12 @@ class EncodedSplits:
             row -= count
         raise IndexError(row)
 
-    def decode(self, cache: Path) -> Splits:
+    def decode(self, cache: Path, on_phase: OnPhase = quiet) -> Splits:
         """Return both splits, decoded on this machine or mapped from its cache.
+
+        Args:
+            cache: folder of decoded images; created when needed.
+            on_phase: takes lines that say how far it is.
 
         Raises:
             DataProblem: an image that cannot be decoded.
@@ -83,7 +88,10 @@ class EncodedSplits:
         channels, size, _ = self.image_shape
         depth = cast(Literal[1, 3], channels)
         return self.assemble(
-            [decode(part.images, size, depth, cache, part.contents) for part in self.parts]
+            [
+                decode(part.images, size, depth, cache, part.contents, on_phase)
+                for part in self.parts
+            ]
         )
 
     def assemble(self, decoded: Sequence[DecodedImages]) -> Splits:
@@ -118,7 +126,8 @@ class EncodedSplits:
     def _block(self, rows: slice, decoded: Sequence[DecodedImages]) -> PackedImages:
         which, within = self._part_of(rows)
         labels = self.parts[which].images.labels[within]
-        return PackedImages(decoded[which].pixels[within], labels, self.class_names)
+        images = decoded[which]
+        return PackedImages(images.pixels[within], labels, self.class_names, images.known(within))
 
     def _hashed(self, rows: slice, decoded: Sequence[DecodedImages]) -> Hashed:
         which, within = self._part_of(rows)

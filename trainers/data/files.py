@@ -23,6 +23,7 @@ from ..errors import DataProblem, UsageProblem
 from .report import PATH_SHOWN
 
 if TYPE_CHECKING:
+    from pyarrow import NativeFile  # type: ignore[import-untyped]
     from pyarrow.fs import S3FileSystem  # type: ignore[import-untyped]
 
 SCHEME = "s3://"
@@ -30,6 +31,8 @@ ENDPOINT_VARIABLES = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
 REGION_VARIABLES = ("AWS_REGION", "AWS_DEFAULT_REGION")
 CONNECT_TIMEOUT_S = 3.0
 REQUEST_TIMEOUT_S = 20.0
+KEPT_OPEN = 4096
+"""Files of a bucket of which a range was read; each is a few hundred bytes in memory, and no connection."""
 ATTEMPTS = 3
 """Of one request, by the client itself, within seconds."""
 PATIENCE_S = 300.0
@@ -277,10 +280,11 @@ class BucketFiles(Files):
         super().__init__(uri)
         self.path = uri.removeprefix(SCHEME)
         self._answered = False
+        self._kept: dict[str, NativeFile] = {}
 
     def list(self, prefix: str = "") -> dict[str, FileFacts]:
         """See `Files`."""
-        from pyarrow import fs  # type: ignore[import-untyped]
+        from pyarrow import fs
 
         below = "/".join(filter(None, (self.path, prefix.strip("/"))))
         selector = fs.FileSelector(below, allow_not_found=True, recursive=True)
@@ -304,8 +308,8 @@ class BucketFiles(Files):
             if start == 0 and length is None:
                 with self._client.open_input_stream(self._path_of(name)) as stream:
                     return bytes(stream.read())
-            with self._client.open_input_file(self._path_of(name)) as file:
-                return bytes(file.read_at(file.size() - start if length is None else length, start))
+            file = self._opened(name)
+            return bytes(file.read_at(file.size() - start if length is None else length, start))
 
         return self._ask(ask, name)
 
@@ -315,6 +319,7 @@ class BucketFiles(Files):
 
     def write(self, name: str, content: bytes | Path) -> None:
         """See `Files`."""
+        self._kept.pop(name, None)
 
         def send() -> None:
             whole = content if isinstance(content, bytes) else content.read_bytes()
@@ -327,6 +332,16 @@ class BucketFiles(Files):
         """See `Files`."""
         with suppress(MissingFile):
             self._ask(lambda: self._client.delete_file(self._path_of(name)), name)
+
+    def _opened(self, name: str) -> NativeFile:
+        """Return an open file, kept for the next range: opening asks the bucket for its size each time."""
+        file = self._kept.get(name)
+        if file is None:
+            file = self._client.open_input_file(self._path_of(name))
+            if len(self._kept) >= KEPT_OPEN:
+                self._kept.clear()
+            self._kept[name] = file
+        return file
 
     def _path_of(self, name: str) -> str:
         return f"{self.path}/{name}"

@@ -8,6 +8,7 @@ from typing import Literal
 from ..errors import DataProblem
 from .files import Location, open_files
 from .packed_set import open_packed_set, read_description
+from .progress import OnPhase, quiet
 from .source import SourceConfig, Splits
 
 
@@ -23,7 +24,7 @@ class Packed(SourceConfig):
         """(channels, height, width), as the set says."""
         return read_description(open_files(self.path)).image_shape
 
-    def load(self, cache: Path) -> Splits:
+    def load(self, cache: Path, on_phase: OnPhase = quiet) -> Splits:
         """Open both splits; see `SourceConfig`.
 
         Raises:
@@ -34,4 +35,5 @@ class Packed(SourceConfig):
                 "data.long_tail and data.validation choose among images as they are packed, not of a packed set",
                 "pack the source with them, and leave them out here",
             )
+        on_phase(f"opening {self.path}")
         return open_packed_set(open_files(self.path), cache)

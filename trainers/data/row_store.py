@@ -1,16 +1,19 @@
 """Rows of one size in a file of this machine, filled piece by piece by any of its processes.
 
 The file is sparse and as long as all rows from the start, so that every process maps the same one. Beside it
-lie a map, one byte for each piece, and a file of locks. A piece is marked in the map when its rows are on
-the disk; the lock of a piece goes with its process, so what a killed one had begun is begun again.
+lie two maps of one byte a piece, of what was written and of what was checked since the machine was started, and
+a file of locks. The lock of a piece goes with its process, so what a killed one had begun is begun again.
+Nothing is synced: what a machine that lost its power had not written yet is found by the check.
 """
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import mmap
 import os
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -21,12 +24,12 @@ from numpy.typing import NDArray
 
 from .packed import Indices, Pixels
 
-MISSING, DONE, UNCHECKED = 0, 1, 2
-"""Of a piece: not there; there, and known to be what was written; there, and to be checked first."""
-ROWS, MAP, LOCKS = "rows.bin", "map", "locks"
-SEEN_BYTES = 64
-"""After the pieces, in the map: when the rows were last seen whole, as `_stamp` has it."""
+ROWS, WRITTEN, CHECKED, LOCKS = "rows.bin", "written", "checked", "locks"
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+CHECKS_KEPT_S = 30 * 24 * 3600.0
+"""Of earlier starts of a machine, or of others that share the folder."""
+OF_MEMORY = 0.25
+"""Share of this machine's memory, above which rows are not expected to stay in it once they were read."""
 
 _opened: WeakValueDictionary[tuple[int, Path], RowStore] = WeakValueDictionary()
 _opening = threading.Lock()
@@ -48,6 +51,8 @@ def open_rows(folder: Path, firsts: Indices, row_bytes: int) -> RowStore:
         store = _opened.get(key)
         if store is None or not store.is_in_folder():
             store = _opened[key] = RowStore(folder, firsts, row_bytes)
+        else:
+            store.begin()
     return store
 
 
@@ -59,37 +64,41 @@ class RowStore:
         self.pieces, self.rows = len(firsts) - 1, int(firsts[-1])
         self._held: set[int] = set()
         self._held_lock = threading.Lock()
-        folder.mkdir(parents=True, exist_ok=True)
-        self._locks = _File(folder / LOCKS)
-        self._data = _File(folder / ROWS)
-        self._map = _File(folder / MAP)
-        with self._lock(self.pieces):
-            self._begin()
-        self._marks = np.frombuffer(_mapped(self._map.fd, self.pieces), np.uint8)
-
-    def _begin(self) -> None:
-        """Make the files, or decide what of those that are there is to be checked."""
-        size = self.rows * self.row_bytes
-        whole = os.fstat(self._data.fd).st_size == size
-        marks = os.pread(self._map.fd, self.pieces + SEEN_BYTES, 0)
-        if len(marks) != self.pieces + SEEN_BYTES or not whole:
-            os.ftruncate(self._map.fd, 0)
-            os.ftruncate(self._data.fd, size)
-            os.pwrite(self._map.fd, bytes(self.pieces) + self._stamp(), 0)
-            return
-        states, seen = marks[: self.pieces], marks[self.pieces :]
-        now = self._stamp()
-        other_boot = seen[: SEEN_BYTES // 2] != now[: SEEN_BYTES // 2]
-        if other_boot or (seen != now and DONE in states and MISSING not in states):
-            os.pwrite(self._map.fd, states.replace(bytes([DONE]), bytes([UNCHECKED])) + now, 0)
-
-    def _stamp(self) -> bytes:
-        """Return this start of the machine and the time of the last change of the rows, in bytes."""
+        with suppress(FileExistsError):
+            folder.mkdir(parents=True)
+        self._locks, self._data = _File(folder / LOCKS), _File(folder / ROWS)
+        self._written = _File(folder / WRITTEN)
         boot = ""
         with suppress(OSError):
-            boot = BOOT_ID.read_text().strip()[: SEEN_BYTES // 2]
-        changed = str(os.fstat(self._data.fd).st_mtime_ns)
-        return (boot.ljust(SEEN_BYTES // 2) + changed.ljust(SEEN_BYTES // 2)).encode()
+            boot = BOOT_ID.read_text().strip()
+        self._checked = _File(folder / f"{CHECKED}-{boot}", may_be_private=True)
+        self.begin()
+        self._ready = np.frombuffer(_mapped(self._checked.fd, self.pieces), np.uint8)
+
+    def begin(self) -> None:
+        """Make the files, and see to it that what was changed since it was written is checked again.
+
+        Raises:
+            OSError: they cannot be written.
+        """
+        with self._lock(self.pieces):
+            rows, size = os.fstat(self._data.fd), self.rows * self.row_bytes
+            if rows.st_size != size or os.fstat(self._written.fd).st_size != self.pieces:
+                for file in (self._written, self._checked):
+                    os.ftruncate(file.fd, 0)
+                    os.ftruncate(file.fd, self.pieces)
+                os.ftruncate(self._data.fd, size)
+            checked = os.fstat(self._checked.fd)
+            is_written = os.pread(self._written.fd, self.pieces, 0) == b"\1" * self.pieces
+            newest = max(file.stat().st_mtime_ns for file in self.folder.glob("*.bin"))
+            was_changed = is_written and newest > checked.st_mtime_ns
+            if checked.st_size != self.pieces or was_changed:
+                os.ftruncate(self._checked.fd, 0)
+                os.ftruncate(self._checked.fd, self.pieces)
+                for other in self.folder.glob(f"{CHECKED}-*"):
+                    with suppress(OSError):
+                        if time.time() - other.stat().st_mtime > CHECKS_KEPT_S:
+                            other.unlink()
 
     def is_in_folder(self) -> bool:
         """Return whether the folder still has these files: it may have been removed and made again."""
@@ -97,15 +106,24 @@ class RowStore:
             return os.fstat(self._data.fd).st_ino == (self.folder / ROWS).stat().st_ino
         return False
 
-    @property
-    def marks(self) -> NDArray[np.uint8]:
-        """(pieces,) state of each piece as it is now, whoever changes it; read-only."""
-        return self._marks
+    def is_ready(self, pieces: Indices) -> NDArray[np.bool_]:
+        """Return of which pieces (B,) the rows are there and are what was to be written."""
+        ready: NDArray[np.bool_] = self._ready[pieces] == 1
+        return ready
 
     @property
     def is_whole(self) -> bool:
-        """Whether every piece is there and checked."""
-        return bool((self._marks == DONE).all())
+        """Whether every piece is ready."""
+        return bool((self._ready == 1).all())
+
+    @property
+    def rows_ready(self) -> int:
+        """Number of rows of pieces that are ready."""
+        return int(np.diff(self.firsts)[self._ready == 1].sum())
+
+    def is_written(self, piece: int) -> bool:
+        """Return whether somebody has written a piece, of which it may not be known that it is still right."""
+        return os.pread(self._written.fd, 1, piece) == b"\1"
 
     def pieces_of(self, rows: Indices) -> Indices:
         """Return the piece of each row, (B,)."""
@@ -117,8 +135,12 @@ class RowStore:
 
     def array(self, image_shape: tuple[int, int, int]) -> Pixels:
         """Return all rows, (N, C, H, W), as a read-only map of the file."""
-        raw = np.frombuffer(_mapped(self._data.fd, self.rows * self.row_bytes), np.uint8)
-        return raw.reshape(self.rows, *image_shape)
+        size = self.rows * self.row_bytes
+        mapped = _mapped(self._data.fd, size)
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        if size > OF_MEMORY * memory:
+            mapped.madvise(mmap.MADV_RANDOM)  # else each row would bring in its neighbours too
+        return np.frombuffer(mapped, np.uint8).reshape(self.rows, *image_shape)
 
     @contextmanager
     def claim(self, piece: int) -> Iterator[bool]:
@@ -131,8 +153,8 @@ class RowStore:
             yield False
             return
         try:
-            with self._lock(piece, wait=False) as got:
-                yield got
+            with self._lock(piece, wait=False) as is_ours:
+                yield is_ours
         finally:
             with self._held_lock:
                 self._held.discard(piece)
@@ -142,6 +164,9 @@ class RowStore:
 
         Args:
             offset: in bytes, from the row's first.
+
+        Raises:
+            OSError: they cannot be written.
         """
         position, view = row * self.row_bytes + offset, memoryview(content)
         while view:
@@ -153,17 +178,16 @@ class RowStore:
         count = (rows.stop - rows.start) * self.row_bytes
         return os.pread(self._data.fd, count, rows.start * self.row_bytes)
 
-    def mark(self, piece: int, state: int = DONE) -> None:
-        """Say of a piece that it is written, once it is on the disk."""
-        os.fdatasync(self._data.fd)
-        os.pwrite(self._map.fd, bytes([state]), piece)
-        if self.is_whole:
-            os.pwrite(self._map.fd, self._stamp(), self.pieces)
-            os.fsync(self._map.fd)
+    def mark(self, piece: int) -> None:
+        """Say of a piece that it is written and right."""
+        if not self.is_written(piece):
+            os.pwrite(self._written.fd, b"\1", piece)
+        os.pwrite(self._checked.fd, b"\1", piece)
 
     def forget(self) -> None:
         """Say of all pieces that they are missing."""
-        os.pwrite(self._map.fd, bytes(self.pieces), 0)
+        for file in (self._written, self._checked):
+            os.pwrite(file.fd, bytes(self.pieces), 0)
 
     @contextmanager
     def _lock(self, byte: int, wait: bool = True) -> Iterator[bool]:
@@ -173,7 +197,9 @@ class RowStore:
         except (BlockingIOError, PermissionError):  # both are what a lock of another gives
             yield False
             return
-        except OSError:  # a file system without locks: work done twice is the same work
+        except (
+            OSError
+        ):  # a file system without locks, or read-only: work done twice is the same work
             yield True
             return
         try:
@@ -183,13 +209,26 @@ class RowStore:
 
 
 class _File:
-    """An open file descriptor, closed with its object."""
+    """An open file descriptor, closed with its object; read-only where the disk is.
 
-    def __init__(self, path: Path) -> None:
-        self.fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    Args:
+        may_be_private: make one in memory, of this process alone, where none can be made.
+    """
+
+    def __init__(self, path: Path, may_be_private: bool = False) -> None:
+        try:
+            self.fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        except OSError as error:
+            if error.errno not in (errno.EROFS, errno.EACCES):
+                raise
+            if may_be_private:
+                self.fd = os.memfd_create(path.name)
+            else:
+                self.fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
 
     def __del__(self) -> None:
-        os.close(self.fd)
+        if hasattr(self, "fd"):
+            os.close(self.fd)
 
 
 def _mapped(fd: int, size: int) -> mmap.mmap:

@@ -16,6 +16,7 @@ from ..errors import DataProblem
 from .hold_out import HoldOut
 from .long_tail import LongTail, OwnTail
 from .packed import PackedImages, check_every_class
+from .progress import OnPhase, quiet
 from .report import DataReport
 from .validation import Validation, choose_validation, hash_pixels
 
@@ -105,11 +106,12 @@ class SourceConfig(Config):
         """(channels, height, width) of the images, known without reading them."""
 
     @abstractmethod
-    def load(self, cache: Path) -> Splits:
+    def load(self, cache: Path, on_phase: OnPhase = quiet) -> Splits:
         """Read both splits.
 
         Args:
             cache: folder for decoded images; created when needed.
+            on_phase: takes lines that say how far it is.
 
         Raises:
             DataProblem: naming the file, row or line that cannot be used.

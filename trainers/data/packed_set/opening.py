@@ -9,6 +9,7 @@ import uuid
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache as cache_once
 from pathlib import Path
 from typing import Any
 
@@ -86,9 +87,14 @@ def open_packed_set(files: Files, cache: Path) -> Splits:
             images = copy.rows[rows[0] : rows[1]]
         return PackedImages(images, labels, description.class_names, Known(fingerprint))
 
+    @cache_once
+    def every_name() -> list[
+        str
+    ]:  # most runs need none, and of a million images they take some memory
+        return names_of(index) if names is None else names
+
     def train_name(i: int) -> str:
-        every = names_of(index) if names is None else names
-        return every[description.train[0] + i]
+        return every_name()[description.train[0] + i]
 
     return Splits(
         split(description.train, description.train_fingerprint),

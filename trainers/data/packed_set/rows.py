@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -13,10 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import DataProblem
-from ..decoding import HASH_BYTES
+from ..decoded import hash_of
 from ..files import Files
 from ..packed import Indices, Pixels
-from ..row_store import DONE
 from .description import PACK_AGAIN, Description
 from .local_copy import LocalCopy, read_shard
 
@@ -61,10 +59,12 @@ class SetReader:
             if copy.store.is_whole:
                 return np.take(copy.rows, rows, axis=0, out=out, mode="clip")
             copy.check()
-            if self._lacking(copy, rows).sum() * self._row_bytes > WORTH_WAITING_BYTES:
-                copy.want(rows)
-                copy.wait_for(rows)
             lacking = self._lacking(copy, rows)
+            if lacking.any():
+                copy.want(rows[lacking])
+            if lacking.sum() * self._row_bytes > WORTH_WAITING_BYTES:
+                copy.wait_for(rows[lacking])
+                lacking = self._lacking(copy, rows)
             present, missing = np.flatnonzero(~lacking), np.flatnonzero(lacking)
             out[present] = copy.rows[rows[present]]
         if len(missing):
@@ -73,8 +73,7 @@ class SetReader:
 
     @staticmethod
     def _lacking(copy: LocalCopy, rows: Indices) -> NDArray[np.bool_]:
-        lacking: NDArray[np.bool_] = copy.store.marks[copy.store.pieces_of(rows)] != DONE
-        return lacking
+        return ~copy.store.is_ready(copy.store.pieces_of(rows))
 
     def _read(self, rows: Indices, which: Indices, out: Pixels) -> None:
         """Read `rows[which]` from the set into `out[which]`, many requests at a time."""
@@ -107,8 +106,7 @@ class SetReader:
             content = read_shard(self.files, shard, start, len(rows) * self._row_bytes)
             if len(content) == len(rows) * self._row_bytes:
                 pixels = np.frombuffer(content, np.uint8).reshape(len(rows), -1)
-                digests = (hashlib.blake2b(row.data, digest_size=HASH_BYTES) for row in pixels)
-                hashes = np.frombuffer(b"".join(d.digest() for d in digests), np.uint64)
+                hashes = np.frombuffer(b"".join(map(hash_of, pixels)), np.uint64)
                 if (hashes == self.hashes[rows]).all():
                     return pixels.reshape(len(rows), *self.description.image_shape)
         raise DataProblem(
@@ -164,8 +162,3 @@ class SetRows:
         if len(indices) and not -self.count <= indices.min() <= indices.max() < self.count:
             raise IndexError(f"an index outside of {self.count} images")
         return self.reader.gather(self.first + indices % self.count, out)
-
-    def want(self, indices: Indices) -> None:
-        """Have the images at `indices` (B,) fetched before others."""
-        if self.reader.copy is not None:
-            self.reader.copy.want(self.first + indices)
