@@ -413,7 +413,9 @@ def test_a_sweep_survives_divergence_a_lost_process_and_early_stops(
     assert max(steps(place, children[stopped["number"]])) < IMAGES
 
 
-def test_trials_fine_tune_one_pretraining(new_place: Callable[[str], Place]) -> None:
+def test_trials_fine_tune_one_pretraining_and_one_that_begins_slowly_holds_up_no_other(
+    new_place: Callable[[str], Place],
+) -> None:
     place = new_place("branches")
     place.space(
         "branches",
@@ -430,6 +432,21 @@ def test_trials_fine_tune_one_pretraining(new_place: Callable[[str], Place]) -> 
     driver.send_signal(signal.SIGINT)
     assert driver.wait(WAIT_S) == 130, place.err
     assert "Traceback" not in place.err
+
+    # The second trial begins by reading what is a pipe here, and waits: the first ends meanwhile, though each of its
+    # reports goes through the driver.
+    record = place.store / "sweeps/branches/trials/0001/pretrained.json"
+    record.parent.mkdir(parents=True)
+    os.mkfifo(record)
+    driver = place.start(*command, "tuning.concurrent=2")
+    place.until(driver, "sweeps/branches/trials/0000/evaluations/*/result.json")
+    assert list(record.parent.iterdir()) == [record], "it has begun"
+    with record.open("w"):
+        record.unlink()
+    assert driver.wait(WAIT_S) == 1, place.err
+    assert (
+        "sweeps/branches/trials/0001/pretrained.json" in json.loads(place.out)["error"]["message"]
+    )
 
     assert place.run(*command) == 0, place.err
     rows = json.loads(place.out)["trials"]
@@ -488,27 +505,6 @@ def test_a_shared_failure_ends_a_sweep_and_its_name_serves_the_corrected_one(
     ]
     parent, _ = runs(place, "again")
     assert parent.info.status == "FINISHED"
-
-
-def test_a_slow_beginning_holds_up_no_other_trial(new_place: Callable[[str], Place]) -> None:
-    """A trial that waits for the store before it trains, and one that ends meanwhile."""
-    place = new_place("slow")
-    place.space("slow", {"train": {"optimizer.lr": {"type": "float", "low": 1e-4, "high": 1e-3}}})
-    trials = place.store / "sweeps/slow/trials"
-    # Its beginning reads the manifest of its last checkpoint, which is a pipe that nobody has written to.
-    pipe = trials / "0001/checkpoints/images-000000000320/manifest.json"
-    pipe.parent.mkdir(parents=True)
-    os.mkfifo(pipe)
-    short = ("training.images=640", "training.report_every_images=320", "tuning.concurrent=2")
-    driver = place.start(*place.sweep("slow", 2, *short))
-    place.until(driver, "sweeps/slow/trials/0000/evaluations/*/result.json")
-    assert [path.name for path in trials.glob("0001/*")] == ["checkpoints"], "it has begun"
-    with pipe.open("w") as waiting:
-        pipe.unlink()  # the next reader finds a damaged checkpoint, and skips it
-        pipe.write_text("nothing")
-        waiting.write("nothing")
-    assert driver.wait(WAIT_S) == 0, place.err
-    assert [row["state"] for row in json.loads(place.out)["trials"]] == ["complete", "complete"]
 
 
 def kill_all_of(driver: subprocess.Popen[bytes]) -> None:
