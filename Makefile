@@ -4,7 +4,7 @@ UV := .tools/bin/uv
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: setup machine demo quick test soak check bench gpu-bench clean
+.PHONY: setup machine demo quick test soak scale check bench gpu-bench clean
 
 setup: $(READY)
 
@@ -48,6 +48,11 @@ quick: $(READY)
 # Half an hour of kills: a sweep on a cluster of which something is lost every minute.
 soak: $(READY) .venv-s3/.ready
 	$(BIN)/python tests/soak.py
+
+# ImageNet-LT's size from lists of files to a registered model, on a stand-in: a quarter of an hour, 6 GB.
+SCALE ?=
+scale: $(READY) .venv-s3/.ready
+	$(BIN)/python tests/scale/walk.py $(SCALE)
 
 check: $(READY)
 	$(BIN)/ruff check
