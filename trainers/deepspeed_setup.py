@@ -38,6 +38,7 @@ def deepspeed_config(
         "gradient_accumulation_steps": accumulation,
         "gradient_clipping": optimizer.clip if config.zero_stage else 0.0,
         "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,  # its own for the CPU keeps no averages
         "steps_per_print": 10**12,
         # DeepSpeed 0.19: its throughput timer would wait for the device twice a step
         "timers": {"throughput": {"enabled": False}},
@@ -55,9 +56,34 @@ def deepspeed_config(
             "reduce_bucket_size": bucket_numbers(sizes),
             # of stages 1 and 2; alone, a worker would wait for its device without any use
             "overlap_comm": world > 1,
+            **_stage_3(sizes),
+            **_offload(config),
             # each gradient goes to the worker that needs it, once, instead of to all, twice
             "use_multi_rank_bucket_allreduce": False,
         },
+    }
+
+
+def _stage_3(sizes: Sequence[int]) -> dict[str, int]:
+    """Return how many numbers of the weights a worker holds at once at stage 3.
+
+    DeepSpeed's defaults are a billion: of a smaller network it would hold everything from the first step on.
+    """
+    share = max(*sizes, sum(sizes) // 8)
+    return {
+        "stage3_max_live_parameters": share,
+        "stage3_max_reuse_distance": share,
+        "stage3_prefetch_bucket_size": share // 2,
+        # of one parameter; smaller ones stay whole: norms and biases, whose gathers would be all latency
+        "stage3_param_persistence_threshold": min(100_000, sum(sizes) // 1000),
+    }
+
+
+def _offload(config: EngineConfig) -> dict[str, Any]:
+    host = {"device": "cpu", "pin_memory": accelerator() == "cuda"}
+    return {
+        **({"offload_optimizer": host} if config.offload != "none" else {}),
+        **({"offload_param": host} if config.offload == "all" else {}),
     }
 
 

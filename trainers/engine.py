@@ -12,10 +12,13 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from .checkpoint import EMA, check_architecture
+from .compilation import compile_network, uncompiled
 from .deepspeed_setup import deepspeed_config, forget_zero_3, quiet_deepspeed
 from .engine_config import EngineConfig
 from .engine_state import EngineState
+from .errors import UsageProblem
 from .gradient_buckets import GradientBuckets
+from .networks import Network
 from .optimizer import AdamWithEMA, OptimizerConfig
 
 
@@ -27,7 +30,7 @@ class Engine:
 
     def __init__(
         self,
-        network: nn.Module,
+        network: Network,
         config: EngineConfig,
         optimizer: OptimizerConfig,
         *,
@@ -43,6 +46,7 @@ class Engine:
 
         Raises:
             CheckpointProblem: the weights are of another architecture.
+            UsageProblem: a setting that this device cannot do.
         """
         deepspeed = quiet_deepspeed()
         self.config, self.device = config, device
@@ -52,8 +56,13 @@ class Engine:
             check_architecture(weights, self.trained)
             network.load_state_dict(weights, strict=False)
         network.to(device)
-        if config.compile:
-            network.compile()
+        if config.compile == "graphs" and device.type != "cuda":
+            raise UsageProblem(
+                f"engine.compile=graphs needs a GPU, this worker has {device.type}",
+                "choose engine.compile=regional, full or off",
+            )
+        compile_network(network, config.compile)
+        network.recompute = config.activation_checkpointing
         if device.type == "cuda":
             precision = "high" if config.tf32 else "highest"
             torch.set_float32_matmul_precision(precision)
@@ -105,10 +114,10 @@ class Engine:
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
-        """Switch dropout and gradients off within this context."""
+        """Switch dropout, gradients and compiled forms off within this context."""
         self.network.eval()
         try:
-            with torch.no_grad():
+            with torch.no_grad(), uncompiled(self.config.compile):
                 yield
         finally:
             self.network.train()
@@ -125,7 +134,7 @@ class Engine:
         }
         self.network.eval()
         try:
-            with torch.no_grad():
+            with torch.no_grad(), uncompiled(self.config.compile):
                 for name, parameter in self.trained.items():
                     parameter.copy_(averages[name])
                 yield self.network
@@ -137,12 +146,20 @@ class Engine:
 
     def backward(self, loss: Tensor) -> None:
         """Accumulate gradients of one micro-batch; the last one's pass averages them over the workers."""
-        if self._buckets is None or not self._ds.is_gradient_accumulation_boundary():
-            self._ds.backward(loss)
-            return
-        self._buckets.begin()
+        graphs = self.config.compile == "graphs"
+        if graphs and self._accumulation > 1:
+            # else a gradient would be memory of the graph, which its next replay overwrites
+            for parameter in self.trained.values():
+                if parameter.grad is None:
+                    parameter.grad = torch.zeros_like(parameter)
+        last = self._buckets is not None and self._ds.is_gradient_accumulation_boundary()
+        if self._buckets is not None and last:
+            self._buckets.begin()
         self._ds.backward(loss)
-        self._buckets.finish()
+        if self._buckets is not None and last:
+            self._buckets.finish()
+        if graphs:
+            torch.compiler.cudagraph_mark_step_begin()  # what comes next may overwrite this pass's memory
 
     def step(self, lr: float, decays: Mapping[str, float]) -> None:
         """Count a micro-batch; after the last one of a global batch, update the weights.
@@ -181,6 +198,10 @@ class Engine:
 
     def _step_on_nothing(self) -> None:
         """Take a step at learning rate 0, in which Adam creates its states."""
+        with uncompiled(self.config.compile):
+            self._accumulate_nothing()
+
+    def _accumulate_nothing(self) -> None:
         zero = torch.zeros(1, device=self.device)
         for _ in range(self._accumulation):
             output = self.predict(

@@ -198,6 +198,73 @@ def test_a_training_is_what_plain_pytorch_makes_of_it(
     assert min(distance(plain, average), distance(profile, average)) > 1e-2
 
 
+@pytest.mark.parametrize(
+    "engine",
+    [
+        {"activation_checkpointing": True},
+        {"activation_checkpointing": True, "zero_stage": 3},
+        {"offload": "optimizer", "zero_stage": 1},
+        {"offload": "all", "zero_stage": 3},
+    ],
+    ids=str,
+)
+def test_what_saves_memory_changes_no_result(train: Train, engine: dict[str, Any]) -> None:
+    """CALL's, whose theta and theta_g share dropout; the state that is restored is the one saved."""
+    changes = {
+        "objective": {"name": "call", "base": {"name": "cbdm"}},
+        "model__dropout": 0.3,
+        "training__images": 2 * BATCH,
+        "training__micro_batch": 16,
+    }
+    _, plain = train(**changes)
+    expected = [report.metrics["loss/total"] for report in plain.reports]
+    shutil.rmtree(plain.resume().folder)
+    _, hooks = train(**changes, engine=engine)
+    found = [report.metrics["loss/total"] for report in hooks.reports]
+    assert found == pytest.approx(expected, rel=1e-6)
+    train(hooks.resume(), **changes, engine=engine)  # checks the norms and the next loss
+
+
+@pytest.mark.parametrize("old", [(True, "full"), (False, "off")])
+def test_compile_is_read_as_it_was_written_before(old: tuple[bool, str]) -> None:
+    assert config_of(engine__compile=old[0]).engine.compile == old[1]
+
+
+@pytest.mark.parametrize(
+    ("engine", "reason"),
+    [
+        ({"compile": "regional", "zero_stage": 3}, "choose stage 0, 1 or 2"),
+        ({"compile": "full", "activation_checkpointing": True}, "choose regional"),
+        ({"offload": "optimizer"}, "offload optimizer needs zero_stage 1"),
+        ({"offload": "all", "zero_stage": 2}, "offload all needs zero_stage 3"),
+    ],
+)
+def test_settings_that_do_not_go_together_are_refused(engine: dict[str, Any], reason: str) -> None:
+    with pytest.raises(UsageProblem, match=reason):
+        config_of(engine=engine)
+
+
+def test_graphs_need_a_gpu(data: Splits) -> None:
+    with pytest.raises(
+        UsageProblem, match=r"engine\.compile=graphs needs a GPU, this worker has cpu"
+    ):
+        Training(config_of(engine__compile="graphs"), data, CPU, None)
+
+
+def test_stage_3_holds_no_more_than_a_share_of_the_weights(data: Splits) -> None:
+    training = Training(config_of(engine__zero_stage=3, model__base_channels=18), data, CPU, None)
+    network = training.engine.network
+    whole = sum(shape.numel() for shape in training.engine.state.shapes.values())
+    held: list[int] = []
+    for module in network.modules():
+        module.register_forward_hook(
+            lambda *_: held.append(sum(p.numel() for p in network.parameters()))
+        )
+    training._loss(0, 0)
+    training.engine.close()
+    assert max(held) < 0.4 * whole
+
+
 def test_reports_and_checkpoints_come_by_images(train: Train) -> None:
     _, hooks = train(
         training__images=200,  # seven batches of 32 make it 224

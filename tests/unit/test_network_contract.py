@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
+from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
@@ -15,6 +16,7 @@ from support.objectives import COUNTS, CPU, PROCESS, images_and_labels
 from support.training import copy_half_time, distance, state, tiny, train
 from torch import Tensor, nn
 
+from whipray.trainers.compilation import compile_network, uncompiled
 from whipray.trainers.devices import join_workers
 from whipray.trainers.export import merged_weights
 from whipray.trainers.networks import (
@@ -119,6 +121,22 @@ def calls_of(network: nn.Module) -> Iterator[list[str]]:
     finally:
         for handle in handles:
             handle.remove()
+
+
+@contextmanager
+def kept(network: nn.Module) -> Iterator[dict[int, int]]:
+    """The bytes of what is kept for the backward pass beside the weights, by its address."""
+    weights = {p.untyped_storage().data_ptr() for p in network.parameters()}
+    sizes: dict[int, int] = {}
+
+    def note(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            sizes[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        yield sizes
 
 
 @pytest.mark.parametrize("config", NETWORKS, ids=lambda c: c.name)
@@ -330,6 +348,33 @@ class TestContract:
             assert p.grad.isfinite().all(), name
             assert p.grad.count_nonzero() > 0, name
 
+    @pytest.mark.parametrize("general", [0, 2])
+    def test_recomputed_blocks_give_the_same_gradients_for_less_memory(
+        self, config: NetworkConfig, general: int
+    ) -> None:
+        """With dropout, whose masks rows share, and theta_g, whose pass shares those of theta's."""
+        network = build(config, dropout=0.4)
+        add_parts(network, "expert", ranked("up"), "where")
+        awake(network).train()
+        rows = torch.tensor([0, 1, 0, 1])
+
+        def gradients() -> tuple[list[Tensor], int]:
+            network.zero_grad()
+            torch.manual_seed(5)
+            with kept(network) as sizes:
+                output = network(*inputs(), rows, num_general=general)
+            output.square().mean().backward()
+            return [output, *(p.grad for p in network.parameters() if p.grad is not None)], sum(
+                sizes.values()
+            )
+
+        expected, whole = gradients()
+        network.recompute = True
+        found, less = gradients()
+        assert len(found) == len(expected)
+        assert all(torch.equal(x, y) for x, y in zip(found, expected, strict=True))
+        assert less < 0.6 * whole
+
     def test_bfloat16_changes_the_output_by_rounding_only(self, config: NetworkConfig) -> None:
         network = build(config).eval()
         exact = network(*inputs())
@@ -410,3 +455,32 @@ def test_rows_have_the_dropout_masks_of_the_rows_that_they_name() -> None:
     assert values == pytest.approx([0, 2 / 0.75])
     share = (out[:3] == 0).float().mean().item()
     assert share == pytest.approx(0.25, abs=4 * (0.25 * 0.75 / out[:3].numel()) ** 0.5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("config", [NETWORKS[0], NETWORKS[-1]], ids=lambda c: c.name)
+def test_blocks_compiled_by_themselves_give_the_same_gradients(
+    config: NetworkConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And one variant each: none is looked for among those of the others."""
+    network = build(config, dropout=0.0)
+    awake(network).train()
+    network.recompute = True
+    torch._dynamo.reset()
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
+
+    def gradients() -> list[Tensor]:
+        network.zero_grad()
+        network(*inputs()).square().mean().backward()
+        return [p.grad.clone() for p in network.parameters() if p.grad is not None]
+
+    expected = gradients()
+    compile_network(network, "regional")
+    torch._dynamo.utils.counters.clear()
+    found = gradients()
+    assert all(torch.equal(x, y) for x, y in zip(found, expected, strict=True))
+    compiled = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+    assert compiled == len(network.repeated_blocks())
+    with uncompiled("regional"), torch.no_grad():
+        network.eval()(*inputs(2))
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == compiled

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from ..config import Config
 from .dropout import reuse_dropout_masks
 from .low_rank import has_expert, theta_g
+from .recompute import recomputed
 
 State = tuple[Tensor, ...]
 """What a stage passes to the next one, (B, ..) each: what later stages read, and the activations last."""
@@ -56,7 +57,7 @@ class Stage(NamedTuple):
 class Network(nn.Module, ABC):
     """A network over (B, C, H, W) images, conditioned on a time and a label.
 
-    Subclasses create their layers, and say what `features` and `stages` are.
+    Subclasses create their layers, and say what `features`, `repeated_blocks` and `stages` are.
 
     Args:
         config: as the network was built from.
@@ -70,6 +71,9 @@ class Network(nn.Module, ABC):
     """Names that `layers:` of low-rank parts may use beside those of modules: group -> modules in it.
     `up.1.qkv` is then layer `qkv` in the second module of group `up`. Every network has the groups
     or modules `embedding`, `down`, `middle` and `up`."""
+
+    recompute = False
+    """Whether blocks are computed again in the backward pass, instead of keeping their activations."""
 
     def __init__(
         self,
@@ -93,12 +97,25 @@ class Network(nn.Module, ABC):
         """Return what `embedding` sees of a time, or of omega, (B,): (B, features) float32."""
 
     @abstractmethod
+    def repeated_blocks(self) -> Sequence[nn.Module]:
+        """Return the modules (h, embedded, dropout_rows) -> h that repeat, in their order; see `call`."""
+
+    @abstractmethod
     def stages(self) -> Sequence[Stage]:
         """Return the steps from the state (x_t,) to the state (output,).
 
         The first one whose modules have an expert part, and all after it, are computed twice for
         CALL: the finer the stages, the more theta and theta_g share.
         """
+
+    def call(
+        self, block: nn.Module, h: Tensor, embedded: Tensor, dropout_rows: Tensor | None
+    ) -> Tensor:
+        """Return a block's output; stages call each of their blocks by this."""
+        if self.recompute and self.training and torch.is_grad_enabled():
+            return recomputed(block, h, embedded, dropout_rows)
+        output: Tensor = block(h, embedded, dropout_rows)
+        return output
 
     def embed(self, features: Tensor, conditions: Sequence[Tensor]) -> Tensor:
         """Return what the blocks are given, (B, width), from the features of the time (B, features).

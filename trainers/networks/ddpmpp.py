@@ -117,14 +117,18 @@ class DDPMPP(Network):
         embedded: Tensor = self.embedding(features)
         return embedded
 
+    def repeated_blocks(self) -> list[nn.Module]:
+        """Return the blocks of the way down, the middle, and the way up."""
+        return [*self.down, *self.middle, *self.up]
+
     def stages(self) -> list[Stage]:
         """Return one stage for each block; states are the skips so far, and h."""
         return [
             Stage([self.conv_in], self._enter),
-            *(Stage([block], partial(_go_down, block)) for block in self.down),
-            *(Stage([block], partial(_stay, block)) for block in self.middle),
+            *(Stage([block], partial(self._go_down, block)) for block in self.down),
+            *(Stage([block], partial(self._stay, block)) for block in self.middle),
             *(
-                Stage([block], partial(_stay if block.resample else _go_up, block))
+                Stage([block], partial(self._stay if block.resample else self._go_up, block))
                 for block in self.up
             ),
             Stage([self.conv_out], self._leave),
@@ -134,22 +138,23 @@ class DDPMPP(Network):
         h = self.conv_in(state[-1])
         return (h, h)
 
+    def _go_down(
+        self, block: nn.Module, state: State, embedded: Tensor, rows: Tensor | None
+    ) -> State:
+        h = self.call(block, state[-1], embedded, rows)
+        return (*state[:-1], h, h)
+
+    def _stay(self, block: nn.Module, state: State, embedded: Tensor, rows: Tensor | None) -> State:
+        return (*state[:-1], self.call(block, state[-1], embedded, rows))
+
+    def _go_up(
+        self, block: nn.Module, state: State, embedded: Tensor, rows: Tensor | None
+    ) -> State:
+        *skips, skip, h = state
+        return (*skips, self.call(block, torch.cat([h, skip], dim=1), embedded, rows))
+
     def _leave(self, state: State, embedded: Tensor, dropout_rows: Tensor | None) -> State:  # noqa: ARG002
         return (self.conv_out(state[-1]),)
-
-
-def _go_down(block: nn.Module, state: State, embedded: Tensor, rows: Tensor | None) -> State:
-    h = block(state[-1], embedded, rows)
-    return (*state[:-1], h, h)
-
-
-def _stay(block: nn.Module, state: State, embedded: Tensor, rows: Tensor | None) -> State:
-    return (*state[:-1], block(state[-1], embedded, rows))
-
-
-def _go_up(block: nn.Module, state: State, embedded: Tensor, rows: Tensor | None) -> State:
-    *skips, skip, h = state
-    return (*skips, block(torch.cat([h, skip], dim=1), embedded, rows))
 
 
 class ScaledLabels(nn.Embedding):

@@ -16,6 +16,8 @@ class RowDropout(nn.Module):
     A network calls each of these once in a pass.
     """
 
+    set_for_a_pass = ("reuse_mask", "cached_mask")
+    """Attributes that `recompute.py` sets again for a second pass."""
     reuse_mask = False
     cached_mask: Tensor | None = None
 

@@ -81,6 +81,8 @@ class LowRankPart(nn.Module):
 class Parts(nn.ModuleDict):
     """The parts of one layer, `general` and `expert`."""
 
+    set_for_a_pass = ("general_only",)
+    """Attributes that `recompute.py` sets again for a second pass."""
     general_only = False
 
     def add_to(self, weight: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from .base import NetworkConfig, Stage, State
+from .base import Network, NetworkConfig, Stage, State
 from .dropout import RowDropout
 
 ImageShape = tuple[int, int, int]
@@ -69,13 +69,15 @@ class TransformerConfig(NetworkConfig):
         }
 
 
-def stages_of(modules: Sequence[nn.Module]) -> list[Stage]:
-    """Return modules (tokens, embedded, dropout_rows) -> tokens as one stage each."""
-    return [Stage([module], partial(_run, module)) for module in modules]
+def stages_of(network: Network, modules: Sequence[nn.Module]) -> list[Stage]:
+    """Return modules (tokens, embedded, dropout_rows) -> tokens of a network as one stage each."""
+    return [Stage([module], partial(_run, network, module)) for module in modules]
 
 
-def _run(module: nn.Module, state: State, embedded: Tensor, dropout_rows: Tensor | None) -> State:
-    return (module(state[0], embedded, dropout_rows),)
+def _run(
+    network: Network, module: nn.Module, state: State, embedded: Tensor, rows: Tensor | None
+) -> State:
+    return (network.call(module, state[0], embedded, rows),)
 
 
 def to_patches(images: Tensor, size: int) -> Tensor:

@@ -128,6 +128,10 @@ class UNet(Network):
         if self.config.initial_weights == "ddpm":
             super().initialise_augmentation(weight)
 
+    def repeated_blocks(self) -> list[nn.Module]:
+        """Return the blocks of the way down, the middle, and the way up."""
+        return [*self.down, *self.middle, *self.up]
+
     def stages(self) -> list[Stage]:
         """Return the way down, the middle, and the way up; states are the skips so far, and h."""
         return [
@@ -140,14 +144,14 @@ class UNet(Network):
         h = self.conv_in(state[0])
         skips = [h]
         for module in self.down:
-            h = module(h, embedded, dropout_rows)
+            h = self.call(module, h, embedded, dropout_rows)
             skips.append(h)
         return (*skips, h)
 
     def _bottleneck(self, state: State, embedded: Tensor, dropout_rows: Tensor | None) -> State:
         *skips, h = state
         for module in self.middle:
-            h = module(h, embedded, dropout_rows)
+            h = self.call(module, h, embedded, dropout_rows)
         return (*skips, h)
 
     def _decode(self, state: State, embedded: Tensor, dropout_rows: Tensor | None) -> State:
@@ -155,7 +159,7 @@ class UNet(Network):
         for module in self.up:
             if isinstance(module, Block):
                 h = torch.cat([h, skips.pop()], dim=1)
-            h = module(h, embedded, dropout_rows)
+            h = self.call(module, h, embedded, dropout_rows)
         return (self.conv_out(h),)
 
 

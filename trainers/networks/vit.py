@@ -86,9 +86,13 @@ class ViT(Network):
         """Return sines and cosines of the time or omega; see `Network`."""
         return timestep_embedding(values, self.config.width)
 
+    def repeated_blocks(self) -> list[nn.Module]:
+        """Return the blocks between the patches."""
+        return [*self.blocks]
+
     def stages(self) -> list[Stage]:
         """Return each block as a stage, whose state is the tokens."""
-        return stages_of([self.patch_in, *self.blocks, self.patch_out])
+        return stages_of(self, [self.patch_in, *self.blocks, self.patch_out])
 
 
 class PatchIn(nn.Module):

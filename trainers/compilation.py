@@ -1,0 +1,64 @@
+"""torch.compile of a network, as a whole or block by block, and where its kernels are kept."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FunctionType, MethodType
+from typing import Any
+
+import torch
+
+from .engine_config import Compile
+from .networks import Network
+
+
+def compile_network(network: Network, how: Compile) -> None:
+    """Have a network compiled at its first steps."""
+    if how == "full":
+        network.compile()
+    elif how == "graphs":
+        network.compile(mode="reduce-overhead")
+    elif how == "regional":
+        # PyTorch's own access, while it traces a block whose input has a gradient
+        warnings.filterwarnings("ignore", r"The \.grad attribute of a Tensor that is not a leaf")
+        for block in network.repeated_blocks():
+            # What `Module.compile` sets, but of a function that is the block's own: PyTorch keeps variants
+            # by code, and would look for those of all blocks in each, and give up at eight of them.
+            block._compiled_call_impl = torch.compile(_own(block.forward))
+
+
+def _own(method: Callable[..., Any]) -> MethodType:
+    """Return a method with a code object of its own."""
+    assert isinstance(method, MethodType)
+    function = method.__func__
+    assert isinstance(function, FunctionType)
+    copied = FunctionType(
+        function.__code__.replace(),
+        function.__globals__,
+        function.__name__,
+        function.__defaults__,
+        function.__closure__,
+    )
+    return MethodType(copied, method.__self__)
+
+
+@contextmanager
+def uncompiled(how: Compile) -> Iterator[None]:
+    """Inside, networks run as they are written: for the few batches that are no steps."""
+    if how == "off":
+        yield
+    else:
+        with torch.compiler.set_stance("force_eager"):
+            yield
+
+
+def share_kernels(folder: Path) -> None:
+    """Keep compiled kernels in a folder, for all trainings of this machine, unless the environment names one.
+
+    Compiling the same network again then takes a fraction of the time: PyTorch finds its graphs by their content.
+    """
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(folder))
