@@ -6,18 +6,20 @@ import os
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from types import FunctionType, MethodType
 from typing import Any
 
 import torch
 
+from .disk import cache_folder
 from .engine_config import Compile
 from .networks import Network
 
 
 def compile_network(network: Network, how: Compile) -> None:
     """Have a network compiled at its first steps."""
+    if how != "off":
+        share_kernels()
     if how == "full":
         network.compile()
     elif how == "graphs":
@@ -56,9 +58,9 @@ def uncompiled(how: Compile) -> Iterator[None]:
             yield
 
 
-def share_kernels(folder: Path) -> None:
-    """Keep compiled kernels in a folder, for all trainings of this machine, unless the environment names one.
+def share_kernels() -> None:
+    """Keep compiled kernels in the cache of this machine, for all its trainings and the trials of a sweep.
 
-    Compiling the same network again then takes a fraction of the time: PyTorch finds its graphs by their content.
+    PyTorch finds graphs by their content and compiles none twice. A folder that the environment names stays.
     """
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(folder))
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder() / "compiled"))

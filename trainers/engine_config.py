@@ -37,7 +37,8 @@ class EngineConfig(Config):
     """Allow TF32 in fp32 matrix products and convolutions on a GPU."""
     communication: Literal["fp32", "bf16"] = "fp32"
     """In which workers send each other their gradients. bf16 sends half the bytes and rounds each sum to 8
-    bits, by which results then differ with the number of workers; for slow networks. Weights stay fp32."""
+    bits, by which results then differ with the number of workers; for slow networks. Weights stay fp32, but
+    that stage 3 then sends them as bf16 too where `precision` is bf16."""
 
     @field_validator("compile", mode="before")
     @classmethod

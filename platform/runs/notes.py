@@ -5,12 +5,16 @@ from __future__ import annotations
 from hashlib import blake2b
 
 import numpy as np
+import torch
 
 from ...trainers.data import Cifar, PackedImages, Splits
+from ...trainers.loop import rows_of_worker
 from ...trainers.optimizer import too_long
 from .evaluation_outlook import outlook
 from .preflight import Subject
 
+WORTH_STAGE_3 = 10**9
+"""Parameters from which weights in fp32 (4 GB, and as many again of gradients) can be too many for a GPU."""
 MOST_NAMED = 5
 """Classes that a line names at most."""
 
@@ -57,6 +61,7 @@ def find_warnings(subject: Subject) -> list[str]:
     experiment = subject.experiment
     training = experiment.training
     lines = too_long(experiment.optimizer, training.images, training.batch_size)
+    lines += _slow_stages(subject)
     other, reference = experiment.evaluation.reference, subject.reference
     if reference is not None:
         counts = (split.class_counts.tolist() for split in (reference.train, reference.reference))
@@ -73,6 +78,29 @@ def find_warnings(subject: Subject) -> list[str]:
                 f"(training.many_above), the largest {largest}"
             )
     return lines
+
+
+def _slow_stages(subject: Subject) -> list[str]:
+    """Return a line where another stage of ZeRO does the same in less time."""
+    experiment, splits = subject.experiment, subject.splits
+    stage, workers = experiment.engine.zero_stage, experiment.scaling.workers
+    if stage == 2 and workers > 1:
+        rows, micro = rows_of_worker(experiment.training, workers)
+        line = (
+            f"engine.zero_stage=2 sends the gradients of each micro-batch, {rows // micro} times a step: "
+            "zero_stage=1 sends them once"
+        )
+        return [line] if micro < rows else []
+    if stage < 3 or splits is None:
+        return []
+    with torch.device("meta"):  # where weights have a shape and no memory
+        network = experiment.model.build(splits.train.image_shape, splits.train.num_classes)
+    parameters = sum(p.numel() for p in network.parameters())
+    line = (
+        f"engine.zero_stage=3 with {parameters / 1e6:,.1f} M parameters: the weights fit a GPU, and "
+        "gathering them for each block takes longer; zero_stage=0 or 1 is faster"
+    )
+    return [line] if parameters < WORTH_STAGE_3 else []
 
 
 def _shared(train: PackedImages, reference: PackedImages) -> list[str]:

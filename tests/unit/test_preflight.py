@@ -532,3 +532,13 @@ THREE = DataIdentity(("a", "b", "c"), (3, 2, 1), (3, 8, 8), "0123")
 def test_what_differs_between_data_is_named(changed: dict[str, Any], says: str | None) -> None:
     difference = THREE.difference(DataIdentity(**{**vars(THREE), **changed}))
     assert difference == says if says is None else says in (difference or "")
+
+
+@pytest.mark.usefixtures("photos")
+def test_a_stage_of_zero_that_only_costs_is_said() -> None:
+    pieces = {**CALM, "training__batch_size": 32, "training__micro_batch": 4, "scaling__workers": 2}
+    (line,) = [x for x in said(tiny(**pieces, engine__zero_stage=2)) if "zero_stage" in x]
+    assert "of each micro-batch, 4 times a step: zero_stage=1" in line
+    (line,) = [x for x in said(tiny(**CALM, engine__zero_stage=3)) if "zero_stage" in x]
+    assert "zero_stage=3 with 0.1 M parameters" in line
+    assert not [x for x in said(tiny(**pieces, engine__zero_stage=1)) if "zero_stage" in x]
