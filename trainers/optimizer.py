@@ -159,7 +159,8 @@ def too_long(config: OptimizerConfig, images: int, batch: int) -> list[str]:
 class AdamWithEMA(torch.optim.AdamW):
     """AdamW whose state also holds moving averages of each parameter: `ema`, and one for each profile.
 
-    `decays` is set before every step. The averages start as the first step's initial weights.
+    `decays` is set before every step. The averages start as the first step's initial weights. They are a pass
+    of their own: together with Adam's it would read the weights once less, one of ten accesses to memory.
     """
 
     decays: dict[str, float]

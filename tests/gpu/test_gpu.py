@@ -26,11 +26,11 @@ def reference() -> dict[str, list[float]]:
     return found
 
 
-@pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compiled"])
+@pytest.mark.parametrize("compiled", ["off", "regional", "full", "graphs"])
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("objective", devices.OBJECTIVES)
 def test_losses_are_the_cpus(
-    reference: dict[str, list[float]], objective: str, precision: str, compiled: bool
+    reference: dict[str, list[float]], objective: str, precision: str, compiled: str
 ) -> None:
     found = devices.losses(objective, {"precision": precision, "compile": compiled})
     assert found == pytest.approx(reference[objective], rel=devices.TOLERANCES[precision])
@@ -58,7 +58,7 @@ def test_images_are_the_cpus() -> None:
     assert found == pytest.approx(expected, abs=devices.IMAGE_TOLERANCE)
 
 
-@pytest.mark.parametrize("engine", [{}, {"precision": "bf16"}, {"compile": True}], ids=str)
+@pytest.mark.parametrize("engine", [{}, {"precision": "bf16"}, {"compile": "regional"}], ids=str)
 @pytest.mark.parametrize("objective", devices.OBJECTIVES)
 def test_no_step_waits_for_the_gpu(objective: str, engine: dict[str, Any]) -> None:
     torch.compiler.reset()

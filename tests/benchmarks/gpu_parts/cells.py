@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Any, Literal
 
-Mode = Literal["eager", "compiled", "reduce-overhead"]
+Mode = Literal["eager", "recomputed", "regional", "full", "graphs"]
 Precision = Literal["bf16", "tf32", "fp32"]
 
 CBDM = {"name": "cbdm"}
@@ -26,6 +26,13 @@ ENGINES: dict[Precision, dict[str, Any]] = {
     "tf32": {"precision": "fp32", "tf32": True},
     "fp32": {"precision": "fp32", "tf32": False},
 }
+MODES: dict[Mode, dict[str, Any]] = {
+    "eager": {},
+    "recomputed": {"activation_checkpointing": True},
+    "regional": {"compile": "regional"},
+    "full": {"compile": "full"},
+    "graphs": {"compile": "graphs"},
+}
 
 
 @dataclass(frozen=True)
@@ -44,11 +51,13 @@ class Cell:
 def first_cells(batches: tuple[int, int, int]) -> list[Cell]:
     """What the targets ask for: bf16 at the main batch, eager, then compiled."""
     main, small, large = batches
-    cells = [Cell(name, main) for name in OBJECTIVES]
-    cells += [Cell(name, main, mode="compiled") for name in MAIN]
+    cells = [Cell("DDPM", main), Cell("DDPM", main, mode="regional"), Cell("CBDM", main)]
+    cells += [Cell("DDPM", main, mode="graphs"), Cell("CBDM", main, mode="regional")]
+    cells += [Cell(name, main) for name in OBJECTIVES if name not in MAIN]
+    cells += [Cell("DDPM", large, mode="recomputed"), Cell("CBDM", main, mode="graphs")]
     cells += [Cell(name, batch) for batch, name in product((large, small), MAIN)]
     cells += [Cell(name, main, precision) for precision, name in product(("tf32", "fp32"), MAIN)]
-    cells.append(Cell("DDPM", main, mode="reduce-overhead"))
+    cells += [Cell(name, main, mode="full") for name in MAIN]
     return cells
 
 
@@ -57,17 +66,16 @@ def other_cells(batches: tuple[int, int, int]) -> list[Cell]:
     main, small, large = batches
     others = [name for name in OBJECTIVES if name not in MAIN]
     cells = [
-        Cell("CBDM", main, mode="reduce-overhead"),
-        Cell("CBDM, 10 % dropped", main, mode="compiled"),
-        Cell("DDPM", large, mode="compiled"),
-        Cell("DDPM", small, mode="reduce-overhead"),
-        Cell("CBDM", large, mode="compiled"),
+        Cell("CBDM, 10 % dropped", main, mode="regional"),
+        Cell("DDPM", large, mode="regional"),
+        Cell("DDPM", small, mode="graphs"),
+        Cell("CBDM", large, mode="regional"),
     ]
     cells += [Cell(name, batch) for batch, name in product((large, small), others)]
     cells += [Cell(name, main, "tf32") for name in others]
-    cells += [Cell(name, main, mode="compiled") for name in others]
+    cells += [Cell(name, main, mode="regional") for name in others]
     cells += [Cell(name, batch, "tf32") for batch, name in product((large, small), OBJECTIVES)]
-    cells += [Cell(name, main, "tf32", "compiled") for name in MAIN]
-    modes: tuple[Mode, ...] = ("compiled", "reduce-overhead")
+    cells += [Cell(name, main, "tf32", "regional") for name in MAIN]
+    modes: tuple[Mode, ...] = ("regional", "graphs")
     cells += [Cell(name, small, mode=mode) for mode, name in product(modes, OBJECTIVES)]
     return list(dict.fromkeys(cells))

@@ -114,7 +114,7 @@ def short(name: str) -> str:
 
 def show(setting: Setting, cell: Cell) -> None:
     """The profile of one training."""
-    running = start(setting, config_of_cell(setting, cell), cell.mode)
+    running = start(setting, config_of_cell(setting, cell))
     for _ in range(3):
         running.step()
     events = trace(setting, running)
@@ -138,7 +138,7 @@ def main(setting: Setting) -> None:
     batch = setting.batches[0]
     show(setting, Cell("CBDM", batch))
     if setting.toy or setting.left() > COMPILING_S:
-        show(setting, Cell("CBDM", batch, mode="compiled"))
+        show(setting, Cell("CBDM", batch, mode="regional"))
 
 
 if __name__ == "__main__":

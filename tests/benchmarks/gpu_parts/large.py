@@ -1,4 +1,4 @@
-"""A U-Net of some 300 million parameters at 64x64: images/s, MFU and memory at ZeRO 0 and 1."""
+"""Networks for 64 and 256 pixels: images/s, MFU and memory, also at ZeRO 1 and with recomputed blocks."""
 
 from __future__ import annotations
 
@@ -20,16 +20,35 @@ from .setting import TOY_MODEL, Setting, parse
 from .speed import Running
 from .timing import forget_peak, peak_memory, release, synchronize, timed
 
-MODEL = {
-    "base_channels": 192,
-    "channel_mult": [1, 2, 4, 4],
-    "blocks_per_level": 3,
-    "attention_resolutions": [16, 8],
-    "attention_heads": 4,
+NETWORKS: dict[str, tuple[int, tuple[int, ...], dict[str, Any]]] = {
+    # EDM's for 64 pixels
+    "DDPM++": (64, (64, 32), {"name": "ddpmpp", "channel_mult": [1, 2, 2, 2], "dropout": 0.05}),
+    # the one of Ho et al. 2020 for 256 pixels
+    "U-Net": (256, (16, 8, 4), {"channel_mult": [1, 1, 2, 2, 4, 4], "dropout": 0.0}),
+    "large U-Net": (
+        64,
+        (64, 32, 16),
+        {
+            "base_channels": 192,
+            "channel_mult": [1, 2, 4, 4],
+            "blocks_per_level": 3,
+            "attention_resolutions": [16, 8],
+            "attention_heads": 4,
+        },
+    ),
 }
-SIDE = 64
-BATCHES = (64, 32, 16)
-"""The first that fits is measured."""
+"""Name -> pixels, batches of which the first that fits is measured, and the network."""
+RECOMPUTED = {"activation_checkpointing": True}
+WANTED: tuple[tuple[str, dict[str, Any]], ...] = (
+    ("DDPM++", {}),
+    ("U-Net", {}),
+    ("U-Net", RECOMPUTED),
+    ("large U-Net", {}),
+    ("DDPM++", {"compile": "regional"}),
+    ("large U-Net", {"zero_stage": 1}),
+    ("large U-Net", {"zero_stage": 1, "offload": "optimizer"}),
+)
+"""Networks and what else their engine is told, bf16 apart."""
 LEAST_S = 15.0
 
 
@@ -43,13 +62,13 @@ def random_splits(side: int) -> Splits:
 
 
 def measure(
-    setting: Setting, stage: int, batch: int, ceiling: float
+    setting: Setting, name: str, engine: dict[str, Any], batch: int, ceiling: float
 ) -> tuple[str, dict[str, float]]:
-    """The network's size, and all that is said of it at a stage of ZeRO."""
-    model: dict[str, Any] = {**TOY_MODEL, "attention_resolutions": [8]} if setting.toy else MODEL
-    side = 16 if setting.toy else SIDE
-    engine = {"precision": "bf16", "zero_stage": stage}
-    config = config_of({"name": "ddpm"}, engine, model=model, batch=batch)
+    """A network's size in words, and all that is said of it."""
+    side, _, model = NETWORKS[name]
+    if setting.toy:
+        side, model = 16, {**TOY_MODEL, "attention_resolutions": [8]}
+    config = config_of({"name": "ddpm"}, {"precision": "bf16", **engine}, model=model, batch=batch)
     join_workers(setting.device)
     forget_peak(setting.device)
     begin = time.perf_counter()
@@ -72,18 +91,19 @@ def measure(
 
 def main(setting: Setting) -> None:
     ceiling = product_flops(setting, torch.bfloat16)
-    batches = list(setting.batches if setting.toy else BATCHES)
-    for stage in (0, 1):
+    for name, engine in WANTED[:3] if setting.toy else WANTED:
+        how = f"{name}, {', '.join(f'{key} {value}' for key, value in engine.items()) or 'eager'}"
         if not setting.toy and setting.left() < LEAST_S:
-            setting.say(f"ZeRO {stage}", {}, "not reached in the time given")
+            setting.say(how, {}, "not reached in the time given")
             continue
-        while batches:
+        batches = setting.batches[:1] if setting.toy else NETWORKS[name][1]
+        for batch in batches:
             try:
-                size, numbers = measure(setting, stage, batches[0], ceiling)
+                size, numbers = measure(setting, name, engine, batch, ceiling)
             except torch.cuda.OutOfMemoryError:
-                setting.say(f"ZeRO {stage}, {batches.pop(0)}", {}, "does not fit")
+                setting.say(f"{how}, {batch}", {}, "does not fit")
             else:
-                setting.say(f"DDPM, {size}, {batches[0]}, bf16, eager, ZeRO {stage}", numbers)
+                setting.say(f"{how}: {size}, {batch}, bf16", numbers)
                 break
             finally:
                 release(setting.device)

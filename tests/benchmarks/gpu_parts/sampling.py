@@ -8,6 +8,7 @@ import torch
 from support.devices import liven
 from torch import Tensor
 
+from whipray.trainers.compilation import compile_network
 from whipray.trainers.guidance import ClassifierFree, Denoiser
 from whipray.trainers.networks import UNet, UNetConfig
 from whipray.trainers.processes import VPConfig
@@ -75,7 +76,7 @@ def main(setting: Setting) -> None:
     measure("fp32 in TF32", bf16=False, tf32=True)
     measure("fp32", bf16=False, tf32=False)
     if setting.toy or setting.left() > COMPILING_S:
-        network.compile()
+        compile_network(network, "regional")
         measure("bf16, compiled", bf16=True, tf32=True)
 
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from images import some_images
-from torch import nn
 from workload import random_images
 
 from whipray.trainers.data import Splits
@@ -101,12 +101,12 @@ class Setting:
 
 def compile_without_kernels() -> None:
     """Let a toy run trace networks as the compiler does, but not wait for a C++ compiler."""
-    whole = nn.Module.compile
+    whole = torch.compile
 
-    def traced(module: nn.Module, *, mode: str | None = None) -> None:  # noqa: ARG001
-        whole(module, backend="aot_eager")
+    def traced(function: Callable[..., Any], **options: Any) -> Any:  # noqa: ARG001
+        return whole(function, backend="aot_eager")
 
-    nn.Module.compile = traced  # type: ignore[assignment,method-assign]
+    torch.compile = traced  # type: ignore[assignment]
 
 
 def parse(part: str) -> Setting:

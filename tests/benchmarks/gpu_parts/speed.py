@@ -23,13 +23,13 @@ from whipray.trainers.trainer_config import TrainerConfig
 
 from . import flops
 from .ceilings import product_flops
-from .cells import ENGINES, OBJECTIVES, Cell, first_cells
+from .cells import ENGINES, MODES, OBJECTIVES, Cell, first_cells
 from .setting import Setting, parse
 from .timing import Timed, forget_peak, peak_memory, release, synchronize, timed
 
 EAGER_TARGET, BEST_TARGET = 15.0, 25.0
 """MFU in % that is asked for at bf16 and the main batch."""
-LEAST_S = {"eager": 6.0, "compiled": 45.0, "reduce-overhead": 45.0}
+LEAST_S = {"eager": 6.0, "recomputed": 6.0, "regional": 30.0, "full": 60.0, "graphs": 60.0}
 """What a cell may take; with less time left it is not begun."""
 SIDE = 32
 
@@ -49,23 +49,20 @@ class Running:
 
 def config_of_cell(setting: Setting, cell: Cell, **engine: Any) -> TrainerConfig:
     """The config of a cell's training."""
-    compiled = {"compile": cell.mode == "compiled"}
+    mode = "full" if cell.mode == "graphs" and not setting.gpu else cell.mode
     return config_of(
         OBJECTIVES[cell.objective],
-        {**ENGINES[cell.precision], **compiled, **engine},
+        {**ENGINES[cell.precision], **MODES[mode], **engine},
         model=setting.model,
         batch=cell.batch,
     )
 
 
-def start(setting: Setting, config: TrainerConfig, mode: str) -> Running:
+def start(setting: Setting, config: TrainerConfig) -> Running:
     """Build a training; what compiles it does so at its first step."""
     torch.compiler.reset()
     join_workers(setting.device)
-    training = Training(config, setting.splits(), setting.device, None)
-    if mode == "reduce-overhead":
-        training.engine.network.compile(mode="reduce-overhead")
-    return Running(training)
+    return Running(Training(config, setting.splits(), setting.device, None))
 
 
 def host_seconds(running: Running, device: torch.device) -> float:
@@ -106,7 +103,7 @@ def measure(setting: Setting, cell: Cell, ceiling: float, **engine: Any) -> dict
     """
     config = config_of_cell(setting, cell, **engine)
     begin = time.perf_counter()
-    running = start(setting, config, cell.mode)
+    running = start(setting, config)
     try:
         running.step()
         synchronize(setting.device)
@@ -155,7 +152,7 @@ def say_targets(setting: Setting, found: dict[Cell, dict[str, float]]) -> None:
     """MFU eager and in the best mode, held against what is asked for; on a GPU at full size only."""
     for name in ("DDPM", "CBDM"):
         eager = Cell(name, setting.batches[0])
-        modes = [replace(eager, mode=mode) for mode in ("eager", "compiled", "reduce-overhead")]
+        modes = [replace(eager, mode=mode) for mode in MODES]
         known = {cell.mode: found[cell]["% MFU"] for cell in modes if cell in found}
         if "eager" not in known:
             continue

@@ -69,7 +69,7 @@ def host_work(setting: Setting) -> None:
     """Milliseconds in which the host issues a step to an idle device, and what some parts take."""
     batch = setting.batches[0]
     for name in ("DDPM", "CBDM"):
-        running = start(setting, config_of_cell(setting, Cell(name, batch)), "eager")
+        running = start(setting, config_of_cell(setting, Cell(name, batch)))
         for _ in range(3):
             running.step()
         numbers = {"ms a step": 1e3 * host_seconds(running, setting.device)}
@@ -78,7 +78,7 @@ def host_work(setting: Setting) -> None:
         del running
         release(setting.device)
         setting.say(f"host alone: {name}, {batch}, bf16, eager", numbers)
-    running = start(setting, config_of_cell(setting, Cell("DDPM", 8)), "eager")
+    running = start(setting, config_of_cell(setting, Cell("DDPM", 8)))
     found = timed(setting, running.step)
     running.training.engine.close()
     setting.say(
