@@ -74,7 +74,7 @@ def sent_by_a_step(changes: dict[str, Any]) -> float:
     step(training)
     with Traffic() as traffic:
         step(training)
-    training.engine.close()
+    training.close()
     sent: float = traffic.on_the_wire() / weights
     return sent
 
@@ -96,6 +96,6 @@ def trained_in_buckets(numbers: int) -> tuple[list[Tensor], int, int]:
     for _ in range(2):
         step(training)
     weights = [p.detach().clone() for p in training.engine.trained.values()]
-    training.engine.close()
+    training.close()
     assert sent_before_the_end[0::2] == [0, 0]  # of two pieces, the first sends nothing
     return weights, len(buckets._buckets), sent_before_the_end[-1]

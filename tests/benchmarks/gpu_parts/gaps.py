@@ -118,7 +118,7 @@ def show(setting: Setting, cell: Cell) -> None:
     for _ in range(3):
         running.step()
     events = trace(setting, running)
-    running.training.engine.close()
+    running.training.close()
     del running
     release(setting.device)
     # on a CPU the operators stand in for kernels: it proves this file, and says nothing else

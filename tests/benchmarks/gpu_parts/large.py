@@ -82,7 +82,7 @@ def measure(
         found = timed(setting, running.step)
         memory = peak_memory(setting.device)
     finally:
-        training.engine.close()
+        training.close()
     speed = batch / found.seconds
     mfu = 100 * speed * flops.of_training(config, side) / ceiling
     numbers = {"images/s": speed, "% MFU": mfu, **memory, "s to the first step": first}

@@ -114,7 +114,7 @@ def measure(setting: Setting, cell: Cell, ceiling: float, **engine: Any) -> dict
         memory = peak_memory(setting.device)
         host = host_seconds(running, setting.device)
     finally:
-        running.training.engine.close()
+        running.training.close()
         del running
         release(setting.device)
     speed = cell.batch / found.seconds

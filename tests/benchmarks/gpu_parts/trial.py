@@ -38,7 +38,7 @@ def main() -> None:
         steps += 1
     synchronize(setting.device)
     print((steps * cell.batch) / (time.perf_counter() - begin), flush=True)
-    running.training.engine.close()
+    running.training.close()
 
 
 if __name__ == "__main__":

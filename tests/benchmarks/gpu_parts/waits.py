@@ -61,7 +61,7 @@ def waits_at(
     join_workers(setting.device)
     training = Training(config, setting.splits(), setting.device, None)
     found = waits_of(training)
-    training.engine.close()
+    training.close()
     return found
 
 
@@ -74,13 +74,13 @@ def host_work(setting: Setting) -> None:
             running.step()
         numbers = {"ms a step": 1e3 * host_seconds(running, setting.device)}
         numbers |= parts_of(setting, running, batch)
-        running.training.engine.close()
+        running.training.close()
         del running
         release(setting.device)
         setting.say(f"host alone: {name}, {batch}, bf16, eager", numbers)
     running = start(setting, config_of_cell(setting, Cell("DDPM", 8)))
     found = timed(setting, running.step)
-    running.training.engine.close()
+    running.training.close()
     setting.say(
         "a step of 8 images, for which the device has little to do", {"ms": 1e3 * found.seconds}
     )
@@ -96,7 +96,13 @@ def parts_of(setting: Setting, running: Running, batch: int) -> dict[str, float]
     def noise() -> None:
         BatchRandom(0, 0, 0, batch, device).normal("eps", training.data.train.image_shape)
 
-    return {"ms for images": issue_ms(images, device), "ms for noise": issue_ms(noise, device)}
+    steps = iter(range(running.number, running.number + 10 * CALLS))
+
+    def prepared() -> None:  # by the thread, beside nothing else: how fast it can be
+        training.batches.rows_and_random(next(steps) * batch, 0, batch)
+
+    calls = {"images": images, "noise": noise, "images, labels and random numbers": prepared}
+    return {f"ms for {what}": issue_ms(call, device) for what, call in calls.items()}
 
 
 def issue_ms(call: Callable[[], None], device: torch.device) -> float:
