@@ -159,7 +159,8 @@ class Engine:
         if self._buckets is not None and last:
             self._buckets.finish()
         if graphs:
-            torch.compiler.cudagraph_mark_step_begin()  # what comes next may overwrite this pass's memory
+            # what comes next may overwrite this pass's memory
+            torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
 
     def step(self, lr: float, decays: Mapping[str, float]) -> None:
         """Count a micro-batch; after the last one of a global batch, update the weights.
