@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Literal, cast
 
+import numpy as np
+
 from .decoded import DecodedImages
 from .decoding import Contents, decode
 from .encoded import EncodedImages
 from .hold_out import HoldOut
-from .packed import PackedImages
+from .packed import Indices, PackedImages
 from .pixels import describe_treatments
 from .progress import OnPhase, quiet
 from .repeats import Hashed, describe_repeats
@@ -101,27 +103,48 @@ class EncodedSplits:
             decoded: of each part.
         """
         train, reference = (self._block(rows, decoded) for rows in (self.train, self.reference))
-        first, end = self.reference.start, self.reference.stop
-        hashed = self._hashed(self.train, decoded)
-        # Borrowed images are in both on purpose.
-        rest = self._hashed(slice(max(first, self.train.stop), end), decoded)
-        report = DataReport(
-            (
-                *self.notes,
-                *describe_treatments([each.treatments for each in decoded]),
-                *describe_repeats(hashed, rest),
-            )
-        )
         return Splits(
             train,
             reference,
-            report,
+            self.report(decoded),
             available=self.available,
             hold_out=self.hold_out,
             validation=self.validation,
             borrowed=self.borrowed,
-            train_name=hashed.name,
+            train_name=partial(self._named, self.train.start),
         )
+
+    def report(self, decoded: Sequence[DecodedImages]) -> DataReport:
+        """Return what was found of the files and of the pixels.
+
+        Args:
+            decoded: of each part; their pixels are not looked at.
+        """
+        first, end = self.reference.start, self.reference.stop
+        # Borrowed images are in both on purpose.
+        rest = self._hashed(slice(max(first, self.train.stop), end), decoded)
+        return DataReport(
+            (
+                *self.notes,
+                *describe_treatments([each.treatments for each in decoded]),
+                *describe_repeats(self._hashed(self.train, decoded), rest),
+            )
+        )
+
+    @property
+    def labels(self) -> Indices:
+        """(N,), of all rows."""
+        return np.concatenate([part.images.labels for part in self.parts])
+
+    def rows(self, first: int, stop: int) -> Iterator[EncodedImages]:
+        """Yield the images of a range of rows, in their order, of one part after the other."""
+        start = 0
+        for part in self.parts:
+            end = start + len(part.images.labels)
+            if first < end and stop > start:
+                chosen = np.arange(max(first, start), min(stop, end)) - start
+                yield part.images.select(chosen)
+            start = end
 
     def _block(self, rows: slice, decoded: Sequence[DecodedImages]) -> PackedImages:
         which, within = self._part_of(rows)
