@@ -57,7 +57,9 @@ class PackTask:
         """
         digest = hashlib.sha256(repr((FORMAT, image_shape)).encode())
         for part in images:
-            digest.update(repr((part.where, part.items, part.states())).encode())
+            in_memory = [hashlib.sha256(i).digest() for i in part.items if isinstance(i, bytes)]
+            files = [item for item in part.items if not isinstance(item, bytes)]
+            digest.update(repr((part.where, files, part.states(), in_memory)).encode())
         sent = tuple(part.detached() for part in images)
         return PackTask(first, sent, image_shape, digest.hexdigest()[:32])
 

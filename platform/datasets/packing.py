@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -17,16 +18,20 @@ import numpy as np
 
 from ...trainers.data import DataConfig
 from ...trainers.data.decoded import DecodedImages
+from ...trainers.data.decoding import UNREAD
 from ...trainers.data.encoded_splits import EncodedSplits
 from ...trainers.data.files import Files, LocalFiles, MissingFile
 from ...trainers.data.packed import Pixels, fingerprint_of
 from ...trainers.data.packed_set import Description, Index, Shard, shard_rows, write_index
 from ...trainers.data.packed_set.description import DESCRIPTION, read_description
+from ...trainers.data.pixels import read_pixels
 from ...trainers.data.report import counted
 from ...trainers.disk import DiskProblem
 from ...trainers.errors import DataProblem
 from ...trainers.integrity import Altered, seal, unseal
+from ..foundation.durations import minutes
 from ..storage.config import StorageConfig
+from .endpoint import environment_of
 from .pack_tasks import PARTS, Finished, PackTask, make_shard, read_finished
 from .pack_workers import run_tasks
 from .source_state import check_packable, locations, source_state
@@ -37,6 +42,8 @@ SHARDS_AT_LEAST = 256
 """Shards that a set is divided into, where its images are enough: so many processes can work on it."""
 LEAST_ROWS = 256
 """Of a shard, where the set is small."""
+MEASURED = 24
+"""Images that are decoded to tell how long a packing takes."""
 READ_AHEAD = 4
 """Shards that are read at a time for the fingerprints."""
 
@@ -116,7 +123,7 @@ def pack(
         on.on_share(done / total)
 
     on.on_phase(f"decoding: {done:,} of {counted(total, 'images')}")
-    environment = _environment(storage)
+    environment = environment_of(storage)
     run_tasks(partial(make_shard, to, environment), waiting, on_done)
     on.on_phase("completing the set")
     finished = _collect(to, environment, tasks)
@@ -192,17 +199,6 @@ def _check_room(to: Files, splits: EncodedSplits) -> None:
             f"{to.uri}: {free / 1e9:.1f} GB free, and the packed set needs {needed / 1e9:.1f} GB",
             "free space there, or pack into another folder or a bucket",
         )
-
-
-def _environment(storage: StorageConfig) -> dict[str, str]:
-    """Return variables by which other machines reach the same buckets; keys are their own."""
-    names = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_REGION", "AWS_DEFAULT_REGION")
-    variables = {name: os.environ[name] for name in names if os.environ.get(name)}
-    if storage.endpoint_url:
-        variables["AWS_ENDPOINT_URL_S3"] = storage.endpoint_url
-    if storage.region:
-        variables["AWS_REGION"] = storage.region
-    return variables
 
 
 def _collect(to: Files, environment: dict[str, str], tasks: list[PackTask]) -> list[Finished]:
@@ -314,3 +310,45 @@ def describe(packed: Packed, uri: str) -> dict[str, Any]:
         "found": packed.found,
         "fingerprint": about.train_fingerprint,
     }
+
+
+def outlook_of(
+    data: DataConfig, to: Files, storage: StorageConfig, on_phase: Callable[[str], None]
+) -> dict[str, Any]:
+    """Return what a packing would make and about how long it takes on this machine; write nothing.
+
+    Raises:
+        Problem: as `pack`.
+    """
+    config = check_packable(data)
+    on_phase("listing images")
+    whole = find_whole(to, source_state(data, storage.endpoint_url))
+    splits = config.prepare(UNREAD)
+    tasks = list(divide(splits))
+    facts: dict[str, Any] = {
+        "to": to.uri,
+        "source": in_words(data),
+        "images": len(splits),
+        "classes": len(splits.class_names),
+        "bytes": set_bytes(splits),
+        "shards": len(tasks),
+    }
+    if whole is not None:
+        return {**facts, "to_do": "nothing: this set is whole"}
+    _check_room(to, splits)
+    present = to.list(PARTS)
+    waiting = sum(len(task) for task in tasks if task.part not in present)
+    on_phase("measuring")
+    seconds = _seconds_an_image(splits) * waiting / (os.cpu_count() or 1)
+    return {**facts, "to_do": f"{waiting:,} images", "time_on_this_machine": minutes(seconds)}
+
+
+def _seconds_an_image(splits: EncodedSplits) -> float:
+    """Return the CPU seconds that an image takes, of a few from all over the set."""
+    channels, size, _ = splits.image_shape
+    rows = np.linspace(0, len(splits) - 1, MEASURED).astype(int)
+    began = time.thread_time()
+    for row in rows:
+        for part in splits.rows(int(row), int(row) + 1):
+            read_pixels(part.open(0), part.name(0), size, 1 if channels == 1 else 3)
+    return (time.thread_time() - began) / len(rows)

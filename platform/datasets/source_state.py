@@ -94,7 +94,14 @@ def _facts(location: str | Path, endpoint: str | None) -> Iterator[list[Any]]:
     for file in [path] if path.is_file() else find_files(path):
         assert isinstance(file, Path)
         stat = file.stat()
-        yield [str(file), stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino, stat.st_dev]
+        yield [
+            str(file),
+            stat.st_size,
+            stat.st_mtime_ns,
+            stat.st_ctime_ns,
+            stat.st_ino,
+            stat.st_dev,
+        ]
 
 
 def _of_objects(uri: str, endpoint: str | None) -> Iterator[list[Any]]:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
 from ...trainers.data import Balanced, DataConfig, Folder, ListFiles, Parquet
 from ...trainers.data.balanced import DESCRIPTION, StoredSet
+from ...trainers.data.files import as_written, in_bucket, open_files
 from ...trainers.data.list_files import read_list
+from ...trainers.data.parquet_files import find_files
 from ...trainers.data.report import shown
 from ...trainers.errors import UsageProblem
 from .balanced_listing import list_balanced
@@ -20,18 +22,19 @@ from .listing import Listing
 from .parquet_listing import list_parquet, open_parquet
 
 PARQUET = frozenset({".parquet", ".pq"})
+LISTS = frozenset({".txt", ".csv", ".tsv", ".lst"})
 FOR_REFERENCE = ("reference", "test", "val")
 """Parts of the name of a list that is to be compared with."""
 LABELS = ("label", "labels", "class", "category", "target", "fine_label")
 """Names that columns of labels have."""
 
 
-def source_of(paths: Sequence[Path], root: Path | None = None) -> DataConfig:
+def source_of(paths: Sequence[str | Path], root: str | Path | None = None) -> DataConfig:
     """Return the data section that reads what a person names.
 
     Args:
         paths: one folder of class folders, with `train` or with a balanced set, Parquet files, or one or two
-            lists.
+            lists; also as s3:// addresses.
         root: folder that the paths in lists are relative to; by default the folder of the list or one
             above it, whichever has the first image.
 
@@ -39,31 +42,35 @@ def source_of(paths: Sequence[Path], root: Path | None = None) -> DataConfig:
         UsageProblem: none of these, or paths that do not belong together.
         DataProblem: a file that cannot be read.
     """
-    paths = [path.expanduser() for path in paths]
-    for path in paths:
+    written = [as_written(Path(path) if isinstance(path, str) else path) for path in paths]
+    root = None if root is None else location_of(root)
+    if any(map(in_bucket, written)):
+        return _in_bucket([str(path) for path in written], root)
+    files = [Path(path).expanduser() for path in paths]
+    for path in files:
         if not path.exists():
             raise UsageProblem(f"{shown(path)}: no such file or folder", "correct the path")
-    if len(paths) == 1 and (paths[0] / DESCRIPTION).is_file():
-        channels, _, size = StoredSet.read(paths[0]).image_shape
+    if len(files) == 1 and (files[0] / DESCRIPTION).is_file():
+        channels, _, size = StoredSet.read(files[0]).image_shape
         return _validated(
-            {"source": "balanced", "path": paths[0], "image_size": size, "channels": channels}
+            {"source": "balanced", "path": files[0], "image_size": size, "channels": channels}
         )
-    if len(paths) == 1 and paths[0].is_dir():
-        return Folder(root=paths[0])
-    if any(path.is_dir() for path in paths):
+    if len(files) == 1 and files[0].is_dir():
+        return Folder(root=files[0])
+    if any(path.is_dir() for path in files):
         raise UsageProblem(
             "several paths, and one of them is a folder",
             "give one folder, Parquet files alone, or lists alone",
         )
-    tables = [path for path in paths if path.suffix.lower() in PARQUET]
-    if tables and len(tables) == len(paths):
+    tables = [path for path in files if path.suffix.lower() in PARQUET]
+    if tables and len(tables) == len(files):
         return _parquet(tables)
-    if tables or not 1 <= len(paths) <= 2:
+    if tables or not 1 <= len(files) <= 2:
         raise UsageProblem(
-            f"{len(paths)} files that are no one source",
+            f"{len(files)} files that are no one source",
             "give one folder, Parquet files alone, or one list for training and one to compare with",
         )
-    return _lists(paths, root)
+    return _lists(files, root)
 
 
 def list_source(config: DataConfig) -> Listing:
@@ -86,9 +93,38 @@ def list_source(config: DataConfig) -> Listing:
     )
 
 
-def _parquet(files: list[Path]) -> DataConfig:
+def location_of(path: str | Path) -> str | Path:
+    """Return a path or an s3:// address, as configs have them."""
+    written = as_written(Path(path) if isinstance(path, str) else path)
+    return written if isinstance(written, str) else Path(path).expanduser()
+
+
+def _in_bucket(addresses: list[str], root: str | Path | None) -> DataConfig:
+    """Return the section for addresses in a bucket, by the names of what lies there."""
+    if not all(map(in_bucket, addresses)):
+        raise UsageProblem(
+            "some of the images are in a bucket, and some on this machine",
+            "give s3:// addresses alone, or none",
+        )
+    suffixes = {PurePosixPath(address).suffix.lower() for address in addresses}
+    if suffixes <= PARQUET:
+        return _parquet(list(addresses))
+    if suffixes <= LISTS and len(addresses) <= 2:
+        return _lists(list(addresses), root)
+    if len(addresses) > 1:
+        raise UsageProblem(
+            f"{len(addresses)} addresses that are no one source",
+            "give one folder, Parquet files alone, or one list for training and one to compare with",
+        )
+    names = open_files(addresses[0]).list()
+    if names and all(PurePosixPath(name).suffix.lower() in PARQUET for name in names):
+        return _parquet(list(addresses))
+    return Folder(root=addresses[0])
+
+
+def _parquet(files: Sequence[str | Path]) -> DataConfig:
     """Return the section for Parquet files, with the columns as they are called in the first."""
-    schema = open_parquet(files[0]).schema_arrow
+    schema = open_parquet(find_files(files[0])[0]).schema_arrow
     section: dict[str, Any] = {"source": "parquet"}
     section["path"] = files[0] if len(files) == 1 else tuple(files)
     images = [c.name for c in schema if _holds_images(c)]
@@ -109,12 +145,12 @@ def _holds_images(field: Any) -> bool:
     return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
 
 
-def _lists(files: list[Path], root: Path | None) -> DataConfig:
+def _lists(files: Sequence[str | Path], root: str | Path | None) -> DataConfig:
     train = min(files, key=_for_reference)  # the first one where names do not tell
     others = [file for file in files if file is not train]
     section: dict[str, Any] = {
         "source": "list_files",
-        "root": root or _root_of(train),
+        "root": root or (_root_of(train) if isinstance(train, Path) else train.rpartition("/")[0]),
         "train_list": train,
     }
     if others:
@@ -122,8 +158,8 @@ def _lists(files: list[Path], root: Path | None) -> DataConfig:
     return _validated(section)
 
 
-def _for_reference(file: Path) -> bool:
-    name = file.name.lower()
+def _for_reference(file: str | Path) -> bool:
+    name = PurePosixPath(file).name.lower()
     return "train" not in name and any(word in name for word in FOR_REFERENCE)
 
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
+from ...trainers.data import DataConfig
+from ...trainers.data.files import in_bucket
 from ...trainers.errors import UsageProblem
 from ..config.experiment import Experiment
 from ..config.layers import Layer, flatten, parse_override, resolve
@@ -19,7 +22,7 @@ from ..storage.config import StorageConfig
 from .forecast import Work, of_sweep, of_training
 from .shared_config import check_paths, for_cluster, shared_store, shared_tracking
 
-RECIPE, SPACE = "recipe.yaml", "space.yaml"
+RECIPE, SPACE, SECTION = "recipe.yaml", "space.yaml", "data.json"
 
 
 @dataclass(frozen=True)
@@ -180,6 +183,29 @@ def doctor_task(storage: StorageConfig, tracking: str | None) -> Task:
     """
     store = shared_store(storage)
     return Task("doctor", "cluster", ["--ray", *_store_arguments(store, tracking)], store, {})
+
+
+def pack_task(data: DataConfig, to: str, storage: StorageConfig) -> Task:
+    """Return the task of `whipray data pack`, over all nodes of the cluster.
+
+    Args:
+        to: address of the packed set.
+        storage: whose endpoint and region hold for buckets.
+
+    Raises:
+        UsageProblem: a relative path, which other machines do not have.
+    """
+    check_paths([*relative_paths(data, "data."), *([] if in_bucket(to) else _relative(to))])
+    store = shared_store(storage.model_copy(update={"uri": to}))
+    arguments = ["pack", SECTION, to]
+    if store.endpoint_url:
+        arguments += ["--endpoint", store.endpoint_url]
+    texts = {SECTION: data.model_dump_json(indent=1)}
+    return Task("data", to, arguments, store, texts)
+
+
+def _relative(to: str) -> list[tuple[str, str]]:
+    return [] if Path(to).expanduser().is_absolute() else [("DEST", to)]
 
 
 def _price_in(overrides: Sequence[str]) -> float:

@@ -50,7 +50,7 @@ Result = TypeVar("Result")
 log = logging.getLogger(__name__)
 
 
-def _without_scheme_twice(value: object) -> object:
+def as_written(value: object) -> object:
     """Return an address that was a `Path` for a moment, and lost a slash by it, as it was written."""
     if isinstance(value, Path) and value.parts[:1] == ("s3:",):
         return SCHEME + "/".join(value.parts[1:])
@@ -62,7 +62,7 @@ def _without_scheme_twice(value: object) -> object:
 Location = Annotated[
     Annotated[str, Field(pattern=rf"^{SCHEME}")] | Path,
     Field(union_mode="left_to_right"),
-    BeforeValidator(_without_scheme_twice),
+    BeforeValidator(as_written),
 ]
 """In a config: an s3:// address, or a path of this machine."""
 
