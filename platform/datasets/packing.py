@@ -25,7 +25,6 @@ from ...trainers.data.packed import Pixels, fingerprint_of
 from ...trainers.data.packed_set import Description, Index, Shard, shard_rows, write_index
 from ...trainers.data.packed_set.description import DESCRIPTION, read_description
 from ...trainers.data.pixels import read_pixels
-from ...trainers.data.report import counted
 from ...trainers.disk import DiskProblem
 from ...trainers.errors import DataProblem
 from ...trainers.integrity import Altered, seal, unseal
@@ -119,10 +118,10 @@ def pack(
     def on_done(task: PackTask) -> None:
         nonlocal done
         done += len(task)
-        on.on_phase(f"decoding: {done:,} of {counted(total, 'images')}")
+        on.on_phase(f"decoding: {done:,} of {total:,} images")
         on.on_share(done / total)
 
-    on.on_phase(f"decoding: {done:,} of {counted(total, 'images')}")
+    on.on_phase(f"decoding: {done:,} of {total:,} images")
     environment = environment_of(storage)
     run_tasks(partial(make_shard, to, environment), waiting, on_done)
     on.on_phase("completing the set")

@@ -132,6 +132,11 @@ class _Store:
         for folder, content in by_kind.references.items():
             if content not in references:
                 yield from self._garbage("features of real images of no evaluation", folder)
+        sets, pointers = layout.packed_sets(self.inventory.files)
+        pointed = {about.get("set") for about in self.inventory.read_json(pointers).values()}
+        for state, folder in sets.items():
+            if state not in pointed:
+                yield from self._garbage("packed images of a source as it was before", folder)
         used = layout.classifiers_of_scores(self.inventory.files)
         for file, content in by_kind.classifiers.items():
             if content not in used:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 
+from ...trainers.data.files import in_bucket
 from ...trainers.errors import UsageProblem
 from ..config.experiment import WHERE_DATA_LIE, Experiment, with_values
 from ..config.layers import flatten
@@ -52,7 +53,11 @@ def check_paths(relative: Sequence[tuple[str, str]]) -> None:
 def describe_data_paths(experiment: Experiment) -> str | None:
     """Return what every node must have at the same path; None for data that lie nowhere."""
     values = {f"data.{key}": value for key, value in flatten(experiment.data).items()}
-    paths = [f"{key}={values[key]}" for key in WHERE_DATA_LIE if isinstance(values.get(key), str)]
+    paths = [
+        f"{key}={values[key]}"
+        for key in WHERE_DATA_LIE
+        if isinstance(values.get(key), str) and not in_bucket(values[key])
+    ]
     if not paths:
         return None
     return f"{', '.join(paths)}, on every node: copy it there first, or mount it"

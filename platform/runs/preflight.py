@@ -65,7 +65,9 @@ class Subject:
             self.on_phase("reading the data")
             try:
                 self.loaded[key] = (
-                    data.load(UNREAD) if self.dry_run else load_images(data, self.store.root)
+                    data.load(UNREAD)
+                    if self.dry_run
+                    else load_images(data, self.store.root, self.on_phase)
                 )
             except Problem as problem:
                 self.loaded[key] = problem

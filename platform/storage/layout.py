@@ -29,6 +29,8 @@ a file means raises the FORMAT beside the code that writes it. A store (`storage
     classifiers/HASH.json                   outcome of one classifier
     classifiers/HASH.safetensors            weights of f_0, by which generated images are filtered
     comparisons/HASH.html                   a page of `whipray compare`
+    data/HASH/                              a packed set: images, decoded, of a source as it was
+    data/HASH.json                          which of them a data section stands for
     mlflow.db, artifacts/                   MLflow's, where no server is named
 
 HASH depends on everything that the content depends on, so nothing is computed twice and nothing
@@ -210,6 +212,7 @@ SAMPLE_GRID = "grid.png"
 SAMPLE_TILES = "pictures.npz"
 CLASSIFICATION_RESULT = "result.json"
 CLASSIFIERS = "classifiers"
+PACKED_SETS = "data"
 
 EXTRACTOR_WEIGHTS = "network.safetensors"
 EXTRACTOR_INFO = "info.json"
@@ -391,6 +394,29 @@ def classifier_file(content: str) -> str:
 def classifier_weights(content: str) -> str:
     """Return the file with the weights of one classifier."""
     return f"{CLASSIFIERS}/{content}.safetensors"
+
+
+def packed_set_folder(state: str) -> str:
+    """Return the folder of a packed set, by what its source was when it was packed."""
+    return f"{PACKED_SETS}/{state}"
+
+
+def packed_set_pointer(config: str) -> str:
+    """Return the file that says which packed set holds the images of a data section."""
+    return f"{PACKED_SETS}/{config}.json"
+
+
+def packed_sets(names: Iterable[str]) -> tuple[dict[str, str], list[str]]:
+    """Return the folders of packed sets among files of a store, by their states, and the pointers."""
+    folders: dict[str, str] = {}
+    pointers = []
+    for name in names:
+        match name.split("/"):
+            case [top, file] if top == PACKED_SETS and file.endswith(".json"):
+                pointers.append(name)
+            case [top, state, *_] if top == PACKED_SETS:
+                folders[state] = f"{PACKED_SETS}/{state}"
+    return folders, pointers
 
 
 def comparison_page(content: str) -> str:
