@@ -8,14 +8,25 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from ...trainers.data import Balanced, DataConfig, Folder, ListFiles, Parquet
+from ...trainers.data import (
+    Balanced,
+    DataConfig,
+    Folder,
+    ImageFolder,
+    ListFiles,
+    Parquet,
+    TarShards,
+)
 from ...trainers.data.balanced import DESCRIPTION, StoredSet
 from ...trainers.data.files import as_written, in_bucket, open_files
+from ...trainers.data.image_folder import find_tables
 from ...trainers.data.list_files import read_list
 from ...trainers.data.parquet_files import find_files
 from ...trainers.data.report import shown
+from ...trainers.data.tar_shards import BRACES
 from ...trainers.errors import UsageProblem
 from .balanced_listing import list_balanced
+from .encoded_listing import list_encoded
 from .folder_listing import list_folder
 from .list_listing import list_lists
 from .listing import Listing
@@ -48,15 +59,17 @@ def source_of(paths: Sequence[str | Path], root: str | Path | None = None) -> Da
         return _in_bucket([str(path) for path in written], root)
     files = [Path(path).expanduser() for path in paths]
     for path in files:
-        if not path.exists():
+        if not path.exists() and not BRACES.search(str(path)):
             raise UsageProblem(f"{shown(path)}: no such file or folder", "correct the path")
     if len(files) == 1 and (files[0] / DESCRIPTION).is_file():
         channels, _, size = StoredSet.read(files[0]).image_shape
         return _validated(
             {"source": "balanced", "path": files[0], "image_size": size, "channels": channels}
         )
+    if all(BRACES.search(str(path)) or path.suffix.lower() == ".tar" for path in files):
+        return TarShards(path=files[0] if len(files) == 1 else tuple(files))
     if len(files) == 1 and files[0].is_dir():
-        return Folder(root=files[0])
+        return _of_folder(files[0])
     if any(path.is_dir() for path in files):
         raise UsageProblem(
             "several paths, and one of them is a folder",
@@ -86,11 +99,23 @@ def list_source(config: DataConfig) -> Listing:
         return list_parquet(config)
     if isinstance(config, ListFiles):
         return list_lists(config)
+    if isinstance(config, TarShards | ImageFolder):
+        return list_encoded(config)
     if isinstance(config, Balanced):
         return list_balanced(config)
     raise UsageProblem(
         f"data.source={config.source} is ready as it is", "give a folder, Parquet files or lists"
     )
+
+
+def _of_folder(folder: Path) -> DataConfig:
+    """Return the section for a folder of class folders, of tar archives, or with tables of labels."""
+    if find_tables(folder, None):
+        return ImageFolder(root=folder)
+    inside = [path.suffix.lower() for path in folder.iterdir() if not path.name.startswith(".")]
+    if inside and all(suffix == ".tar" for suffix in inside):
+        return TarShards(path=folder)
+    return Folder(root=folder)
 
 
 def location_of(path: str | Path) -> str | Path:
@@ -109,6 +134,8 @@ def _in_bucket(addresses: list[str], root: str | Path | None) -> DataConfig:
     suffixes = {PurePosixPath(address).suffix.lower() for address in addresses}
     if suffixes <= PARQUET:
         return _parquet(list(addresses))
+    if all(BRACES.search(address) or address.endswith(".tar") for address in addresses):
+        return TarShards(path=addresses[0] if len(addresses) == 1 else tuple(addresses))
     if suffixes <= LISTS and len(addresses) <= 2:
         return _lists(list(addresses), root)
     if len(addresses) > 1:
@@ -116,7 +143,12 @@ def _in_bucket(addresses: list[str], root: str | Path | None) -> DataConfig:
             f"{len(addresses)} addresses that are no one source",
             "give one folder, Parquet files alone, or one list for training and one to compare with",
         )
-    names = open_files(addresses[0]).list()
+    facts = open_files(addresses[0]).list()
+    if find_tables(addresses[0], facts):
+        return ImageFolder(root=addresses[0])
+    names = list(facts)
+    if names and all(name.endswith(".tar") for name in names):
+        return TarShards(path=addresses[0])
     if names and all(PurePosixPath(name).suffix.lower() in PARQUET for name in names):
         return _parquet(list(addresses))
     return Folder(root=addresses[0])

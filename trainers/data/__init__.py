@@ -14,16 +14,18 @@ from .cifar import Cifar
 from .digits import Digits
 from .folder import Folder
 from .hold_out import HoldOut
+from .image_folder import ImageFolder
 from .list_files import ListFiles
 from .long_tail import LongTail, long_tail_indices
 from .packed import PackedImages
 from .packed_config import Packed
 from .parquet import Parquet
 from .source import ClassSampling, SourceConfig, Splits
+from .tar_shards import TarShards
 from .validation import Validation
 
 DataConfig = Annotated[
-    Digits | Cifar | Folder | Parquet | ListFiles | Balanced | Packed,
+    Digits | Cifar | Folder | Parquet | ListFiles | TarShards | ImageFolder | Balanced | Packed,
     Field(discriminator="source"),
 ]
 """One source of images, selected by its `source`."""
@@ -36,6 +38,7 @@ __all__ = [
     "Digits",
     "Folder",
     "HoldOut",
+    "ImageFolder",
     "ListFiles",
     "LongTail",
     "Packed",
@@ -43,6 +46,7 @@ __all__ = [
     "Parquet",
     "SourceConfig",
     "Splits",
+    "TarShards",
     "Validation",
     "long_tail_indices",
 ]
