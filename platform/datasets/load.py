@@ -64,7 +64,9 @@ def check_images(data: DataConfig, root: Storage) -> None:
         DataProblem: it cannot.
     """
     use_endpoint(root.config)
-    known = _pointed(root, layout.packed_set_pointer(config_key(data))) if is_packable(data) else None
+    known = (
+        _pointed(root, layout.packed_set_pointer(config_key(data))) if is_packable(data) else None
+    )
     if known is not None:
         read_description(_set(root, known))
     else:
