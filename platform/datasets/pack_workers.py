@@ -12,7 +12,7 @@ from ..compute.actor_pool import ActorPool
 from ..compute.capacity import cluster_capacity
 from ..compute.ray_address import cluster_address
 from ..compute.ray_session import ray_session
-from ..config.experiment import ScalingConfig
+from ..config.scaling import ScalingConfig
 from ..foundation.job import in_cluster_job
 from .pack_tasks import PackTask
 
