@@ -261,7 +261,7 @@ def test_stage_3_holds_no_more_than_a_share_of_the_weights(data: Splits) -> None
             lambda *_: held.append(sum(p.numel() for p in network.parameters()))
         )
     training._loss(0, 0)
-    training.engine.close()
+    training.close()
     assert max(held) < 0.4 * whole
 
 
