@@ -17,7 +17,7 @@ DEPTH = 2
 class Prefetch(Generic[Position, Value]):
     """Values that are pure functions of a position, made before they are asked for.
 
-    A value that is asked for out of order is made on the spot: what is returned never depends on the order.
+    A value that is asked for out of order is made by the caller: what is returned never depends on the order.
 
     Args:
         make: the value at a position.

@@ -84,8 +84,6 @@ class StorePeers:
         self._store, self._key, self._wait_s = store, key, wait_s
         self._begin_group = begin_group
         self._round = 0
-        self.server: Any = None
-        """Worker 0's, which ends with its last reference."""
 
     def begin_group(self) -> None:
         """See `Peers`."""

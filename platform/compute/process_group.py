@@ -26,6 +26,10 @@ from .peers import StorePeers
 
 LOOPBACK = "127.0.0.1"
 
+_servers: list[Any] = []
+"""Stores that this process serves, as worker 0. They live as long as it does: another worker may read its
+last answer after this one has returned, and would count as failed without the store."""
+
 NCCL_SETTINGS = {
     # Its threads listen on the network, ask nobody, and share a port with every other training of the
     # host. Hangs are found by `scaling.timeout_s`.
@@ -71,7 +75,7 @@ def meet_workers(scaling: ScalingConfig) -> StorePeers:
     address = LOOPBACK if on_one_host else ray.util.get_node_ip_address()
     for name, value in {**NCCL_SETTINGS, **_network(address, on_one_host)}.items():
         os.environ.setdefault(name, value)
-    port, key, server = 0, b"", None  # any free port
+    port, key = 0, b""  # any free port
     if rank == 0:
         # By itself it would listen on every interface.
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
@@ -85,10 +89,9 @@ def meet_workers(scaling: ScalingConfig) -> StorePeers:
             wait_for_workers=False,
             master_listen_fd=listener.detach(),
         )
+        _servers.append(server)
     host, port, key = broadcast_from_rank_zero((address, port, key))  # through Ray, by its token
-    peers = peers_at(host, port, key, rank, world, scaling)
-    peers.server = server
-    return peers
+    return peers_at(host, port, key, rank, world, scaling)
 
 
 def peers_at(

@@ -160,6 +160,8 @@ def _trainer(
 
 def _as_problem(error: Exception, scaling: ScalingConfig, less_memory: str, again: str) -> Problem:
     """Return Ray's nested errors as one line: what a worker raised."""
+    if isinstance(error, Problem):  # with the store, before a worker was started
+        return error
     failures = getattr(error, "worker_failures", None) or {}
     for rank, failure in sorted(failures.items()):
         if says_lack_of_memory(str(failure)):

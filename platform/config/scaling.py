@@ -44,8 +44,8 @@ class ScalingConfig(Config):
     """A training continues with this many workers while others are lost; those rejoin when there
     is room. None: it waits for all."""
     elastic_step: int = Field(1, ge=1)
-    """With `min_workers`: the numbers of workers that it may continue with are this far apart. The GPUs of a
-    node let a training lose and regain whole nodes."""
+    """With `min_workers`: the numbers of workers that it may continue with are this far apart. With as many as
+    a node has GPUs, a training loses and regains whole nodes."""
     placement: Literal["pack", "spread", "strict_pack", "strict_spread"] = "pack"
     """How Ray puts several workers on nodes: on as few as possible, on as many as possible, and whether
     nothing else will do."""

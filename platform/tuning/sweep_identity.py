@@ -6,6 +6,8 @@ import json
 from dataclasses import asdict
 from typing import Any
 
+from pydantic import ValidationError
+
 from ...trainers.data.identity import DataIdentity
 from ...trainers.errors import Problem, UsageProblem
 from ...trainers.integrity import Altered, unseal
@@ -88,13 +90,21 @@ def check_same_sweep(name: str, before: dict[str, Any], now: dict[str, Any]) -> 
             f"sweep {name} was begun with another search space",
             "restore the search space that it was begun with, or give another --name",
         )
-    was, is_now = flatten(before["experiment"]), flatten(now["experiment"])
+    was, is_now = flatten(_completed(before["experiment"])), flatten(now["experiment"])
     for key in sorted(was.keys() | is_now.keys()):
         if was.get(key) != is_now.get(key) and not key.startswith(CHANGEABLE_IN_RESUMED_SWEEP):
             raise UsageProblem(
                 f"sweep {name} was begun with {key}={was.get(key)}, not {is_now.get(key)}",
                 "keep its value, or give another --name",
             )
+
+
+def _completed(stored: dict[str, Any]) -> dict[str, Any]:
+    """Return a stored experiment with the defaults of keys that came after it, by which it ran as without them."""
+    try:
+        return Experiment.model_validate(stored).model_dump(mode="json")
+    except ValidationError:  # of keys or values that are gone: the first of them is named
+        return stored
 
 
 def check_same_images(name: str, before: dict[str, Any], now: DataIdentity) -> None:

@@ -22,6 +22,21 @@ def test_a_resumed_sweep_may_run_elsewhere_and_have_more_trials() -> None:
     check_same_sweep("s", read_identity(json.dumps(seal(STORED)), "here"), now)
 
 
+def test_a_sweep_of_before_a_key_existed_goes_on_with_its_default_alone() -> None:
+    stored = json.loads(json.dumps(STORED))
+    del stored["experiment"]["sampling"]["precision"]
+    del stored["experiment"]["sampling"]["compile"]
+    del stored["experiment"]["training"]["report_every_s"]
+    del stored["experiment"]["training"]["checkpoint_every_s"]
+    del stored["experiment"]["scaling"]["environment"]
+    stored["experiment"]["engine"] = {"compile": False}
+    stored["experiment"]["evaluation"]["workers"] = 1
+    check_same_sweep("s", stored, STORED)
+    bf16 = load_experiment("digits-lt", ["sampling.precision=bf16"]).value
+    with pytest.raises(UsageProblem, match=r"begun with sampling\.precision=fp32, not bf16"):
+        check_same_sweep("s", stored, identity_of(bf16, SPACE))
+
+
 @pytest.mark.parametrize(
     ("stored", "message"),
     [

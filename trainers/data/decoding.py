@@ -113,7 +113,7 @@ def decode(
     """Return all images as (N, channels, size, size) uint8, from the cache or decoded.
 
     All processes of the machine that need them decode them together, some images at a time, and map the same
-    file; what a killed one had finished stays. Their key are the hashes of the bytes of all images.
+    file; what a killed one had finished stays. Their key is the hashes of the bytes of all images.
 
     Args:
         cache: folder of the arrays; created when needed.

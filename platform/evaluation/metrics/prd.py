@@ -26,8 +26,8 @@ PER_CLUSTER = 5
 
 
 MOST_BY_BATCHES = 2000
-"""Up to so many clusters, those of a hundred classes, k-means goes by mini-batches, with the best of ten beginnings by
-k-means++. Its time grows with the square of the clusters: 20,000 would take days."""
+"""Up to so many clusters, those of a hundred classes, k-means is by mini-batches, with the best of ten initialisations
+by k-means++. Its time grows with the square of the clusters: 20,000 would take days."""
 ROUNDS = 5
 """Assignments of Lloyd's k-means with more clusters. With three, F_8 of images that vary too little is 0.014 higher."""
 TILE_NUMBERS = 2**25
@@ -169,7 +169,7 @@ def _cut(sample: Sample, n: int, generator: np.random.Generator) -> Sample:
 
 
 def _provenance(settings: PRDConfig, classes: int) -> dict[str, str]:
-    """Return how images were clustered; mini-batches go without saying."""
+    """Return how images were clustered; mini-batches, the usual way, are not named."""
     of_many = f", above {MOST_BY_BATCHES} clusters {ROUNDS} rounds of Lloyd's"
     is_large = settings.clusters_per_class * classes > MOST_BY_BATCHES
     return {
