@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 
@@ -73,7 +74,7 @@ def _in_processes(
     cores: int,
 ) -> None:
     context = multiprocessing.get_context("spawn")
-    executor = ProcessPoolExecutor(min(cores, len(tasks)), context, _leave_interrupts)
+    executor = ProcessPoolExecutor(min(cores, len(tasks)), context, _begin_process)
     try:
         waiting = {executor.submit(make, task): task for task in tasks}
         for future in as_completed(waiting):
@@ -83,9 +84,17 @@ def _in_processes(
         executor.shutdown(cancel_futures=True)
 
 
-def _leave_interrupts() -> None:
-    """Let the command alone answer Ctrl-C."""
+def _begin_process() -> None:
+    """Let the command alone answer Ctrl-C, and end with it where it is killed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None  # run in processes that were started alone
+    parent.join()
+    os._exit(1)
 
 
 def _cores() -> int:

@@ -26,7 +26,7 @@ from ...trainers.data.packed_set import Description, Index, Shard, shard_rows, w
 from ...trainers.data.packed_set.description import DESCRIPTION, read_description
 from ...trainers.data.pixels import read_pixels
 from ...trainers.disk import DiskProblem
-from ...trainers.errors import DataProblem
+from ...trainers.errors import DataProblem, UsageProblem
 from ...trainers.integrity import Altered, seal, unseal
 from ..foundation.durations import minutes
 from ..storage.config import StorageConfig
@@ -95,12 +95,13 @@ def pack(
         state: what `source_state` says of the source now, where it is known.
 
     Raises:
-        UsageProblem: a source without encoded images.
+        UsageProblem: a source without encoded images, or a set among them.
         DataProblem: images that cannot be used, or a set of other data at the same address.
         DiskProblem: too little room for the set.
     """
     on = on or OnPacking()
     config = check_packable(data)
+    _check_apart(data, to)
     on.on_phase("listing images")
     state = state or source_state(data, storage.endpoint_url)
     if (whole := find_whole(to, state)) is not None:
@@ -183,6 +184,21 @@ def in_words(data: DataConfig) -> str:
 def set_bytes(splits: EncodedSplits) -> int:
     """Return the size of the rows of a packed set."""
     return len(splits) * int(np.prod(splits.image_shape))
+
+
+def _check_apart(data: DataConfig, to: Files) -> None:
+    """Raise where the set would be among the images: it would change what it is made of."""
+    for location in locations(data):
+        if isinstance(location, Path) and isinstance(to, LocalFiles):
+            images = location.expanduser().resolve()
+            is_inside = to.folder.resolve().is_relative_to(images)
+        else:
+            is_inside = f"{to.uri}/".startswith(f"{location}/")
+        if is_inside:
+            raise UsageProblem(
+                f"{to.uri} is in {location}, where the images are: the packed set would change its own source",
+                "give a folder or prefix outside of the images",
+            )
 
 
 def _check_room(to: Files, splits: EncodedSplits) -> None:
@@ -320,6 +336,7 @@ def outlook_of(
         Problem: as `pack`.
     """
     config = check_packable(data)
+    _check_apart(data, to)
     on_phase("listing images")
     whole = find_whole(to, source_state(data, storage.endpoint_url))
     splits = config.prepare(UNREAD)

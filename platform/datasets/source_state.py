@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from ...trainers.data import DataConfig
+from ...trainers.data import DataConfig, TarShards
 from ...trainers.data.encoded_config import EncodedConfig
 from ...trainers.data.files import SCHEME, in_bucket, open_files
 from ...trainers.data.parquet_files import find_files
+from ...trainers.data.tar_shards import find_archives
 from ...trainers.errors import UsageProblem
 from ..storage.config import StorageConfig
 from ..storage.errors import boto3_problem, raised_by_boto3
@@ -64,7 +65,8 @@ def source_state(data: DataConfig, endpoint: str | None) -> str:
     Raises:
         Problem: they cannot be listed.
     """
-    listed = [entry for location in locations(data) for entry in _facts(location, endpoint)]
+    find = find_archives if isinstance(data, TarShards) else find_files
+    listed = [entry for location in locations(data) for entry in _facts(location, endpoint, find)]
     return _hash([config_key(data), listed])
 
 
@@ -82,7 +84,10 @@ def check_packable(data: DataConfig) -> EncodedConfig:
     return data
 
 
-def _facts(location: str | Path, endpoint: str | None) -> Iterator[list[Any]]:
+def _facts(
+    location: str | Path, endpoint: str | None, find: Callable[[Path], Sequence[Any]]
+) -> Iterator[list[Any]]:
+    """Yield what is known of all files that a location names; `find` returns those of a local pattern."""
     if isinstance(location, str):
         yield from _of_objects(location, endpoint)
         return
@@ -91,8 +96,7 @@ def _facts(location: str | Path, endpoint: str | None) -> Iterator[list[Any]]:
         for name, facts in open_files(path).list().items():
             yield [str(path), name, facts.bytes, facts.version]
         return
-    for file in [path] if path.is_file() else find_files(path):
-        assert isinstance(file, Path)
+    for file in [path] if path.is_file() else find(path):
         stat = file.stat()
         yield [
             str(file),

@@ -9,6 +9,7 @@ from typing import Any
 
 from ...trainers.data import DataConfig
 from ...trainers.data.files import as_written, in_bucket
+from ...trainers.data.tar_shards import BRACES
 from ...trainers.errors import UsageProblem
 from ..config.experiment import Experiment, load_experiment
 from ..config.layers import Layer, parse_override, resolve
@@ -40,7 +41,8 @@ def data_of(
     first = as_written(Path(sources[0]))
     suffix = Path(sources[0]).suffix.lower()
     if len(sources) == 1 and not in_bucket(first) and root is None:
-        if suffix in RECIPES or not Path(sources[0]).expanduser().exists():
+        is_name = "/" not in sources[0] and not BRACES.search(sources[0])
+        if suffix in RECIPES or (is_name and not Path(sources[0]).expanduser().exists()):
             return load_experiment(sources[0], list(overrides)).value.data
         if suffix == SECTION:
             return _resolved(json.loads(Path(sources[0]).read_text()), overrides)

@@ -109,12 +109,14 @@ def list_source(config: DataConfig) -> Listing:
 
 
 def _of_folder(folder: Path) -> DataConfig:
-    """Return the section for a folder of class folders, of tar archives, or with tables of labels."""
+    """Return the section for a folder of class folders, tar archives or Parquet files, or with tables of labels."""
     if find_tables(folder, None):
         return ImageFolder(root=folder)
     inside = [path.suffix.lower() for path in folder.iterdir() if not path.name.startswith(".")]
     if inside and all(suffix == ".tar" for suffix in inside):
         return TarShards(path=folder)
+    if inside and all(suffix in PARQUET for suffix in inside):
+        return _parquet([folder])
     return Folder(root=folder)
 
 

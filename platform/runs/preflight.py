@@ -25,6 +25,7 @@ from ...trainers.errors import CheckpointProblem, DataProblem, Problem, UsagePro
 from ..compute.gpus import check_gpus
 from ..config.experiment import CHANGEABLE_ON_RESUME, Experiment
 from ..config.layers import flatten
+from ..datasets.endpoint import use_endpoint
 from ..datasets.load import load_images
 from ..evaluation.evaluate import check_groups
 from ..evaluation.extractors import check_extractor, check_own_classes, choose
@@ -63,6 +64,7 @@ class Subject:
         key = data.model_dump_json()
         if key not in self.loaded:
             self.on_phase("reading the data")
+            use_endpoint(self.store.root.config)
             try:
                 self.loaded[key] = (
                     data.load(UNREAD)

@@ -16,6 +16,8 @@ from pyarrow import parquet
 from pydantic import TypeAdapter
 from support.servers import Server
 
+from whipray.platform.datasets.source_state import source_state
+from whipray.platform.inspection.data_of import data_of
 from whipray.platform.inspection.inspect import inspect
 from whipray.platform.inspection.source import source_of
 from whipray.trainers.data import DataConfig, ImageFolder, Splits, TarShards
@@ -153,3 +155,21 @@ def test_archives_and_image_folders_may_be_in_a_bucket(
         assert_labelled(load(config, tmp_path / "cache"), 12, 6)
     assert isinstance(source_of(["s3://shards/x/tars"]), TarShards)
     assert isinstance(source_of(["s3://shards/x/folder"]), ImageFolder)
+
+
+def test_a_pattern_of_archives_and_a_folder_of_tables_are_known_by_what_they_are(
+    tmp_path: Path,
+) -> None:
+    images = {f"{c}/{i}.png": png(100 * c + i) for c in range(2) for i in range(20)}
+    for number in range(2):
+        half = {name: content for name, content in images.items() if int(name[2:-4]) % 2 == number}
+        write_tar(tmp_path / f"tars/{number}.tar", half)
+    config = data_of([str(tmp_path / "tars/{0..1}.tar")], None, ["data.image_size=8"])
+    assert isinstance(config, TarShards)
+    before = source_state(config, None)
+    write_tar(tmp_path / "tars/1.tar", images)
+    assert source_state(config, None) != before
+    table = pa.table({"image": list(images.values()), "label": [int(name[0]) for name in images]})
+    (tmp_path / "tables").mkdir()
+    parquet.write_table(table, tmp_path / "tables/a.parquet")
+    assert source_of([tmp_path / "tables"]).source == "parquet"

@@ -19,6 +19,12 @@ SOURCES = sorted(
 )
 MODULES = {"pickle", "cPickle", "cloudpickle", "dill", "joblib", "marshal", "shelve", "imp"}
 CALLS = {"eval", "exec", "compile", "__import__", "os.system", "os.popen"}
+ALLOWED = {
+    # Exceptions and dataclasses that the workers of one training send each other, as PyTorch's and Ray's
+    # own messages are: each carries an HMAC under a key that worker 0 makes for this training and gives to
+    # the others through Ray. tests/unit/test_peers.py: what has none is refused before it is unpickled.
+    "platform/compute/peers.py": ["pickle"],
+}
 METHODS = {"read_pickle", "unsafe_load", "full_load", "extractall", "unpack_archive"}
 
 
@@ -47,7 +53,7 @@ def dangers(text: str) -> Iterator[str]:
 def test_no_source_executes_what_it_reads() -> None:
     assert SOURCES
     found = {str(file.relative_to(ROOT)): list(dangers(file.read_text())) for file in SOURCES}
-    assert {file: said for file, said in found.items() if said} == {}
+    assert {file: said for file, said in found.items() if said} == ALLOWED
 
 
 def test_the_yaml_loader_is_a_safe_one() -> None:

@@ -241,6 +241,9 @@ def test_the_command_says_what_to_write_into_a_recipe(
     for words, what in (
         (("images",), "no SOURCE or no DEST"),
         (("nothing", "set"), "nothing"),
+        (("./nothing", "set"), "no such file or folder"),
+        (("images", "./images"), "would change its own source"),
+        (("images", "images/set"), "would change its own source"),
         (("images", "set", "training.images=4"), "training.images is no setting of the images"),
         (("s3://k:hidden@b/x", "set"), "with a login in it"),
     ):

@@ -131,7 +131,9 @@ def _rows(
     content = files.read(table)
     try:
         if table.endswith(".csv"):
-            records: list[dict[str, Any]] = list(csv.DictReader(io.StringIO(content.decode())))
+            records: list[dict[str, Any]] = list(
+                csv.DictReader(io.StringIO(content.decode("utf-8-sig")))
+            )
         elif table.endswith(".jsonl"):
             records = [json.loads(line) for line in content.decode().splitlines() if line.strip()]
         else:

@@ -85,20 +85,23 @@ class RowStore:
             rows, size = os.fstat(self._data.fd), self.rows * self.row_bytes
             if rows.st_size != size or os.fstat(self._written.fd).st_size != self.pieces:
                 for file in (self._written, self._checked):
-                    os.ftruncate(file.fd, 0)
-                    os.ftruncate(file.fd, self.pieces)
+                    self._clear(file)
                 os.ftruncate(self._data.fd, size)
             checked = os.fstat(self._checked.fd)
             is_written = os.pread(self._written.fd, self.pieces, 0) == b"\1" * self.pieces
             newest = max(file.stat().st_mtime_ns for file in self.folder.glob("*.bin"))
             was_changed = is_written and newest > checked.st_mtime_ns
             if checked.st_size != self.pieces or was_changed:
-                os.ftruncate(self._checked.fd, 0)
-                os.ftruncate(self._checked.fd, self.pieces)
+                self._clear(self._checked)
                 for other in self.folder.glob(f"{CHECKED}-*"):
                     with suppress(OSError):
                         if time.time() - other.stat().st_mtime > CHECKS_KEPT_S:
                             other.unlink()
+
+    def _clear(self, file: _File) -> None:
+        """Say of all pieces that they are missing; never shorter, as another process may have it mapped."""
+        os.ftruncate(file.fd, self.pieces)
+        os.pwrite(file.fd, bytes(self.pieces), 0)
 
     def is_in_folder(self) -> bool:
         """Return whether the folder still has these files: it may have been removed and made again."""
@@ -187,7 +190,7 @@ class RowStore:
     def forget(self) -> None:
         """Say of all pieces that they are missing."""
         for file in (self._written, self._checked):
-            os.pwrite(file.fd, bytes(self.pieces), 0)
+            self._clear(file)
 
     @contextmanager
     def _lock(self, byte: int, wait: bool = True) -> Iterator[bool]:
