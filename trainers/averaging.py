@@ -149,7 +149,7 @@ def fit_or_refuse(kept: Sequence[Profile], wanted: Profile) -> Fit:
             f"{', '.join(f'{width:g}' for width in widths)} at {moments} moments: "
             f"{found.error:.0%} of its profile would be missing",
             f"choose a width {_formable(kept, wanted.images_seen)}, or train with a smaller "
-            "training.checkpoint_every_images or other optimizer.ema_profiles",
+            "training.checkpoint_every_images and training.checkpoint_every_s, or other optimizer.ema_profiles",
         )
     return found
 

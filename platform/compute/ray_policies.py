@@ -15,6 +15,7 @@ from ray.train.v2.api.config import FailureConfig
 from ray.train.v2.api.config import ScalingConfig as Workers
 from ray.train.v2.torch.torch_trainer import TorchTrainer
 
+from ...trainers.data.files import BucketProblem
 from ...trainers.errors import Problem
 
 log = logging.getLogger(__name__)
@@ -37,7 +38,7 @@ class SteppedScaling(ElasticScalingPolicy):
 
 
 class FailuresSinceProgress(DefaultFailurePolicy):
-    """Gives up after too many failures since the training last got on."""
+    """Gives up after too many failures since the training last got on, and at a problem that no retry mends."""
 
     def __init__(self, failures: FailureConfig, progress: Progress) -> None:
         super().__init__(failures)
@@ -46,6 +47,10 @@ class FailuresSinceProgress(DefaultFailurePolicy):
 
     def make_decision(self, training_failed_error: Any) -> FailureDecision:
         """See `FailurePolicy`."""
+        failures = getattr(training_failed_error, "worker_failures", None) or {}
+        for failure in failures.values():
+            if isinstance(failure, Problem) and not isinstance(failure, BucketProblem):
+                return FailureDecision.RAISE  # a bucket may be back later
         try:
             reached = self.progress()
         except Problem as problem:  # with the store, which workers have to wait for, too

@@ -52,7 +52,7 @@ def run_on_workers(
 
     Args:
         work: called on each worker with `config`; it calls `meet_workers`. A problem that all
-            workers share it returns: raised, it would be retried.
+            workers share it returns; one of this worker alone it raises, so that the others are ended.
         callbacks: run by Ray Train's controller.
         name: of the kind of work, in Ray's dashboard.
         less_memory: what to do about workers that run out of memory.
@@ -163,6 +163,9 @@ def _as_problem(error: Exception, scaling: ScalingConfig, less_memory: str, agai
     if isinstance(error, Problem):  # with the store, before a worker was started
         return error
     failures = getattr(error, "worker_failures", None) or {}
+    for failure in failures.values():
+        if isinstance(failure, Problem):
+            return failure
     for rank, failure in sorted(failures.items()):
         if says_lack_of_memory(str(failure)):
             return OutOfMemoryProblem(

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
-from ...trainers.errors import Problem
+from ...trainers.disk import DiskProblem
+from ...trainers.errors import DataProblem, Problem
 from ...trainers.hooks import Progress
 from ..compute.ray_train import run_on_workers
 from ..config.experiment import Experiment
@@ -62,7 +63,11 @@ def _worker(config: dict[str, Any]) -> TrainingResult | Problem:
     """Train as one Ray Train worker.
 
     Returns:
-        the result, or the problem that all workers share: raised, it would be retried.
+        the result, or the problem that all workers share.
+
+    Raises:
+        Problem: images that this worker alone may be unable to read. The others wait for it, until Ray ends them
+            for what is raised.
     """
     from ray import train
 
@@ -92,5 +97,7 @@ def _worker(config: dict[str, Any]) -> TrainingResult | Problem:
         return train_in_process_group(
             experiment, config["run"], report, preemption_noticed, peers=peers
         )
+    except (DataProblem, DiskProblem):
+        raise
     except Problem as problem:
         return problem

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support.ray_train import Diary, KillTheOther, Surroundings
+from support.ray_train import Diary, KillTheOther, Surroundings, Unreadable
 from support.shards import ShardDiary, process_id
 from support.training import BATCH, Done, at, distance, state, tiny, train
 from support.workers import Workers
@@ -19,7 +19,7 @@ from whipray.platform.config.scaling import ScalingConfig
 from whipray.platform.generation.shards import RealShard
 from whipray.platform.generation.workers import Workers as ShardWorkers
 from whipray.platform.runs.ray_training import train_on_workers
-from whipray.trainers.errors import DivergenceProblem, UsageProblem
+from whipray.trainers.errors import DataProblem, DivergenceProblem, UsageProblem
 
 pytestmark = [
     pytest.mark.slow,
@@ -80,6 +80,17 @@ def test_a_problem_of_the_workers_is_raised_in_the_driver_and_not_retried(tmp_pa
     assert (around["NCCL_DEBUG"], around["NCCL_RAS_ENABLE"]) == ("WARN", "0")
     assert "NCCL_SOCKET_IFNAME" not in around  # on one host
     assert [line.get("images") for line in diary.lines()] == [BATCH]
+
+
+@pytest.mark.usefixtures("_ray")
+def test_images_that_one_worker_cannot_read_end_all_of_them_at_once(tmp_path: Path) -> None:
+    """The other waits for its gradients, for `scaling.timeout_s` if nobody ended it."""
+    diary = Diary(tmp_path / "diary")
+    with pytest.raises(DataProblem, match="^shards/0.bin: damaged — pack the set again$"):
+        train_on_workers(
+            tiny(**TWO), at(tmp_path / "run"), [diary], Unreadable(HALF, tmp_path / "now")
+        )
+    assert [line["lost"] for line in diary.lines() if "lost" in line] == [[1]]
 
 
 @pytest.mark.usefixtures("_ray")

@@ -13,8 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import torch.distributed as dist
 from ray.train import UserCallback
 
+from whipray.trainers.data import PackedImages
+from whipray.trainers.errors import DataProblem
 from whipray.trainers.hooks import Progress
 
 
@@ -53,6 +56,32 @@ class KillTheOther:
             (other,) = [p for p in siblings if p != me and p.cmdline() == me.cmdline()]
             once.write_text(str(other.pid))
             os.kill(other.pid, signal.SIGKILL)
+        return False
+
+
+class Unreadable:
+    """A report callback of worker 0; after the images of `moment` the other worker cannot read its own.
+
+    Each worker has a copy, which begins to be of effect when it is unpickled.
+    """
+
+    def __init__(self, moment: int, now: Path) -> None:
+        self.moment, self.now = moment, now
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__ |= state
+        gather, now = PackedImages.gather, self.now
+
+        def gathered(images: PackedImages, indices: Any, out: Any = None) -> Any:
+            if dist.is_initialized() and dist.get_rank() == 1 and now.exists():
+                raise DataProblem("shards/0.bin: damaged", "pack the set again")
+            return gather(images, indices, out)
+
+        PackedImages.gather = gathered  # type: ignore[method-assign]
+
+    def __call__(self, progress: Progress) -> bool:
+        if progress.images_seen == self.moment:
+            self.now.touch()
         return False
 
 
