@@ -19,7 +19,7 @@ from .checkpoint import read_tensors
 from .checkpointing import ResumePoint, check_continues, save_checkpoint
 from .data import PackedImages, Splits
 from .engine import Engine
-from .errors import DivergenceProblem, Problem, UsageProblem
+from .errors import DivergenceProblem, UsageProblem
 from .export import Pretrained
 from .global_batches import GlobalBatches, part_of_many
 from .hooks import Hooks, Progress
@@ -79,7 +79,7 @@ class Training:
         if resume:
             try:
                 self._continue(resume)
-            except Problem:
+            except BaseException:
                 self.close()
                 raise
 

@@ -86,7 +86,7 @@ def test_a_problem_of_the_workers_is_raised_in_the_driver_and_not_retried(tmp_pa
 def test_images_that_one_worker_cannot_read_end_all_of_them_at_once(tmp_path: Path) -> None:
     """The other waits for its gradients, for `scaling.timeout_s` if nobody ended it."""
     diary = Diary(tmp_path / "diary")
-    with pytest.raises(DataProblem, match="^shards/0.bin: damaged — pack the set again$"):
+    with pytest.raises(DataProblem, match=r"^shards/0\.bin: damaged — pack the set again$"):
         train_on_workers(
             tiny(**TWO), at(tmp_path / "run"), [diary], Unreadable(HALF, tmp_path / "now")
         )
