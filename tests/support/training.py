@@ -30,12 +30,15 @@ from whipray.trainers.checkpoint import (
     write_manifest,
 )
 from whipray.trainers.checkpoint_names import checkpoint_name
+from whipray.trainers.data import Splits
 from whipray.trainers.data.batches import to_float
 from whipray.trainers.data.packed import PackedImages
+from whipray.trainers.devices import join_workers
 from whipray.trainers.global_batches import GlobalBatches
 from whipray.trainers.hooks import Progress
 from whipray.trainers.loop import Training
 from whipray.trainers.objectives import Loss
+from whipray.trainers.trainer_config import TrainerConfig
 
 BATCH = 32
 TINY = {
@@ -67,6 +70,20 @@ def tiny(**changes: Any) -> Experiment:
     """Eight steps with a report each and a checkpoint at half time; `a__b=1` changes a.b."""
     values = {key.replace("__", "."): value for key, value in changes.items()}
     return resolve(Experiment, [Layer("tiny", TINY), Layer("test", values)]).value
+
+
+def config_of(**changes: Any) -> TrainerConfig:
+    """The part of `tiny` that the trainers know."""
+    values = {key.replace("__", "."): value for key, value in changes.items()}
+    base = {key: value for key, value in TINY.items() if key in TrainerConfig.model_fields}
+    return resolve(TrainerConfig, [Layer("tiny", base), Layer("test", values)]).value
+
+
+def digits_alone() -> Splits:
+    """The digits, for trainings in this process alone, on one thread."""
+    join_workers(torch.device("cpu"))
+    torch.set_num_threads(1)
+    return config_of().data.load(Path())
 
 
 def at(folder: Path) -> Storage:

@@ -6,40 +6,28 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
 import pytest
 import torch
 import torch.distributed as dist
-from support.training import BATCH, TINY
+from support.training import BATCH, config_of, digits_alone
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
-from whipray.platform.config.layers import Layer, resolve
 from whipray.trainers.checkpointing import ResumePoint
 from whipray.trainers.data import Splits
-from whipray.trainers.devices import join_workers
 from whipray.trainers.loop import Training
 from whipray.trainers.networks import UNetConfig
 from whipray.trainers.networks.unet import Attention
-from whipray.trainers.trainer_config import TrainerConfig
 
 CPU, META = torch.device("cpu"), torch.device("meta")
 
 
-def config_of(**changes: Any) -> TrainerConfig:
-    values = {key.replace("__", "."): value for key, value in changes.items()}
-    base = {key: value for key, value in TINY.items() if key in TrainerConfig.model_fields}
-    return resolve(TrainerConfig, [Layer("tiny", base), Layer("test", values)]).value
-
-
 @pytest.fixture(scope="module")
 def data() -> Splits:
-    join_workers(CPU)
-    torch.set_num_threads(1)
-    return config_of().data.load(Path())
+    return digits_alone()
 
 
 Open = Callable[..., Training]

@@ -18,17 +18,16 @@ from unittest.mock import patch
 import pytest
 import torch
 from support.sampling import ddim
-from support.training import BATCH, TINY, distance
+from support.training import BATCH, config_of, digits_alone, distance
 from torch import Tensor, nn
 
-from whipray.platform.config.layers import Layer, flatten, resolve
+from whipray.platform.config.layers import flatten
 from whipray.trainers.checkpoint import verify, write_manifest
 from whipray.trainers.checkpoint_names import MANIFEST
 from whipray.trainers.checkpointing import ResumePoint, check_same_run
 from whipray.trainers.data import Splits
 from whipray.trainers.data.batches import gather, to_float
 from whipray.trainers.data.order import IndexOrder
-from whipray.trainers.devices import join_workers
 from whipray.trainers.errors import CheckpointProblem, DivergenceProblem, UsageProblem
 from whipray.trainers.export import (
     CARD,
@@ -52,12 +51,6 @@ from whipray.trainers.trainer_config import LoopConfig, TrainerConfig
 
 CPU = torch.device("cpu")
 PAUSE_S = 0.1
-
-
-def config_of(**changes: Any) -> TrainerConfig:
-    values = {key.replace("__", "."): value for key, value in changes.items()}
-    base = {key: value for key, value in TINY.items() if key in TrainerConfig.model_fields}
-    return resolve(TrainerConfig, [Layer("tiny", base), Layer("test", values)]).value
 
 
 class Folder:
@@ -95,9 +88,7 @@ class Folder:
 
 @pytest.fixture(scope="module")
 def data() -> Splits:
-    join_workers(CPU)
-    torch.set_num_threads(1)
-    return config_of().data.load(Path())
+    return digits_alone()
 
 
 Train = Callable[..., tuple[Training, Folder]]

@@ -13,33 +13,22 @@ import numpy as np
 import pytest
 import torch
 from support.folder_hooks import FolderHooks
-from support.training import BATCH, TINY
+from support.training import BATCH, config_of, digits_alone
 
-from whipray.platform.config.layers import Layer, resolve
 from whipray.trainers.data import PackedImages, Splits
-from whipray.trainers.devices import join_workers
 from whipray.trainers.errors import DataProblem
 from whipray.trainers.global_batches import GlobalBatches
 from whipray.trainers.loop import Training
 from whipray.trainers.prefetch import DEPTH, Prefetch
 from whipray.trainers.randomness import BatchRandom
-from whipray.trainers.trainer_config import TrainerConfig
 
 CPU = torch.device("cpu")
 WEIGHTS = torch.tensor([1.0, 2.0])
 
 
-def config_of(**changes: Any) -> TrainerConfig:
-    values = {key.replace("__", "."): value for key, value in changes.items()}
-    base = {key: value for key, value in TINY.items() if key in TrainerConfig.model_fields}
-    return resolve(TrainerConfig, [Layer("tiny", base), Layer("test", values)]).value
-
-
 @pytest.fixture(scope="module")
 def data() -> Splits:
-    join_workers(CPU)
-    torch.set_num_threads(1)
-    return config_of().data.load(Path())
+    return digits_alone()
 
 
 def threads() -> list[str]:

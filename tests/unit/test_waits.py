@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, get_args
 from unittest.mock import patch
 
 import pytest
 import torch
 from support.processes import PROCESSES
-from support.training import BATCH, TINY
+from support.training import BATCH, config_of, digits_alone
 from support.waits import META, EngineElsewhere, NoWaits, Waits
 from torch import Tensor
 
-from whipray.platform.config.layers import Layer, resolve
 from whipray.trainers.augmentations import AnyAugmentation
 from whipray.trainers.data import Splits
-from whipray.trainers.devices import join_workers
 from whipray.trainers.loop import Training
 from whipray.trainers.networks import AnyNetwork
 from whipray.trainers.objectives import AnyObjective, DDPMConfig
-from whipray.trainers.trainer_config import TrainerConfig
 
 CPU = torch.device("cpu")
 
@@ -30,17 +26,9 @@ def names_of(union: Any) -> list[str]:
     return [kind.model_fields["name"].default for kind in get_args(get_args(union)[0])]
 
 
-def config_of(**changes: Any) -> TrainerConfig:
-    values = {key.replace("__", "."): value for key, value in changes.items()}
-    base = {key: value for key, value in TINY.items() if key in TrainerConfig.model_fields}
-    return resolve(TrainerConfig, [Layer("tiny", base), Layer("test", values)]).value
-
-
 @pytest.fixture(scope="module")
 def data() -> Splits:
-    join_workers(CPU)
-    torch.set_num_threads(1)
-    return config_of().data.load(Path())
+    return digits_alone()
 
 
 OBJECTIVES: list[dict[str, Any]] = [
