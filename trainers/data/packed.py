@@ -41,13 +41,6 @@ class Images(Protocol):
         """Return the images of an index, a slice, an array of indices (B,) or a mask (N,), as an array."""
 
 
-class RowsElsewhere(Images, Protocol):
-    """Images that are not, or not yet, in an array of this process."""
-
-    def gather(self, indices: Indices, out: Pixels | None = None) -> Pixels:
-        """Return the images at `indices` (B,), written into `out` if it is given."""
-
-
 class FingerprintCache(Protocol):
     """Fingerprints that are known from before."""
 
