@@ -23,7 +23,7 @@ from ...trainers.data.encoded_splits import EncodedSplits
 from ...trainers.data.files import Files, LocalFiles, MissingFile
 from ...trainers.data.packed import Pixels, fingerprint_of
 from ...trainers.data.packed_set import Description, Index, Shard, shard_rows, write_index
-from ...trainers.data.packed_set.description import DESCRIPTION, read_description
+from ...trainers.data.packed_set.description import DESCRIPTION, INDEX, read_description
 from ...trainers.data.pixels import read_pixels
 from ...trainers.disk import DiskProblem
 from ...trainers.errors import DataProblem, UsageProblem
@@ -86,7 +86,7 @@ def pack(
     """Write a packed set of a source, or what is missing of it.
 
     What was finished when an earlier command ended is found again by the hash of what it is made of. Nothing is
-    done where the set is whole.
+    done where the set is whole and every shard is what was written; a damaged set is made again.
 
     Args:
         to: folder or prefix of the set.
@@ -105,7 +105,9 @@ def pack(
     on.on_phase("listing images")
     state = state or source_state(data, storage.endpoint_url)
     if (whole := find_whole(to, state)) is not None:
-        return Packed(whole)
+        on.on_phase("checking the set")
+        if _is_intact(to, whole):
+            return Packed(whole)
     on.on_phase("listing images, and reading them where some are held out")
     splits = config.prepare(cache)
     _check_room(to, splits)
@@ -165,6 +167,21 @@ def find_whole(to: Files, state: str) -> Description | None:
             "give another folder or prefix: runs may be reading this one",
         )
     return description
+
+
+def _is_intact(to: Files, description: Description) -> bool:
+    """Return whether all files of a whole set are there and are what was written."""
+    wanted = {shard.file: shard.sha256 for shard in description.shards}
+    wanted[INDEX] = description.index_sha256
+
+    def is_right(file: str) -> bool:
+        try:
+            return hashlib.sha256(to.read(file)).hexdigest() == wanted[file]
+        except MissingFile:
+            return False
+
+    with ThreadPoolExecutor(READ_AHEAD) as pool:
+        return all(pool.map(is_right, wanted))
 
 
 def divide(splits: EncodedSplits) -> Iterator[PackTask]:

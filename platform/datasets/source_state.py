@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -50,7 +51,7 @@ def config_key(data: DataConfig) -> str:
     settings = {k: v for k, v in data.model_dump(mode="json").items() if k not in OF_TRAINING}
     for key in LOCATIONS:
         if isinstance(value := getattr(data, key, None), Path):
-            settings[key] = str(value.expanduser().absolute())
+            settings[key] = _spelled(value)
     return _hash([FORMAT, settings])
 
 
@@ -94,12 +95,12 @@ def _facts(
     path = location.expanduser().absolute()
     if path.is_dir():
         for name, facts in open_files(path).list().items():
-            yield [str(path), name, facts.bytes, facts.version]
+            yield [_spelled(path), name, facts.bytes, facts.version]
         return
     for file in [path] if path.is_file() else find(path):
         stat = file.stat()
         yield [
-            str(file),
+            _spelled(file),
             stat.st_size,
             stat.st_mtime_ns,
             stat.st_ctime_ns,
@@ -127,6 +128,11 @@ def _of_objects(uri: str, endpoint: str | None) -> Iterator[list[Any]]:
         if not raised_by_boto3(error):
             raise
         raise boto3_problem(error, config, uri) from error
+
+
+def _spelled(path: Path) -> str:
+    """Return the one spelling of a path on every machine, whatever `..` it was typed with."""
+    return os.path.normpath(path.expanduser().absolute())
 
 
 def _is_below(key: str, prefix: str) -> bool:

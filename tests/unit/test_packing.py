@@ -93,6 +93,8 @@ def test_a_packed_set_is_its_source(
 
     again = pack_into(data, tmp_path / "set", tmp_path / "cache")
     assert (again.made, again.found) == (0, 0)
+    same = data_at(tmp_path / "other/../images", **settings)
+    assert source_state(same, None) == source_state(data, None)
     assert again.description.as_json() == packed.description.as_json()
     (tmp_path / "images/class1/more.png").write_bytes(
         (tmp_path / "images/class0/001.png").read_bytes()
@@ -127,6 +129,24 @@ def test_what_a_kill_leaves_is_found_again(tmp_path: Path) -> None:
     assert len(unchanged) >= packed.found
     opened = open_packed_set(open_files(tmp_path / "set"), tmp_path / "other cache")
     assert_same(opened, data.load(tmp_path / "cache"))
+
+
+@pytest.mark.parametrize("damaged", ["a byte", "a shard", "the index"])
+def test_a_damaged_set_is_made_again(damaged: str, tmp_path: Path) -> None:
+    write_images(tmp_path / "images")
+    data = data_at(tmp_path / "images")
+    packed = pack_into(data, tmp_path / "set", tmp_path / "cache")
+    shard = tmp_path / "set" / packed.description.shards[0].file
+    whole = shard.read_bytes()
+    if damaged == "a byte":
+        shard.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    else:
+        (shard if damaged == "a shard" else tmp_path / "set/index.safetensors").unlink()
+    again = pack_into(data, tmp_path / "set", tmp_path / "cache")
+    assert again.made == 1
+    assert shard.read_bytes() == whole
+    assert again.description.as_json() == packed.description.as_json()
+    assert pack_into(data, tmp_path / "set", tmp_path / "cache").made == 0
 
 
 def test_a_small_disk_and_a_damaged_image_are_one_line(
