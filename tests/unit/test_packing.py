@@ -93,7 +93,7 @@ def test_a_packed_set_is_its_source(
 
     again = pack_into(data, tmp_path / "set", tmp_path / "cache")
     assert (again.made, again.found) == (0, 0)
-    same = data_at(tmp_path / "other/../images", **settings)
+    same = data_at(tmp_path / "images/../images", **settings)
     assert source_state(same, None) == source_state(data, None)
     assert again.description.as_json() == packed.description.as_json()
     (tmp_path / "images/class1/more.png").write_bytes(
