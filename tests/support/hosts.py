@@ -128,6 +128,13 @@ class Host:
             out, err = process.communicate(timeout=WAIT_S)
         return process.returncode, out, err
 
+    def limit(self, bits_per_second: int) -> None:
+        """Limit what the host sends from now on."""
+        assert self._inside is not None, f"{self.name} is down"
+        shaping = f"tbf rate {bits_per_second}bit burst 128kb latency 50ms"
+        command = self._inside.enter("tc", *f"qdisc replace dev eth0 root {shaping}".split())
+        subprocess.run(command, check=True, timeout=WAIT_S)
+
     def processes(self, title: str = "") -> list[psutil.Process]:
         """Return the processes whose command line contains `title`."""
         if self._inside is None:
