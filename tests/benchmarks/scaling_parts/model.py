@@ -12,6 +12,9 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 Kind = Literal["all_reduce", "all_gather", "reduce_scatter", "reduce", "broadcast"]
+REDUCING = ("all_reduce", "reduce", "reduce_scatter")
+TINY = 1024
+"""Bytes up to which a collective holds no gradients, but a norm or a flag."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +39,7 @@ class Cluster:
     between: Link
     """Of each node to the others; its GPUs share it."""
     factors: Mapping[Kind, float] = field(default_factory=dict)
-    """How often a library sends what a ring sends once, where it does worse than a ring."""
+    """How long a library takes for a collective, over the time of a ring."""
 
     @property
     def world(self) -> int:
@@ -107,20 +110,34 @@ class Step:
     Args:
         alone: seconds of the step without communication, at the same ZeRO stage.
         collectives: of a step, in the world that is calculated for.
-        hidden: seconds of the backward pass behind which communication can take place.
+        overlapped: share of `alone` in which gradients become known and are sent meanwhile, of the backward pass
+            mostly; 0 where the step waits for each collective.
     """
 
     alone: float
     collectives: Sequence[Collective]
-    hidden: float = 0.0
+    overlapped: float = 0.0
 
     def communication(self, cluster: Cluster) -> float:
         """Return the seconds of all collectives, one after the other."""
         return sum(seconds_of(each, cluster) for each in self.collectives)
 
+    def hidden(self, cluster: Cluster) -> float:
+        """Return the seconds of communication for which nothing waits.
+
+        Gradients are sent in buckets. The first is known after its share of the backward pass, and the last is
+        sent after it.
+        """
+        buckets = [each for each in self.collectives if each.kind in REDUCING and each.bytes > TINY]
+        if not buckets:
+            return 0.0
+        reducing = sum(seconds_of(each, cluster) for each in buckets)
+        known = 1 - 1 / len(buckets)  # share of the pass in which something is there to be sent
+        return min(known * self.overlapped * self.alone, reducing * known)
+
     def seconds(self, cluster: Cluster) -> float:
         """Return the time of a step."""
-        return self.alone + max(0.0, self.communication(cluster) - self.hidden)
+        return self.alone + self.communication(cluster) - self.hidden(cluster)
 
     def efficiency(self, cluster: Cluster) -> float:
         """Return images per second and GPU over those of one GPU by itself, in (0, 1]."""

@@ -46,15 +46,13 @@ class Network:
 
     def step(self, stage: int, traced: list[Collective], of: float) -> Step:
         """Return its step, with collectives traced on a network of `of` parameters, scaled by the bytes."""
-        scaled = [
-            replace(each, bytes=round(each.bytes * self.parameters / of)) for each in traced
-        ]
+        scaled = [replace(each, bytes=round(each.bytes * self.parameters / of)) for each in traced]
         alone = self.alone(stage)
-        return Step(alone, scaled, HIDDEN[stage] * alone)
+        return Step(alone, scaled, OVERLAPPED[stage])
 
 
-HIDDEN = {0: 2 / 3, 1: 2 / 3, 2: 2 / 3, 3: 1.0}
-"""Share of a step behind which communication takes place: the backward pass; at stage 3 the forward too."""
+OVERLAPPED = {0: 2 / 3, 1: 2 / 3, 2: 2 / 3, 3: 2 / 3}
+"""Share of a step behind which gradients are sent: the backward pass."""
 NETWORKS = (
     Network("CIFAR's, 35.7 M, 128 images a GPU", 35.75e6, 0.0804, 0.0623),
     Network("316 M at 64x64, 64 images a GPU", 316.1e6, 64 * 627.4e9 / (0.15 * 711e12), 0.100),

@@ -11,7 +11,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict
 from functools import partial
@@ -87,7 +87,8 @@ class Sleeper(nn.Module):
 def probe() -> dict[str, float]:
     """Return the seconds of a small and a large message, and of each kind of collective of a large tensor.
 
-    Messages are between workers 0 and 1; the keys are `small`, `large` and the kinds.
+    Messages are between workers 0 and 1; the keys are `small`, `large` and the kinds. Reduced are parts of it, each
+    to its owner.
     """
     rank, world = dist.get_rank(), dist.get_world_size()
     whole, part = torch.zeros(LARGE), torch.zeros(LARGE // world)
@@ -106,9 +107,16 @@ def probe() -> dict[str, float]:
         "all_reduce": _timed(partial(dist.all_reduce, whole), REPEATS),
         "all_gather": _timed(partial(dist.all_gather_into_tensor, whole, part), REPEATS),
         "reduce_scatter": _timed(partial(dist.reduce_scatter_tensor, part, whole), REPEATS),
-        "reduce": _timed(partial(dist.reduce, whole, 0), REPEATS),
+        "reduce": _timed(partial(_reduce_to_owners, whole.chunk(world)), REPEATS),
         "broadcast": _timed(partial(dist.broadcast, whole, 0), REPEATS),
     }
+
+
+def _reduce_to_owners(parts: Sequence[Tensor]) -> None:
+    """Reduce each part to one worker, at the same time, as ZeRO's stages 1 and 2 do with gradients."""
+    works = [dist.reduce(part, owner, async_op=True) for owner, part in enumerate(parts)]
+    for work in works:
+        work.wait()
 
 
 def _timed(call: Callable[[], Any], repeats: int) -> float:
