@@ -28,7 +28,7 @@ from scaling_parts.model import Cluster, Collective, Kind, Link, Step, seconds_o
 from scaling_parts.published import rows as table_rows
 from scaling_parts.worker import LARGE
 
-BANDWIDTHS = (200_000_000, 1_000_000_000)
+BANDWIDTHS = (200_000_000, 500_000_000)
 """Bits per second of a host."""
 WORLDS = (2, 4)
 STAGES = (0, 1, 2, 3)

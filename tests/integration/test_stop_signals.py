@@ -115,10 +115,7 @@ def test_a_sweep_saves_its_training_and_marks_every_run(by: str, tmp_path: Path)
     with Terminal(shell, *command.split(), *TINY, *endless) as terminal:
         terminal.wait_until((tmp_path / "whipray-runs/sweeps/s/sweep.json").exists, running=True)
         terminal.wait_until(lambda: "loss/total" in metrics(tmp_path, "sweep/s/0"), running=True)
-        # begun ahead: it waits for other workers
-        ahead = "sweep/s/1"
-        terminal.wait_until(lambda: statuses(tmp_path).get(ahead) == "RUNNING", running=True)
         assert terminal.stop(by) == 130
-    assert statuses(tmp_path) == dict.fromkeys(["sweep/s", "sweep/s/0", "sweep/s/1"], "KILLED")
+    assert statuses(tmp_path) == dict.fromkeys(["sweep/s", "sweep/s/0"], "KILLED")
     saved = tmp_path / "whipray-runs/sweeps/s/trials/0000/checkpoints"
     assert list(saved.glob("*/manifest.json")), "no checkpoint was due but at the stop"
