@@ -90,8 +90,7 @@ class RowStore:
             checked = os.fstat(self._checked.fd)
             is_written = os.pread(self._written.fd, self.pieces, 0) == b"\1" * self.pieces
             newest = max(file.stat().st_mtime_ns for file in self.folder.glob("*.bin"))
-            # also at the same time: the clock of a file system advances in steps
-            was_changed = is_written and newest >= checked.st_mtime_ns
+            was_changed = is_written and newest > checked.st_mtime_ns
             if checked.st_size != self.pieces or was_changed:
                 self._clear(self._checked)
                 for other in self.folder.glob(f"{CHECKED}-*"):
