@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import shutil
 import signal
 import subprocess
@@ -43,6 +44,19 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     minutes = item.config.getoption("--minutes")
     if item.get_closest_marker("slow") and time.monotonic() - BEGAN > 60 * minutes:
         pytest.skip(f"{minutes:g} minutes are over: `make test` runs it")
+
+
+@pytest.fixture(autouse=True)
+def _own_endpoint() -> Iterator[None]:
+    """A process keeps the endpoint of the last store that it loaded images for; the next test has none."""
+    names = ("AWS_ENDPOINT_URL_S3", "AWS_REGION")
+    before = {name: os.environ.get(name) for name in names}
+    yield
+    for name, value in before.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
 
 
 def running(server: Server) -> Iterator[Server]:

@@ -81,6 +81,7 @@ class Workers:
         return results
 
 
+_SERVERS: list[TCPStore] = []  # a store ends with its object
 _PLACE: list[int] = []
 """Rank, size and the store's port of a worker that begins a group itself."""
 
@@ -101,7 +102,8 @@ def _serve(pipe: Connection, rank: int, size: int, port: int, joined: bool) -> N
     else:
         _PLACE[:] = rank, size, port
         if rank == 0:
-            TCPStore("127.0.0.1", port, size, is_master=True, wait_for_workers=False)
+            server = TCPStore("127.0.0.1", port, size, is_master=True, wait_for_workers=False)
+            _SERVERS.append(server)
     while True:
         try:
             environment, action, args = pipe.recv()
