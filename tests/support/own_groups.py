@@ -11,6 +11,7 @@ import torch.distributed as dist
 
 from whipray.platform.config.experiment import Experiment
 from whipray.trainers.data import Digits, Splits
+from whipray.trainers.data.progress import OnPhase
 from whipray.trainers.errors import DataProblem
 
 from .training import Done, train
@@ -34,11 +35,11 @@ def train_without_data(experiment: Experiment, folder: Path, rank: int) -> Done:
 def _train(experiment: Experiment, folder: Path, rank: int, before: Callable[[], None]) -> Done:
     load, peers = Digits.load, workers_of(experiment.scaling)
 
-    def load_on_worker(self: Digits, cache: Path) -> Splits:
+    def load_on_worker(self: Digits, cache: Path, on_phase: OnPhase) -> Splits:
         assert not dist.is_initialized()
         if peers.rank == rank:
             before()
-        return load(self, cache)
+        return load(self, cache, on_phase)
 
     with patch.object(Digits, "load", load_on_worker):
         done = train(experiment, folder, peers=peers)
