@@ -14,7 +14,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from ...trainers.data.decoding import FORMAT, HASH_BYTES
+from ...trainers.data.decoded import hash_of
+from ...trainers.data.decoding import FORMAT
 from ...trainers.data.encoded import EncodedImages
 from ...trainers.data.files import Files
 from ...trainers.data.packed import Pixels
@@ -115,8 +116,7 @@ def make_shard(to: Files, environment: Mapping[str, str], task: PackTask) -> Non
         except DataProblem as problem:
             return problem
         pixels[row], treatments[row] = image, done
-        digest = hashlib.blake2b(image.data, digest_size=HASH_BYTES).digest()
-        hashes[row] = np.frombuffer(digest, np.uint64)[0]
+        hashes[row] = np.frombuffer(hash_of(image), np.uint64)[0]
         return None
 
     with without_size_warnings(), ThreadPoolExecutor(THREADS) as pool:

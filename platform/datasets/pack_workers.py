@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 
+from ...trainers.data.decoding import usable_cores
 from ..compute.actor_pool import ActorPool
 from ..compute.capacity import cluster_capacity
 from ..compute.ray_address import cluster_address
@@ -40,7 +41,7 @@ def run_tasks(
         return
     if in_cluster_job() or cluster_address() is not None:
         _on_ray(make, tasks, on_done)
-    elif (cores := _cores()) > 1 and sum(map(len, tasks)) > FEW_IMAGES:
+    elif (cores := usable_cores()) > 1 and sum(map(len, tasks)) > FEW_IMAGES:
         _in_processes(make, tasks, on_done, cores)
     else:
         for task in tasks:
@@ -95,7 +96,3 @@ def _end_with_parent() -> None:
     assert parent is not None  # run in processes that were started alone
     parent.join()
     os._exit(1)
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0))

@@ -183,12 +183,12 @@ def _fill(store: DecodedStore, encoded: EncodedImages, on_phase: OnPhase) -> Non
 
     filling = Filling(store.rows, make, AT_ONCE)
     count = Count(on_phase, "decoding images", store.rows.rows, store.rows.rows_ready)
-    threads = ThreadPoolExecutor(_cores() + WAITING)
+    threads = ThreadPoolExecutor(usable_cores() + WAITING)
     with without_size_warnings(), threads as pool, filling:
         filling.wait_for(while_waiting=lambda: count.at(store.rows.rows_ready))
 
 
-def _cores() -> int:
+def usable_cores() -> int:
     """Return the cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
