@@ -9,32 +9,21 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any
 
+from ...trainers.s3_filesystem import (
+    ATTEMPTS,
+    CONNECT_TIMEOUT_S,
+    REQUEST_TIMEOUT_S,
+    open_s3_filesystem,
+)
 from .config import StorageConfig
 
 if TYPE_CHECKING:
     from pyarrow.fs import FileSystem  # type: ignore[import-untyped]
 
-CONNECT_TIMEOUT_S = 3.0
-REQUEST_TIMEOUT_S = 20.0
-ATTEMPTS = 3
-"""Together: a store that is down is reported within seconds; a brief hiccup is ridden out. Longer
-outages are `foundation.retry`'s."""
-
 
 def open_filesystem(config: StorageConfig) -> FileSystem:
     """Return a pyarrow filesystem, for files of any size; nothing is contacted yet."""
-    from pyarrow import fs  # type: ignore[import-untyped]
-
-    options: dict[str, Any] = {
-        "connect_timeout": CONNECT_TIMEOUT_S,
-        "request_timeout": REQUEST_TIMEOUT_S,
-        "retry_strategy": fs.AwsStandardS3RetryStrategy(max_attempts=ATTEMPTS),
-    }
-    if config.endpoint_url:
-        options["endpoint_override"] = config.endpoint_url
-    if region := _region(config):
-        options["region"] = region
-    return fs.S3FileSystem(**options)
+    return open_s3_filesystem(config.endpoint_url, _region(config))
 
 
 def open_client(config: StorageConfig, connections: int) -> Any:

@@ -13,13 +13,14 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Annotated, Any, Self, TypeVar
+from typing import IO, TYPE_CHECKING, Annotated, Self, TypeVar
 from urllib.parse import urlsplit
 
 from pydantic import BeforeValidator, Field
 
 from ..disk import disk_problem
 from ..errors import DataProblem, UsageProblem
+from ..s3_filesystem import open_s3_filesystem
 from .report import PATH_SHOWN
 
 if TYPE_CHECKING:
@@ -29,12 +30,8 @@ if TYPE_CHECKING:
 SCHEME = "s3://"
 ENDPOINT_VARIABLES = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
 REGION_VARIABLES = ("AWS_REGION", "AWS_DEFAULT_REGION")
-CONNECT_TIMEOUT_S = 3.0
-REQUEST_TIMEOUT_S = 20.0
 KEPT_OPEN = 4096
 """Files of a bucket of which a range was read; each is a few hundred bytes in memory, and no connection."""
-ATTEMPTS = 3
-"""Of one request, by the client itself, within seconds."""
 PATIENCE_S = 300.0
 """For how long requests to a bucket that has answered before are sent again: a bucket that asks to slow
 down, or a network that is gone for a moment."""
@@ -348,19 +345,10 @@ class BucketFiles(Files):
 
     @cached_property
     def _client(self) -> S3FileSystem:
-        from pyarrow import fs
-
-        options: dict[str, Any] = {
-            "connect_timeout": CONNECT_TIMEOUT_S,
-            "request_timeout": REQUEST_TIMEOUT_S,
-            "retry_strategy": fs.AwsStandardS3RetryStrategy(max_attempts=ATTEMPTS),
-        }
-        if endpoint := _variable(ENDPOINT_VARIABLES):
-            options["endpoint_override"] = endpoint
+        endpoint = _variable(ENDPOINT_VARIABLES)
         # Named whenever it can be: the SDK otherwise asks a cloud's metadata service for it.
-        if region := _variable(REGION_VARIABLES) or ("us-east-1" if endpoint else None):
-            options["region"] = region
-        return fs.S3FileSystem(**options)
+        region = _variable(REGION_VARIABLES) or ("us-east-1" if endpoint else None)
+        return open_s3_filesystem(endpoint, region)
 
     def _ask(self, request: Callable[[], Result], name: str) -> Result:
         """Return a request's result; one that fails for a moment is sent again, up to `PATIENCE_S`."""

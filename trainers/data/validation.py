@@ -15,10 +15,9 @@ from pydantic import Field
 
 from ..config import Config
 from ..errors import DataProblem
+from .decoded import hash_of
 from .packed import Images, Indices, blocks_of
 from .report import Note, counted, listed, shown
-
-HASH_BYTES = 8
 
 
 class Validation(Config):
@@ -62,9 +61,7 @@ def hash_pixels(images: Images) -> NDArray[np.uint64]:
         images: (N, C, H, W).
     """
     digests = (
-        hashlib.blake2b(np.ascontiguousarray(image).data, digest_size=HASH_BYTES).digest()
-        for block in blocks_of(images)
-        for image in block
+        hash_of(np.ascontiguousarray(image)) for block in blocks_of(images) for image in block
     )
     return np.frombuffer(b"".join(digests), "<u8")
 
