@@ -12,6 +12,7 @@ import pytest
 import ray
 import torch
 
+from whipray.platform.compute.ray_session import own_token
 from whipray.platform.config.experiment import load_experiment
 from whipray.platform.config.space_files import parse_space
 from whipray.platform.tracking.mlflow_runs import Run
@@ -67,15 +68,16 @@ def test_four_trials_with_a_quarter_of_a_gpu_run_at_once(
     features.set_result(None)
     seen: list[dict[str, Any]] = []
     monkeypatch.setattr(sweep.status, "report", lambda _number, report: seen.append(report))
-    ray.init(address="local", num_cpus=TRIALS, num_gpus=1, include_dashboard=False)
-    try:
-        assert tune_runs._concurrent(sweep.experiment, sweep.experiment.scaling) == TRIALS
-        points = PointQueue(study, spec_for, sweep.status)
-        tune_runs.train_all(points, sweep.experiment, None, sweep.status, features)  # type: ignore[arg-type]
-        rows = study.table()
-    finally:
-        ray.shutdown()
-        study.close()
+    with own_token():
+        ray.init(address="local", num_cpus=TRIALS, num_gpus=1, include_dashboard=False)
+        try:
+            assert tune_runs._concurrent(sweep.experiment, sweep.experiment.scaling) == TRIALS
+            points = PointQueue(study, spec_for, sweep.status)
+            tune_runs.train_all(points, sweep.experiment, None, sweep.status, features)  # type: ignore[arg-type]
+            rows = study.table()
+        finally:
+            ray.shutdown()
+            study.close()
     assert {path.read_text() for path in started.iterdir()} == {"0"}
     assert [report["at_once"] for report in seen if "at_once" in report] == [TRIALS] * TRIALS
     refused = "scaling.gpus_per_worker=0.25 asks for 1 GPU, and PyTorch finds none"

@@ -34,6 +34,7 @@ class Laptop(Shell):
             "RAY_AUTH_TOKEN": head.token,
             "RAY_API_SERVER_ADDRESS": head.address,
             "COLUMNS": "200",
+            "HOME": str(folder),  # a token of a user's own may lie in theirs
         }
 
     def train(self, name: str, *overrides: str) -> tuple[str, ...]:
