@@ -6,6 +6,7 @@ import os
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import FunctionType, MethodType
 from typing import Any
 
@@ -14,6 +15,8 @@ import torch
 from .disk import cache_folder
 from .engine_config import Compile
 from .networks import Network
+
+FOLDER_VARIABLE = "TORCHINDUCTOR_CACHE_DIR"
 
 
 def compile_network(network: Network, how: Compile) -> None:
@@ -63,4 +66,10 @@ def share_kernels() -> None:
 
     PyTorch finds graphs by their content and compiles none twice. A folder that the environment names stays.
     """
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder() / "compiled"))
+    # PyTorch 2.15 puts its own default there as soon as torchvision is imported, and has no public name
+    # for it. Workers inherit it, perhaps with another temporary folder.
+    from torch._inductor.runtime.cache_dir_utils import default_cache_dir
+
+    named = os.environ.get(FOLDER_VARIABLE)
+    if named is None or Path(named).name == Path(default_cache_dir()).name:
+        os.environ[FOLDER_VARIABLE] = str(cache_folder() / "compiled")

@@ -77,7 +77,6 @@ class Walk:
             "WHIPRAY_CACHE": str(folder / "cache"),
             "TMPDIR": str(folder / "t"),
             "OMP_NUM_THREADS": "1",
-            "AWS_ENDPOINT_URL": self.server.endpoint,  # of data; the store has it in its config
         }
 
     @property

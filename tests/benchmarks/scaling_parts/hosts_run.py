@@ -19,9 +19,9 @@ PORTS = itertools.count(29500)
 
 
 class Group:
-    """One worker on each host, all of one process group."""
+    """One worker on each host, all of one process group, or `apart`: each by itself."""
 
-    def __init__(self, hosts: list[Host], python: str) -> None:
+    def __init__(self, hosts: list[Host], python: str, *, apart: bool) -> None:
         port = next(PORTS)
         environment = {
             "PYTHONPATH": f"{HERE.parents[1] / '.dev'}:{HERE}",
@@ -29,8 +29,13 @@ class Group:
         }
         self._workers = [
             host.popen(
-                *(python, "-m", "scaling_parts.worker", str(rank), str(len(hosts))),
-                *(hosts[0].address, str(port), "eth0"),
+                *(python, "-m", "scaling_parts.worker"),
+                *(
+                    ("0", "1", host.address)
+                    if apart
+                    else (str(rank), str(len(hosts)), hosts[0].address)
+                ),
+                *(str(port), "eth0"),
                 environment=environment,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
@@ -40,13 +45,13 @@ class Group:
         ]
         self._answers()  # "ready"
 
-    def do(self, job: Mapping[str, Any] | None) -> Any:
-        """Return what worker 0 says of a job; None for the probe of the network."""
+    def do(self, job: Mapping[str, Any] | None) -> list[Any]:
+        """Return what each worker says of a job, which they begin at once; None for the probe of the network."""
         for worker in self._workers:
             assert worker.stdin is not None
             worker.stdin.write(json.dumps(job) + "\n")
             worker.stdin.flush()
-        return self._answers()[0]
+        return self._answers()
 
     def _answers(self) -> list[Any]:
         answers = []
@@ -75,9 +80,9 @@ def hosts(folder: Path, count: int, bits_per_second: int) -> Iterator[list[Host]
 
 
 @contextmanager
-def group(members: list[Host], python: str) -> Iterator[Group]:
-    """A process group on these hosts, ended afterwards."""
-    made = Group(members, python)
+def group(members: list[Host], python: str, *, apart: bool = False) -> Iterator[Group]:
+    """Workers on these hosts, ended afterwards."""
+    made = Group(members, python, apart=apart)
     try:
         yield made
     finally:

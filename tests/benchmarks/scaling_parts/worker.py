@@ -26,6 +26,7 @@ from whipray.trainers.deepspeed_setup import quiet_deepspeed
 from whipray.trainers.devices import set_local_rank
 from whipray.trainers.engine import Engine
 from whipray.trainers.engine_config import EngineConfig
+from whipray.trainers.gradient_buckets import SMALLEST
 from whipray.trainers.optimizer import OptimizerConfig
 
 from .trace import Recorder
@@ -87,8 +88,8 @@ class Sleeper(nn.Module):
 def probe() -> dict[str, float]:
     """Return the seconds of a small and a large message, and of each kind of collective of a large tensor.
 
-    Messages are between workers 0 and 1; the keys are `small`, `large` and the kinds. Reduced are parts of it, each
-    to its owner.
+    Messages are between workers 0 and 1; the keys are `small`, `large` and the kinds. It is reduced in parts of a
+    bucket's size, each to its owner: gloo takes longer for larger ones.
     """
     rank, world = dist.get_rank(), dist.get_world_size()
     whole, part = torch.zeros(LARGE), torch.zeros(LARGE // world)
@@ -107,16 +108,15 @@ def probe() -> dict[str, float]:
         "all_reduce": _timed(partial(dist.all_reduce, whole), REPEATS),
         "all_gather": _timed(partial(dist.all_gather_into_tensor, whole, part), REPEATS),
         "reduce_scatter": _timed(partial(dist.reduce_scatter_tensor, part, whole), REPEATS),
-        "reduce": _timed(partial(_reduce_to_owners, whole.chunk(world)), REPEATS),
+        "reduce": _timed(partial(_reduce_to_owners, whole.split(SMALLEST)), REPEATS),
         "broadcast": _timed(partial(dist.broadcast, whole, 0), REPEATS),
     }
 
 
 def _reduce_to_owners(parts: Sequence[Tensor]) -> None:
-    """Reduce each part to one worker, at the same time, as ZeRO's stages 1 and 2 do with gradients."""
-    works = [dist.reduce(part, owner, async_op=True) for owner, part in enumerate(parts)]
-    for work in works:
-        work.wait()
+    """Reduce each part to one worker, one after the other, as ZeRO's stages 1 and 2 do with gradients."""
+    for i, part in enumerate(parts):
+        dist.reduce(part, i * dist.get_world_size() // len(parts))
 
 
 def _timed(call: Callable[[], Any], repeats: int) -> float:
