@@ -27,6 +27,7 @@ from torch import Tensor
 from . import format_4
 from .checkpoint_names import MANIFEST
 from .data.identity import DataIdentity
+from .disk import whole_file
 from .errors import CheckpointProblem
 from .integrity import KEY, Altered, seal, unseal
 from .processes import AnyProcess
@@ -146,9 +147,8 @@ def manifest_text(manifest: Manifest) -> str:
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Write the manifest atomically."""
-    partial = folder / f".{MANIFEST}"
-    partial.write_text(manifest_text(manifest))
-    partial.replace(folder / MANIFEST)
+    with whole_file(folder / MANIFEST) as partial:
+        partial.write_text(manifest_text(manifest))
 
 
 def parse_manifest(text: str, where: str) -> Manifest:

@@ -15,7 +15,7 @@ from ray.train.v2.api.config import FailureConfig
 from ray.train.v2.api.config import ScalingConfig as Workers
 from ray.train.v2.torch.torch_trainer import TorchTrainer
 
-from ...trainers.data.files import BucketProblem
+from ...trainers.data.bucket_files import BucketProblem
 from ...trainers.errors import Problem
 
 log = logging.getLogger(__name__)

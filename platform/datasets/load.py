@@ -10,7 +10,8 @@ from functools import cache
 
 from ...trainers.data import DataConfig, Splits
 from ...trainers.data.decoding import UNREAD
-from ...trainers.data.files import Files, open_files
+from ...trainers.data.files import Files
+from ...trainers.data.locations import open_files
 from ...trainers.data.packed_set import open_packed_set, read_description
 from ...trainers.data.progress import OnPhase, quiet
 from ...trainers.disk import cache_folder

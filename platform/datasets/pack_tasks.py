@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -106,13 +106,12 @@ def make_shard(to: Files, environment: Mapping[str, str], task: PackTask) -> Non
     pixels = np.empty((len(task), *task.image_shape), np.uint8)
     treatments, hashes = np.zeros(len(task), np.uint8), np.zeros(len(task), np.uint64)
     channels, size, _ = task.image_shape
-    depth: Literal[1, 3] = 1 if channels == 1 else 3
     every = [(part, i) for part in task.images for i in range(len(part.labels))]
 
     def decode(row: int) -> DataProblem | None:
         part, index = every[row]
         try:
-            image, done = read_pixels(part.open(index), part.name(index), size, depth)
+            image, done = read_pixels(part.open(index), part.name(index), size, channels)
         except DataProblem as problem:
             return problem
         pixels[row], treatments[row] = image, done

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -18,7 +17,7 @@ import numpy as np
 
 from ...trainers.data import DataConfig
 from ...trainers.data.decoded import DecodedImages
-from ...trainers.data.decoding import UNREAD
+from ...trainers.data.decoding import UNREAD, usable_cores
 from ...trainers.data.encoded_splits import EncodedSplits
 from ...trainers.data.files import Files, LocalFiles, MissingFile
 from ...trainers.data.packed import Pixels, fingerprint_of
@@ -372,7 +371,7 @@ def outlook_of(
     present = to.list(PARTS)
     waiting = sum(len(task) for task in tasks if task.part not in present)
     on_phase("measuring")
-    seconds = _seconds_an_image(splits) * waiting / (os.cpu_count() or 1)
+    seconds = _seconds_an_image(splits) * waiting / usable_cores()
     return {**facts, "to_do": f"{waiting:,} images", "time_on_this_machine": minutes(seconds)}
 
 
@@ -383,5 +382,5 @@ def _seconds_an_image(splits: EncodedSplits) -> float:
     began = time.thread_time()
     for row in rows:
         for part in splits.rows(int(row), int(row) + 1):
-            read_pixels(part.open(0), part.name(0), size, 1 if channels == 1 else 3)
+            read_pixels(part.open(0), part.name(0), size, channels)
     return (time.thread_time() - began) / len(rows)

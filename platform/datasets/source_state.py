@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from ...trainers.data import DataConfig, TarShards
+from ...trainers.data.bucket_files import SCHEME
 from ...trainers.data.encoded_config import EncodedConfig
-from ...trainers.data.files import SCHEME, in_bucket, open_files
+from ...trainers.data.locations import in_bucket, open_files
 from ...trainers.data.parquet_files import find_files
 from ...trainers.data.tar_shards import find_archives
 from ...trainers.errors import UsageProblem

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ...trainers.data import DataConfig
-from ...trainers.data.files import as_written, in_bucket
+from ...trainers.data.locations import as_written, in_bucket
 from ...trainers.data.tar_shards import BRACES
 from ...trainers.errors import UsageProblem
 from ..config.experiment import Experiment, load_experiment

@@ -18,9 +18,9 @@ from ...trainers.data import (
     TarShards,
 )
 from ...trainers.data.balanced import DESCRIPTION, StoredSet
-from ...trainers.data.files import as_written, in_bucket, open_files
 from ...trainers.data.image_folder import find_tables
 from ...trainers.data.list_files import read_list
+from ...trainers.data.locations import as_written, in_bucket, open_files
 from ...trainers.data.parquet_files import find_files
 from ...trainers.data.report import shown
 from ...trainers.data.tar_shards import BRACES

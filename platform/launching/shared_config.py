@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 
-from ...trainers.data.files import in_bucket
+from ...trainers.data.locations import in_bucket
 from ...trainers.errors import UsageProblem
 from ..config.experiment import WHERE_DATA_LIE, Experiment, with_values
 from ..config.layers import flatten

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ...trainers.data import DataConfig
-from ...trainers.data.files import in_bucket
+from ...trainers.data.locations import in_bucket
 from ...trainers.errors import UsageProblem
 from ..config.experiment import Experiment
 from ..config.layers import Layer, flatten, parse_override, resolve

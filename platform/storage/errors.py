@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ...trainers.disk import FULL, describe_full_disk
 from ...trainers.errors import Problem
-from ..foundation.retry import Outage
+from ...trainers.retry import Outage
 from ..foundation.text import redact
 from .config import StorageConfig
 from .s3 import endpoint, has_credentials

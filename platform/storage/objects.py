@@ -16,9 +16,9 @@ from email.utils import parsedate_to_datetime
 
 from botocore.exceptions import ClientError  # type: ignore[import-untyped]
 
+from ...trainers.slow_connections import cutting_slow_connections, port_of
 from .errors import boto3_problem, raised_by_boto3
 from .s3 import endpoint, open_client
-from .slow_connections import cutting_slow_connections, port_of
 from .store import Storage
 
 CONNECTIONS = 16

@@ -19,12 +19,12 @@ from uuid import uuid4
 
 from ...trainers.disk import disk_problem
 from ...trainers.errors import UsageProblem
-from ..foundation.retry import retry_during_outage
+from ...trainers.retry import retry_during_outage
+from ...trainers.slow_connections import cutting_slow_connections, port_of
 from .config import StorageConfig
 from .errors import local_problem, pyarrow_problem
 from .local_files import PARTIAL, whole_file
 from .s3 import endpoint, open_filesystem
-from .slow_connections import cutting_slow_connections, port_of
 
 if TYPE_CHECKING:
     from pyarrow.fs import FileSystem  # type: ignore[import-untyped]

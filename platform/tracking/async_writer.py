@@ -15,8 +15,8 @@ from itertools import islice
 from typing import Generic, TypeVar
 
 from ...trainers.errors import Problem
+from ...trainers.retry import Outage, pauses
 from ..foundation.durations import minutes
-from ..foundation.retry import Outage, pauses
 
 T = TypeVar("T")
 

@@ -7,11 +7,11 @@ from contextlib import contextmanager
 
 from ...trainers.disk import OF_A_DISK, disk_problem
 from ...trainers.errors import Problem
-from ..foundation.retry import Outage
+from ...trainers.retry import Outage
+from ...trainers.slow_connections import cutting_slow_connections, port_of
 from ..foundation.text import redact
 from ..storage.errors import boto3_problem, raised_by_boto3
 from ..storage.s3 import endpoint
-from ..storage.slow_connections import cutting_slow_connections, port_of
 from .database_errors import describe_refusal, describe_wait
 from .server import sqlite_file
 

@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec
 
 from ...trainers.errors import Problem
+from ...trainers.retry import Outage, retry_during_outage
 from ..config.experiment import Experiment
 from ..config.layers import flatten
 from ..foundation.abort import before_abort
-from ..foundation.retry import Outage, retry_during_outage
 from ..storage import layout
 from .async_writer import AsyncWriter
 from .errors import translate_errors

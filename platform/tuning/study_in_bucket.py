@@ -25,7 +25,7 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import BaseJournalBackend
 
 from ...trainers.integrity import Altered, read_twice, seal_text, unseal_text
-from ..foundation.retry import retry_during_outage
+from ...trainers.retry import retry_during_outage
 from ..storage import layout
 from ..storage.errors import StorageProblem
 from ..storage.objects import Bucket

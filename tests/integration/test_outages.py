@@ -22,8 +22,6 @@ from support.training import BATCH, at, tiny
 from support.workers import Workers
 
 from whipray.platform.config.tracking import TrackingConfig
-from whipray.platform.foundation.retry import Outage
-from whipray.platform.storage import slow_connections
 from whipray.platform.storage.checkpoints import CheckpointStore
 from whipray.platform.storage.config import StorageConfig
 from whipray.platform.storage.errors import StorageOutage, StorageProblem
@@ -34,8 +32,11 @@ from whipray.platform.tracking.errors import TrackingOutage, TrackingProblem
 from whipray.platform.tracking.mlflow_runs import Run
 from whipray.platform.tracking.tracker import Tracker, open_tracker
 from whipray.platform.tuning.study_in_bucket import BucketStorage
+from whipray.trainers import slow_connections
 from whipray.trainers.checkpoint_names import checkpoint_name
+from whipray.trainers.data.locations import open_files
 from whipray.trainers.errors import Problem
+from whipray.trainers.retry import Outage
 
 pytestmark = [pytest.mark.slow, pytest.mark.faults]
 
@@ -231,6 +232,27 @@ def test_a_store_that_stays_slow_ends_a_request_with_a_reason(
             store.read_text("object")
         with pytest.raises(StorageOutage, match="does not answer"):
             Bucket(store).get("object")
+
+
+def test_images_that_come_a_few_bytes_a_second_are_asked_for_again(
+    swift: Server,
+    bucket: StorageConfig,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(slow_connections, "WINDOW_S", 1.0)
+    monkeypatch.setattr(slow_connections, "SAMPLES", 4)
+    with Proxy(swift.port) as proxy, ThreadPoolExecutor() as pool:
+        monkeypatch.setenv("AWS_ENDPOINT_URL_S3", proxy.endpoint)
+        files = open_files(f"{bucket.uri}/images")
+        files.write("shard", bytes(300_000))
+        proxy.trickles = True
+        whole, part = (pool.submit(files.read, "shard", *rows) for rows in ((), (9, 200_000)))
+        wait_until(lambda: caplog.text.count("it is cut") > 1 or whole.done() or part.done())
+        assert not whole.done()
+        assert not part.done()
+        proxy.trickles = False
+        assert (len(whole.result()), len(part.result())) == (300_000, 200_000)
 
 
 def take_the_bucket_away(swift: Server, bucket: StorageConfig, _: pytest.MonkeyPatch) -> None:

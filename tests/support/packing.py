@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from whipray.trainers.data import Splits
-from whipray.trainers.data.files import Files, open_files
+from whipray.trainers.data.files import Files
+from whipray.trainers.data.locations import open_files
 from whipray.trainers.data.packed_set import (
     Description,
     Index,

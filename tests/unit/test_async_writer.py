@@ -11,9 +11,9 @@ from collections.abc import Sequence
 import pytest
 from support.shell import WAIT_S
 
-from whipray.platform.foundation.retry import Outage, retry_during_outage
 from whipray.platform.tracking.async_writer import AsyncWriter
 from whipray.trainers.errors import Problem
+from whipray.trainers.retry import Outage, retry_during_outage
 
 
 class Log:

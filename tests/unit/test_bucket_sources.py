@@ -15,7 +15,8 @@ from pydantic import TypeAdapter
 from support.servers import Server
 
 from whipray.trainers.data import DataConfig, Splits
-from whipray.trainers.data.files import BucketFiles, open_files
+from whipray.trainers.data.bucket_files import BucketFiles
+from whipray.trainers.data.locations import open_files
 from whipray.trainers.errors import DataProblem
 
 CLASSES = ("ant", "bee", "cat")

@@ -21,7 +21,7 @@ from whipray.platform.inspection.data_of import data_of
 from whipray.platform.inspection.inspect import inspect
 from whipray.platform.inspection.source import source_of
 from whipray.trainers.data import DataConfig, ImageFolder, Splits, TarShards
-from whipray.trainers.data.files import open_files
+from whipray.trainers.data.locations import open_files
 from whipray.trainers.errors import DataProblem
 
 

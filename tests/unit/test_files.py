@@ -9,7 +9,8 @@ import pytest
 from pydantic import TypeAdapter
 from support.servers import Server
 
-from whipray.trainers.data.files import Files, Location, MissingFile, open_files
+from whipray.trainers.data.files import Files, MissingFile
+from whipray.trainers.data.locations import Location, open_files
 from whipray.trainers.errors import Problem, UsageProblem
 
 

@@ -19,7 +19,8 @@ from support.servers import Moto
 
 from whipray.trainers.data import Digits, PackedImages, Splits
 from whipray.trainers.data.decoding import UNREAD
-from whipray.trainers.data.files import LocalFiles, open_files
+from whipray.trainers.data.files import LocalFiles
+from whipray.trainers.data.locations import open_files
 from whipray.trainers.data.packed_config import Packed
 from whipray.trainers.data.packed_set import local_copy, open_packed_set, opening, shard_rows
 from whipray.trainers.data.packed_set.rows import SetRows
@@ -194,7 +195,8 @@ FETCH = """
 import hashlib, sys, time
 from pathlib import Path
 import numpy as np
-from whipray.trainers.data.files import LocalFiles, open_files
+from whipray.trainers.data.files import LocalFiles
+from whipray.trainers.data.locations import open_files
 from whipray.trainers.data.packed_set import local_copy, open_packed_set
 
 folder, cache, log, pause = sys.argv[1:]

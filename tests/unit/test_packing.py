@@ -27,7 +27,7 @@ from whipray.platform.housekeeping.inventory import Inventory
 from whipray.platform.storage.config import StorageConfig
 from whipray.platform.storage.store import Storage
 from whipray.trainers.data import DataConfig, Digits, Splits
-from whipray.trainers.data.files import open_files
+from whipray.trainers.data.locations import open_files
 from whipray.trainers.data.packed_set import open_packed_set
 from whipray.trainers.disk import DiskProblem
 from whipray.trainers.errors import DataProblem, UsageProblem

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
-from .files import FileFacts, Files, open_files
+from .files import FileFacts, Files
+from .locations import open_files
 
 
 @dataclass(frozen=True)

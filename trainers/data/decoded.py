@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import uuid
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from ..disk import whole_file
 from ..integrity import DIGEST_BYTES, Altered, seal_text, unseal_text
 from .packed import FingerprintCache, Indices, Pixels
 from .row_store import RowStore, open_rows
@@ -68,10 +68,8 @@ class KeptFingerprint:
         with suppress(OSError, Altered, UnicodeDecodeError):
             return unseal_text(file.read_text())
         fingerprint = compute()
-        partial = file.with_suffix(f".{uuid.uuid4().hex}.partial")
-        with suppress(OSError):  # computed again the next time
+        with suppress(OSError), whole_file(file) as partial:  # computed again the next time
             partial.write_text(seal_text(fingerprint))
-            partial.replace(file)
         return fingerprint
 
 

@@ -7,17 +7,15 @@ import logging
 import math
 import os
 import time
-import uuid
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..disk import disk_problem
+from ..disk import disk_problem, whole_file, writing
 from ..errors import DataProblem
 from ..integrity import Altered, load_arrays, save_arrays
 from .decoded import DecodedImages, DecodedStore
@@ -92,20 +90,15 @@ def read_contents(encoded: EncodedImages, cache: Path) -> Contents:
         return Contents(load_arrays(kept)["hashes"], files)
     hashes = _hash_all(encoded)
     if cache != UNREAD and _are_settled(encoded, files):
-        partial = kept.with_suffix(f".{uuid.uuid4().hex}.partial")
-        try:
-            cache.mkdir(parents=True, exist_ok=True)
+        with writing(cache, hashes.nbytes), whole_file(kept) as partial:
             save_arrays({"hashes": hashes}, partial)
-            partial.replace(kept)
-        except OSError as error:
-            raise disk_problem(error, cache, hashes.nbytes) from error
     return Contents(hashes, files)
 
 
 def decode(
     encoded: EncodedImages,
     size: int,
-    channels: Literal[1, 3],
+    channels: int,
     cache: Path,
     contents: Contents | None = None,
     on_phase: OnPhase = quiet,
@@ -116,6 +109,7 @@ def decode(
     file; what a killed one had finished stays. Their key is the hashes of the bytes of all images.
 
     Args:
+        channels: 1 for grey, 3 for colours.
         cache: folder of the arrays; created when needed.
         contents: what `read_contents` gives, where it is known already.
         on_phase: takes lines that say how far it is.
@@ -157,13 +151,12 @@ def decode(
 def _fill(store: DecodedStore, encoded: EncodedImages, on_phase: OnPhase) -> None:
     """Decode what is missing, together with other processes that do."""
     _, channels, size, _ = store.shape
-    depth: Literal[1, 3] = 1 if channels == 1 else 3
 
     def decode_one(index: int) -> DataProblem | None:
         if filling.is_over:
             return None
         try:  # PIL releases the interpreter's lock
-            pixels, done = read_pixels(encoded.open(index), encoded.name(index), size, depth)
+            pixels, done = read_pixels(encoded.open(index), encoded.name(index), size, channels)
         except DataProblem as problem:
             return problem
         store.put(index, pixels, done)

@@ -11,7 +11,8 @@ from stat import S_ISREG
 from typing import NamedTuple
 
 from ..errors import DataProblem
-from .files import FileFacts, Files, open_files
+from .files import FileFacts, Files
+from .locations import open_files
 from .packed import Indices
 from .parquet_cells import Cell, CellReader
 from .report import LISTED, PATH_SHOWN, Note, raise_together, shown

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal, cast
 
 import numpy as np
 
@@ -88,10 +87,9 @@ class EncodedSplits:
             DiskProblem: a cache that cannot be written.
         """
         channels, size, _ = self.image_shape
-        depth = cast(Literal[1, 3], channels)
         return self.assemble(
             [
-                decode(part.images, size, depth, cache, part.contents, on_phase)
+                decode(part.images, size, channels, cache, part.contents, on_phase)
                 for part in self.parts
             ]
         )

@@ -14,7 +14,6 @@ from .bucket_folder import BucketFolder
 from .encoded import EncodedImages
 from .encoded_config import EncodedConfig
 from .encoded_splits import EncodedSplits
-from .files import Location
 from .folder_scan import (
     MADE_BY_SYSTEMS,
     SUFFIXES,
@@ -25,6 +24,7 @@ from .folder_scan import (
     is_image,
     scan_images,
 )
+from .locations import Location
 from .report import Note, listed, raise_together, shown
 from .split_names import REFERENCE, TRAIN
 

@@ -13,9 +13,10 @@ from ..errors import DataProblem
 from .encoded import EncodedImages
 from .encoded_config import EncodedConfig
 from .encoded_splits import EncodedSplits
-from .files import Files, Location, open_files
+from .files import Files
 from .list_files import Listed, number_classes
 from .list_lines import LABELS
+from .locations import Location, open_files
 from .parquet_files import read_class_names
 from .report import listed, raise_together, shown
 from .split_names import REFERENCE, TRAIN

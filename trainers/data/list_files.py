@@ -11,12 +11,14 @@ from typing import Literal
 import numpy as np
 
 from ..errors import DataProblem
+from .bucket_files import BucketFile
 from .encoded import EncodedImages
 from .encoded_config import EncodedConfig
 from .encoded_splits import EncodedSplits
-from .files import BucketFile, Files, Location, open_files
+from .files import Files
 from .label_texts import number_labels
 from .list_lines import form_of, is_number, numbered_lines, parse_line
+from .locations import Location, open_files
 from .packed import Indices
 from .report import LISTED, PATH_SHOWN, raise_together, shown
 

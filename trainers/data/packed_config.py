@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from ..errors import DataProblem
-from .files import Location, open_files
+from .locations import Location, open_files
 from .packed_set import open_packed_set, read_description
 from .progress import OnPhase, quiet
 from .source import SourceConfig, Splits

@@ -15,8 +15,9 @@ from ..errors import DataProblem
 from .encoded import EncodedImages
 from .encoded_config import EncodedConfig
 from .encoded_splits import EncodedSplits
-from .files import Files, Location
+from .files import Files
 from .label_texts import number_labels
+from .locations import Location
 from .packed import Indices
 from .parquet_cells import Cell, CellReader
 from .parquet_files import (

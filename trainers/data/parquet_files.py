@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import DataProblem
-from .files import BucketFile
+from .bucket_files import BucketFile
 from .report import PATH_SHOWN, listed, shown
 
 if TYPE_CHECKING:

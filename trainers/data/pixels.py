@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from enum import IntFlag
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -56,12 +56,13 @@ def describe_treatments(treatments: Sequence[Pixels]) -> Iterator[Note]:
 
 
 def read_pixels(
-    source: Path | io.BytesIO, name: str, size: int, channels: Literal[1, 3]
+    source: Path | io.BytesIO, name: str, size: int, channels: int
 ) -> tuple[Pixels, int]:
     """Decode an image upright and without transparency, crop it to its centre square, resize it.
 
     Args:
         name: what error messages call it.
+        channels: 1 for grey, 3 for colours.
 
     Returns:
         (channels, size, size) uint8, and the sum of the `Treatment`s that it had.

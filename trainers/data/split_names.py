@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from .files import BucketFile
+from .bucket_files import BucketFile
 
 TRAIN = ("train", "training")
 """Training images."""

@@ -7,7 +7,6 @@ import io
 import json
 import re
 import tarfile
-import uuid
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -16,17 +15,19 @@ from itertools import product
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
-from ..disk import writing
+from ..disk import whole_file, writing
 from ..errors import DataProblem
 from ..integrity import Altered, seal, unseal
+from .bucket_files import BucketFile
 from .decoding import UNREAD
 from .encoded import EncodedImages, Span
 from .encoded_config import EncodedConfig
 from .encoded_splits import EncodedSplits
-from .files import BucketFile, FileFacts, Files, Location
+from .files import FileFacts, Files
 from .folder_scan import SUFFIXES
 from .list_files import Listed, number_classes
 from .list_lines import LABELS
+from .locations import Location
 from .packed import Indices
 from .parquet_files import find_in_bucket
 from .report import LISTED, PATH_SHOWN, listed, raise_together, shown
@@ -208,11 +209,8 @@ def _members(archive: AnyArchive, cache: Path) -> dict[str, Any]:
             return found
     members = _read_members(archive)
     if cache != UNREAD:
-        with writing(cache):
-            cache.mkdir(parents=True, exist_ok=True)
-            partial = kept.with_suffix(f".{uuid.uuid4().hex}.partial")
+        with writing(cache), whole_file(kept) as partial:
             partial.write_text(json.dumps(seal({"members": members})))
-            partial.replace(kept)
     return members
 
 

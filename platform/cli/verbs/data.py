@@ -99,7 +99,7 @@ def pack(
     After an interruption, give the same command again: what is finished is kept. With --on, all nodes of
     the cluster decode.
     """
-    from ....trainers.data.files import in_bucket, open_files
+    from ....trainers.data.locations import in_bucket, open_files
     from ....trainers.disk import cache_folder
     from ....trainers.errors import UsageProblem
     from ...datasets.endpoint import use_endpoint

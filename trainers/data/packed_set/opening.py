@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import logging
 import shutil
-import uuid
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from ...disk import writing
+from ...disk import whole_file, writing
 from ...errors import DataProblem
 from ...integrity import Altered, load_arrays
 from ...scratch import Scratch
@@ -136,14 +135,8 @@ def _index_file(files: Files, description: Description, folder: Path) -> Path:
             break
     else:
         raise DataProblem(f"{files.uri_of(INDEX)}: damaged", PACK_AGAIN)
-    with writing(folder, len(content)):
-        folder.mkdir(parents=True, exist_ok=True)
-        partial = file.with_suffix(f".{uuid.uuid4().hex}.partial")
-        try:
-            partial.write_bytes(content)
-            partial.replace(file)
-        finally:
-            partial.unlink(missing_ok=True)
+    with writing(folder, len(content)), whole_file(file) as partial:
+        partial.write_bytes(content)
     return file
 
 

@@ -11,8 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
-from ...trainers.errors import Problem
-from .durations import minutes
+from .errors import Problem
 
 T = TypeVar("T")
 
@@ -54,10 +53,10 @@ def retry_during_outage(action: Callable[[], T], timeout_s: float) -> T:
             if left <= 0:
                 raise
             if not waited:
-                log.warning("%s; trying again for up to %s", outage.what, minutes(timeout_s))
+                log.warning("%s; trying again for up to %.0f s", outage.what, timeout_s)
             waited = True
             time.sleep(min(left, next(pause)))
         else:
             if waited:
-                log.warning("it answers again, after %s", minutes(time.monotonic() - start))
+                log.warning("it answers again, after %.0f s", time.monotonic() - start)
             return result
