@@ -27,10 +27,10 @@ from torch import Tensor
 from . import format_4
 from .checkpoint_names import MANIFEST
 from .data.identity import DataIdentity
-from .disk import whole_file
 from .errors import CheckpointProblem
 from .integrity import KEY, Altered, seal, unseal
 from .processes import AnyProcess
+from .whole_files import whole_file
 
 SAFE_FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 """Of a file in the folder itself: no separator, no leading dot."""
@@ -147,8 +147,8 @@ def manifest_text(manifest: Manifest) -> str:
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Write the manifest atomically."""
-    with whole_file(folder / MANIFEST) as partial:
-        partial.write_text(manifest_text(manifest))
+    with whole_file(folder / MANIFEST) as stream:
+        stream.write(manifest_text(manifest).encode())
 
 
 def parse_manifest(text: str, where: str) -> Manifest:

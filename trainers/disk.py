@@ -9,7 +9,6 @@ import os
 import re
 import shutil
 import stat
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -145,21 +144,6 @@ def writing(path: Path, needed: int | None = None) -> Iterator[None]:
         yield
     except OSError as error:
         raise disk_problem(error, path, needed) from error
-
-
-@contextmanager
-def whole_file(file: Path) -> Iterator[Path]:
-    """Yield a path to write to, whose file takes the place of `file` when the block has ended without an error.
-
-    The folder is created when needed. Whoever reads `file` finds what was there before, or all of the new one.
-    """
-    file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_name(f".{file.name}.{uuid.uuid4().hex}.partial")
-    try:
-        yield partial
-        partial.replace(file)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def save_tensors(tensors: dict[str, Tensor], path: Path) -> None:

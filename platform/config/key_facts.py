@@ -20,7 +20,7 @@ from pydantic.fields import FieldInfo
 
 from ...trainers.disk import cache_folder
 from ...trainers.errors import UsageProblem
-from ..storage.local_files import whole_file
+from ...trainers.whole_files import whole_file
 from .errors import nearest_key
 from .schema import alternatives, tag_field, tags_of, variants_of
 

@@ -135,8 +135,9 @@ def pack(
             f"{in_words(data)}: images were changed while they were packed",
             "give the same command again when that is over",
         )
-    for task in tasks:
-        to.delete(task.part)
+    with ThreadPoolExecutor(READ_AHEAD) as pool:
+        for _ in pool.map(to.delete, [task.part for task in tasks]):
+            pass
     return Packed(description, len(waiting), len(tasks) - len(waiting))
 
 

@@ -19,8 +19,8 @@ from typing import Any
 
 from ...trainers.data.packed_set.opening import FOLDER as SETS
 from ...trainers.disk import cache_folder
+from ...trainers.whole_files import PARTIAL
 from ..storage import layout
-from ..storage.local_files import PARTIAL
 from ..storage.store import Storage
 from ..storage.writer_lock import is_held
 from ..tracking.versions import Version

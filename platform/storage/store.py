@@ -21,9 +21,9 @@ from ...trainers.disk import disk_problem
 from ...trainers.errors import UsageProblem
 from ...trainers.retry import retry_during_outage
 from ...trainers.slow_connections import cutting_slow_connections, port_of
+from ...trainers.whole_files import PARTIAL, whole_file
 from .config import StorageConfig
 from .errors import local_problem, pyarrow_problem
-from .local_files import PARTIAL, whole_file
 from .s3 import endpoint, open_filesystem
 
 if TYPE_CHECKING:
@@ -164,7 +164,7 @@ class Storage:
 
         From a bucket several parts come at a time.
         """
-        with self._translate_errors(name), self._open(name, parts=not self.is_folder) as source:
+        with self._translate_errors(name), self._open(name) as source:
             try:
                 with whole_file(local) as copy:
                     if self.is_folder:
@@ -270,15 +270,16 @@ class Storage:
     def _path_of(self, name: str) -> str:
         return f"{self.path}/{_checked(name)}"
 
-    def _open(self, name: str, parts: bool = False) -> Any:
-        """Open a file to be read from its start to its end, or in any parts."""
-        opened = self.filesystem.open_input_file if parts else self.filesystem.open_input_stream
+    def _open(self, name: str) -> Any:
+        """Open a file to be read.
+
+        Not as a stream, which pyarrow 25 reads in many small requests where no size is given.
+        """
         try:
-            stream = opened(self._path_of(name))
+            return self.filesystem.open_input_file(self._path_of(name))
         except FileNotFoundError:
             self._require_bucket()
             raise
-        return stream
 
     @contextmanager
     def _writer(self, name: str, size: int) -> Iterator[IO[bytes]]:

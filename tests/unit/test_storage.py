@@ -14,12 +14,12 @@ import torch
 from pydantic import ValidationError
 from support.servers import Server
 
-from whipray.platform.storage import local_files
 from whipray.platform.storage.config import StorageConfig
 from whipray.platform.storage.errors import MissingObject, StorageProblem
 from whipray.platform.storage.s3 import environment as s3_environment
 from whipray.platform.storage.store import Storage
 from whipray.platform.storage.writer_lock import FileLock, is_held
+from whipray.trainers import whole_files
 from whipray.trainers.disk import DiskProblem, save_tensors
 from whipray.trainers.errors import UsageProblem
 from whipray.trainers.integrity import save_arrays
@@ -85,7 +85,7 @@ def test_an_interrupted_write_leaves_no_half_file(storage: Storage) -> None:
 HOLD = """
 import sys
 from pathlib import Path
-from whipray.platform.storage.local_files import whole_file
+from whipray.trainers.whole_files import whole_file
 with whole_file(Path(sys.argv[1])) as stream:
     stream.write(b"half")
     stream.flush()
@@ -113,9 +113,9 @@ def test_half_written_files_of_killed_processes_go_and_those_of_living_ones_stay
         (living,) = tmp_path.glob(".b.*")
         a.kill()
         a.wait()
-        local_files.clear(tmp_path)
+        whole_files.clear(tmp_path)
         assert killed.exists()  # it might have been made this moment
-        then = time.time() - 2 * local_files.UNLOCKED_GRACE_S
+        then = time.time() - 2 * whole_files.UNLOCKED_GRACE_S
         for partial in (killed, living):
             os.utime(partial, (then, then))
         Storage(StorageConfig(uri=str(tmp_path))).write_text("c", "whole")

@@ -81,8 +81,9 @@ class BucketFiles(Files):
 
         def ask() -> bytes:
             if start == 0 and length is None:
-                with self._client.open_input_stream(self._path_of(name)) as stream:
-                    return bytes(stream.read())
+                # not a stream: pyarrow 25 would read it in many small requests
+                with self._client.open_input_file(self._path_of(name)) as whole:
+                    return bytes(whole.read())
             file = self._opened(name)
             return bytes(file.read_at(file.size() - start if length is None else length, start))
 

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ..disk import whole_file
 from ..integrity import DIGEST_BYTES, Altered, seal_text, unseal_text
+from ..whole_files import whole_file
 from .packed import FingerprintCache, Indices, Pixels
 from .row_store import RowStore, open_rows
 
@@ -68,8 +68,8 @@ class KeptFingerprint:
         with suppress(OSError, Altered, UnicodeDecodeError):
             return unseal_text(file.read_text())
         fingerprint = compute()
-        with suppress(OSError), whole_file(file) as partial:  # computed again the next time
-            partial.write_text(seal_text(fingerprint))
+        with suppress(OSError), whole_file(file) as stream:  # computed again the next time
+            stream.write(seal_text(fingerprint).encode())
         return fingerprint
 
 

@@ -15,9 +15,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ..disk import disk_problem, whole_file, writing
+from ..disk import disk_problem, writing
 from ..errors import DataProblem
 from ..integrity import Altered, load_arrays, save_arrays
+from ..whole_files import whole_file
 from .decoded import DecodedImages, DecodedStore
 from .encoded import EncodedImages, FileState
 from .filling import Filling
@@ -90,8 +91,8 @@ def read_contents(encoded: EncodedImages, cache: Path) -> Contents:
         return Contents(load_arrays(kept)["hashes"], files)
     hashes = _hash_all(encoded)
     if cache != UNREAD and _are_settled(encoded, files):
-        with writing(cache, hashes.nbytes), whole_file(kept) as partial:
-            save_arrays({"hashes": hashes}, partial)
+        with writing(cache, hashes.nbytes), whole_file(kept) as stream:
+            save_arrays({"hashes": hashes}, Path(stream.name))
     return Contents(hashes, files)
 
 

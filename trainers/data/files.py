@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Self
 
-from ..disk import disk_problem, whole_file, writing
+from ..disk import disk_problem, writing
 from ..errors import DataProblem
+from ..whole_files import whole_file
 from .report import PATH_SHOWN
 
 
@@ -135,14 +136,12 @@ class LocalFiles(Files):
         """See `Files`."""
         file = self.folder / name
         size = len(content) if isinstance(content, bytes) else content.stat().st_size
-        with writing(file, size), whole_file(file) as partial, partial.open("wb") as stream:
+        with writing(file, size), whole_file(file) as stream:
             if isinstance(content, bytes):
                 stream.write(content)
             else:
                 with content.open("rb") as other:
                     shutil.copyfileobj(other, stream, 1 << 22)
-            stream.flush()
-            os.fsync(stream.fileno())
 
     def delete(self, name: str) -> None:
         """See `Files`."""

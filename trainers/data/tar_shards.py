@@ -15,9 +15,10 @@ from itertools import product
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
-from ..disk import whole_file, writing
+from ..disk import writing
 from ..errors import DataProblem
 from ..integrity import Altered, seal, unseal
+from ..whole_files import whole_file
 from .bucket_files import BucketFile
 from .decoding import UNREAD
 from .encoded import EncodedImages, Span
@@ -209,8 +210,8 @@ def _members(archive: AnyArchive, cache: Path) -> dict[str, Any]:
             return found
     members = _read_members(archive)
     if cache != UNREAD:
-        with writing(cache), whole_file(kept) as partial:
-            partial.write_text(json.dumps(seal({"members": members})))
+        with writing(cache), whole_file(kept) as stream:
+            stream.write(json.dumps(seal({"members": members})).encode())
     return members
 
 

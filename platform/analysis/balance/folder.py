@@ -16,7 +16,7 @@ from ....trainers.data.report import listed, shown
 from ....trainers.disk import DiskProblem, describe_full_disk, disk_problem
 from ....trainers.errors import UsageProblem
 from ....trainers.integrity import Altered, seal, unseal
-from ...storage.local_files import PARTIAL, whole_file
+from ....trainers.whole_files import PARTIAL, whole_file
 from .manifest import SHARDS, Form, SetContent
 
 UNFINISHED = ".balancing.json"

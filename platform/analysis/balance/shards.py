@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from ...storage.local_files import whole_file
+from ....trainers.whole_files import whole_file
 from .manifest import Chunk
 
 

@@ -21,7 +21,7 @@ from ....trainers.data.decoding import UNREAD
 from ....trainers.data.packed import Pixels
 from ....trainers.errors import DataProblem
 from ....trainers.integrity import seal
-from ...storage.local_files import PARTIAL
+from ....trainers.whole_files import PARTIAL
 from .folder import check_folder, claim, claimed, errors_of, put
 from .manifest import Chunk, Form, SetContent, folders_of, manifest
 from .pictures import encode, is_image

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ....trainers.errors import CheckpointProblem
-from ...storage.local_files import whole_file
+from ....trainers.whole_files import whole_file
 from .base import OnPhase
 
 TIMEOUT_S = 30.0

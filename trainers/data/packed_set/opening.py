@@ -14,10 +14,11 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from ...disk import whole_file, writing
+from ...disk import writing
 from ...errors import DataProblem
 from ...integrity import Altered, load_arrays
 from ...scratch import Scratch
+from ...whole_files import whole_file
 from ..decoding import UNREAD
 from ..files import Files
 from ..packed import Images, Indices, PackedImages
@@ -135,8 +136,8 @@ def _index_file(files: Files, description: Description, folder: Path) -> Path:
             break
     else:
         raise DataProblem(f"{files.uri_of(INDEX)}: damaged", PACK_AGAIN)
-    with writing(folder, len(content)), whole_file(file) as partial:
-        partial.write_bytes(content)
+    with writing(folder, len(content)), whole_file(file) as stream:
+        stream.write(content)
     return file
 
 
