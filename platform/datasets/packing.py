@@ -5,29 +5,24 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from ...trainers.data import DataConfig
 from ...trainers.data.decoded import DecodedImages
-from ...trainers.data.decoding import UNREAD, usable_cores
 from ...trainers.data.encoded_splits import EncodedSplits
 from ...trainers.data.files import Files, LocalFiles, MissingFile
 from ...trainers.data.packed import Pixels, fingerprint_of
 from ...trainers.data.packed_set import Description, Index, Shard, shard_rows, write_index
 from ...trainers.data.packed_set.description import DESCRIPTION, INDEX, read_description
-from ...trainers.data.pixels import read_pixels
 from ...trainers.disk import DiskProblem
 from ...trainers.errors import DataProblem, UsageProblem
 from ...trainers.integrity import Altered, seal, unseal
-from ..foundation.durations import minutes
 from ..storage.config import StorageConfig
 from .endpoint import environment_of
 from .pack_tasks import PARTS, Finished, PackTask, make_shard, read_finished
@@ -40,8 +35,6 @@ SHARDS_AT_LEAST = 256
 """Shards that a set is divided into, where its images are enough: so many processes can work on it."""
 LEAST_ROWS = 256
 """Of a shard, where the set is small."""
-MEASURED = 24
-"""Images that are decoded to tell how long a packing takes."""
 READ_AHEAD = 4
 """Shards that are read at a time for the fingerprints."""
 
@@ -100,7 +93,7 @@ def pack(
     """
     on = on or OnPacking()
     config = check_packable(data)
-    _check_apart(data, to)
+    check_apart(data, to)
     on.on_phase("listing images")
     state = state or source_state(data, storage.endpoint_url)
     if (whole := find_whole(to, state)) is not None:
@@ -109,7 +102,7 @@ def pack(
             return Packed(whole)
     on.on_phase("listing images, and reading them where some are held out")
     splits = config.prepare(cache)
-    _check_room(to, splits)
+    check_room(to, splits)
     to.write(SOURCE, json.dumps(seal({"state": state, "source": in_words(data)})).encode())
     tasks = list(divide(splits))
     present = to.list(PARTS)
@@ -203,7 +196,7 @@ def set_bytes(splits: EncodedSplits) -> int:
     return len(splits) * int(np.prod(splits.image_shape))
 
 
-def _check_apart(data: DataConfig, to: Files) -> None:
+def check_apart(data: DataConfig, to: Files) -> None:
     """Raise where the set would be among the images: it would change what it is made of."""
     for location in locations(data):
         if isinstance(location, Path) and isinstance(to, LocalFiles):
@@ -218,7 +211,7 @@ def _check_apart(data: DataConfig, to: Files) -> None:
             )
 
 
-def _check_room(to: Files, splits: EncodedSplits) -> None:
+def check_room(to: Files, splits: EncodedSplits) -> None:
     """Raise before anything is decoded where the disk has no room for the set."""
     if not isinstance(to, LocalFiles):
         return
@@ -323,65 +316,3 @@ def _pixels(
             for shard, content in zip(some, pool.map(read, some), strict=True):
                 rows = np.frombuffer(content, np.uint8).reshape(shard.rows, *image_shape)
                 yield rows[max(0, first - shard.first) : stop - shard.first]
-
-
-def describe(packed: Packed, uri: str) -> dict[str, Any]:
-    """Return what is said of a packed set, for a table or as JSON."""
-    about = packed.description
-    return {
-        "packed": uri,
-        "source": about.source,
-        "images": about.rows,
-        "training_images": about.train[1] - about.train[0],
-        "reference_images": about.reference[1] - about.reference[0],
-        "classes": len(about.class_names),
-        "image_shape": list(about.image_shape),
-        "bytes": about.bytes,
-        "shards": len(about.shards),
-        "made": packed.made,
-        "found": packed.found,
-        "fingerprint": about.train_fingerprint,
-    }
-
-
-def outlook_of(
-    data: DataConfig, to: Files, storage: StorageConfig, on_phase: Callable[[str], None]
-) -> dict[str, Any]:
-    """Return what a packing would make and about how long it takes on this machine; write nothing.
-
-    Raises:
-        Problem: as `pack`.
-    """
-    config = check_packable(data)
-    _check_apart(data, to)
-    on_phase("listing images")
-    whole = find_whole(to, source_state(data, storage.endpoint_url))
-    splits = config.prepare(UNREAD)
-    tasks = list(divide(splits))
-    facts: dict[str, Any] = {
-        "to": to.uri,
-        "source": in_words(data),
-        "images": len(splits),
-        "classes": len(splits.class_names),
-        "bytes": set_bytes(splits),
-        "shards": len(tasks),
-    }
-    if whole is not None:
-        return {**facts, "to_do": "nothing: this set is whole"}
-    _check_room(to, splits)
-    present = to.list(PARTS)
-    waiting = sum(len(task) for task in tasks if task.part not in present)
-    on_phase("measuring")
-    seconds = _seconds_an_image(splits) * waiting / usable_cores()
-    return {**facts, "to_do": f"{waiting:,} images", "time_on_this_machine": minutes(seconds)}
-
-
-def _seconds_an_image(splits: EncodedSplits) -> float:
-    """Return the CPU seconds that an image takes, of a few from all over the set."""
-    channels, size, _ = splits.image_shape
-    rows = np.linspace(0, len(splits) - 1, MEASURED).astype(int)
-    began = time.thread_time()
-    for row in rows:
-        for part in splits.rows(int(row), int(row) + 1):
-            read_pixels(part.open(0), part.name(0), size, channels)
-    return (time.thread_time() - began) / len(rows)

@@ -103,8 +103,9 @@ def pack(
     from ....trainers.disk import cache_folder
     from ....trainers.errors import UsageProblem
     from ...datasets.endpoint import use_endpoint
-    from ...datasets.packing import OnPacking, describe, outlook_of
+    from ...datasets.packing import OnPacking
     from ...datasets.packing import pack as pack_set
+    from ...datasets.packing_facts import describe, outlook_of
     from ...inspection.data_of import data_of
     from ...inspection.source import location_of
     from ..plan import print_facts
