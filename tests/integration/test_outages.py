@@ -34,6 +34,8 @@ from whipray.platform.tracking.tracker import Tracker, open_tracker
 from whipray.platform.tuning.study_in_bucket import BucketStorage
 from whipray.trainers import slow_connections
 from whipray.trainers.checkpoint_names import checkpoint_name
+from whipray.trainers.data import bucket_files
+from whipray.trainers.data.bucket_files import BucketOutage
 from whipray.trainers.data.locations import open_files
 from whipray.trainers.errors import Problem
 from whipray.trainers.retry import Outage
@@ -253,6 +255,28 @@ def test_images_that_come_a_few_bytes_a_second_are_asked_for_again(
         assert not part.done()
         proxy.trickles = False
         assert (len(whole.result()), len(part.result())) == (300_000, 200_000)
+
+
+def test_a_bucket_that_asks_to_slow_down_while_a_file_is_read_is_asked_again(
+    swift: Server, bucket: StorageConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = os.urandom(3_000_000)
+    with Proxy(swift.port) as proxy:
+        monkeypatch.setenv("AWS_ENDPOINT_URL_S3", proxy.endpoint)
+        files = open_files(f"{bucket.uri}/images")
+        files.write("shard.tar", content)
+        with files.open("shard.tar") as stream:
+            assert stream.read(100) == content[:100]
+            proxy.refused = re.compile(rb"GET .*shard")
+            proxy.requests_to_refuse = 5  # the S3 client itself tries three times
+            stream.seek(-2_000_000, os.SEEK_END)
+            assert stream.read() == content[-2_000_000:]
+            assert proxy.requests_to_refuse == 0
+            proxy.requests_to_refuse = 10**6
+            monkeypatch.setattr(bucket_files, "PATIENCE_S", 1.0)
+            stream.seek(0)
+            with pytest.raises(BucketOutage, match="does not answer, or asks to slow down"):
+                stream.read()
 
 
 def take_the_bucket_away(swift: Server, bucket: StorageConfig, _: pytest.MonkeyPatch) -> None:

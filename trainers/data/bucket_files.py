@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
 from collections.abc import Callable
@@ -20,6 +21,7 @@ from .files import FileFacts, Files, MissingFile
 from .report import PATH_SHOWN
 
 if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
     from pyarrow import NativeFile  # type: ignore[import-untyped]
     from pyarrow.fs import S3FileSystem  # type: ignore[import-untyped]
 
@@ -36,6 +38,9 @@ PASSING = re.compile(
     "BUSY|INTERNAL_|HTTP status (429|5\\d\\d)"
 )
 """In pyarrow's text of an error: such as the same request may not have the next time."""
+
+BUFFER_BYTES = 1 << 18
+"""Of a file that is read piece by piece."""
 
 Result = TypeVar("Result")
 
@@ -91,7 +96,8 @@ class BucketFiles(Files):
 
     def open(self, name: str) -> IO[bytes]:
         """See `Files`."""
-        return self._ask(lambda: self._client.open_input_file(self._path_of(name)), name)
+        size = self._ask(lambda: int(self._opened(name).size()), name)
+        return io.BufferedReader(_Stream(self, name, size), BUFFER_BYTES)
 
     def write(self, name: str, content: bytes | Path) -> None:
         """See `Files`."""
@@ -171,6 +177,42 @@ class BucketFiles(Files):
             f"{where}: the bucket does not exist at {_server()}",
             "correct the address, or name the server by --endpoint or AWS_ENDPOINT_URL_S3",
         )
+
+
+class _Stream(io.RawIOBase):
+    """A file of a bucket to be read from anywhere in it; each part is asked for as any other request."""
+
+    def __init__(self, files: Files, name: str, size: int) -> None:
+        self._files, self._name, self._size, self._at = files, name, size, 0
+
+    def readable(self) -> bool:
+        """See `io.IOBase`."""
+        return True
+
+    def seekable(self) -> bool:
+        """See `io.IOBase`."""
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """See `io.IOBase`."""
+        start = {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._size}[whence]
+        self._at = max(0, start + offset)
+        return self._at
+
+    def tell(self) -> int:
+        """See `io.IOBase`."""
+        return self._at
+
+    def readinto(self, buffer: WriteableBuffer) -> int:
+        """See `io.RawIOBase`."""
+        into = memoryview(buffer).cast("B")
+        length = min(len(into), self._size - self._at)
+        if length <= 0:
+            return 0
+        content = self._files.read(self._name, self._at, length)
+        into[: len(content)] = content
+        self._at += len(content)
+        return len(content)
 
 
 @dataclass(frozen=True)

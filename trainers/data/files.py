@@ -59,7 +59,7 @@ class Files(ABC):
 
     @abstractmethod
     def open(self, name: str) -> IO[bytes]:
-        """Return a file to be read from anywhere in it; its errors are those of `OSError`.
+        """Return a file to be read from anywhere in it; its errors are `OSError`, or of a bucket `BucketProblem`.
 
         Raises:
             MissingFile: there is none of this name.
