@@ -66,7 +66,7 @@ def chosen_point(root: Storage, name: str) -> Chosen:
     baselines = {baseline.name: baseline.values() for baseline in sweep.space.baselines}
     trained = baselines.get(best["baseline"], {}) if best["baseline"] else best["values"]
     values = {**trained, **best["attrs"]["summary"].get("values", {})}
-    trial = sweep.experiment_for(values, f"trial {best['number']}")
+    trial = sweep.points.experiment_for(values, f"trial {best['number']}")
     experiment = with_values(trial, NO_VALIDATION, "the chosen point")
     experiment = experiment.model_copy(update={"storage": root.config})
     complete = sum(row["state"] == "complete" for row in rows)

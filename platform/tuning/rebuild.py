@@ -132,7 +132,7 @@ class Rebuilding:
             if lacking := parent is None or is_missing(tracker, sweep.address.key):
                 parent = self._begin_parent(tracker, sweep)
             assert parent is not None
-            if sweep.has_pretraining:
+            if sweep.points.has_pretraining:
                 self._rebuild_pretraining(tracker, sweep, parent)
             self.done.runs += rebuild_trials(
                 tracker,
@@ -140,7 +140,7 @@ class Rebuilding:
                 name,
                 parent,
                 rows,
-                sweep.experiment_of,
+                sweep.points.experiment_of,
                 self.done.notes.append,
             )
             result = SweepResult(

@@ -11,11 +11,8 @@ import logging
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import replace
 from functools import partial
-from itertools import islice
 from pathlib import Path
-from typing import Any
 
 from ...trainers.data.identity import DataIdentity
 from ...trainers.errors import Problem, UsageProblem, combine
@@ -23,10 +20,8 @@ from ...trainers.integrity import seal
 from ..compute.ray_address import is_this_machine
 from ..config.experiment import Experiment, load_experiment, read_experiment, with_values
 from ..config.layers import Layer, Resolved
-from ..config.parameters import CategoricalParameter, Scalar, Values
 from ..config.paths import with_absolute_paths
-from ..config.points import in_words
-from ..config.space import Level, Space
+from ..config.space import Space
 from ..config.space_files import load_space
 from ..foundation.background import in_background
 from ..foundation.durations import Clock
@@ -35,7 +30,7 @@ from ..generation.loading import load_extractor
 from ..runs.beginning import Prepared, begin, prepare
 from ..runs.node_checks import check_nodes
 from ..runs.notes import notes
-from ..runs.preflight import CHECKS, OF_A_POINT, Checks, Subject, find_problems
+from ..runs.preflight import Subject
 from ..runs.resolve_guide import check_guides_exist
 from ..runs.run import Plan
 from ..runs.run_note import note_of_sweep
@@ -51,20 +46,14 @@ from .status import SweepStatus
 from .study import Study
 from .study_storage import StudyLocation
 from .sweep_identity import check_same_images, check_same_sweep, identity_of, read_identity
+from .sweep_points import SweepPoints
 from .sweep_result import SweepResult, best_row, log_result
 from .trial_records import Point, Row
 from .trial_spec import TrialSpec
 
 log = logging.getLogger(__name__)
 
-LEVELS: tuple[Level, ...] = ("train", "sample")
-OF_CLASSIFIERS = ("balancing.", "classification.")
-"""Sections that decide the accuracy of classifiers."""
 GUIDE = "sampling.guidance.guide"
-POINTS_TRIED = 32
-"""With one choice of a parameter, before the choice is refused: others may be what is wrong."""
-SAME_LOSS = ("process.progress", "process.sigma_min", "process.sigma_max")
-"""Fields of a process that change no validation loss."""
 
 
 def plan_sweep(
@@ -86,7 +75,7 @@ def plan_sweep(
     resolved = load_experiment(recipe, overrides, layers)
     stem = space_name.rpartition("/")[2].removesuffix(".yaml")
     sweep = Sweep(f"{stem}-{resolved.value.name}" if name is None else name, resolved.value, space)
-    sweep.check_points()
+    sweep.points.check()
     return resolved, sweep
 
 
@@ -127,6 +116,7 @@ class Sweep:
         # other trials hold.
         own = with_values(experiment, {"evaluation.workers": None}, "sweep")
         self.experiment = with_absolute_paths(own)
+        self.points = SweepPoints(name, self.experiment, space)
         self.root = root or Storage(experiment.storage)
         self.address = layout.sweep_address(name)
         self.store = self.root.child(self.address.folder)
@@ -177,96 +167,6 @@ class Sweep:
             raise difference
         self._starts_over = True
 
-    def check_points(self) -> None:
-        """Validate choices, seed points and baselines against the config, before anything starts.
-
-        Other points may be refused, too: their trials fail, and the sweep goes on.
-
-        Raises:
-            UsageProblem: one of them gives a value that the config refuses, whatever else a point has.
-        """
-        self._check_comparable()
-        self._check_sample_level()
-        for point in self.space.seed_points:
-            self.experiment_for(point, "seed point")
-        for baseline in self.space.baselines:
-            self.experiment_for(baseline.values(), f"baseline {baseline.name}")
-        for width in self._extreme_widths():
-            self.experiment_for(width, "sample level")
-        for level in LEVELS:
-            for name, choice in self.space.choices(level):
-                self._check_choice(level, name, choice)
-
-    def _check_comparable(self) -> None:
-        """Raise if trainings would be stopped by validation losses that mean different things."""
-        searched = [name for name in self.space.train if name.startswith("process.")]
-        other_loss = [name for name in searched if name not in SAME_LOSS]
-        if self.experiment.tuning.early_stop and other_loss:
-            raise UsageProblem(
-                f"tuning.early_stop compares validation losses, and {other_loss[0]} is searched: "
-                "losses of different processes are not comparable",
-                "leave tuning.early_stop out, or sweep over each process by itself",
-            )
-
-    def _check_sample_level(self) -> None:
-        """Raise if a parameter of the sample level changes nothing on a finished checkpoint."""
-        evaluation = self.experiment.evaluation
-        for name in self.space.sample:
-            if name.startswith(OF_CLASSIFIERS):
-                if not evaluation.trains_classifiers:
-                    raise UsageProblem(
-                        f"sample: {name} has no effect: no classifier is trained",
-                        "add classification to evaluation.metrics",
-                    )
-            elif not name.startswith("sampling."):
-                raise UsageProblem(
-                    f"sample: {name} has no effect on a finished checkpoint", "move it to train"
-                )
-
-    def _extreme_widths(self) -> list[Values]:
-        """Return the narrowest and the widest average of the sample level, as points."""
-        parameter = self.space.sample.get("sampling.ema_width")
-        if parameter is None:
-            return []
-        if isinstance(parameter, CategoricalParameter):
-            widths = [choice for choice in parameter.choices if choice is not None]
-        else:
-            widths = [parameter.low, parameter.high]
-        return [{"sampling.ema_width": width} for width in widths]
-
-    def _check_choice(self, level: Level, name: str, choice: Scalar) -> None:
-        """Raise if no point with this choice is valid, of those that are tried."""
-        refusals = []
-        for point in islice(self.space.random_points(level, name, choice), POINTS_TRIED):
-            try:
-                self.experiment_for(point, "search space")
-            except UsageProblem as problem:
-                refusals.append(problem)
-            else:
-                return
-        raise UsageProblem(f"no point with {name}={choice}: {refusals[0].what}", refusals[0].fix)
-
-    def find_problems(self, subject: Subject, checks: Checks = CHECKS) -> list[Problem]:
-        """Return what is known to be wrong with the sweep, its seed points and its baselines.
-
-        Args:
-            subject: as `subject` returns it.
-            checks: of the whole; of the points, those of them that depend on what a point changes.
-        """
-        problems = find_problems(subject, checks)
-        known = {problem.what for problem in problems}
-        points = [("seed point", point) for point in self.space.seed_points]
-        points += [(f"baseline {one.name}", one.values()) for one in self.space.baselines]
-        points += [("sample level", width) for width in self._extreme_widths()]
-        for origin, values in points:
-            one = replace(subject, experiment=self.experiment_for(values, origin))
-            for problem in find_problems(one, tuple(c for c in OF_A_POINT if c in checks)):
-                if problem.what not in known:
-                    known.add(problem.what)
-                    what = f"{origin} ({in_words(values)}): {problem.what}"
-                    problems.append(type(problem)(what, problem.fix))
-        return problems
-
     def subject(self, dry_run: bool) -> Subject:
         """Return what there is to check before it."""
         workers = self.experiment.scaling.workers if is_this_machine() else 0
@@ -283,7 +183,7 @@ class Sweep:
         """
         self.status.say("checking config and data")
         subject = self.subject(dry_run=False)
-        if problems := self.find_problems(subject):
+        if problems := self.points.find_problems(subject):
             raise combine(problems)
         for line in notes(subject):
             self.on_note(line)
@@ -305,7 +205,7 @@ class Sweep:
             parent = self._open_parent(tracker, images)
             with parent.marking_failure():
                 self._begin(parent, prepared)
-                if self.has_pretraining:
+                if self.points.has_pretraining:
                     self.status.say("pre-training")
                     pretrain(self._pretraining_plan(tracker, parent), self.status.say)
                 features = partial(self._prepare_features, subject)
@@ -346,36 +246,6 @@ class Sweep:
             yield study
         finally:
             study.close()
-
-    # -- the experiments --------------------------------------------------------------------------
-
-    @property
-    def has_pretraining(self) -> bool:
-        """Whether the space pre-trains; a `pretrained.model` takes the place of that."""
-        return self.space.pretrain is not None and self.experiment.pretrained is None
-
-    def experiment_for(self, values: dict[str, Any], origin: str) -> Experiment:
-        """Return the experiment of one training; it fine-tunes the shared pre-training, if any."""
-        finetune = {}
-        if self.has_pretraining:
-            assert self.space.pretrain is not None
-            images = self.experiment.training.images
-            finetune = self.space.pretrain.finetune_values(
-                images, layout.pretrain_target(self.name)
-            )
-        return with_absolute_paths(with_values(self.experiment, {**finetune, **values}, origin))
-
-    def experiment_of(self, point: Point) -> Experiment:
-        """Return the experiment of a point that the study has handed out.
-
-        Raises:
-            UsageProblem: the config no longer allows its values.
-        """
-        if point.baseline:
-            origin = f"baseline {point.baseline}"
-            named = {baseline.name: baseline.values() for baseline in self.space.baselines}
-            return self.experiment_for(named.get(point.baseline, point.values), origin)
-        return self.experiment_for(point.values, f"trial {point.number}")
 
     # -- the steps --------------------------------------------------------------------------------
 
@@ -421,9 +291,9 @@ class Sweep:
         """Return a point as a training.
 
         Raises:
-            UsageProblem: as `experiment_of`.
+            UsageProblem: as `SweepPoints.experiment_of`.
         """
-        experiment = self.experiment_of(point)
+        experiment = self.points.experiment_of(point)
         return TrialSpec(
             self.name, point, experiment, self.root, self.space, tracker, parent.run_id
         )
@@ -431,7 +301,7 @@ class Sweep:
     def _rebuild_trials(self, tracker: Tracker, parent: Run, rows: list[Row]) -> None:
         """Make again what MLflow lacks of the trials that earlier drivers finished."""
         if rebuilt := rebuild_trials(
-            tracker, self.root, self.name, parent, rows, self.experiment_of, log.warning
+            tracker, self.root, self.name, parent, rows, self.points.experiment_of, log.warning
         ):
             log.warning("MLflow had no run of %s: made again from the store", ", ".join(rebuilt))
 

@@ -112,7 +112,7 @@ def test_what_changes_nothing_on_a_checkpoint_is_no_parameter_of_the_sample_leve
     )
     experiment = load_experiment("digits-demo", base).value
     with pytest.raises(UsageProblem, match=message):
-        Sweep("x", experiment, space).check_points()
+        Sweep("x", experiment, space).points.check()
 
 
 def test_the_space_of_diffult_reads_no_test_image_and_ranks_by_the_few(tmp_path: Path) -> None:

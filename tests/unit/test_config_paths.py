@@ -72,7 +72,7 @@ def test_runs_trials_and_python_see_the_folder_of_the_command(
 ) -> None:
     run = SingleRun("own", typed).experiment
     _, sweep = plan_sweep("cbdm", "own.yaml", [], None)
-    trial = sweep.experiment_for({"data.root": "others"}, "trial 0")
+    trial = sweep.points.experiment_for({"data.root": "others"}, "trial 0")
     from_python = whipray.load_experiment("own.yaml")
     monkeypatch.chdir("/")
     for experiment in (run, sweep.experiment, from_python):

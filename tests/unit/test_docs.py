@@ -78,7 +78,7 @@ def test_a_command_parses_and_its_config_resolves(command: Command) -> None:
         resolved = load_experiment(
             given["recipe"], overrides, [Layer(given["space_name"], space.base)]
         )
-        Sweep("checked", resolved.value, space).check_points()
+        Sweep("checked", resolved.value, space).points.check()
 
 
 def is_packaged(recipe: str) -> bool:

@@ -203,8 +203,11 @@ def test_a_sweep_looks_at_both_ends_of_its_widths(tmp_path: Path) -> None:
     def problems(limit: str, **changes: object) -> list[str]:
         values = {**CHANGES, "objective__name": "cbdm", "storage__uri": str(tmp_path), **changes}
         sweep = Sweep("s", tiny(**values), parse_space(text.replace("LIMIT", limit), "test"))
-        sweep.check_points()
-        return [p.what for p in sweep.find_problems(sweep.subject(dry_run=True), (check_average,))]
+        sweep.points.check()
+        return [
+            p.what
+            for p in sweep.points.find_problems(sweep.subject(dry_run=True), (check_average,))
+        ]
 
     assert problems("0.12") == []
     (what,) = problems("0.25")

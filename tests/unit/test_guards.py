@@ -143,7 +143,7 @@ def test_a_search_space_fits_the_experiment(name: str) -> None:
     experiment = load_experiment(
         "digits-lt", ["pretrained.model=x"], [Layer(name, space.base)]
     ).value
-    Sweep("s", experiment, space).check_points()
+    Sweep("s", experiment, space).points.check()
 
 
 def test_a_training_of_one_worker_imports_no_ray() -> None:

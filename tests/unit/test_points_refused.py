@@ -63,18 +63,18 @@ def test_processes_are_not_compared_by_their_losses(tmp_path: Path) -> None:
     text = "description: d\ntrain: {{{}: {{type: categorical, choices: [{}]}}}}\n"
     for key, choices in (("process.name", "vp, edm"), ("process.schedule", "linear, cosine")):
         space = text.format(key, choices)
-        sweep_of(space, tmp_path).check_points()
+        sweep_of(space, tmp_path).points.check()
         with pytest.raises(UsageProblem, match=f"early_stop compares .* and {key} is searched"):
-            sweep_of(space, tmp_path, early).check_points()
+            sweep_of(space, tmp_path, early).points.check()
     for key, choices in (("objective.name", "ddpm, cbdm"), ("process.progress", "vp, quantile")):
         space = text.format(key, choices)
         name = "process.name=edm" if key.startswith("process") else "process.name=vp"
-        sweep_of(space, tmp_path, early, name).check_points()
+        sweep_of(space, tmp_path, early, name).points.check()
 
 
 def test_a_refused_point_fails_and_the_others_are_trained(tmp_path: Path) -> None:
     sweep, study = sweep_of(WIDTHS, tmp_path), opened(tmp_path, WIDTHS)
-    sweep.check_points()
+    sweep.points.check()
     assert sorted(take_all(queue_of(study, sweep))) == [4, 8]
     (refused,) = (row for row in study.table() if row["state"] == "fail")
     assert refused["values"] == {"model.base_channels": 6}
@@ -106,7 +106,7 @@ def test_a_choice_that_no_point_may_have_is_refused_before_the_start(
 ) -> None:
     text = f"description: d\nbase: {{objective.name: cbdm}}\ntrain: {{{train}}}"
     with pytest.raises(UsageProblem, match=message):
-        sweep_of(text, tmp_path, "objective.name=cbdm").check_points()
+        sweep_of(text, tmp_path, "objective.name=cbdm").points.check()
 
 
 def test_a_choice_that_fits_some_points_is_kept(tmp_path: Path) -> None:
@@ -116,7 +116,7 @@ train:
   model.base_channels: {type: categorical, choices: [6, 8]}
   model.norm_groups: {type: categorical, choices: [3, 4]}
 """
-    sweep_of(text, tmp_path).check_points()
+    sweep_of(text, tmp_path).points.check()
 
 
 def test_a_sweep_in_which_nothing_was_trained_starts_over_with_corrected_values(

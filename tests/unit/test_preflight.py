@@ -412,7 +412,7 @@ def test_a_sweep_s_points_are_checked_too(photos: Path) -> None:
         "baselines: [{name: small, set: {training.micro_batch: 5}}]\n"
     )
     _, sweep = plan_sweep(str(space), "own.yaml", [], "s")
-    lines = [problem.what for problem in sweep.find_problems(sweep.subject(dry_run=True))]
+    lines = [problem.what for problem in sweep.points.find_problems(sweep.subject(dry_run=True))]
     assert len(lines) == 2
     assert lines[0].startswith("seed point (")
     assert "cannot be halved" in lines[0]

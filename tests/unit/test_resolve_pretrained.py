@@ -366,9 +366,9 @@ def test_a_search_can_vary_which_weights_are_sampled() -> None:
     train_level = {"optimizer.lr": {"type": "float", "low": 1e-4, "high": 1e-3}}
     content = {"train": train_level, "sample": {"sampling.weights": choices}}
     space = parse_space(yaml.safe_dump({"description": "x", **content}), "x")
-    Sweep("s", tiny(objective=CALL), space).check_points()
+    Sweep("s", tiny(objective=CALL), space).points.check()
     with pytest.raises(UsageProblem, match=r"no point with sampling\.weights=general: .*theta_g"):
-        Sweep("s", tiny(), space).check_points()
+        Sweep("s", tiny(), space).points.check()
 
 
 def test_a_recipe_takes_a_start() -> None:

@@ -90,7 +90,7 @@ def sweep(
         from ..remote import outlook, send
 
         task = sweep_task(planned.name, experiment, planned.space, resume)
-        problems = planned.find_problems(planned.subject(dry_run=True), ELSEWHERE)
+        problems = planned.points.find_problems(planned.subject(dry_run=True), ELSEWHERE)
         plan = _plan(planned, resume)
         if paths := describe_data_paths(experiment):
             plan["data"] = paths
@@ -103,7 +103,7 @@ def sweep(
     exists = planned.check_identity(resume)
     if dry_run:
         subject = planned.subject(dry_run=True)
-        problems = planned.find_problems(subject)
+        problems = planned.points.find_problems(subject)
         facts = {**_plan(planned, exists), "data": describe_data(subject) or "cannot be used"}
         show_plan(resolved, facts, problems, as_json, find_warnings(subject))
         return
@@ -150,7 +150,7 @@ def _plan(planned: Sweep, exists: bool) -> dict[str, Any]:
     size = space.size("sample")
     points = experiment.tuning.sample_points
     pretraining = {}
-    if space.pretrain is not None and planned.has_pretraining:
+    if space.pretrain is not None and planned.points.has_pretraining:
         images = experiment.training.images
         once = space.pretrain.images_of(images)
         text = f"{once:,} images once, then {images - once:,} in each training"
