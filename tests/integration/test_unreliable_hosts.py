@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from secrets import token_hex
 from tempfile import TemporaryDirectory
@@ -45,6 +46,7 @@ SMALL = (
     "keep_checkpoints=99",
     f"training.checkpoint_every_images={SAVE}",
     f"training.report_every_images={REPORT}",
+    "training.report_every_s=0",
     "training.checkpoint_every_s=0",
     "sampling.batch_size=8",
     "scaling.workers=2",
@@ -116,7 +118,9 @@ class Cluster:
     def wait_for_head(self) -> None:
         """Until its dashboard answers."""
         deadline = time.monotonic() + WAIT_S
-        while self.laptop.ask(*WHIPRAY, "jobs", "list", environment=self.at_the_laptop)[0] != 0:
+        ask = partial(self.laptop.ask, *WHIPRAY, "jobs", "list", environment=self.at_the_laptop)
+        while (answer := ask())[0] != 0:
+            assert answer[2].startswith("error: "), answer
             assert time.monotonic() < deadline
             time.sleep(1)
 
