@@ -20,6 +20,8 @@ sys.path.append(str(Path(__file__).parent))  # for `support`, which is no packag
 
 from support.servers import MLflowServer, Moto, Postgres, Server, Swift
 
+from whipray.platform.foundation.environment import environment
+
 # A shell starts background jobs with Ctrl-C ignored, and whatever they start inherits that: the
 # commands that are interrupted here would not notice. So does `nohup` with a terminal that is closed.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -50,13 +52,8 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 def _own_endpoint() -> Iterator[None]:
     """A process keeps the endpoint of the last store that it loaded images for; the next test has none."""
     names = ("AWS_ENDPOINT_URL_S3", "AWS_REGION")
-    before = {name: os.environ.get(name) for name in names}
-    yield
-    for name, value in before.items():
-        if value is None:
-            os.environ.pop(name, None)
-        else:
-            os.environ[name] = value
+    with environment({name: os.environ.get(name) for name in names}):
+        yield
 
 
 def running(server: Server) -> Iterator[Server]:

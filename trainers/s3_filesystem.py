@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -32,3 +33,24 @@ def open_s3_filesystem(endpoint: str | None, region: str | None) -> S3FileSystem
     if region:
         options["region"] = region
     return fs.S3FileSystem(**options)
+
+
+def code_and_status(error: OSError) -> tuple[str, int | None]:
+    """Return S3's code and the status of HTTP in pyarrow's text of an error.
+
+    The code is as pyarrow spells it, "UNKNOWN" where it does not know it and the answer was empty, and "" where
+    the error is none of S3's.
+    """
+    match = re.search(r"AWS Error (\w+)(?: \(HTTP status (\d+)\))?", str(error))
+    if match is None:
+        return "", None
+    code, status = match.groups()
+    if code == "UNKNOWN":  # to the AWS SDK, which names it all the same unless the answer was empty
+        named = re.search(r"Unable to parse ExceptionName: (\w+)", str(error))
+        code = as_pyarrow_spells(named[1]) if named else code
+    return code, int(status) if status else None
+
+
+def as_pyarrow_spells(code: str) -> str:
+    """Return S3's code as pyarrow spells it: NoSuchBucket is NO_SUCH_BUCKET."""
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", code).upper()

@@ -11,6 +11,7 @@ from pathlib import Path
 from ...trainers.disk import FULL, describe_full_disk
 from ...trainers.errors import Problem
 from ...trainers.retry import Outage
+from ...trainers.s3_filesystem import as_pyarrow_spells, code_and_status
 from ..foundation.text import redact
 from .config import StorageConfig
 from .s3 import endpoint, has_credentials
@@ -112,15 +113,10 @@ def local_problem(error: OSError, where: str, needed: int | None = None) -> Stor
 def pyarrow_problem(error: OSError, config: StorageConfig, where: str) -> StorageProblem:
     """Return the problem for pyarrow's error of an S3 request."""
     # Of pyarrow's text only codes, status and region are shown: the rest may name the request.
-    text = str(error)
-    match = re.search(r"AWS Error (\w+)(?: \(HTTP status (\d+)\))?", text)
-    code, status = match.groups() if match else ("", None)
-    if code == "UNKNOWN":  # to the AWS SDK, which names it all the same unless the answer was empty
-        named = re.search(r"Unable to parse ExceptionName: (\w+)", text)
-        code = _snake(named[1]) if named else ""
-    region = re.search(r"the bucket is located in '([\w-]+)'", text)
+    code, status = code_and_status(error)
+    region = re.search(r"the bucket is located in '([\w-]+)'", str(error))
     return _s3_problem(
-        code, int(status) if status else None, config, where, region[1] if region else ""
+        "" if code == "UNKNOWN" else code, status, config, where, region[1] if region else ""
     )
 
 
@@ -157,7 +153,7 @@ def boto3_problem(error: Exception, config: StorageConfig | None, where: str) ->
         status = int(answer["HTTPStatusCode"])
         region = str(answer.get("HTTPHeaders", {}).get("x-amz-bucket-region", ""))
         # An answer without a body has no code of its own.
-        code = "" if code == str(status) else _snake(code)
+        code = "" if code == str(status) else as_pyarrow_spells(code)
         return _s3_problem(code, status, config, where, region)
     if isinstance(error, boto.ConnectionError | boto.HTTPClientError | boto.IncompleteReadError):
         return _s3_problem("NETWORK_CONNECTION", None, config, where)
@@ -169,11 +165,6 @@ def boto3_problem(error: Exception, config: StorageConfig | None, where: str) ->
         f"{where}: the store failed ({type(error).__name__})",
         "try again; if it stays, look into the store's own log",
     )
-
-
-def _snake(code: str) -> str:
-    """Return S3's code as pyarrow spells it: NoSuchBucket is NO_SUCH_BUCKET."""
-    return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", code).upper()
 
 
 def _s3_problem(

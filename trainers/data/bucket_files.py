@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 from ..errors import DataProblem
 from ..retry import Outage, retry_during_outage
-from ..s3_filesystem import open_s3_filesystem
+from ..s3_filesystem import code_and_status, open_s3_filesystem
 from ..slow_connections import cutting_slow_connections, port_of
 from .files import FileFacts, Files, MissingFile
 from .report import PATH_SHOWN
@@ -270,11 +270,7 @@ def _server() -> str:
 
 def _code(error: OSError) -> str:
     """Return S3's code and status in pyarrow's text, or the name of the exception."""
-    match = re.search(r"AWS Error (\w+)(?: \(HTTP status (\d+)\))?", str(error))
-    if not match:
+    code, status = code_and_status(error)
+    if not code:
         return "no credentials" if "redential" in str(error) else type(error).__name__
-    code, status = match.groups()
-    if code == "UNKNOWN":
-        named = re.search(r"Unable to parse ExceptionName: (\w+)", str(error))
-        code = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", named[1]).upper() if named else "UNKNOWN"
     return f"{code} (HTTP status {status})" if status else code

@@ -27,21 +27,18 @@ class Group:
             "PYTHONPATH": f"{HERE.parents[1] / '.dev'}:{HERE}",
             "OMP_NUM_THREADS": "1",
         }
+        groups = [[host] for host in hosts] if apart else [hosts]
         self._workers = [
             host.popen(
-                *(python, "-m", "scaling_parts.worker"),
-                *(
-                    ("0", "1", host.address)
-                    if apart
-                    else (str(rank), str(len(hosts)), hosts[0].address)
-                ),
-                *(str(port), "eth0"),
+                *(python, "-m", "scaling_parts.worker", str(rank), str(len(members))),
+                *(members[0].address, str(port), "eth0"),
                 environment=environment,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=sys.stderr,
             )
-            for rank, host in enumerate(hosts)
+            for members in groups
+            for rank, host in enumerate(members)
         ]
         self._answers()  # "ready"
 
